@@ -1,0 +1,228 @@
+"""Every failure that the bridge itself reports: one base class and one class per cause.
+
+An error class takes ids and facts, never prose, and builds its own message: what happened, to what,
+and what to do about it. Turning these into wire errors is `server`'s job, done once.
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class BridgeError(Exception):
+    """Base of all errors that this program raises on purpose; `str(error)` is fit to show to a person or a model."""
+
+
+def nearest(wanted: str, known: Iterable[str], *, at_most: int = 3) -> list[str]:
+    """The known words closest to `wanted`, best first; empty when none is close."""
+    return get_close_matches(wanted, list(known), n=at_most, cutoff=0.5)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words)
+
+
+# --- configuration -------------------------------------------------------------------------------------------------
+
+
+class ConfigError(BridgeError):
+    """A configuration file is wrong. One line: file, key path, what was found, what was expected."""
+
+    def __init__(self, file: str, path: str, found: str, expected: str) -> None:
+        self.file, self.path, self.found, self.expected = file, path, found, expected
+        where = f"{file}: {path}" if path else file
+        super().__init__(f"{where}: {found}; expected {expected}")
+
+
+class NameCollision(BridgeError):
+    """Two tools (or prompts) would be listed under the same name."""
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        self.name, self.first, self.second = name, first, second
+        super().__init__(
+            f"{first} and {second} would both be listed as {name!r}; "
+            f'set another "prefix" under "asyncfc" for one of the servers, or exclude one of the two'
+        )
+
+
+class UnknownTool(BridgeError):
+    """A call names a tool that is not listed."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        close = nearest(name, known)
+        hint = f"; did you mean {_listed(close)}?" if close else "; call tools/list to see what there is"
+        super().__init__(f"Unknown tool: {name}{hint}")
+
+
+# --- futures -------------------------------------------------------------------------------------------------------
+
+
+class UnknownFuture(BridgeError):
+    """No future of this ID or name can be seen from here."""
+
+    def __init__(self, ref: str, live: Sequence[str]) -> None:
+        self.ref = ref
+        if live:
+            hint = f"Nearest: {_listed(live)}. list_futures shows all."
+        else:
+            hint = "You have no futures yet; every tool call answers with the ID of one."
+        super().__init__(f"Unknown future {ref!r}. {hint}")
+
+
+class NameInUse(BridgeError):
+    """A call wants a name (`_as`) whose future has not ended yet."""
+
+    def __init__(self, name: str, future_id: str) -> None:
+        self.name, self.future_id = name, future_id
+        super().__init__(
+            f"The name {name!r} belongs to {future_id}, which has not ended yet; "
+            f"choose another name, or await or cancel {future_id} first"
+        )
+
+
+class InvalidName(BridgeError):
+    """A name (`_as`) that could not be referred to."""
+
+    def __init__(self, name: object) -> None:
+        super().__init__(
+            f"{name!r} cannot name a future: use a letter, then letters, digits, '_' or '-', at most 64, "
+            f"and nothing that looks like an ID ('f' and a number)"
+        )
+
+
+class InvalidTransition(BridgeError):
+    """An event reached a future in a state that does not know it. A bug of ours, never of a user."""
+
+    def __init__(self, future_id: str, state: str, event: str) -> None:
+        super().__init__(f"future {future_id} is {state} and cannot {event}")
+
+
+class TooManyFutures(BridgeError):
+    """A bound on unfinished futures or on stored bytes is reached; the submission was refused and nothing was dropped."""
+
+    def __init__(self, what: str, limit: str, setting: str) -> None:
+        super().__init__(
+            f"Refused: {what} (limit {limit}, setting {setting}). Nothing was started. "
+            f"Await or cancel futures that you have, then call again"
+        )
+
+
+class InvalidArguments(BridgeError):
+    """Arguments of one of the bridge's own tools, or a reserved argument, are wrong."""
+
+    def __init__(self, tool: str, problem: str) -> None:
+        super().__init__(f"{tool}: {problem}")
+
+
+# --- outcomes of calls ---------------------------------------------------------------------------------------------
+
+
+class CallFailed(BridgeError):
+    """Base: the call ended without a result of the tool's own. `kind` is stable, for machines."""
+
+    kind = "error"
+
+
+class ProtocolFailure(CallFailed):
+    """The downstream answered with a JSON-RPC error, kept whole."""
+
+    kind = "protocol"
+
+    def __init__(self, tool: str, code: int, message: str, data: object = None) -> None:
+        self.tool, self.code, self.message, self.data = tool, code, message, data
+        super().__init__(f"{tool} failed: {message} (JSON-RPC error {code})")
+
+
+class ServerUnavailable(CallFailed):
+    """The downstream server cannot be reached; the call was not sent."""
+
+    kind = "unavailable"
+
+    def __init__(self, server: str, reason: str) -> None:
+        self.server, self.reason = server, reason
+        super().__init__(f"server {server!r} is not available: {reason}. The call was not sent; try again later")
+
+
+class ServerDied(CallFailed):
+    """The connection to the downstream ended while the call was running."""
+
+    kind = "died"
+
+    def __init__(self, server: str, how: str, stderr_tail: Sequence[str] = ()) -> None:
+        self.server, self.how, self.stderr_tail = server, how, tuple(stderr_tail)
+        tail = f"\nIts last stderr lines:\n{chr(10).join(stderr_tail)}" if stderr_tail else ""
+        super().__init__(
+            f"server {server!r} {how} while this call was running; the call may or may not have taken effect{tail}"
+        )
+
+
+class CallTimedOut(CallFailed):
+    """The call took longer than its `timeout_s`; the downstream was told to cancel it."""
+
+    kind = "timeout"
+
+    def __init__(self, tool: str, timeout_s: float) -> None:
+        super().__init__(
+            f"{tool} did not finish within {timeout_s:g} s (setting timeout_s) and was cancelled; "
+            f"it may or may not have taken effect"
+        )
+
+
+class Interrupted(CallFailed):
+    """The bridge stopped while the call was running."""
+
+    kind = "interrupted"
+
+    def __init__(self, tool: str) -> None:
+        super().__init__(f"the bridge stopped while {tool} was running; it may or may not have taken effect")
+
+
+class DependencyFailed(CallFailed):
+    """A future that this call's arguments refer to failed or was cancelled; the call was never sent.
+
+    `cause` is the first future of the chain, `reason` why that one ended.
+    """
+
+    kind = "dependency"
+
+    def __init__(self, dependency: str, cause: str, reason: str) -> None:
+        self.dependency, self.cause, self.reason = dependency, cause, reason
+        via = f" (because of {cause})" if cause != dependency else ""
+        super().__init__(f"not sent: it needs {dependency}, which has no result{via}: {reason}")
+
+
+class Stopped(CallFailed):
+    """Fail-stop: a write before this one, on the same state, failed; this call was never sent."""
+
+    kind = "stopped"
+
+    def __init__(self, before: str, cause: str, reason: str) -> None:
+        self.before, self.cause, self.reason = before, cause, reason
+        via = f" (the first to fail was {cause})" if cause != before else ""
+        super().__init__(f"not sent: {before} failed before it{via}: {reason}; submit again if you still want it")
+
+
+class Cancelled(CallFailed):
+    """Somebody cancelled the call."""
+
+    kind = "cancelled"
+
+    def __init__(self, *, sent: bool) -> None:
+        effect = "it may or may not have taken effect" if sent else "it was never sent"
+        super().__init__(f"cancelled; {effect}")
+
+
+class ReferenceFailed(CallFailed):
+    """A reference in the arguments could not be resolved against the value it points into."""
+
+    kind = "reference"
+
+
+class ArgumentsRejected(CallFailed):
+    """After resolution the arguments do not fit the tool's own input schema; the call was never sent."""
+
+    kind = "arguments"
+
+    def __init__(self, tool: str, path: str, problem: str) -> None:
+        self.tool, self.path = tool, path
+        super().__init__(f"not sent: the arguments of {tool} do not fit its schema at {path}: {problem}")
