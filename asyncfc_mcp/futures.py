@@ -1,0 +1,314 @@
+"""Futures: the record of one call, the table of its states, and the store that finds it again.
+
+Owns identity (IDs, names, scopes), life-cycle and retention. Refuses everything that takes time: nothing here
+waits, runs a call or touches a wire; whoever wants to know of a change leaves a callback in `Future.watchers`.
+"""
+
+import re
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from asyncfc_mcp.errors import (
+    CallFailed,
+    InvalidName,
+    InvalidTransition,
+    NameInUse,
+    TooManyFutures,
+    UnknownFuture,
+    nearest,
+)
+
+Result = dict[str, Any]
+"""A `CallToolResult` as it came off the wire, unknown fields included."""
+
+
+class State(Enum):
+    """Where a future is in its life. The value is what users read."""
+
+    WAITING = "waiting"
+    """Submitted; a dependency, its turn or capacity is missing."""
+    RUNNING = "running"
+    """The downstream has the call."""
+    INPUT_REQUIRED = "input_required"
+    """The downstream asked a question and waits for its answer."""
+    COMPLETED = "completed"
+    """The tool returned a result that is not an error."""
+    FAILED = "failed"
+    """The tool returned `isError`, or there is no result and `Future.failure` says why."""
+    CANCELLED = "cancelled"
+    """Somebody cancelled it, or fail-stop did."""
+
+    @property
+    def terminal(self) -> bool:
+        return self in _TERMINAL
+
+
+_TERMINAL: Final = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
+
+
+class Event(Enum):
+    """What can happen to a future."""
+
+    START = "start"
+    ASK = "ask"
+    ANSWER = "answer"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    CANCEL = "cancel"
+
+
+TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
+    (State.WAITING, Event.START): State.RUNNING,
+    (State.WAITING, Event.FAIL): State.FAILED,
+    (State.WAITING, Event.CANCEL): State.CANCELLED,
+    (State.RUNNING, Event.ASK): State.INPUT_REQUIRED,
+    (State.RUNNING, Event.COMPLETE): State.COMPLETED,
+    (State.RUNNING, Event.FAIL): State.FAILED,
+    (State.RUNNING, Event.CANCEL): State.CANCELLED,
+    (State.INPUT_REQUIRED, Event.ANSWER): State.RUNNING,
+    # A downstream may stop waiting for the answer and end the call by itself.
+    (State.INPUT_REQUIRED, Event.COMPLETE): State.COMPLETED,
+    (State.INPUT_REQUIRED, Event.FAIL): State.FAILED,
+    (State.INPUT_REQUIRED, Event.CANCEL): State.CANCELLED,
+}
+"""The whole life of a future. What is not in the table cannot happen; terminal states have no row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Who may see a future.
+
+    Args:
+        key: the authenticated principal, or `local`.
+        listed: whether futures can be listed and guessed at. Off where nobody was authenticated on a
+            reachable address: IDs are then 128 random bits and knowing one is the only right to it.
+    """
+
+    key: str
+    listed: bool = True
+
+
+LOCAL: Final = Scope("local")
+"""stdio, and HTTP on loopback without authentication."""
+
+PUBLIC: Final = Scope("public", listed=False)
+"""A reachable address without authentication (`--insecure-no-auth`)."""
+
+
+@dataclass(slots=True, eq=False)
+class Future:
+    """Our record of one `tools/call`. Times are seconds of the caller's monotonic clock."""
+
+    id: str
+    scope: Scope
+    tool: str
+    """The name under which the client called it."""
+    server: str
+    name: str | None = None
+    conversation: str | None = None
+    """Whose unread results these are; None where that is unknown."""
+    submitted_at: float = 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+    state: State = State.WAITING
+    result: Result | None = None
+    failure: CallFailed | None = None
+    """Why there is no result; None when there is one, `isError` results included."""
+    cause: str | None = None
+    """The ID of the future whose failure began the chain that ended this one; None if it is its own cause."""
+    progress: tuple[float, float | None, str | None] | None = None
+    """The downstream's last progress: done, total, message."""
+    waiting_for: tuple[str, ...] = ()
+    """IDs (or other words, such as `capacity`) that keep it from starting."""
+    waiting_why: str = ""
+    question: str | None = None
+    """What the downstream asked, while `input_required`."""
+    read_at: float | None = None
+    """When somebody last received the result."""
+    size: int = 0
+    """Bytes of the result as JSON, approximately."""
+    watchers: list[Callable[["Future"], None]] = field(default_factory=list[Callable[["Future"], None]])
+    """Called after every change; a watcher removes itself."""
+
+    @property
+    def key(self) -> str:
+        """Identifies the future across scopes."""
+        return f"{self.scope.key}/{self.id}"
+
+    @property
+    def done(self) -> bool:
+        return self.state in _TERMINAL
+
+    @property
+    def unread(self) -> bool:
+        return self.read_at is None and self.state in _TERMINAL
+
+    def apply(self, event: Event) -> None:
+        """Move along the table and tell the watchers.
+
+        Raises:
+            InvalidTransition: the table has no such row.
+        """
+        state = TRANSITIONS.get((self.state, event))
+        if state is None:
+            raise InvalidTransition(self.id, self.state.value, event.value)
+        self.state = state
+        if state in _TERMINAL:
+            self.waiting_for, self.waiting_why, self.question = (), "", None
+        self.changed()
+
+    def changed(self) -> None:
+        """Tell the watchers that something visible changed."""
+        for watcher in tuple(self.watchers):
+            watcher(self)
+
+
+_ID: Final = re.compile(r"f(?:[0-9]+|[0-9a-f]{32})")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """What one scope has: futures by ID in order of submission, and the last future of each name."""
+
+    futures: dict[str, Future] = field(default_factory=dict[str, Future])
+    names: dict[str, str] = field(default_factory=dict[str, str])
+    count: int = 0
+
+
+class FutureStore:
+    """Creates futures and finds them again, by ID or name, within a scope.
+
+    Args:
+        clock: the monotonic clock, in seconds.
+        max_pending: futures that have not ended, over all scopes; more are refused.
+        max_bytes: bytes of results kept, over all scopes; while they are exceeded new calls are refused.
+        keep_s: seconds for which a result is kept after it was last read. Unread results are kept for good.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], *, max_pending: int = 10_000, max_bytes: int = 512 << 20, keep_s: float = 3600
+    ) -> None:
+        self._clock = clock
+        self._max_pending, self._max_bytes, self._keep_s = max_pending, max_bytes, keep_s
+        self._shelves: dict[str, _Shelf] = {}
+        self._read: deque[tuple[float, Future]] = deque()
+        self.pending = 0
+        self.bytes = 0
+
+    def create(
+        self, scope: Scope, *, tool: str, server: str, name: str | None = None, conversation: str | None = None
+    ) -> Future:
+        """A new future in state `waiting`.
+
+        Raises:
+            TooManyFutures: a bound is reached; nothing was created.
+            InvalidName: `name` could not be referred to.
+            NameInUse: `name` belongs to a future that has not ended.
+        """
+        self._forget_read()
+        if self.pending >= self._max_pending:
+            raise TooManyFutures(f"{self.pending} calls have not ended yet", str(self._max_pending), "max_pending")
+        if self.bytes > self._max_bytes:
+            raise TooManyFutures(
+                f"{self.bytes} bytes of results are stored", str(self._max_bytes), "max_result_bytes_total"
+            )
+        shelf = self._shelves.setdefault(scope.key, _Shelf())
+        if name is not None:
+            self.check_name(scope, name)
+        shelf.count += 1
+        future_id = f"f{shelf.count}" if scope.listed else f"f{secrets.token_hex(16)}"
+        future = Future(
+            future_id, scope, tool, server, name=name, conversation=conversation, submitted_at=self._clock()
+        )
+        shelf.futures[future_id] = future
+        if name is not None:
+            shelf.names[name] = future_id
+        self.pending += 1
+        return future
+
+    def check_name(self, scope: Scope, name: object) -> str:
+        """The name, if a new future may take it.
+
+        Raises:
+            InvalidName: it could not be referred to. In a scope that is not listed no name can: it would be guessable.
+            NameInUse: it belongs to a future that has not ended.
+        """
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or _ID.fullmatch(name) or not scope.listed:
+            raise InvalidName(name)
+        shelf = self._shelves.get(scope.key)
+        holder = shelf.futures.get(shelf.names.get(name, "")) if shelf else None
+        if holder is not None and not holder.done:
+            raise NameInUse(name, holder.id)
+        return name
+
+    def find(self, scope: Scope, ref: str) -> Future | None:
+        """The future with this ID or name; a leading `$` is tolerated. None if there is none to be seen from here."""
+        shelf = self._shelves.get(scope.key)
+        if shelf is None:
+            return None
+        ref = ref.strip().removeprefix("$")
+        return shelf.futures.get(ref) or shelf.futures.get(shelf.names.get(ref, ""))
+
+    def get(self, scope: Scope, ref: str) -> Future:
+        """Like `find`.
+
+        Raises:
+            UnknownFuture: with the nearest IDs and names there are (none in a scope that is not listed).
+        """
+        future = self.find(scope, ref)
+        if future is None:
+            raise UnknownFuture(ref, self._nearest(scope, ref))
+        return future
+
+    def _nearest(self, scope: Scope, ref: str) -> list[str]:
+        shelf = self._shelves.get(scope.key)
+        if shelf is None or not scope.listed:
+            return []
+        recent = [future.id for future, _ in zip(self.newest(scope), range(200), strict=False)]
+        return nearest(ref.removeprefix("$"), [*shelf.names, *recent]) or recent[:3]
+
+    def newest(self, scope: Scope) -> Iterator[Future]:
+        """All futures of a scope, newest first; nothing where the scope is not listed."""
+        shelf = self._shelves.get(scope.key)
+        if shelf is None or not scope.listed:
+            return iter(())
+        return reversed(shelf.futures.values())
+
+    def everything(self) -> Iterator[Future]:
+        """All futures of all scopes, oldest first within a scope."""
+        for shelf in self._shelves.values():
+            yield from shelf.futures.values()
+
+    def ended(self, future: Future, size: int) -> None:
+        """Account for a future that has just become terminal with a result of `size` bytes."""
+        future.ended_at = self._clock()
+        future.size = size
+        self.pending -= 1
+        self.bytes += size
+
+    def mark_read(self, future: Future) -> None:
+        """Somebody received the result; from now on it may be forgotten after `keep_s`."""
+        now = self._clock()
+        if future.read_at is None:
+            self._read.append((now, future))
+        future.read_at = now
+
+    def _forget_read(self) -> None:
+        """Drop results read long ago. One pass over the front of a queue, so the cost is spread over the reads."""
+        horizon = self._clock() - self._keep_s
+        while self._read and self._read[0][0] <= horizon:
+            _, future = self._read.popleft()
+            assert future.read_at is not None
+            if future.read_at > horizon:  # read again since
+                self._read.append((future.read_at, future))
+                continue
+            shelf = self._shelves[future.scope.key]
+            shelf.futures.pop(future.id, None)
+            if future.name is not None and shelf.names.get(future.name) == future.id:
+                del shelf.names[future.name]
+            self.bytes -= future.size
