@@ -1,0 +1,60 @@
+"""Fixtures that every test may use: a stage for real processes, and third-party peers.
+
+A test asks for a peer by naming its fixture. Peers are installed before the first test runs, so that an installation
+never counts against the time-out of the test that happens to need it first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import peers
+import pytest
+from e2e.harness import Stage, stage_in
+
+FOUND = pytest.StashKey[dict[str, "Path | peers.PeerMissing"]]()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """Starts the processes of one test, and fails it when one of them is left over."""
+    with stage_in(tmp_path) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def shared_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """The same for processes that the tests of one module share."""
+    with stage_in(tmp_path_factory.mktemp("shared")) as stage:
+        yield stage
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Install what the collected tests need."""
+    if session.config.option.collectonly:
+        return
+    needed = {name for item in session.items for name in getattr(item, "fixturenames", ()) if name in peers.PEERS}
+    session.config.stash[FOUND] = peers.provide_all(needed)
+
+
+def _peer_fixture(name: str) -> Callable[..., Path]:
+    def fixture(request: pytest.FixtureRequest) -> Path:
+        found = request.config.stash[FOUND][name]
+        if isinstance(found, Path):
+            return found
+        # On a developer's machine without network a skip is fair; in CI it would be a green lie.
+        if os.environ.get("CI"):
+            pytest.fail(str(found), pytrace=False)
+        pytest.skip(str(found))
+
+    fixture.__doc__ = f"The folder of the installed peer {name!r}."
+    return pytest.fixture(scope="session", name=name)(fixture)
+
+
+npm = _peer_fixture("npm")
+server_time = _peer_fixture("server_time")
+server_git = _peer_fixture("server_git")
+server_sqlite = _peer_fixture("server_sqlite")
+python_sdk_1 = _peer_fixture("python_sdk_1")

@@ -1,0 +1,183 @@
+"""Third-party MCP servers and clients for the end-to-end tests, installed once into a cache folder.
+
+The folder is `.cache` in the repository, or `$ASYNCFC_TEST_CACHE`. Every peer is pinned and installed in a place of its
+own: npm peers together from `tests/e2e/npm/package-lock.json`, each PyPI peer in its own virtual environment, since
+they need versions of `mcp` that exclude each other. A lock file makes parallel test runs wait for each other; a stamp,
+written last, makes an installation that was interrupted start again.
+
+Owns installing, and nothing of what is done with a peer afterwards.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REPO = Path(__file__).resolve().parents[1]
+NPM_MANIFEST = Path(__file__).resolve().parent / "e2e" / "npm"
+INSTALL_TIMEOUT_S = 480
+
+
+class PeerMissing(Exception):
+    """A peer could not be installed; the text says which and why, in one paragraph."""
+
+
+@dataclass(frozen=True)
+class Npm:
+    """The npm peers, one `node_modules` for all."""
+
+    name: str = "npm"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the installation has to change."""
+        return hashlib.sha256((NPM_MANIFEST / "package-lock.json").read_bytes()).hexdigest()
+
+    def install(self, folder: Path) -> None:
+        """Install exactly what the lock file says. Raises PeerMissing."""
+        if shutil.which("node") is None or shutil.which("npm") is None:
+            raise PeerMissing("npm peers need node and npm on the PATH")
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(NPM_MANIFEST / name, folder / name)
+        _run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], folder)
+
+
+@dataclass(frozen=True)
+class Venv:
+    """One PyPI peer and its requirements, in a virtual environment."""
+
+    name: str
+    requirements: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the installation has to change."""
+        words = (sys.version, sys.executable, *self.requirements)
+        return hashlib.sha256("\n".join(words).encode()).hexdigest()
+
+    def install(self, folder: Path) -> None:
+        """Make the environment. Raises PeerMissing."""
+        _run([sys.executable, "-m", "venv", str(folder / "venv")], folder)
+        pip = [str(folder / "venv" / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        _run([*pip, "--disable-pip-version-check", *self.requirements], folder)
+
+
+Peer = Npm | Venv
+
+PEERS: Mapping[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        Npm(),
+        Venv("server_time", ("mcp-server-time==2026.10.19",)),
+        Venv("server_git", ("mcp-server-git==2026.10.19",)),
+        Venv("server_sqlite", ("mcp-server-sqlite==2025.4.25", "mcp==1.30.0")),
+        Venv("python_sdk_1", ("mcp==1.30.0",)),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Where peers live."""
+    return Path(os.environ.get("ASYNCFC_TEST_CACHE") or REPO / ".cache")
+
+
+def provide(name: str) -> Path:
+    """The folder of an installed peer; installs it on first use. Raises PeerMissing."""
+    peer = PEERS[name]
+    folder = cache_folder() / name
+    stamp = folder / ".installed"
+    with _locked(cache_folder() / f"{name}.lock"):
+        if stamp.is_file() and stamp.read_text() == peer.fingerprint:
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            peer.install(folder)
+        except PeerMissing as error:
+            raise PeerMissing(f"test peer {name!r} is missing: {error}") from None
+        stamp.write_text(peer.fingerprint)
+    return folder
+
+
+def provide_all(names: Iterable[str]) -> dict[str, Path | PeerMissing]:
+    """Provide several peers side by side; one that cannot be had does not keep the others away."""
+
+    def attempt(name: str) -> Path | PeerMissing:
+        try:
+            return provide(name)
+        except PeerMissing as error:
+            return error
+
+    wanted = sorted(set(names))
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return dict(zip(wanted, pool.map(attempt, wanted), strict=True))
+
+
+def python_of(folder: Path) -> str:
+    """The interpreter of a PyPI peer."""
+    return str(folder / "venv" / "bin" / "python")
+
+
+def script_of(folder: Path, name: str) -> str:
+    """A console script of a PyPI peer."""
+    return str(folder / "venv" / "bin" / name)
+
+
+def npm_bin(folder: Path, name: str) -> str:
+    """An executable of the npm peers."""
+    return str(folder / "node_modules" / ".bin" / name)
+
+
+def _run(command: list[str], cwd: Path) -> None:
+    # Settings of the environment we run in (another virtual environment, a PYTHONPATH) are not the peer's.
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise PeerMissing(f"{' '.join(command)} took longer than {INSTALL_TIMEOUT_S} s") from None
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip())[-800:]
+        raise PeerMissing(f"{' '.join(command)} ended with {done.returncode}: {said}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> int:
+    """Install every peer ahead of the tests: `python tests/peers.py`."""
+    missing = 0
+    for name, found in provide_all(PEERS).items():
+        missing += isinstance(found, PeerMissing)
+        print(f"{name}: {found}")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
