@@ -98,7 +98,7 @@ class InvalidTransition(BridgeError):
 
 
 class TooManyFutures(BridgeError):
-    """A bound on unfinished futures or on stored bytes is reached; the submission was refused and nothing was dropped."""
+    """A bound on unfinished futures or stored bytes is reached; the submission was refused, nothing was dropped."""
 
     def __init__(self, what: str, limit: str, setting: str) -> None:
         super().__init__(
@@ -218,6 +218,55 @@ class ReferenceFailed(CallFailed):
     kind = "reference"
 
 
+class PathMissing(ReferenceFailed):
+    """A reference's path leads to nothing in the future's value.
+
+    `there` says what stands at the deepest point that the path reaches.
+    """
+
+    def __init__(self, written: str, future: str, missing: str, there: str) -> None:
+        self.written, self.future, self.missing = written, future, missing
+        literal = f"; if you meant the text itself, write ${written}" if written.startswith("$") else ""
+        super().__init__(f"not sent: {written} points at nothing: {future} has no {missing}; {there}{literal}")
+
+
+class PathUnreadable(ReferenceFailed):
+    """The object form of a reference carries a path that is none."""
+
+    def __init__(self, written: str, future: str) -> None:
+        self.written, self.future = written, future
+        super().__init__(
+            f"not sent: the path of {written} cannot be read; "
+            f"write it like items[0].id, with a key that is no plain word in brackets and quotes"
+        )
+
+
+class ValueUnfit(ReferenceFailed):
+    """A future's value cannot be turned into what is expected where the reference stands."""
+
+    def __init__(self, written: str, future: str, expected: str, found: str) -> None:
+        self.written, self.future, self.expected = written, future, expected
+        super().__init__(f"not sent: {written} should give {expected}, but {future} {found}")
+
+
+class ArgumentsTooLarge(ReferenceFailed):
+    """With the values of futures in place, the arguments exceed their bound."""
+
+    def __init__(self, written: str, limit: int) -> None:
+        self.written, self.limit = written, limit
+        super().__init__(
+            f"not sent: with {written} in place the arguments are larger than {limit} bytes "
+            f"(setting max_argument_bytes); pass a part of it, or raise the setting"
+        )
+
+
+class NestedTooDeeply(ReferenceFailed):
+    """Arguments or a value of a future are nested more deeply than JSON can be written here."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"not sent: {what} is nested too deeply to be passed on")
+
+
 class ArgumentsRejected(CallFailed):
     """After resolution the arguments do not fit the tool's own input schema; the call was never sent."""
 
@@ -226,3 +275,11 @@ class ArgumentsRejected(CallFailed):
     def __init__(self, tool: str, path: str, problem: str) -> None:
         self.tool, self.path = tool, path
         super().__init__(f"not sent: the arguments of {tool} do not fit its schema at {path}: {problem}")
+
+
+class Cycle(BridgeError):
+    """Calls refer to each other in a circle, so none could ever start."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        super().__init__(f"Refused: these calls wait for each other: {' → '.join(names)}. Nothing was started")

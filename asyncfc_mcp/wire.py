@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, Final, cast
 
 import anyio
-import anyio.lowlevel
 from mcp.shared.message import SessionMessage
 from mcp_types import (
     INVALID_REQUEST,
@@ -31,7 +30,7 @@ _CHUNK: Final = 256 * 1024
 
 
 class MalformedMessage(ValueError):
-    """A line that is not one JSON-RPC message. `code` is the JSON-RPC error for it, `id` the request's if it has one."""
+    """A line that is not one JSON-RPC message; `code` is the JSON-RPC error for it."""
 
     def __init__(self, code: int, problem: str, request_id: int | str | None = None) -> None:
         super().__init__(problem)

@@ -1,0 +1,209 @@
+"""The shapes in which the bridge answers: the handle, a result that came with it, several results, a list.
+
+Pure: futures in, `CallToolResult` dictionaries out. Hosts differ in what they show a model: some only `content`, some
+only `structuredContent` where there is any. So each alone tells the whole story, and an answer with image, audio or
+resource blocks, which structured content cannot tell, has none.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from asyncfc_mcp.futures import Future, Result, State
+
+META_KEY: Final = "asyncfc/futures"
+"""Key in `_meta` of the machine-readable records of every answer but a ready `await_future`."""
+
+Block = dict[str, Any]
+
+
+def _text(text: str) -> Block:
+    return {"type": "text", "text": text}
+
+
+def _is_text(block: object) -> bool:
+    return isinstance(block, dict) and block.get("type") == "text"  # pyright: ignore[reportUnknownMemberType]
+
+
+def blocks_of(result: Result) -> list[Block]:
+    content = result.get("content")
+    return list(content) if isinstance(content, list) else []  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def value_of(result: Result) -> Any:
+    """What a result says, as one JSON value: its structured content, else its text."""
+    structured = result.get("structuredContent")
+    if structured is not None:
+        return structured
+    return "\n".join(str(block.get("text", "")) for block in blocks_of(result) if _is_text(block))
+
+
+def failure_text(future: Future) -> str:
+    assert future.failure is not None
+    return f"{future.id} {future.tool} {future.state.value}: {future.failure}"
+
+
+def line(future: Future, waiting: tuple[Sequence[str], str] = ((), "")) -> str:
+    """One line for the model: which future, of which tool, in which state, and what to do next."""
+    head = f"{future.id} {future.tool} {future.state.value}"
+    if future.name is not None:
+        head = f"{future.id} ({future.name}) {future.tool} {future.state.value}"
+    if future.done:
+        return head
+    ids, why = waiting
+    if ids:
+        shown = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+        head += f", waits for {shown} ({why})"
+    if future.question is not None:
+        head += f", asks: {future.question}"
+    if future.progress is not None:
+        done, total, message = future.progress
+        head += f", {done:g}" + (f"/{total:g}" if total is not None else "") + (f" {message}" if message else "")
+    return f"{head}. Result: await_future {future.id}"
+
+
+def record(future: Future, waiting: tuple[Sequence[str], str] = ((), "")) -> dict[str, Any]:
+    """The machine-readable form of `line`."""
+    entry: dict[str, Any] = {"future_id": future.id, "status": future.state.value, "tool": future.tool}
+    if future.name is not None:
+        entry["name"] = future.name
+    if waiting[0]:
+        entry["waiting_for"] = list(waiting[0])
+    if future.question is not None:
+        entry["question"] = future.question
+    if future.progress is not None and not future.done:
+        done, total, message = future.progress
+        entry["progress"] = {
+            "progress": done,
+            **({} if total is None else {"total": total}),
+            **({} if message is None else {"message": message}),
+        }
+    return entry
+
+
+def _full_record(future: Future, waiting: tuple[Sequence[str], str]) -> dict[str, Any]:
+    """A record with what the future came to, as far as JSON can tell it."""
+    entry = record(future, waiting)
+    if future.result is not None:
+        entry["result"] = value_of(future.result)
+    elif future.failure is not None:
+        entry["error"] = str(future.failure)
+    return entry
+
+
+def handle(future: Future, waiting: tuple[Sequence[str], str] = ((), "")) -> Result:
+    """The answer to a call that has not ended."""
+    entry = record(future, waiting)
+    return {
+        "content": [_text(line(future, waiting))],
+        "structuredContent": entry,
+        "_meta": {META_KEY: [entry]},
+    }
+
+
+def with_result(future: Future) -> Result:
+    """The answer to a call that has ended: the handle's line, then the result (the shape of grace)."""
+    entry = record(future)
+    if future.result is None:
+        return {
+            "content": [_text(failure_text(future))],
+            "structuredContent": _full_record(future, ((), "")),
+            "isError": True,
+            "_meta": {META_KEY: [entry]},
+        }
+    result = future.result
+    blocks = blocks_of(result)
+    answer: Result = {
+        **{key: value for key, value in result.items() if key not in ("content", "structuredContent", "_meta")},
+        "content": [_text(line(future)), *blocks],
+    }
+    if all(map(_is_text, blocks)):
+        answer["structuredContent"] = _full_record(future, ((), ""))
+    meta = result.get("_meta")
+    answer["_meta"] = {**(meta if isinstance(meta, dict) else {}), META_KEY: [entry]}
+    return answer
+
+
+def alone(future: Future) -> Result:
+    """The answer to `await_future` on a future that has ended: the downstream's own, untouched, if there is one."""
+    return future.result if future.result is not None else with_result(future)
+
+
+def several(futures: Iterable[tuple[Future, tuple[Sequence[str], str]]]) -> Result:
+    """The answer of `gather`: a header for each future, then its blocks; one that failed hides no other."""
+    content: list[Block] = []
+    results: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
+    plain = True
+    for future, waiting in futures:
+        records.append(record(future, waiting))
+        results.append(_full_record(future, waiting))
+        if future.result is None and future.failure is not None:
+            content.append(_text(failure_text(future)))
+            continue
+        content.append(_text(line(future, waiting)))
+        if future.result is not None:
+            blocks = blocks_of(future.result)
+            plain = plain and all(map(_is_text, blocks))
+            content += blocks
+    answer: Result = {"content": content, "_meta": {META_KEY: records}}
+    if plain:
+        answer["structuredContent"] = {"results": results}
+    return answer
+
+
+def append(answer: Result, delivered: Sequence[Future], note: str | None = None) -> Result:
+    """`answer` with the results of other futures after it (inline delivery), each under its line, or with a note."""
+    extra = several((future, ((), "")) for future in delivered)
+    blocks: list[Block] = [*extra["content"]]
+    if note is not None:
+        blocks.append(_text(note))
+    meta = answer.get("_meta") or {}
+    out: Result = {**answer, "content": [*blocks_of(answer), *blocks]}
+    out["_meta"] = {**meta, META_KEY: [*meta.get(META_KEY, ()), *extra["_meta"][META_KEY]]}
+    structured = answer.get("structuredContent")
+    if "structuredContent" in out and delivered:
+        if "structuredContent" in extra and isinstance(structured, dict):
+            out["structuredContent"] = {**structured, "also": extra["structuredContent"]["results"]}
+        else:
+            del out["structuredContent"]
+    if note is not None and isinstance(out.get("structuredContent"), dict):
+        out["structuredContent"] = {**out["structuredContent"], "note": note}
+    return out
+
+
+def listing(
+    futures: Sequence[tuple[Future, tuple[Sequence[str], str], float]], more: int, servers: Sequence[tuple[str, str]]
+) -> Result:
+    """The answer of `list_futures`.
+
+    Args:
+        futures: newest first, with what each waits for and its age or duration in seconds.
+        more: how many are not shown.
+        servers: name and condition of each server that is not up.
+    """
+    lines: list[str] = []
+    entries: list[dict[str, Any]] = []
+    for future, waiting, seconds in futures:
+        text = line(future, waiting).removesuffix(f". Result: await_future {future.id}")
+        lines.append(f"{text}, {seconds:.1f} s" + (", unread" if future.unread else ""))
+        entry = {**record(future, waiting), "seconds": round(seconds, 3), "unread": future.unread}
+        if future.state is not State.COMPLETED and future.failure is not None:
+            entry["error"] = str(future.failure)
+            lines[-1] += f": {str(future.failure).partition(chr(10))[0]}"
+        entries.append(entry)
+    if not futures:
+        lines.append("No futures.")
+    if more:
+        lines.append(f"… and {more} older ones; narrow with status.")
+    lines += [f"Server {name}: {condition}" for name, condition in servers]
+    structured: dict[str, Any] = {"futures": entries}
+    if more:
+        structured["more"] = more
+    if servers:
+        structured["servers"] = [{"server": name, "condition": condition} for name, condition in servers]
+    return {"content": [_text("\n".join(lines))], "structuredContent": structured}
+
+
+def error(message: str) -> Result:
+    """A tool answer that says what was wrong."""
+    return {"content": [_text(message)], "isError": True}

@@ -1,0 +1,424 @@
+"""The bridge: servers, catalog and scheduler put together, and every call's way through them.
+
+The composition root, opened once above all connections: its state outlives a request and a client. Refuses to know
+how clients are connected and in which words they are answered.
+"""
+
+import logging
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import anyio
+import anyio.abc
+from mcp.shared.exceptions import MCPError
+from mcp_types import METHOD_NOT_FOUND
+
+from asyncfc_mcp import references
+from asyncfc_mcp.catalog import Catalog, Source, ToolEntry, build, template_matches
+from asyncfc_mcp.config import BridgeConfig
+from asyncfc_mcp.downstream import Downstream, Status
+from asyncfc_mcp.errors import (
+    CallFailed,
+    Cycle,
+    NameCollision,
+    ProtocolFailure,
+    ServerUnavailable,
+    UnknownTool,
+)
+from asyncfc_mcp.futures import Future, FutureStore, Result, Scope
+from asyncfc_mcp.offers import OfferCache
+from asyncfc_mcp.ordering import EffectTemplate, declared_effect
+from asyncfc_mcp.processes import Reaper
+from asyncfc_mcp.scheduler import Call, OnProgress, Scheduler
+from asyncfc_mcp.schemas import Validator
+
+logger = logging.getLogger(__name__)
+
+RESERVED: Final = ("await_future", "gather", "cancel_future", "list_futures")
+"""Names of the bridge's own tools, which no wrapped tool may have."""
+FIRST_LISTING_S: Final = 10.0
+"""A client that asks for lists while servers without a cached listing start is kept waiting this long at most."""
+ENVELOPE: Final = "io.modelcontextprotocol/"
+"""Keys of `_meta` that belong to one hop; they are not passed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """A tool with what is derived from it once: its effect and the check of its arguments."""
+
+    entry: ToolEntry
+    effect: EffectTemplate
+    validator: Validator
+
+
+@dataclass(slots=True, eq=False)
+class _Forward:
+    """A call that refers to names which do not exist yet and waits a moment for them."""
+
+    scope: Scope
+    name: str | None
+    missing: tuple[str, ...]
+    cycle: tuple[str, ...] = ()
+
+
+class Bridge:
+    """All wrapped servers behind one door.
+
+    Args:
+        config: which servers, and all settings.
+        cache: the listings last seen.
+        log_folder: where each server's stderr goes; None keeps only its tail.
+        echo: where stderr lines are repeated (`--verbose`).
+    """
+
+    def __init__(
+        self,
+        config: BridgeConfig,
+        *,
+        cache: OfferCache | None = None,
+        log_folder: Path | None = None,
+        echo: TextIO | None = None,
+    ) -> None:
+        self.config = config
+        self.settings = config.settings
+        self._cache = cache or OfferCache(None)
+        self._reaper = Reaper()
+        self.store = FutureStore(
+            anyio.current_time,
+            max_pending=self.settings.max_pending,
+            max_bytes=self.settings.max_result_bytes_total,
+            keep_s=self.settings.keep_s,
+        )
+        self.scheduler = Scheduler(
+            self.store,
+            self._execute,
+            clock=anyio.current_time,
+            server_limits={server.name: server.max_concurrency for server in config.servers},
+        )
+        self.downstreams: dict[str, Downstream] = {}
+        for server in config.servers:
+            log = log_folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', server.name)}.log" if log_folder else None
+            self.downstreams[server.name] = Downstream(
+                server,
+                self,
+                capabilities={},
+                reaper=self._reaper,
+                log_path=log,
+                echo=echo,
+                offer=self._cache.load(server),
+            )
+        self.catalog = Catalog()
+        self._wirings: dict[str, Wiring] = {}
+        self._observers: list[Callable[[frozenset[str]], None]] = []
+        self._forwards: list[_Forward] = []
+        self._named = anyio.Event()
+        self._settled = anyio.Event()
+        self._started_at = 0.0
+        self._collision: NameCollision | None = None
+        self._collided = anyio.Event()
+        self._rebuild()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator["Bridge"]:
+        """Start all servers side by side and keep them until the block ends; then nothing of theirs is left.
+
+        Raises:
+            NameCollision: while starting, two tools turned out to have the same name.
+        """
+        self._started_at = anyio.current_time()
+        try:
+            async with anyio.create_task_group() as tg:
+                await tg.start(self.scheduler.run)
+                for downstream in self.downstreams.values():
+                    tg.start_soon(downstream.run)
+                tg.start_soon(self._watch_start)
+                yield self
+                tg.cancel_scope.cancel()
+        finally:
+            self._reaper.close()
+
+    async def _watch_start(self) -> None:
+        """Until every server is up or has failed once, a collision is an error of the start."""
+        async with anyio.create_task_group() as tg:
+
+            async def refuse() -> None:
+                await self._collided.wait()
+                assert self._collision is not None
+                raise self._collision
+
+            tg.start_soon(refuse)
+            for downstream in self.downstreams.values():
+                await downstream.settled()
+            tg.cancel_scope.cancel()
+        self._settled.set()
+
+    # --- the catalog ---------------------------------------------------------------------------------------------
+
+    def _rebuild(self) -> None:
+        self.catalog = build(
+            (
+                Source(
+                    downstream.config,
+                    downstream.offer.listing("tools"),
+                    downstream.offer.listing("prompts"),
+                    downstream.offer.listing("resources"),
+                    downstream.offer.listing("resourceTemplates"),
+                )
+                for downstream in self.downstreams.values()
+            ),
+            RESERVED,
+        )
+        old, self._wirings = self._wirings, {}
+        for name, entry in self.catalog.tools.items():
+            known = old.get(name)
+            if known is not None and known.entry.raw is entry.raw:
+                self._wirings[name] = Wiring(entry, known.effect, known.validator)
+                continue
+            policy = entry.policy
+            effect = declared_effect(entry.server, policy.reads, policy.writes, policy.ordering, entry.annotations)
+            self._wirings[name] = Wiring(entry, effect, Validator(entry.input_schema))
+        if self.catalog.collisions and self._collision is None:
+            self._collision = self.catalog.collisions[0]
+            if self._settled.is_set():
+                logger.warning("not listed: %s", self._collision)
+            self._collided.set()
+
+    def wiring(self, name: str) -> Wiring:
+        """The tool listed under this name.
+
+        Raises:
+            UnknownTool: there is none.
+        """
+        wiring = self._wirings.get(name)
+        if wiring is None:
+            raise UnknownTool(name, [*self._wirings, *RESERVED])
+        return wiring
+
+    def observe(self, observer: Callable[[frozenset[str]], None]) -> None:
+        """Have `observer` called with the kinds of listings (see `offers.LISTINGS`) that changed."""
+        self._observers.append(observer)
+
+    async def listed(self) -> Catalog:
+        """The catalog, as soon as every server's listing is known: from its cache, from itself, or it has failed.
+
+        Never waits for a server longer than `FIRST_LISTING_S` after the start.
+        """
+        unknown = [d for d in self.downstreams.values() if not d.known and d.status is Status.STARTING]
+        left = self._started_at + FIRST_LISTING_S - anyio.current_time()
+        if unknown and left > 0:
+            with anyio.move_on_after(left):
+                for downstream in unknown:
+                    await downstream.settled()
+        return self.catalog
+
+    def troubles(self) -> list[tuple[str, str]]:
+        """Name and condition of every server that is not up."""
+        return [
+            (name, f"{d.status.value}: {d.reason}" if d.reason else d.status.value)
+            for name, d in self.downstreams.items()
+            if d.status is not Status.READY
+        ]
+
+    # --- a call's way --------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        wiring: Wiring,
+        arguments: dict[str, Any] | None,
+        *,
+        scope: Scope,
+        conversation: str | None = None,
+        name: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Future:
+        """Take a call on and return its future. Waits only where the arguments name a future that does not exist yet.
+
+        Args:
+            name: how the caller wants to refer to the future (`_as`).
+            meta: `_meta` of the request.
+
+        Raises:
+            TooManyFutures, InvalidName, NameInUse: see `FutureStore.create`.
+            Cycle: the call refers to itself through others.
+        """
+        entry = wiring.entry
+        policy = entry.policy
+        if name is not None:
+            self.store.check_name(scope, name)
+        bindings: dict[str, str] = {}
+
+        def known(ref: str) -> str | None:
+            future = self.store.find(scope, ref) if not ref.startswith("$") else None
+            if future is None:
+                return None
+            bindings[ref] = future.key
+            return future.key
+
+        may_refer = policy.references == "all" or (
+            policy.references == "read-only" and entry.annotations.get("readOnlyHint") is True
+        )
+        if arguments and may_refer:
+            found = references.find(arguments, known)
+            if found.unknown and policy.names and scope.listed and self.settings.forward_wait_ms > 0:
+                await self._forward(scope, name, found.unknown)
+                bindings.clear()
+                references.find(arguments, known)
+        effect = wiring.effect.bind(arguments or {}, lambda value: references.is_reference(value, bindings.get))
+        future = self.store.create(scope, tool=entry.name, server=entry.server, name=name, conversation=conversation)
+        self.scheduler.submit(
+            Call(
+                future,
+                entry.tool,
+                arguments,
+                policy,
+                effect,
+                read_only=entry.annotations.get("readOnlyHint") is True,
+                repeatable=entry.repeatable,
+                validator=wiring.validator,
+                schema=entry.input_schema,
+                bindings=bindings,
+                meta=meta,
+            )
+        )
+        if name is not None:
+            named, self._named = self._named, anyio.Event()
+            named.set()
+        return future
+
+    async def _forward(self, scope: Scope, name: str | None, missing: tuple[str, ...]) -> None:
+        """Wait up to `forward_wait_ms` for names that other calls of the same turn may be about to take.
+
+        Hosts may send the calls of one turn at the same time, so a reference can overtake the call that it means.
+
+        Raises:
+            Cycle: this call and others wait for each other.
+        """
+        forward = _Forward(scope, name, missing)
+        self._refuse_cycles(forward)
+        self._forwards.append(forward)
+        try:
+            with anyio.move_on_after(self.settings.forward_wait_ms / 1000):
+                while not forward.cycle and any(self.store.find(scope, ref) is None for ref in missing):
+                    await self._named.wait()
+        finally:
+            self._forwards.remove(forward)
+        if forward.cycle:
+            raise Cycle(forward.cycle)
+
+    def _refuse_cycles(self, new: _Forward) -> None:
+        """If `new` closes a cycle of calls that wait for each other's names, refuse it and all of them."""
+        if new.name is None:
+            return
+        by_name = {f.name: f for f in self._forwards if f.scope == new.scope and f.name is not None}
+        by_name[new.name] = new
+        path = [new]
+        trail = [iter(new.missing)]
+        visited = {new.name}
+        while trail:
+            ref = next(trail[-1], None)
+            if ref is None:
+                trail.pop()
+                path.pop()
+                continue
+            if ref == new.name:
+                names = tuple(f.name or "?" for f in path)
+                cycle = (*names, new.name)
+                for forward in path:
+                    forward.cycle = cycle
+                named, self._named = self._named, anyio.Event()
+                named.set()
+                raise Cycle(cycle)
+            if ref in by_name and ref not in visited:
+                visited.add(ref)
+                path.append(by_name[ref])
+                trail.append(iter(by_name[ref].missing))
+
+    async def _execute(
+        self, call: Call, arguments: dict[str, Any] | None, on_progress: OnProgress, on_sent: Callable[[], None]
+    ) -> Result:
+        params: dict[str, Any] = {"name": call.tool}
+        if arguments is not None:
+            params["arguments"] = arguments
+        if meta := passed_on(call.meta):
+            params["_meta"] = meta
+        downstream = self.downstreams[call.future.server]
+        try:
+            result = await downstream.request("tools/call", params, on_progress=on_progress, on_sent=on_sent)
+        except ProtocolFailure as exc:
+            raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
+        kind = result.get("resultType")
+        if kind not in (None, "complete"):
+            raise CallFailed(
+                f"{call.future.tool} answered with {kind!r}, which this version of the bridge cannot carry on"
+            )
+        return result
+
+    async def ask(self, server: str, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Pass a request that is no tool call on to one server.
+
+        Raises:
+            CallFailed: it gave no answer.
+        """
+        out = dict(params or {})
+        meta = passed_on(out.pop("_meta", None))
+        if meta:
+            out["_meta"] = meta
+        return await self.downstreams[server].request(method, out)
+
+    async def read_resource(self, uri: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Read a resource from the server that offers it, else from one whose template it fits, else from any.
+
+        Raises:
+            CallFailed: no server gave an answer; the first one's failure.
+        """
+        servers = dict.fromkeys(
+            [
+                *([self.catalog.resources[uri][0]] if uri in self.catalog.resources else ()),
+                *(
+                    server
+                    for template, (server, _) in self.catalog.templates.items()
+                    if template_matches(template, uri)
+                ),
+                *(name for name, d in self.downstreams.items() if d.offer.capabilities.get("resources") is not None),
+            ]
+        )
+        first: CallFailed | None = None
+        for server in servers:
+            try:
+                return await self.ask(server, "resources/read", params)
+            except (ProtocolFailure, ServerUnavailable) as exc:
+                first = first or exc
+        raise first or ProtocolFailure("resources/read", -32002, f"Resource not found: {uri}", {"uri": uri})
+
+    # --- told by the servers -------------------------------------------------------------------------------------
+
+    def downstream_changed(self, downstream: Downstream, kinds: frozenset[str]) -> None:
+        if not kinds:
+            return
+        self._cache.save(downstream.config, downstream.offer)
+        self._rebuild()
+        for observer in self._observers:
+            observer(kinds)
+
+    async def downstream_asks(
+        self, downstream: Downstream, method: str, params: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        raise MCPError(METHOD_NOT_FOUND, f"this client does not answer {method}")
+
+    async def downstream_notifies(self, downstream: Downstream, method: str, params: Mapping[str, Any] | None) -> None:
+        logger.debug("server %r sent %s", downstream.name, method)
+
+
+def passed_on(meta: object) -> dict[str, Any]:
+    """What of a request's `_meta` is for the server: not this hop's envelope, progress token or our own keys."""
+    if not isinstance(meta, Mapping):
+        return {}
+    return {
+        key: value
+        for key, value in meta.items()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        if isinstance(key, str) and key != "progressToken" and not key.startswith((ENVELOPE, "asyncfc/"))
+    }

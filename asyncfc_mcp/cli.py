@@ -1,0 +1,228 @@
+"""The command line: arguments → configuration → run. The only place that prints or exits.
+
+Everything heavy is imported inside a command: start-up is a cost that users see.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from asyncfc_mcp import __version__
+from asyncfc_mcp.config import BridgeConfig, config_for_command, config_for_url, load_config
+from asyncfc_mcp.errors import BridgeError
+
+if TYPE_CHECKING:
+    from asyncfc_mcp.bridge import Bridge
+
+logger = logging.getLogger("asyncfc_mcp")
+
+
+def _source(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which servers to wrap."""
+    for decorate in reversed(
+        (
+            click.option(
+                "--config",
+                "config_file",
+                metavar="FILE",
+                type=click.Path(path_type=Path),
+                help="JSON in the mcpServers form of Claude Desktop, Claude Code and Cursor, or VS Code's servers.",
+            ),
+            click.option("--url", metavar="URL", help="Wrap one server over Streamable HTTP (or SSE, if it ends so)."),
+            click.option("-v", "--verbose", is_flag=True, help="Log more, with the servers' stderr, to stderr."),
+            click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD ARGS...]"),
+        )
+    ):
+        function = decorate(function)
+    return function
+
+
+def _load(config_file: Path | None, url: str | None, command: tuple[str, ...]) -> BridgeConfig:
+    given = sum((config_file is not None, url is not None, bool(command)))
+    if given != 1:
+        found = "none of them" if given == 0 else "more than one"
+        raise click.UsageError(f"say what to wrap, once: --config FILE, --url URL or -- CMD ARGS...; found {found}")
+    if config_file is not None:
+        return load_config(config_file, os.environ)
+    return config_for_url(url) if url is not None else config_for_command(command)
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="asyncfc-mcp: %(message)s" if not verbose else None, force=True
+    )
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    # The SDK logs what a peer did wrong as if it were our failure, with tracebacks; users can do nothing with that.
+    for noisy in ("mcp", "client", "httpx2", "sse_starlette", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.CRITICAL)
+
+
+def _bridge(config: BridgeConfig, *, verbose: bool) -> "Bridge":
+    import platformdirs
+
+    from asyncfc_mcp.bridge import Bridge
+    from asyncfc_mcp.offers import OfferCache
+
+    cache = os.environ.get("ASYNCFC_CACHE_DIR") or platformdirs.user_cache_dir("asyncfc-mcp")
+    logs = os.environ.get("ASYNCFC_LOG_DIR") or platformdirs.user_log_dir("asyncfc-mcp")
+    for warning in config.warnings:
+        logger.warning("%s", warning)
+    return Bridge(config, cache=OfferCache(Path(cache)), log_folder=Path(logs), echo=sys.stderr if verbose else None)
+
+
+def _run(main: Callable[[], Awaitable[Any]]) -> Any:
+    """Run on the event loop; an error of ours, even inside groups, comes out as itself."""
+    import anyio
+
+    try:
+        import uvloop as _  # pyright: ignore[reportMissingImports, reportUnusedImport]  # noqa: F401
+
+        options: dict[str, Any] = {"use_uvloop": True}
+    except ImportError:
+        options = {}
+    try:
+        return anyio.run(main, backend_options=options)  # pyright: ignore[reportArgumentType]
+    except BaseExceptionGroup as group:
+        for exc in _leaves(group):
+            if isinstance(exc, BridgeError | OSError):
+                raise exc from None
+        raise
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for exc in group.exceptions:
+        leaves += _leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc]  # pyright: ignore[reportUnknownArgumentType]
+    return leaves
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="asyncfc-mcp")
+def cli() -> None:
+    """Put existing MCP servers behind futures: every tool call is answered at once, runs in the background, and is
+    awaited when its result is needed.
+
+    \b
+    Try it:        asyncfc-mcp demo
+    Wrap a server: asyncfc-mcp serve -- npx -y @modelcontextprotocol/server-filesystem /data
+    Wrap many:     asyncfc-mcp serve --config ~/.cursor/mcp.json
+    See what it does with them: asyncfc-mcp inspect --config FILE
+    """
+
+
+@cli.command()
+@_source
+@click.option(
+    "--transport",
+    type=click.Choice(["stdio", "http", "sse"]),
+    default="stdio",
+    show_default=True,
+    help="How clients connect: stdio, Streamable HTTP at /mcp, or HTTP+SSE at /sse.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on (http, sse).")
+@click.option("--port", type=click.IntRange(0, 65535), default=8642, show_default=True, help="0 takes a free port.")
+@click.option("--sse", "also_sse", is_flag=True, help="With --transport http: serve old clients at /sse, too.")
+@click.option("--auth-token-env", metavar="NAME", help="Environment variable with the token clients must send.")
+@click.option(
+    "--insecure-no-auth",
+    is_flag=True,
+    help="Listen beyond this machine without a token. Futures then have unguessable IDs and are not listed.",
+)
+def serve(
+    config_file: Path | None,
+    url: str | None,
+    verbose: bool,
+    command: tuple[str, ...],
+    transport: str,
+    host: str,
+    port: int,
+    also_sse: bool,
+    auth_token_env: str | None,
+    insecure_no_auth: bool,
+) -> None:
+    """Run the bridge: what an MCP client starts (stdio) or connects to (http, sse)."""
+    _log_to_stderr(verbose)
+    config = _load(config_file, url, command)
+    if transport == "stdio":
+        from asyncfc_mcp.transports import serve_stdio
+
+        _run(lambda: serve_stdio(_bridge(config, verbose=verbose)))
+        return
+    from asyncfc_mcp.transports import MissingToken, scope_for, serve_http
+
+    token = None
+    if auth_token_env is not None:
+        token = os.environ.get(auth_token_env) or None
+        if token is None:
+            raise MissingToken(auth_token_env)
+    scope_for(host, token, insecure=insecure_no_auth)
+
+    def listening(base: str) -> None:
+        paths = [*(["/mcp"] if transport == "http" else []), *(["/sse"] if transport == "sse" or also_sse else [])]
+        click.echo(f"asyncfc-mcp: listening on {' and '.join(base + path for path in paths)}", err=True)
+
+    _run(
+        lambda: serve_http(
+            _bridge(config, verbose=verbose),
+            host=host,
+            port=port,
+            token=token,
+            insecure=insecure_no_auth,
+            streamable=transport == "http",
+            sse=transport == "sse" or also_sse,
+            listening=listening,
+        )
+    )
+
+
+@cli.command()
+@_source
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.option("--explain", nargs=2, metavar="TOOL TOOL", help="Say whether calls of two tools conflict, and by what.")
+def inspect(
+    config_file: Path | None,
+    url: str | None,
+    verbose: bool,
+    command: tuple[str, ...],
+    as_json: bool,
+    explain: tuple[str, str] | None,
+) -> None:
+    """Connect to the servers and show every tool: its name for clients, its server, and how its calls are ordered."""
+    _log_to_stderr(verbose)
+    config = _load(config_file, url, command)
+    from asyncfc_mcp import inspect as inspection
+
+    output = _run(lambda: inspection.run(_bridge(config, verbose=verbose), as_json=as_json, explain=explain))
+    click.echo(output, nl=False)
+
+
+@cli.command()
+def demo() -> None:
+    """Play a scripted agent against two example servers, first waiting for each call, then through the bridge."""
+    from asyncfc_mcp import demo as player
+
+    sys.exit(player.run())
+
+
+def main() -> None:
+    """Entry point: errors of ours are one line and exit code 2, never a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except BridgeError as exc:
+        click.echo(f"asyncfc-mcp: {exc}", err=True)
+        sys.exit(2)
+    except OSError as exc:
+        click.echo(f"asyncfc-mcp: {exc}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,568 @@
+"""One wrapped MCP server: its process or its HTTP connection, kept alive, spoken to in raw dictionaries.
+
+Owns connecting, the choice of protocol era, listing what the server offers, following its changes, restarting it,
+and ending it so that nothing is left behind. Each connection lives in one owner task: entering and leaving an SDK
+client from different tasks breaks cancel scopes. Refuses to know futures, scopes and names upstream.
+
+Requests go through the SDK's dispatcher, not through its typed client: the typed models drop fields that they do not
+know and judge results, and what a server answers is not ours to change.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Protocol, TextIO, cast
+
+import anyio
+import anyio.abc
+from mcp.shared.dispatcher import CallOptions, DispatchContext
+from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import (
+    MCP_METHOD_HEADER,
+    MCP_NAME_HEADER,
+    MCP_PROTOCOL_VERSION_HEADER,
+    NAME_BEARING_METHODS,
+    encode_header_value,
+    find_invalid_x_mcp_header,
+    mcp_param_headers,
+    x_mcp_header_map,
+)
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    CONNECTION_CLOSED,
+    METHOD_NOT_FOUND,
+    PROTOCOL_VERSION_META_KEY,
+    SERVER_INFO_META_KEY,
+    UNSUPPORTED_PROTOCOL_VERSION,
+)
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
+
+from asyncfc_mcp import __version__
+from asyncfc_mcp.config import HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.errors import ProtocolFailure, ServerDied, ServerUnavailable
+from asyncfc_mcp.offers import LISTINGS, Offer
+from asyncfc_mcp.processes import Reaper, Stderr, spawn
+
+logger = logging.getLogger(__name__)
+
+CLIENT_INFO: Final = {"name": "asyncfc-mcp", "version": __version__}
+
+CONNECT_TIMEOUT_S: Final = 120.0
+"""From the start of a server to its answer to the handshake; long, because `npx` and `uvx` may download first."""
+PROBE_TIMEOUT_S: Final = 10.0
+"""For `server/discover`; a server that does not know the method and stays silent is taken for a handshake one."""
+LIST_TIMEOUT_S: Final = 60.0
+"""For each page of a listing."""
+BACKOFF_S: Final = (0.5, 60.0)
+"""First and longest pause before a server that failed is started again."""
+HEALTHY_S: Final = 10.0
+"""A server that stayed up this long is no longer counted as one that keeps failing."""
+PAGE_CAP: Final = 1000
+"""A server whose pages never end cannot hang us."""
+
+
+class Status(Enum):
+    """How a downstream is; the value is what users read."""
+
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class ProgressFn(Protocol):
+    async def __call__(self, progress: float, total: float | None, message: str | None) -> None: ...
+
+
+class Listener(Protocol):
+    """Who owns a downstream is told of what happens to it."""
+
+    def downstream_changed(self, downstream: "Downstream", kinds: frozenset[str]) -> None:
+        """Its status changed, or the listings of these kinds did."""
+        ...
+
+    async def downstream_asks(
+        self, downstream: "Downstream", method: str, params: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """It sent a request to its client. Raise `MCPError` to refuse."""
+        ...
+
+    async def downstream_notifies(
+        self, downstream: "Downstream", method: str, params: Mapping[str, Any] | None
+    ) -> None:
+        """It sent a notification that this module does not consume."""
+        ...
+
+
+class _Connection:
+    """A live connection: the dispatcher, what was negotiated, and how it ended."""
+
+    def __init__(self, dispatcher: JSONRPCDispatcher[Any], *, is_http: bool) -> None:
+        self.dispatcher = dispatcher
+        self.is_http = is_http
+        self.version = LATEST_HANDSHAKE_VERSION
+        self.closed = anyio.Event()
+        self.ended_how: Callable[[], Awaitable[str]] | None = None
+        self.header_maps: dict[str, dict[tuple[str, ...], str]] = {}
+
+    @property
+    def modern(self) -> bool:
+        return self.version in MODERN_PROTOCOL_VERSIONS
+
+    def envelope(self, capabilities: Mapping[str, Any], version: str | None = None) -> dict[str, Any]:
+        """The `_meta` that every request of the stateless protocol carries."""
+        return {
+            PROTOCOL_VERSION_META_KEY: version or self.version,
+            CLIENT_INFO_META_KEY: CLIENT_INFO,
+            CLIENT_CAPABILITIES_META_KEY: dict(capabilities),
+        }
+
+    def headers(self, method: str, params: Mapping[str, Any]) -> dict[str, str]:
+        """The HTTP headers that mirror a request; other transports ignore them."""
+        headers = {MCP_PROTOCOL_VERSION_HEADER: self.version}
+        if self.modern:
+            headers[MCP_METHOD_HEADER] = method
+            key = NAME_BEARING_METHODS.get(method)
+            if key is not None and isinstance(name := params.get(key), str):
+                headers[MCP_NAME_HEADER] = encode_header_value(name)
+                if method == "tools/call" and (header_map := self.header_maps.get(name)):
+                    headers.update(mcp_param_headers(header_map, params.get("arguments") or {}))
+        return headers
+
+
+class Downstream:
+    """A wrapped server, from the first start to the end of the bridge.
+
+    Args:
+        config: what to start or where to connect.
+        listener: told of changes, questions and notifications.
+        capabilities: the client capabilities offered to the server.
+        reaper: ends the server's processes if we vanish.
+        log_path: the server's stderr log; None keeps only the tail.
+        echo: where stderr lines are repeated (`--verbose`).
+        offer: what the server offered when it was last seen; used until it is up.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        listener: Listener,
+        *,
+        capabilities: Mapping[str, Any],
+        reaper: Reaper,
+        log_path: Path | None = None,
+        echo: TextIO | None = None,
+        offer: Offer | None = None,
+    ) -> None:
+        self.config = config
+        self.name = config.name
+        self.offer = offer or Offer()
+        self.known = offer is not None
+        """Whether `offer` is worth showing: it was listed, in this run or an earlier one."""
+        self.status = Status.STARTING
+        self.reason = ""
+        """Why it is `failed`."""
+        self.restarts = 0
+        self._listener = listener
+        self._capabilities = capabilities
+        self._reaper = reaper
+        self._stderr = Stderr(config.name, log_path, echo)
+        self._connection: _Connection | None = None
+        self._wake = anyio.Event()
+        self._changed = anyio.Event()
+        self._failures = 0
+        self._fruitless = False
+        self._prefer_handshake = bool(offer and offer.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS)
+
+    # --- what others ask of it -----------------------------------------------------------------------------------
+
+    async def request(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        on_progress: ProgressFn | None = None,
+        on_sent: Callable[[], None] | None = None,
+    ) -> dict[str, Any]:
+        """Send a request and return its result as it came off the wire; waits while the server is starting.
+
+        Cancelling the caller sends `notifications/cancelled`.
+
+        Raises:
+            ServerUnavailable: it is not up and did not come up; nothing was sent.
+            ServerDied: the connection ended before the answer came.
+            ProtocolFailure: it answered with a JSON-RPC error.
+        """
+        connection = await self._live()
+        out = dict(params or {})
+        if connection.modern:
+            out["_meta"] = {**cast("dict[str, Any]", out.get("_meta") or {}), **connection.envelope(self._capabilities)}
+        options: CallOptions = {"headers": connection.headers(method, out)}
+        if on_progress is not None:
+            options["on_progress"] = on_progress
+        if on_sent is not None:
+            on_sent()
+        try:
+            return await connection.dispatcher.send_raw_request(method, out or None, options)
+        except MCPError as exc:
+            if exc.code != CONNECTION_CLOSED:
+                raise ProtocolFailure(method, exc.code, exc.error.message, exc.error.data) from None
+            how = await self._how_it_ended(connection, exc.error.message)
+            raise ServerDied(self.name, how, self._stderr.tail) from None
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
+        """Send a notification if the server is up; best effort."""
+        if self._connection is not None:
+            options: CallOptions = {"headers": self._connection.headers(method, params or {})}
+            await self._connection.dispatcher.notify(method, params, options)
+
+    async def settled(self) -> None:
+        """Wait until it is known whether the server is up: not `starting`."""
+        while self.status is Status.STARTING:
+            await self._changed.wait()
+
+    async def _live(self) -> _Connection:
+        if self.status is Status.FAILED and not self._fruitless:
+            # It ran before: start it again for this call instead of waiting out the pause.
+            self._wake.set()
+            await self._changed.wait()
+        await self.settled()
+        connection = self._connection
+        if connection is None:
+            raise ServerUnavailable(self.name, self.reason or self.status.value)
+        return connection
+
+    async def _how_it_ended(self, connection: _Connection, fallback: str) -> str:
+        if connection.ended_how is None:
+            return f"ended the connection ({fallback})"
+        return await connection.ended_how()
+
+    # --- the owner task ------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the server connected until cancelled. The one task that enters and leaves its connections."""
+        try:
+            while True:
+                self._become(Status.STARTING)
+                healthy, since, reason = False, anyio.current_time(), "ended"
+                try:
+                    async with self._connect() as connection:
+                        with anyio.fail_after(CONNECT_TIMEOUT_S):
+                            await self._negotiate(connection)
+                        self._connection = connection
+                        offer = await self._list_all(connection)
+                        healthy, since = True, anyio.current_time()
+                        self._fruitless = False
+                        self._accept(offer)
+                        self._become(Status.READY)
+                        async with anyio.create_task_group() as tg:
+                            if connection.modern:
+                                tg.start_soon(self._listen, connection)
+                            await connection.closed.wait()
+                            tg.cancel_scope.cancel()
+                        reason = await self._how_it_ended(connection, "closed")
+                except anyio.get_cancelled_exc_class():
+                    raise
+                except Exception as exc:  # whatever a start can raise is the reason that users are told
+                    reason = self._explain(exc)
+                    logger.debug("server %r failed", self.name, exc_info=True)
+                self._connection = None
+                self._fruitless = not healthy
+                if healthy and anyio.current_time() - since > HEALTHY_S:
+                    self._failures = 0
+                pause = min(BACKOFF_S[0] * 2**self._failures, BACKOFF_S[1])
+                self._failures += 1
+                self._wake = anyio.Event()
+                self._become(Status.FAILED, reason)
+                # A server that ran and died starts again when somebody needs it, or after the pause.
+                with anyio.move_on_after(pause):
+                    await self._wake.wait()
+                self.restarts += 1
+        finally:
+            self._connection = None
+            self.status = Status.STOPPED
+            self._changed.set()
+            self._stderr.close()
+
+    def _become(self, status: Status, reason: str = "") -> None:
+        self.status, self.reason = status, reason
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+        if status is Status.FAILED:
+            logger.warning("server %r is not available: %s", self.name, reason)
+        self._listener.downstream_changed(self, frozenset())
+
+    def _explain(self, exc: BaseException) -> str:
+        while isinstance(exc, BaseExceptionGroup):
+            exc = cast("BaseExceptionGroup[BaseException]", exc).exceptions[0]
+        match exc:
+            case FileNotFoundError() if isinstance(self.config.spec, StdioSpec):
+                missing = exc.filename or self.config.spec.command
+                if self.config.spec.cwd and missing == self.config.spec.cwd:
+                    return f"its working directory {missing!r} does not exist"
+                return f"command {self.config.spec.command!r} was not found; is it installed and on PATH?"
+            case PermissionError() if isinstance(self.config.spec, StdioSpec):
+                return f"command {self.config.spec.command!r} may not be executed ({exc.strerror})"
+            case TimeoutError():
+                return f"it did not answer the handshake within {CONNECT_TIMEOUT_S:g} s"
+            case MCPError():
+                text = f"it refused the connection: {exc.error.message} (JSON-RPC error {exc.code})"
+            case ServerDied():
+                text = f"it {exc.how} while starting"
+            case _:
+                text = str(exc) or type(exc).__name__
+        tail = "; ".join(self._stderr.tail)
+        return f"{text}; its last stderr lines: {tail}" if tail else text
+
+    def _accept(self, offer: Offer, kinds: frozenset[str] = frozenset(LISTINGS)) -> None:
+        changed = frozenset(kind for kind in kinds if not self.known or offer.listing(kind) != self.offer.listing(kind))
+        self.offer, self.known = offer, True
+        self._prefer_handshake = offer.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS
+        self._listener.downstream_changed(self, changed)
+
+    # --- connecting ----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _connect(self) -> AsyncGenerator[_Connection]:
+        self._stderr.open()
+        async with AsyncExitStack() as stack:
+            spec = self.config.spec
+            if isinstance(spec, StdioSpec):
+                process = await stack.enter_async_context(spawn(self.name, spec, self._stderr, self._reaper))
+                reader, writer = process.streams
+            else:
+                reader, writer = await stack.enter_async_context(_http_streams(spec))
+                process = None
+            dispatcher: JSONRPCDispatcher[Any] = JSONRPCDispatcher(reader, writer)
+            connection = _Connection(dispatcher, is_http=isinstance(spec, HttpSpec))
+            if process is not None:
+                connection.ended_how = process.ended_how
+            tg = await stack.enter_async_context(anyio.create_task_group())
+
+            async def pump(*, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+                try:
+                    await dispatcher.run(self._on_request, self._on_notify, task_status=task_status)
+                finally:
+                    connection.closed.set()
+
+            await tg.start(pump)
+            try:
+                yield connection
+            finally:
+                tg.cancel_scope.cancel()
+
+    async def _negotiate(self, connection: _Connection) -> None:
+        """Find the protocol era: ask `server/discover`, else shake hands, as a server did before."""
+        if not self._prefer_handshake and await self._discover(connection, MODERN_PROTOCOL_VERSIONS[-1]):
+            return
+        try:
+            await self._initialize(connection)
+        except MCPError as exc:
+            # A modern-only server says so, and names its versions.
+            if exc.code != UNSUPPORTED_PROTOCOL_VERSION or not await self._discover(
+                connection, MODERN_PROTOCOL_VERSIONS[-1]
+            ):
+                raise
+
+    async def _discover(self, connection: _Connection, version: str) -> bool:
+        options: CallOptions = {
+            "timeout": PROBE_TIMEOUT_S,
+            "cancel_on_abandon": False,
+            "headers": {MCP_PROTOCOL_VERSION_HEADER: version, MCP_METHOD_HEADER: "server/discover"},
+        }
+        params = {"_meta": connection.envelope(self._capabilities, version)}
+        try:
+            result = await connection.dispatcher.send_raw_request("server/discover", params, options)
+        except MCPError as exc:
+            if exc.code == CONNECTION_CLOSED and connection.closed.is_set():
+                raise ServerDied(self.name, await self._how_it_ended(connection, exc.error.message)) from None
+            return False
+        supported = result.get("supportedVersions")
+        mutual = [v for v in MODERN_PROTOCOL_VERSIONS if isinstance(supported, list) and v in supported]
+        if not mutual:
+            return False
+        connection.version = mutual[-1]
+        meta = cast("dict[str, Any]", result.get("_meta") or {})
+        self._met(result, meta.get(SERVER_INFO_META_KEY), connection.version)
+        return True
+
+    async def _initialize(self, connection: _Connection) -> None:
+        params = {
+            "protocolVersion": LATEST_HANDSHAKE_VERSION,
+            "capabilities": dict(self._capabilities),
+            "clientInfo": CLIENT_INFO,
+        }
+        try:
+            result = await connection.dispatcher.send_raw_request("initialize", params, {"cancel_on_abandon": False})
+        except MCPError as exc:
+            if exc.code == CONNECTION_CLOSED:
+                raise ServerDied(self.name, await self._how_it_ended(connection, exc.error.message)) from None
+            raise
+        version = result.get("protocolVersion")
+        if version not in HANDSHAKE_PROTOCOL_VERSIONS:
+            raise ServerUnavailable(self.name, f"it speaks protocol version {version!r}, which is not known here")
+        connection.version = version
+        self._met(result, result.get("serverInfo"), version)
+        await connection.dispatcher.notify(
+            "notifications/initialized", None, {"headers": {MCP_PROTOCOL_VERSION_HEADER: version}}
+        )
+
+    def _met(self, result: Mapping[str, Any], info: object, version: str) -> None:
+        capabilities, instructions = result.get("capabilities"), result.get("instructions")
+        self._introduced = Offer(
+            capabilities=cast("dict[str, Any]", capabilities) if isinstance(capabilities, dict) else {},
+            info=cast("dict[str, Any]", info) if isinstance(info, dict) else {},
+            instructions=instructions if isinstance(instructions, str) else None,
+            protocol_version=version,
+        )
+
+    # --- listing -------------------------------------------------------------------------------------------------
+
+    async def _list_all(self, connection: _Connection) -> Offer:
+        introduced = self._introduced
+        listings: dict[str, list[dict[str, Any]]] = {}
+
+        async def list_one(kind: str) -> None:
+            listings[kind] = await self._list(connection, kind)
+
+        async with anyio.create_task_group() as tg:
+            for kind, (_, capability) in LISTINGS.items():
+                # Tools are asked for even where the capability was not announced: servers forget to.
+                if kind == "tools" or introduced.capabilities.get(capability) is not None:
+                    tg.start_soon(list_one, kind)
+        return Offer(
+            introduced.capabilities, introduced.info, introduced.instructions, introduced.protocol_version, listings
+        )
+
+    async def _list(self, connection: _Connection, kind: str) -> list[dict[str, Any]]:
+        """All pages of one listing.
+
+        Raises:
+            ServerUnavailable: it does not answer, answers nonsense, or its pages never end.
+        """
+        method, _ = LISTINGS[kind]
+        items: list[dict[str, Any]] = []
+        cursor: str | None = None
+        seen: set[str] = set()
+        for _ in range(PAGE_CAP):
+            params: dict[str, Any] = {} if cursor is None else {"cursor": cursor}
+            if connection.modern:
+                params["_meta"] = connection.envelope(self._capabilities)
+            options: CallOptions = {"timeout": LIST_TIMEOUT_S, "headers": connection.headers(method, params)}
+            try:
+                page = await connection.dispatcher.send_raw_request(method, params or None, options)
+            except MCPError as exc:
+                if exc.code == METHOD_NOT_FOUND:
+                    return items
+                if exc.code == CONNECTION_CLOSED:
+                    raise ServerDied(self.name, await self._how_it_ended(connection, exc.error.message)) from None
+                raise ServerUnavailable(self.name, f"{method} failed: {exc.error.message}") from None
+            entries = page.get(kind)
+            if isinstance(entries, list):
+                items += [
+                    cast("dict[str, Any]", entry) for entry in cast("list[Any]", entries) if isinstance(entry, dict)
+                ]
+            cursor = page.get("nextCursor")
+            if not isinstance(cursor, str):
+                if kind == "tools" and connection.modern:
+                    items = self._mirror_headers(connection, items)
+                return items
+            if cursor in seen:
+                break
+            seen.add(cursor)
+        raise ServerUnavailable(self.name, f"{method} never ends: its pages repeat, or there are more than {PAGE_CAP}")
+
+    def _mirror_headers(self, connection: _Connection, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Learn which arguments travel as HTTP headers too; a tool whose annotations are invalid must be left out."""
+        kept: list[dict[str, Any]] = []
+        connection.header_maps.clear()
+        for tool in tools:
+            problem = find_invalid_x_mcp_header(tool.get("inputSchema"))
+            if problem is not None:
+                logger.warning("server %r: tool %r is left out: %s", self.name, tool.get("name"), problem)
+                continue
+            if header_map := x_mcp_header_map(tool.get("inputSchema")):
+                connection.header_maps[str(tool.get("name"))] = header_map
+            kept.append(tool)
+        return kept
+
+    async def refresh(self, kind: str) -> None:
+        """List one kind again and tell the listener if it changed; failures leave what is known."""
+        connection = self._connection
+        if connection is None:
+            return
+        kinds = ("resources", "resourceTemplates") if kind == "resources" else (kind,)
+        listings = dict(self.offer.listings)
+        try:
+            for each in kinds:
+                listings[each] = await self._list(connection, each)
+        except (ServerUnavailable, ServerDied) as exc:
+            logger.warning("server %r: could not list %s again: %s", self.name, kind, exc)
+            return
+        old = self.offer
+        self._accept(
+            Offer(old.capabilities, old.info, old.instructions, old.protocol_version, listings), frozenset(kinds)
+        )
+
+    # --- what the server sends -----------------------------------------------------------------------------------
+
+    async def _on_request(
+        self, dctx: DispatchContext[Any], method: str, params: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        if method == "ping":
+            return {}
+        return await self._listener.downstream_asks(self, method, params)
+
+    async def _on_notify(self, dctx: DispatchContext[Any], method: str, params: Mapping[str, Any] | None) -> None:
+        match method.split("/"):
+            case ["notifications", ("tools" | "prompts" | "resources") as kind, "list_changed"]:
+                await self.refresh(kind)
+            case ["notifications", "cancelled" | "progress"]:
+                pass  # the dispatcher has applied it
+            case _:
+                await self._listener.downstream_notifies(self, method, params)
+
+    async def _listen(self, connection: _Connection) -> None:
+        """Follow list changes where they come only on a stream that was asked for (2026-07-28)."""
+        pause = BACKOFF_S[0]
+        wanted = {"toolsListChanged": True, "promptsListChanged": True, "resourcesListChanged": True}
+        number = 0
+        while True:
+            number += 1
+            params = {"notifications": wanted, "_meta": connection.envelope(self._capabilities)}
+            options: CallOptions = {
+                "request_id": f"listen-{number}",
+                "headers": connection.headers("subscriptions/listen", params),
+            }
+            try:
+                await connection.dispatcher.send_raw_request("subscriptions/listen", params, options)
+            except MCPError as exc:
+                if exc.code == METHOD_NOT_FOUND or connection.closed.is_set():
+                    return
+            await anyio.sleep(pause)
+            pause = min(pause * 2, BACKOFF_S[1])
+
+
+@asynccontextmanager
+async def _http_streams(spec: HttpSpec) -> AsyncGenerator[tuple[Any, Any]]:
+    """The SDK's HTTP transports with one connection pool for the connection's whole life."""
+    import httpx2
+    from mcp.client.sse import sse_client
+    from mcp.client.streamable_http import streamable_http_client
+
+    headers = dict(spec.headers)
+    if spec.kind == "sse":
+        async with sse_client(spec.url, headers=headers, timeout=30, sse_read_timeout=3600) as streams:
+            yield streams
+        return
+    # A call may be silent for as long as it likes; `timeout_s` bounds it, not the socket.
+    timeout = httpx2.Timeout(30, read=None, pool=None)
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=timeout) as client,
+        streamable_http_client(spec.url, http_client=client, max_sse_event_size=None) as streams,
+    ):
+        yield streams

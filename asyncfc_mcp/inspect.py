@@ -1,0 +1,218 @@
+"""`asyncfc-mcp inspect`: what the bridge makes of the servers it was given, for people and for machines.
+
+Connects to every server once, shows, and ends. Owns the words of that output; decides nothing.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import anyio
+from rich.console import Console
+from rich.table import Table
+
+from asyncfc_mcp.bridge import RESERVED, Bridge, Wiring
+from asyncfc_mcp.errors import UnknownTool
+from asyncfc_mcp.ordering import Effect, conflict
+
+CONNECT_S: Final = 60.0
+"""How long to wait for servers to come up."""
+SOURCES: Final[Mapping[str, str]] = {
+    "config": "config",
+    "annotation": "annotation",
+    "strict": 'nothing said; ordering "strict"',
+    "nothing said": "nothing said",
+    "off": 'ordering "none"',
+}
+
+
+def _unbound(wiring: Wiring) -> Effect:
+    """The effect while no argument is known: a placeholder stands for its parent path."""
+    return wiring.effect.bind({}, lambda value: False)
+
+
+def _conflicts(name: str, wirings: Mapping[str, Wiring]) -> list[str]:
+    mine = _unbound(wirings[name])
+    return [other for other, wiring in wirings.items() if conflict(mine, _unbound(wiring)) is not None]
+
+
+def _limits(wiring: Wiring, server_limit: int | None) -> dict[str, Any]:
+    policy = wiring.entry.policy
+    return {
+        "max_concurrency": policy.max_concurrency,
+        "server_max_concurrency": server_limit,
+        "timeout_s": policy.timeout_s,
+        "grace_ms": policy.grace_ms,
+        "retries": policy.retries if wiring.entry.repeatable else 0,
+        "single_flight": policy.single_flight and wiring.entry.annotations.get("readOnlyHint") is True,
+        "on_failure": policy.on_failure,
+        "references": policy.references,
+        "names": wiring.entry.takes_as,
+        "wait": wiring.entry.takes_wait,
+        "max_argument_bytes": policy.max_argument_bytes,
+    }
+
+
+def report(bridge: Bridge) -> dict[str, Any]:
+    """Everything that `inspect` knows, as JSON."""
+    wirings = {name: bridge.wiring(name) for name in bridge.catalog.tools}
+    tools: list[dict[str, Any]] = []
+    for name, wiring in wirings.items():
+        entry = wiring.entry
+        against = _conflicts(name, wirings)
+        tools.append(
+            {
+                "name": name,
+                "server": entry.server,
+                "tool": entry.tool,
+                "mode": entry.policy.mode,
+                "effect": wiring.effect.describe(),
+                "effect_from": SOURCES.get(wiring.effect.source, wiring.effect.source),
+                "in_turn_with": against,
+                "limits": _limits(wiring, bridge.downstreams[entry.server].config.max_concurrency),
+                "notes": list(entry.notes),
+            }
+        )
+    servers: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "status": downstream.status.value,
+            "reason": downstream.reason,
+            "protocol": downstream.offer.protocol_version,
+            "tools": sum(tool["server"] == name for tool in tools),
+            "prompts": sum(prompt.server == name for prompt in bridge.catalog.prompts.values()),
+            "resources": sum(server == name for server, _ in bridge.catalog.resources.values()),
+        }
+        for name, downstream in bridge.downstreams.items()
+    ]
+    return {
+        "source": bridge.config.source,
+        "servers": servers,
+        "tools": tools,
+        "prompts": [
+            {"name": prompt.name, "server": prompt.server, "prompt": prompt.prompt}
+            for prompt in bridge.catalog.prompts.values()
+        ],
+        "meta_tools": list(RESERVED),
+        "settings": {key: _plain(value) for key, value in asdict(bridge.settings).items()},
+        "notes": [*bridge.catalog.notes, *map(str, bridge.catalog.collisions)],
+    }
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _few(names: Sequence[str], total: int) -> str:
+    if not names:
+        return "nothing"
+    if len(names) == total:
+        return "everything"
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def render(facts: Mapping[str, Any], width: int | None = None) -> str:
+    """The report as tables."""
+    console = Console(file=io.StringIO(), width=width or Console().width, highlight=False, color_system=None)
+    servers = Table(title=f"Servers of {facts['source']}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("Server", "Status", "Protocol", "Tools", "Prompts", "Resources"):
+        servers.add_column(heading, justify="right" if heading in ("Tools", "Prompts", "Resources") else "left")
+    for server in facts["servers"]:
+        servers.add_row(
+            server["name"], server["status"], server["protocol"] or "-",
+            str(server["tools"]), str(server["prompts"]), str(server["resources"]),
+        )  # fmt: skip
+    console.print(servers)
+    for server in facts["servers"]:
+        if server["reason"]:
+            console.print(f"  {server['name']}: {server['reason']}")
+    console.print()
+    tools = Table(title="Tools", title_justify="left", box=None, pad_edge=False)
+    tools.add_column("Name", overflow="fold")
+    for heading in ("Server", "Mode", "Effect", "Known from", "Takes turns with", "Notes"):
+        tools.add_column(heading, overflow="fold")
+    for tool in facts["tools"]:
+        limits = tool["limits"]
+        notes = [
+            *(f"at most {limits['max_concurrency']} at a time" for _ in [0] if limits["max_concurrency"]),
+            *(f"{limits['timeout_s']:g} s limit" for _ in [0] if limits["timeout_s"]),
+            *tool["notes"],
+        ]
+        tools.add_row(
+            tool["name"],
+            tool["server"],
+            tool["mode"],
+            tool["effect"] or "-",
+            tool["effect_from"],
+            _few(tool["in_turn_with"], len(facts["tools"])),
+            "; ".join(notes),
+        )
+    console.print(tools)
+    console.print()
+    console.print(f"Tools of the bridge itself: {', '.join(facts['meta_tools'])}")
+    silent = [tool["name"] for tool in facts["tools"] if tool["effect_from"] == "nothing said"]
+    if silent:
+        console.print(
+            f"{len(silent)} tools say nothing of what they change and run at the same time as everything else. "
+            'If order matters to them, declare "reads" and "writes", or set "ordering": "strict" on their server.'
+        )
+    for note in facts["notes"]:
+        console.print(f"Note: {note}")
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return "\n".join(text.rstrip() for text in output.getvalue().splitlines()) + "\n"
+
+
+def explain(bridge: Bridge, first: str, second: str) -> str:
+    """Whether calls of two tools conflict, and by which paths.
+
+    Raises:
+        UnknownTool: one of them is not listed.
+    """
+    a, b = bridge.wiring(first), bridge.wiring(second)
+    lines = [
+        f"{name}: {wiring.effect.describe() or 'touches nothing'} ({SOURCES.get(wiring.effect.source, '')})"
+        for name, wiring in ((first, a), (second, b))
+    ]
+    found = conflict(_unbound(a), _unbound(b))
+    if found is None:
+        lines.append("They never conflict: calls of the two run at the same time.")
+        return "\n".join(lines) + "\n"
+    mine, theirs = ("/".join(path) for path in found)
+    lines.append(f"They can conflict: {first} at {mine}, {second} at {theirs}, and at least one of them writes there.")
+    # With arguments that differ everywhere, do the placeholders keep them apart?
+    distinct = [
+        wiring.effect.bind(dict.fromkeys(wiring.effect.placeholders, mark), lambda value: False)
+        for wiring, mark in ((a, "a"), (b, "b"))
+    ]
+    if a.effect.placeholders | b.effect.placeholders and conflict(*distinct) is None:
+        names = ", ".join(sorted(a.effect.placeholders | b.effect.placeholders))
+        lines.append(f"Only where their arguments meet ({names}): otherwise they run at the same time.")
+    else:
+        lines.append("Whatever their arguments are, they run in the order in which they were submitted.")
+    return "\n".join(lines) + "\n"
+
+
+async def run(bridge: Bridge, *, as_json: bool, explain: tuple[str, str] | None) -> str:
+    """Connect, and return what to print.
+
+    Raises:
+        UnknownTool: `explain` names a tool that is not listed.
+    """
+    async with bridge.open():
+        with anyio.move_on_after(CONNECT_S):
+            for downstream in bridge.downstreams.values():
+                await downstream.settled()
+        if explain is not None:
+            return _explained(bridge, explain)
+        facts = report(bridge)
+    return json.dumps(facts, indent=2, ensure_ascii=False) + "\n" if as_json else render(facts)
+
+
+def _explained(bridge: Bridge, tools: tuple[str, str]) -> str:
+    try:
+        return explain(bridge, *tools)
+    except UnknownTool as exc:
+        raise exc from None

@@ -1,0 +1,310 @@
+"""The bridge's own tools: `await_future`, `gather`, `cancel_future`, `list_futures`; each schema beside its handler.
+
+Owns waiting on behalf of a client: how long, in which slices, with which progress. They never run a downstream tool,
+so a host's permission prompt for every tool keeps working.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import anyio
+
+from asyncfc_mcp import answers
+from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.errors import InvalidArguments
+from asyncfc_mcp.futures import Future, Result, Scope, State
+from asyncfc_mcp.hosts import UNKNOWN, HostProfile
+from asyncfc_mcp.scheduler import wait_for
+
+HEARTBEAT_S: Final = 5.0
+"""While a wait lasts, a client that gave a progress token hears something at least this often."""
+IMPATIENT_SHARE: Final = 0.8
+"""A client that gave up on a wait after T seconds gets waits of this share of T from then on."""
+IMPATIENT_FLOOR_S: Final = 0.5
+"""A cancellation sooner than this says nothing about a client's time-out: somebody pressed a key."""
+LIST_LIMIT: Final = 50
+"""How many futures `list_futures` shows."""
+CANCEL_WAIT_S: Final = 5.0
+"""How long `cancel_future` waits for a running call to be told."""
+
+
+class Report(Protocol):
+    """Sends progress to the waiting client; does nothing where it gave no token."""
+
+    async def __call__(self, progress: float, total: float | None, message: str | None) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """Who is asking: what they may see, whose unread results are theirs, and how patient they are."""
+
+    scope: Scope
+    conversation: str | None = None
+    profile: HostProfile = UNKNOWN
+    patience_s: float | None = None
+    """Learned: waits longer than this were given up on."""
+    unread: dict[str, Future] = field(default_factory=dict[str, Future])
+    """Futures of the conversation whose results nobody has received, in order of submission."""
+
+    def unread_futures(self) -> list[Future]:
+        """The conversation's futures that were not read yet, finished or not; forgets those that were."""
+        for key in [key for key, future in self.unread.items() if future.read_at is not None]:
+            del self.unread[key]
+        return list(self.unread.values())
+
+    def wait_s(self, bridge: Bridge, asked: float | None = None) -> float:
+        """How long a wait may last, in seconds."""
+        longest = min(bridge.settings.max_wait_s, self.profile.wait_s)
+        if self.patience_s is not None:
+            longest = min(longest, self.patience_s)
+        return longest if asked is None else min(asked, longest)
+
+
+async def wait(
+    bridge: Bridge,
+    client: Client,
+    futures: Sequence[Future],
+    *,
+    any_: bool = False,
+    timeout_s: float | None = None,
+    report: Report | None = None,
+) -> None:
+    """Wait until the futures are terminal, the wait's bound is reached, or a question came up; keep the client awake.
+
+    Raises:
+        Cancelled by the client: what that tells of its patience is remembered.
+    """
+    bound = client.wait_s(bridge, timeout_s)
+    began = anyio.current_time()
+    try:
+        with anyio.move_on_after(bound):
+            async with anyio.create_task_group() as tg:
+                if report is not None:
+                    tg.start_soon(_keep_awake, futures, report)
+                await wait_for(futures, any_=any_)
+                tg.cancel_scope.cancel()
+    except anyio.get_cancelled_exc_class():
+        waited = anyio.current_time() - began
+        if waited >= IMPATIENT_FLOOR_S:
+            client.patience_s = max(IMPATIENT_FLOOR_S, min(IMPATIENT_SHARE * waited, client.patience_s or waited))
+        raise
+
+
+async def _keep_awake(futures: Sequence[Future], report: Report) -> None:
+    """Forward the downstream's progress, or a heartbeat where there is none. The numbers only grow, as MCP asks."""
+    last = 0.0
+    began = anyio.current_time()
+    changed = anyio.Event()
+
+    def watch(_: Future) -> None:
+        changed.set()
+
+    watched = list(futures)
+    for future in watched:
+        future.watchers.append(watch)
+    try:
+        while True:
+            with anyio.move_on_after(HEARTBEAT_S):
+                await changed.wait()
+            heard, changed = changed.is_set(), anyio.Event()
+            if len(watched) == 1 and watched[0].progress is not None:
+                done, total, message = watched[0].progress
+                if done > last:
+                    last = done
+                    await report(last, total, message)
+                    continue
+                if heard:
+                    continue
+            ended = sum(future.done for future in watched)
+            if heard and (len(watched) == 1 or ended <= last):
+                continue
+            seconds = f"{anyio.current_time() - began:.0f} s"
+            if len(watched) == 1:
+                last += 1e-3
+                await report(last, None, f"{watched[0].id} {watched[0].state.value}, {seconds}")
+            else:
+                last = max(float(ended), last + 1e-3)
+                await report(last, float(len(watched)), f"{ended} of {len(watched)} ended, {seconds}")
+    finally:
+        for future in watched:
+            future.watchers.remove(watch)
+
+
+def _string(tool: str, arguments: Mapping[str, Any], key: str) -> str:
+    value = arguments.get(key)
+    if not isinstance(value, str) or not value.strip():
+        found = "nothing" if key not in arguments else repr(value)[:80]
+        raise InvalidArguments(tool, f'{key} must be the ID or name of a future, such as "f1"; found {found}')
+    return value
+
+
+def _seconds(tool: str, arguments: Mapping[str, Any]) -> float | None:
+    value = arguments.get("timeout_s")
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
+        raise InvalidArguments(tool, f"timeout_s must be a number of seconds, 0 or more; found {value!r}")
+    return float(value)
+
+
+async def await_future(bridge: Bridge, client: Client, arguments: Mapping[str, Any], report: Report | None) -> Result:
+    future = bridge.store.get(client.scope, _string("await_future", arguments, "future_id"))
+    await wait(bridge, client, [future], timeout_s=_seconds("await_future", arguments), report=report)
+    if not future.done:
+        return answers.handle(future, bridge.scheduler.waiting_for(future))
+    bridge.store.mark_read(future)
+    return answers.alone(future)
+
+
+async def gather(bridge: Bridge, client: Client, arguments: Mapping[str, Any], report: Report | None) -> Result:
+    refs = arguments.get("future_ids")
+    if isinstance(refs, str):  # models write one ID, or a comma-separated list
+        refs = [ref for ref in refs.replace(",", " ").split() if ref]
+    if not isinstance(refs, list) or not all(isinstance(ref, str) for ref in refs):  # pyright: ignore[reportUnknownVariableType]
+        raise InvalidArguments("gather", f'future_ids must be a list such as ["f1", "f2"]; found {refs!r}'[:300])
+    if not refs:
+        raise InvalidArguments("gather", "future_ids is empty; list the IDs or names of the futures to wait for")
+    when = arguments.get("return_when", "all")
+    if when not in ("all", "any"):
+        raise InvalidArguments("gather", f'return_when must be "all" or "any"; found {when!r}')
+    futures: list[Future] = [bridge.store.get(client.scope, str(ref)) for ref in refs]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    distinct = list({future.key: future for future in futures}.values())
+    await wait(bridge, client, distinct, any_=when == "any", timeout_s=_seconds("gather", arguments), report=report)
+    for future in distinct:
+        if future.done:
+            bridge.store.mark_read(future)
+    return answers.several((future, bridge.scheduler.waiting_for(future)) for future in futures)
+
+
+async def cancel_future(bridge: Bridge, client: Client, arguments: Mapping[str, Any], report: Report | None) -> Result:
+    future = bridge.store.get(client.scope, _string("cancel_future", arguments, "future_id"))
+    if future.done:
+        answer = answers.handle(future)
+        answer["content"][0]["text"] += "; it had ended before, nothing was cancelled"
+        return answer
+    bridge.scheduler.cancel(future)
+    await wait_for([future], timeout_s=CANCEL_WAIT_S)
+    if not future.done:
+        answer = answers.handle(future)
+        answer["content"][0]["text"] = f"{future.id} {future.tool} is being cancelled; the server has not let go yet."
+        return answer
+    bridge.store.mark_read(future)
+    answer = answers.handle(future)
+    if future.failure is not None:
+        answer["content"][0]["text"] = answers.failure_text(future)
+    return answer
+
+
+async def list_futures(bridge: Bridge, client: Client, arguments: Mapping[str, Any], report: Report | None) -> Result:
+    status = arguments.get("status")
+    known = [state.value for state in State]
+    if status is not None and status not in known:
+        raise InvalidArguments("list_futures", f"status must be one of {', '.join(known)}; found {status!r}")
+    now = anyio.current_time()
+    shown: list[tuple[Future, tuple[Sequence[str], str], float]] = []
+    more = 0
+    for future in bridge.store.newest(client.scope):
+        if status is not None and future.state.value != status:
+            continue
+        if len(shown) == LIST_LIMIT:
+            more += 1
+            continue
+        end = future.ended_at if future.ended_at is not None else now
+        shown.append((future, bridge.scheduler.waiting_for(future), end - (future.started_at or future.submitted_at)))
+    answer = answers.listing(shown, more, bridge.troubles())
+    if not client.scope.listed:
+        answer["content"][0]["text"] = "Futures are not listed here: nobody is authenticated. Use the IDs that you got."
+        answer["structuredContent"]["note"] = answer["content"][0]["text"]
+    return answer
+
+
+Handler = Callable[[Bridge, Client, Mapping[str, Any], Report | None], Awaitable[Result]]
+
+
+@dataclass(frozen=True, slots=True)
+class MetaTool:
+    """One of the bridge's own tools."""
+
+    handler: Handler
+    description: str
+    properties: Mapping[str, Any]
+    required: Sequence[str] = ()
+    read_only: bool = True
+
+    def listed(self, name: str) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "object", "properties": dict(self.properties)}
+        if self.required:
+            schema["required"] = list(self.required)
+        annotations: dict[str, Any] = {"readOnlyHint": self.read_only, "openWorldHint": False}
+        if not self.read_only:
+            annotations |= {"destructiveHint": False, "idempotentHint": True}
+        return {
+            "name": name,
+            "description": self.description,
+            "inputSchema": schema,
+            "annotations": annotations,
+        }
+
+
+_ID: Final = {"type": "string"}
+_TIMEOUT: Final = {"type": "number", "minimum": 0}
+
+METATOOLS: Final[Mapping[str, MetaTool]] = {
+    "await_future": MetaTool(
+        await_future,
+        "Wait for a future (ID or name) and return its tool's result. "
+        "If it is not ready within timeout_s, its status comes back; call again.",
+        {"future_id": _ID, "timeout_s": _TIMEOUT},
+        ["future_id"],
+    ),
+    "gather": MetaTool(
+        gather,
+        "Wait for several futures (IDs or names) and return all their results; return_when any: as soon as one ended.",
+        {
+            "future_ids": {"type": "array", "items": {"type": "string"}},
+            "return_when": {"enum": ["all", "any"]},
+            "timeout_s": _TIMEOUT,
+        },
+        ["future_ids"],
+    ),
+    "cancel_future": MetaTool(
+        cancel_future,
+        "Cancel a future that is not needed any more.",
+        {"future_id": _ID},
+        ["future_id"],
+        read_only=False,
+    ),
+    "list_futures": MetaTool(
+        list_futures,
+        "List futures, newest first, with status and which results are unread.",
+        {"status": {"enum": [state.value for state in State]}},
+    ),
+}
+"""Name → schema and handler. The one place to add a tool of ours."""
+
+
+def instructions(*, conversation: bool) -> str:
+    """What a model has to know, cheapest pattern first; under 200 tokens.
+
+    Args:
+        conversation: whether the client's connection is one conversation, so that `_wait: "all"` means something.
+    """
+    last = (
+        'on the last call of a turn pass _wait:"all"; its answer brings this result and all unread ones'
+        if conversation
+        else 'on the last call of a turn pass _wait with the IDs or names you need, comma-separated (or "this"); '
+        "its answer brings those results and its own"
+    )
+    return (
+        "Tools here run in the background: a call answers at once with a future ID (f1, f2, …), or with the result if "
+        f"it is quick. Make independent calls without waiting; {last}. "
+        'Name a call with _as:"x" and pass its result on as an argument: "$x" or "$f1", a part as "$x.items[0].id", '
+        'inside text as "${x.title}"; dependent calls can go out in the same turn. Order between conflicting calls is '
+        "kept for you. Otherwise await_future or gather when you need results; list_futures shows what is open."
+    )

@@ -1,0 +1,83 @@
+"""What a server offers, as it said it, and its copy on disk.
+
+Some hosts do not wait for a slow server: their first turn then has no tools. So the last known listings of every
+server are kept, keyed by its configuration, and are listed at once while it starts. Owns that file and its format.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from asyncfc_mcp.config import ServerConfig
+
+logger = logging.getLogger(__name__)
+
+LISTINGS: Final[Mapping[str, tuple[str, str]]] = {
+    "tools": ("tools/list", "tools"),
+    "prompts": ("prompts/list", "prompts"),
+    "resources": ("resources/list", "resources"),
+    "resourceTemplates": ("resources/templates/list", "resources"),
+}
+"""Kind of a listing (the key of its result) → its method and the capability that it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A server's raw listings, its capabilities and itself."""
+
+    capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    info: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    instructions: str | None = None
+    protocol_version: str = ""
+    listings: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict[str, list[dict[str, Any]]])
+
+    def listing(self, kind: str) -> list[dict[str, Any]]:
+        return self.listings.get(kind, [])
+
+
+class OfferCache:
+    """One file per server configuration. Everything here is best effort: a cache that cannot be used costs only time.
+
+    Args:
+        folder: where the files are; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def _path(self, config: ServerConfig) -> Path | None:
+        if self._folder is None:
+            return None
+        # Only a hash of the configuration is stored: it may hold secrets.
+        identity = json.dumps([config.name, asdict(config.spec)], sort_keys=True, default=str)
+        return self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
+
+    def load(self, config: ServerConfig) -> Offer | None:
+        path = self._path(config)
+        if path is None:
+            return None
+        try:
+            return Offer(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as exc:
+            logger.debug("ignored the cached listings of %r: %s", config.name, exc)
+            return None
+
+    def save(self, config: ServerConfig, offer: Offer) -> None:
+        path = self._path(config)
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Renamed into place, so that another bridge never reads half a file.
+            part = path.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps(asdict(offer)), encoding="utf-8")
+            part.replace(path)
+        except (OSError, ValueError) as exc:
+            logger.debug("could not cache the listings of %r: %s", config.name, exc)

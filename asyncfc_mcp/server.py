@@ -1,0 +1,442 @@
+"""The MCP server that clients see: every request's way in, every answer's way out.
+
+Owns the methods, whose request it is, and the translation of errors to the wire, which happens here and nowhere else.
+It answers in a middleware of the SDK's low-level `Server`, without `call_next`: what a server downstream said then
+goes up as it came, neither validated nor sieved, and the envelope of each protocol era is added here.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
+
+import anyio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.lowlevel.server import Server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import PromptsListChanged, ResourcesListChanged, ServerEvent, ToolsListChanged
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, SERVER_INFO_META_KEY
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from asyncfc_mcp import __version__, answers
+from asyncfc_mcp.bridge import Bridge, Wiring
+from asyncfc_mcp.errors import BridgeError, CallFailed, InvalidArguments, ProtocolFailure, UnknownTool
+from asyncfc_mcp.futures import Future, Result, Scope, State
+from asyncfc_mcp.hosts import profile_for
+from asyncfc_mcp.metatools import METATOOLS, Client, Report, instructions, wait
+from asyncfc_mcp.scheduler import wait_for
+
+logger = logging.getLogger(__name__)
+
+CONVERSATION_KEY: Final = "asyncfc/conversation"
+"""Key in a request's `_meta` by which a host says whose conversation it belongs to."""
+CACHEABLE: Final = frozenset(
+    {"tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read"}
+)
+"""Methods whose results carry cache hints on 2026-07-28."""
+CLIENTS: Final = 4096
+"""How many clients' habits are remembered."""
+ANNOUNCE_S: Final = 0.05
+"""List changes within this time are announced once."""
+CHANGES: Final[Mapping[str, tuple[str, ServerEvent]]] = {
+    "tools": ("notifications/tools/list_changed", ToolsListChanged()),
+    "prompts": ("notifications/prompts/list_changed", PromptsListChanged()),
+    "resources": ("notifications/resources/list_changed", ResourcesListChanged()),
+    "resourceTemplates": ("notifications/resources/list_changed", ResourcesListChanged()),
+}
+
+Context = ServerRequestContext[Any, Any]
+Params = Mapping[str, Any]
+
+
+class Upstream:
+    """One bridge as an MCP server, for any number of connections and transports at once.
+
+    Args:
+        bridge: what is served; opened by the caller, before and beyond any connection.
+        scope: who all requests of this server's transports come from.
+        pipe: whether there is one connection only, so that the connection can stand for a conversation (stdio).
+    """
+
+    def __init__(self, bridge: Bridge, scope: Scope, *, pipe: bool) -> None:
+        self.bridge = bridge
+        self._scope = scope
+        self._pipe = pipe
+        self._clients: OrderedDict[tuple[str, str | None], Client] = OrderedDict()
+        self._connections: set[Any] = set()
+        self._bus = InMemorySubscriptionBus()
+        self._changed: set[str] = set()
+        self._dirty = anyio.Event()
+        self.server: Server[Any] = Server(
+            "asyncfc-mcp",
+            version=__version__,
+            title="asyncfc-mcp",
+            on_subscriptions_listen=ListenHandler(self._bus),
+            get_tool_input_schema=self._input_schema,
+        )
+        self.server.middleware[:] = [self._middleware]
+        self._methods: Mapping[str, Callable[[Context, Params], Any]] = {
+            "tools/list": self._list_tools,
+            "tools/call": self._call_tool,
+            "prompts/list": self._list_prompts,
+            "prompts/get": self._get_prompt,
+            "resources/list": self._list_resources,
+            "resources/templates/list": self._list_templates,
+            "resources/read": self._read_resource,
+            "completion/complete": self._complete,
+        }
+        bridge.observe(self._on_change)
+
+    # --- in and out ----------------------------------------------------------------------------------------------
+
+    async def _middleware(self, ctx: Context, call_next: CallNext) -> HandlerResult:
+        if ctx.request_id is None:
+            result = await call_next(ctx)
+            if ctx.method == "notifications/initialized":
+                self._remember(ctx)
+            return result
+        handler = self._methods.get(ctx.method)
+        if handler is None:
+            result = await call_next(ctx)
+            if ctx.method in ("initialize", "server/discover") and isinstance(result, dict):
+                self._introduce(ctx, result)
+            return result
+        if not _connection(ctx).initialize_accepted:
+            raise MCPError(INVALID_PARAMS, "Not initialized: send initialize first, or the 2026-07-28 envelope")
+        params = ctx.params if ctx.params is not None else {}
+        meta = params.get("_meta")
+        if meta is not None and not isinstance(meta, dict):
+            raise MCPError(INVALID_PARAMS, "_meta must be an object")
+        try:
+            result = await handler(ctx, params)
+        except CallFailed as exc:
+            raise _wire_error(exc) from None
+        return self._envelope(ctx, result)
+
+    def _envelope(self, ctx: Context, result: dict[str, Any]) -> dict[str, Any]:
+        """A result as the client's protocol era wants it; what a server downstream put there stays."""
+        if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            if "resultType" in result:
+                return {key: value for key, value in result.items() if key != "resultType"}
+            return result
+        meta = result.get("_meta")
+        out = {"resultType": "complete", **result}
+        if ctx.method in CACHEABLE:
+            out.setdefault("ttlMs", 0)
+            out.setdefault("cacheScope", "private")
+        if meta is None or isinstance(meta, dict):
+            out["_meta"] = {SERVER_INFO_META_KEY: self.server.server_info_stamp, **(meta or {})}
+        return out
+
+    def _introduce(self, ctx: Context, result: dict[str, Any]) -> None:
+        """Say what all servers together can do, and teach the model the protocol."""
+        changes = {"listChanged": True}
+        capabilities: dict[str, Any] = {"tools": dict(changes)}
+        for downstream in self.bridge.downstreams.values():
+            # A server that was never seen may turn out to have them; an empty list does no harm.
+            offers = downstream.offer.capabilities if downstream.known else {"prompts": {}, "resources": {}}
+            for kind in ("prompts", "resources"):
+                if offers.get(kind) is not None:
+                    capabilities[kind] = dict(changes)
+            if offers.get("completions") is not None:
+                capabilities["completions"] = {}
+        result["capabilities"] = capabilities
+        name = None
+        params = ctx.params or {}
+        if ctx.method == "initialize":
+            name = (params.get("clientInfo") or {}).get("name")
+        elif ctx.session.client_params is not None:
+            name = ctx.session.client_params.client_info.name
+        profile = profile_for(name, self.bridge.settings.host_profiles)
+        parts = [instructions(conversation=profile.single_conversation)]
+        for server, downstream in self.bridge.downstreams.items():
+            if downstream.offer.instructions:
+                parts.append(f"{server}: {downstream.offer.instructions}")
+        result["instructions"] = "\n\n".join(parts)
+
+    def _client(self, ctx: Context, params: Params) -> Client:
+        """Who is asking. Cheap: it runs on every call."""
+        info = ctx.session.client_params
+        name = info.client_info.name if info is not None else None
+        meta = params.get("_meta")
+        key = meta.get(CONVERSATION_KEY) if meta else None
+        profile = None
+        if isinstance(key, str):
+            conversation = f"key:{key}"
+        else:
+            profile = profile_for(name, self.bridge.settings.host_profiles)
+            conversation = None
+            if profile.single_conversation:
+                session = _connection(ctx).session_id
+                conversation = "stdio" if self._pipe else (f"session:{session}" if session else None)
+        client = self._clients.get((name or "", conversation))
+        if client is None:
+            profile = profile or profile_for(name, self.bridge.settings.host_profiles)
+            client = Client(self._scope, conversation, profile)
+            self._clients[(name or "", conversation)] = client
+            if len(self._clients) > CLIENTS:
+                self._clients.popitem(last=False)
+        return client
+
+    # --- tools ---------------------------------------------------------------------------------------------------
+
+    def _input_schema(self, name: str) -> Mapping[str, Any] | None:
+        tool = self.bridge.catalog.tools.get(name)
+        return tool.listed.get("inputSchema") if tool is not None else None
+
+    async def _list_tools(self, ctx: Context, params: Params) -> Result:
+        _no_cursor(params)
+        catalog = await self.bridge.listed()
+        return {"tools": [*(tool.listed(name) for name, tool in METATOOLS.items()), *catalog.tool_list()]}
+
+    async def _call_tool(self, ctx: Context, params: Params) -> Result:
+        name, arguments = params.get("name"), params.get("arguments")
+        if not isinstance(name, str):
+            raise MCPError(INVALID_PARAMS, f"tools/call: name must be a string; found {name!r:.80}")
+        if arguments is not None and not isinstance(arguments, dict):
+            raise MCPError(INVALID_PARAMS, f"tools/call: arguments must be an object; found {arguments!r:.80}")
+        client = self._client(ctx, params)
+        report = _report(ctx, params)
+        tool = METATOOLS.get(name)
+        try:
+            if tool is not None:
+                answer = await tool.handler(self.bridge, client, arguments or {}, report)
+                if answers.META_KEY not in (answer.get("_meta") or {}) and name == "await_future":
+                    return answer  # a ready result goes up as the server gave it
+            else:
+                wiring = self.bridge.wiring(name)
+                if wiring.entry.policy.mode == "sync":
+                    return await self._call_sync(client, wiring, arguments, params, report)
+                answer = await self._call_wrapped(client, wiring, arguments, params, report)
+        except CallFailed:
+            raise
+        except UnknownTool as exc:
+            raise MCPError(INVALID_PARAMS, str(exc)) from None
+        except BridgeError as exc:
+            answer = answers.error(str(exc))
+        return self._deliver(client, answer)
+
+    async def _call_sync(
+        self, client: Client, wiring: Wiring, arguments: dict[str, Any] | None, params: Params, report: Report | None
+    ) -> Result:
+        """A call that is answered with its real result, ordered with all others; cancelling it cancels the call."""
+        future = await self.bridge.submit(
+            wiring, arguments, scope=client.scope, conversation=None, meta=params.get("_meta")
+        )
+        self.bridge.store.mark_read(future)
+        try:
+            if report is None:
+                await wait_for([future])
+            else:
+                await _forward_progress(future, report)
+        except anyio.get_cancelled_exc_class():
+            self.bridge.scheduler.cancel(future)
+            raise
+        if isinstance(future.failure, ProtocolFailure):
+            raise future.failure
+        return answers.alone(future)
+
+    async def _call_wrapped(
+        self, client: Client, wiring: Wiring, arguments: dict[str, Any] | None, params: Params, report: Report | None
+    ) -> Result:
+        entry = wiring.entry
+        name = wanted = None
+        if arguments and ((entry.takes_as and "_as" in arguments) or (entry.takes_wait and "_wait" in arguments)):
+            arguments = dict(arguments)
+            name = arguments.pop("_as", None) if entry.takes_as else None
+            wanted = arguments.pop("_wait", None) if entry.takes_wait else None
+        also, note = self._also(client, entry.name, wanted, name)
+        future = await self.bridge.submit(
+            wiring,
+            arguments,
+            scope=client.scope,
+            conversation=client.conversation,
+            name=name or None,
+            meta=params.get("_meta"),
+        )
+        scheduler = self.bridge.scheduler
+        if client.conversation is not None:
+            client.unread[future.key] = future
+        if wanted:
+            futures = [*(other for other in also if other is not future), future]
+            await wait(self.bridge, client, futures, report=report)
+        else:
+            futures = [future]
+            await self._grace(future, entry.policy.grace_ms / 1000)
+        for each in futures:
+            if each.done:
+                self.bridge.store.mark_read(each)
+        if len(futures) > 1:
+            answer = answers.several((each, scheduler.waiting_for(each)) for each in futures)
+        elif future.done:
+            answer = answers.with_result(future)
+        else:
+            answer = answers.handle(future, scheduler.waiting_for(future))
+        return answers.append(answer, (), note) if note else answer
+
+    def _also(
+        self, client: Client, tool: str, wanted: object, own_name: str | None
+    ) -> tuple[Sequence[Future], str | None]:
+        """The other futures that `_wait` asks for, and a remark if it asks for what cannot be known.
+
+        Raises:
+            InvalidArguments: `_wait` is no string.
+            UnknownFuture: it names none.
+        """
+        if wanted is None or wanted in ("", "this"):
+            return (), None
+        if not isinstance(wanted, str):
+            raise InvalidArguments(
+                tool, f'_wait must be "this", "all", or IDs and names separated by commas; found {wanted!r:.80}'
+            )
+        if wanted == "all":
+            if client.conversation is None:
+                return (), 'This connection may carry several conversations: instead of _wait:"all" name the futures.'
+            return client.unread_futures(), None
+        refs = [ref for ref in wanted.replace(",", " ").split() if ref not in ("this", own_name, f"${own_name}")]
+        if "all" in refs:
+            raise InvalidArguments(tool, '_wait: "all" stands alone')
+        found = [self.bridge.store.get(client.scope, ref) for ref in refs]
+        return list({future.key: future for future in found}.values()), None
+
+    async def _grace(self, future: Future, grace_s: float) -> None:
+        """Give a tool that is usually quick the time to save the model a turn."""
+        if grace_s <= 0 or future.done or future.state is State.WAITING:
+            return
+        median_s = self.bridge.scheduler.median_s(future.tool)
+        if median_s is None or median_s <= grace_s:
+            await wait_for([future], timeout_s=grace_s)
+
+    def _deliver(self, client: Client, answer: Result) -> Result:
+        """Let finished, small, unread results of the conversation ride on this answer, in order of completion."""
+        settings = self.bridge.settings
+        if client.conversation is None or settings.deliver == "off" or not client.unread:
+            return answer
+        ready = [f for f in client.unread_futures() if f.done and f.size <= settings.inline_bytes]
+        if not ready:
+            return answer
+        ready.sort(key=lambda future: future.ended_at or 0)
+        for future in ready:
+            self.bridge.store.mark_read(future)
+        return answers.append(answer, ready)
+
+    # --- everything else that servers offer ----------------------------------------------------------------------
+
+    async def _list_prompts(self, ctx: Context, params: Params) -> Result:
+        _no_cursor(params)
+        return {"prompts": [entry.listed for entry in (await self.bridge.listed()).prompts.values()]}
+
+    async def _get_prompt(self, ctx: Context, params: Params) -> Result:
+        entry = self.bridge.catalog.prompts.get(str(params.get("name")))
+        if entry is None:
+            raise MCPError(INVALID_PARAMS, f"Unknown prompt: {params.get('name')}")
+        return await self.bridge.ask(entry.server, "prompts/get", {**params, "name": entry.prompt})
+
+    async def _list_resources(self, ctx: Context, params: Params) -> Result:
+        _no_cursor(params)
+        return {"resources": [raw for _, raw in (await self.bridge.listed()).resources.values()]}
+
+    async def _list_templates(self, ctx: Context, params: Params) -> Result:
+        _no_cursor(params)
+        return {"resourceTemplates": [raw for _, raw in (await self.bridge.listed()).templates.values()]}
+
+    async def _read_resource(self, ctx: Context, params: Params) -> Result:
+        uri = params.get("uri")
+        if not isinstance(uri, str):
+            raise MCPError(INVALID_PARAMS, "resources/read: uri must be a string")
+        return await self.bridge.read_resource(uri, params)
+
+    async def _complete(self, ctx: Context, params: Params) -> Result:
+        ref = params.get("ref")
+        if not isinstance(ref, dict):
+            raise MCPError(INVALID_PARAMS, "completion/complete: ref must be an object")
+        target = cast("dict[str, Any]", ref)
+        catalog = self.bridge.catalog
+        if target.get("type") == "ref/prompt":
+            prompt = catalog.prompts.get(str(target.get("name")))
+            if prompt is None:
+                raise MCPError(INVALID_PARAMS, f"Unknown prompt: {target.get('name')}")
+            return await self.bridge.ask(
+                prompt.server, "completion/complete", {**params, "ref": {**target, "name": prompt.prompt}}
+            )
+        uri = str(target.get("uri"))
+        server = catalog.templates.get(uri) or catalog.resources.get(uri)
+        if server is None:
+            raise MCPError(INVALID_PARAMS, f"Unknown resource template: {uri}")
+        return await self.bridge.ask(server[0], "completion/complete", params)
+
+    # --- list changes --------------------------------------------------------------------------------------------
+
+    def _remember(self, ctx: Context) -> None:
+        """A handshake connection is told of list changes until it ends."""
+        connection = _connection(ctx)
+        if connection not in self._connections:
+            self._connections.add(connection)
+            connection.exit_stack.callback(self._connections.discard, connection)
+
+    def _on_change(self, kinds: frozenset[str]) -> None:
+        self._changed |= kinds
+        self._dirty.set()
+
+    async def announce(self) -> None:
+        """Tell all clients of list changes, until cancelled."""
+        while True:
+            await self._dirty.wait()
+            await anyio.sleep(ANNOUNCE_S)
+            self._dirty = anyio.Event()
+            changes = dict(CHANGES[kind] for kind in sorted(self._changed))
+            self._changed.clear()
+            for method, event in changes.items():
+                await self._bus.publish(event)
+                for connection in tuple(self._connections):
+                    await connection.notify(method, None)
+
+
+def _connection(ctx: Context) -> Any:
+    # The SDK says to push clean-up onto `Connection.exit_stack` from middleware, but has no public way there yet.
+    return ctx.session._connection  # pyright: ignore[reportPrivateUsage]
+
+
+def _no_cursor(params: Params) -> None:
+    if params.get("cursor") is not None:
+        raise MCPError(INVALID_PARAMS, "Invalid cursor: everything is on the first page")
+
+
+def _wire_error(exc: CallFailed) -> MCPError:
+    if isinstance(exc, ProtocolFailure):
+        return MCPError(exc.code, exc.message, exc.data)
+    return MCPError(INTERNAL_ERROR, str(exc))
+
+
+def _report(ctx: Context, params: Params) -> Report | None:
+    """How to send progress for this request; None where the client did not ask for it."""
+    meta = params.get("_meta")
+    if not meta or meta.get("progressToken") is None:
+        return None
+
+    async def report(progress: float, total: float | None, message: str | None) -> None:
+        await ctx.session.report_progress(progress, total, message)
+
+    return report
+
+
+async def _forward_progress(future: Future, report: Report) -> None:
+    """Wait for the end and pass every progress on as it comes, in order."""
+    seen: tuple[float, float | None, str | None] | None = None
+    while True:
+        changed = anyio.Event()
+
+        def watch(_: Future, changed: anyio.Event = changed) -> None:
+            changed.set()
+
+        future.watchers.append(watch)
+        try:
+            if future.progress is not None and future.progress != seen:
+                seen = future.progress
+                await report(*seen)
+            if future.done:
+                return
+            await changed.wait()
+        finally:
+            future.watchers.remove(watch)

@@ -1,0 +1,304 @@
+"""How clients reach the bridge: stdio, Streamable HTTP and HTTP+SSE around one `Upstream`.
+
+Owns our standard streams, sockets, who may connect, and when to stop. Refuses to know what is served.
+"""
+
+import hmac
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.abc
+from mcp.server.lowlevel.server import NotificationOptions
+from mcp_types import ErrorData, JSONRPCError
+
+from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.errors import BridgeError
+from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
+from asyncfc_mcp.server import Upstream
+from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage, format_message, read_fd, write_fd
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Send
+    from starlette.types import Scope as AsgiScope
+
+logger = logging.getLogger(__name__)
+
+ORPHAN_POLL_S: Final = 2.0
+"""How often a stdio bridge looks whether its parent is still there."""
+SHUTDOWN_S: Final = 2
+"""How long open HTTP requests may last after we were told to stop."""
+MAX_BODY_BYTES: Final = 64 << 20
+"""Largest request body over HTTP."""
+
+
+class Refused(BridgeError):
+    """The address that was asked for would expose the tools to whoever reaches it."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"Refused to listen on {host}: everybody who can reach that address could use your tools. "
+            f"Set a secret and name its environment variable with --auth-token-env NAME, listen on 127.0.0.1, "
+            f"or accept it with --insecure-no-auth"
+        )
+
+
+class MissingToken(BridgeError):
+    """`--auth-token-env` names a variable that is not set."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"--auth-token-env: the environment variable {name} is not set or empty")
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def scope_for(host: str, token: str | None, *, insecure: bool) -> Scope:
+    """Whose futures the clients of an address see.
+
+    Raises:
+        Refused: the address can be reached by others, and nobody would be authenticated.
+    """
+    if token is not None:
+        return Scope("token")
+    if is_loopback(host):
+        return LOCAL
+    if insecure:
+        return PUBLIC
+    raise Refused(host)
+
+
+@asynccontextmanager
+async def _stopping() -> AsyncGenerator[anyio.CancelScope]:
+    """A scope that SIGINT and SIGTERM cancel, so that everything inside is cleaned up."""
+    async with anyio.create_task_group() as tg:
+
+        async def watch(*, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                task_status.started()
+                async for number in signals:
+                    logger.info("stopping on %s", number.name)
+                    tg.cancel_scope.cancel()
+                    return
+
+        await tg.start(watch)
+        yield tg.cancel_scope
+        tg.cancel_scope.cancel()
+
+
+# --- stdio ---------------------------------------------------------------------------------------------------------
+
+
+def _pollable(fd: int) -> bool:
+    """Whether the event loop can wait for a descriptor: pipes, sockets and terminals, not files."""
+    if sys.platform == "win32":
+        return False
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
+
+
+class _OwnPipes:
+    """Descriptors 0 and 1 as the wire, non-blocking; in their place reads find the end and prints go to stderr."""
+
+    def __init__(self) -> None:
+        self.stdin, self.stdout = os.dup(0), os.dup(1)
+        self._blocking = [(fd, os.get_blocking(fd)) for fd in (self.stdin, self.stdout)]
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        os.dup2(2, 1)
+        for fd, _ in self._blocking:
+            os.set_blocking(fd, False)
+
+    def close(self) -> None:
+        # The flag belongs to the pipe, not to us: whoever shares it wants it back as it was.
+        for fd, blocking in self._blocking:
+            os.set_blocking(fd, blocking)
+        os.dup2(self.stdin, 0)
+        os.dup2(self.stdout, 1)
+        os.close(self.stdin)
+        os.close(self.stdout)
+
+
+@asynccontextmanager
+async def _stdio_streams() -> AsyncGenerator[tuple[Any, Any]]:
+    if not (_pollable(0) and _pollable(1)):
+        from mcp.server.stdio import stdio_server
+
+        async with stdio_server() as streams:
+            yield streams
+        return
+    pipes = _OwnPipes()
+
+    async def send(line: bytes) -> None:
+        await write_fd(pipes.stdout, line)
+
+    async def close() -> None:
+        anyio.notify_closing(pipes.stdout)
+
+    writer = LineWriter(send, close)
+
+    async def on_malformed(exc: MalformedMessage, line: bytes) -> None:
+        error = JSONRPCError(jsonrpc="2.0", id=exc.request_id, error=ErrorData(code=exc.code, message=str(exc)))
+        await writer.send_line(format_message(error))
+
+    async def receive() -> bytes:
+        return await read_fd(pipes.stdin)
+
+    try:
+        yield LineReader(receive, on_malformed), writer
+    finally:
+        pipes.close()
+
+
+async def serve_stdio(bridge: Bridge) -> None:
+    """Serve one client on our standard streams until it closes them, a signal comes, or our parent is gone."""
+    parent = os.getppid()
+    async with _stopping() as stop, bridge.open(), _stdio_streams() as (reader, writer):
+        upstream = Upstream(bridge, LOCAL, pipe=True)
+
+        async def watch_parent() -> None:
+            # A host that was killed may leave its end of our input open in another process.
+            while os.getppid() == parent:  # noqa: ASYNC110 - nobody tells us
+                await anyio.sleep(ORPHAN_POLL_S)
+            logger.warning("the process that started the bridge is gone; stopping")
+            stop.cancel()
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(upstream.announce)
+            tg.start_soon(watch_parent)
+            options = upstream.server.create_initialization_options(NotificationOptions(tools_changed=True))
+            await upstream.server.run(reader, writer, options)
+            tg.cancel_scope.cancel()
+
+
+# --- HTTP ----------------------------------------------------------------------------------------------------------
+
+
+class _Bearer:
+    """ASGI: lets a request through only with the token; `/healthz` needs none."""
+
+    def __init__(self, app: "ASGIApp", token: str) -> None:
+        self._app, self._expected = app, f"Bearer {token}".encode()
+
+    async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] == "http" and scope["path"] != "/healthz":
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._expected):
+                from starlette.responses import PlainTextResponse
+
+                response = PlainTextResponse(
+                    "Unauthorized: send the bridge's token as 'Authorization: Bearer …'\n",
+                    status_code=401,
+                    headers={"WWW-Authenticate": 'Bearer realm="asyncfc-mcp"'},
+                )
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def http_app(
+    bridge: Bridge, upstream: Upstream, *, host: str, token: str | None, streamable: bool, sse: bool
+) -> "ASGIApp":
+    """The ASGI application: `/mcp`, `/sse` or both, and `/healthz`."""
+    from mcp.server.transport_security import TransportSecuritySettings
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import BaseRoute, Mount, Route
+
+    if is_loopback(host):
+        # A page in the user's browser must not reach us under a name of its own that resolves to loopback.
+        names = ["127.0.0.1", "localhost", "[::1]", *({host} - {"127.0.0.1", "localhost", "::1"})]
+        security = TransportSecuritySettings(
+            enable_dns_rebinding_protection=True,
+            allowed_hosts=[*names, *(f"{name}:*" for name in names)],
+            allowed_origins=[f"{scheme}://{name}:*" for scheme in ("http", "https") for name in names],
+        )
+    else:
+        security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+
+    async def healthz(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    routes: list[BaseRoute] = [Route("/healthz", healthz)]
+    options = upstream.server.create_initialization_options(NotificationOptions(tools_changed=True))
+    if sse:
+        from mcp.server.sse import SseServerTransport
+
+        transport = SseServerTransport("/messages/", security_settings=security)
+
+        class Sse:
+            async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
+                async with transport.connect_sse(scope, receive, send) as (reader, writer):
+                    await upstream.server.run(reader, writer, options)
+
+        routes += [
+            Route("/sse", Sse(), methods=["GET"]),
+            Mount("/messages/", app=transport.handle_post_message),
+        ]
+    app: ASGIApp
+    if streamable:
+        app = upstream.server.streamable_http_app(
+            host=host,
+            transport_security=security,
+            max_request_body_size=MAX_BODY_BYTES,
+            custom_starlette_routes=routes,  # pyright: ignore[reportArgumentType]
+        )
+    else:
+        app = Starlette(routes=routes)
+    return _Bearer(app, token) if token is not None else app
+
+
+async def serve_http(
+    bridge: Bridge,
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    insecure: bool,
+    streamable: bool,
+    sse: bool,
+    listening: Callable[[str], None],
+) -> None:
+    """Serve any number of clients over HTTP until a signal comes.
+
+    Args:
+        listening: told the base URL when the socket is open.
+
+    Raises:
+        Refused: see `scope_for`.
+        OSError: the address cannot be listened on.
+    """
+    import uvicorn
+
+    scope = scope_for(host, token, insecure=insecure)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # uvicorn stops on SIGINT and SIGTERM by itself and then raises the signal again, for `_stopping` to clean up.
+    async with _stopping(), bridge.open():
+        with socket.create_server((host.strip("[]"), port), family=family, backlog=512) as sock:
+            upstream = Upstream(bridge, scope, pipe=False)
+            app = http_app(bridge, upstream, host=host, token=token, streamable=streamable, sse=sse)
+            config = uvicorn.Config(
+                app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_S, lifespan="on"
+            )
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(upstream.announce)
+                shown = f"[{host.strip('[]')}]" if family == socket.AF_INET6 else host
+                listening(f"http://{shown}:{sock.getsockname()[1]}")
+                await uvicorn.Server(config).serve(sockets=[sock])
+                tg.cancel_scope.cancel()
