@@ -669,6 +669,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--label", default="toy", help="names the server and the scheme of its resource URIs")
     parser.add_argument("--mark", help="ignored; lets a test find this process in the process table")
     parser.add_argument("--delay-start", type=float, default=0.0, metavar="S", help="do nothing for S seconds first")
+    parser.add_argument("--wait-for", metavar="FILE", help="do nothing until FILE exists")
     parser.add_argument("--crash-on-start", action="store_true")
     parser.add_argument("--crash-unless", metavar="FILE", help="crash at start while FILE does not exist")
     parser.add_argument("--never-list", action="store_true", help="tools/list is never answered (raw)")
@@ -694,6 +695,8 @@ def main(argv: list[str]) -> None:
     for line in range(options.stderr_spam):
         print(f"spam line {line}: " + "x" * 180, file=sys.stderr)
     time.sleep(options.delay_start)
+    while options.wait_for and not os.path.exists(options.wait_for):
+        time.sleep(0.05)
     if options.crash_on_start or (options.crash_unless and not os.path.exists(options.crash_unless)):
         print("the toy cannot start: no such luck", file=sys.stderr, flush=True)
         sys.exit(3)

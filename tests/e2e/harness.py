@@ -540,8 +540,6 @@ class Stage:
                 wire.close()
             except AssertionError as problem:
                 problems.append(str(problem))
-            if wire.stderr():
-                print(f"--- stderr of {wire.process.args!r}\n{wire.stderr()}", file=sys.stderr)
         for process in self.processes:
             if process.poll() is None:
                 process.terminate()
@@ -573,6 +571,15 @@ class Stage:
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue
                 if self.mark in process.cmdline() or process.environ().get(MARK) == self.mark:
+                    found.append(process)
+        return found
+
+    def downstreams(self) -> list[psutil.Process]:
+        """The toys that run, and their children; not the bridge, nor what it may need for itself."""
+        found: list[psutil.Process] = []
+        for process in self.alive():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if self.mark in process.cmdline():
                     found.append(process)
         return found
 

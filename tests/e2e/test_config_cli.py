@@ -1,0 +1,179 @@
+"""What a user meets first: the command line, the config file, and what is said when either is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.harness import Json, Ran, Stage, eventually, text_of
+
+TOY: Json = {"command": "toy"}
+
+
+def write(stage: Stage, content: object) -> Path:
+    """A config file with exactly this content."""
+    path = stage.folder / "servers.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def assert_one_line(ran: Ran, words: Sequence[str]) -> None:
+    """Exit code 2 and one line on stderr that has all the words; nothing on stdout."""
+    assert ran.code == 2, ran
+    assert not ran.stdout
+    lines = ran.stderr.strip().splitlines()
+    assert len(lines) == 1, ran.stderr
+    missing = [word for word in words if word not in lines[0]]
+    assert not missing, f"{missing} not in {lines[0]!r}"
+
+
+def with_toy(**more: Any) -> Json:
+    """A config of one server that has `more` in its entry."""
+    return {"mcpServers": {"toy": {**TOY, **more}}}
+
+
+WRONG: list[tuple[str, object, list[str]]] = [
+    ("no JSON", '{"mcpServers": {', ["servers.json", "expected"]),
+    ("a list", [], ["servers.json", "expected", "object"]),
+    ("no servers at all", {}, ["servers.json", "mcpServers", "expected"]),
+    ("a misspelt key of ours", with_toy() | {"asyncfc": {"grace_msec": 5}}, ["asyncfc.grace_msec", "grace_ms"]),
+    ("a word for a number", with_toy() | {"asyncfc": {"grace_ms": "fast"}}, ["asyncfc.grace_ms", "fast", "number"]),
+    ("a negative time", with_toy() | {"asyncfc": {"max_wait_s": -1}}, ["asyncfc.max_wait_s", "-1"]),
+    (
+        "a misspelt key of a server's section",
+        with_toy(asyncfc={"prefx": ""}),
+        ["mcpServers.toy.asyncfc.prefx", "prefix"],
+    ),
+    (
+        "a word that is no choice",
+        with_toy(asyncfc={"ordering": "sometimes"}),
+        ["mcpServers.toy.asyncfc.ordering", "sometimes", "strict"],
+    ),
+    (
+        "a misspelt key of a tool's section",
+        with_toy(asyncfc={"tools": {"echo": {"mod": "sync"}}}),
+        ["mcpServers.toy.asyncfc.tools.echo.mod", "mode"],
+    ),
+    ("neither command nor url", {"mcpServers": {"toy": {"args": []}}}, ["mcpServers.toy", "command", "url"]),
+    ("arguments that are no list", with_toy(args="a b"), ["mcpServers.toy.args", "list"]),
+    (
+        "an unknown type",
+        {"mcpServers": {"toy": {"url": "http://127.0.0.1/mcp", "type": "websocket"}}},
+        ["mcpServers.toy.type", "websocket", "sse"],
+    ),
+    ("a variable that is not set", with_toy(env={"A": "${NOT_SET_ANYWHERE}"}), ["mcpServers.toy", "NOT_SET_ANYWHERE"]),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+def test_a_wrong_config_is_one_line_that_helps(stage: Stage, content: object, words: list[str]) -> None:
+    """File, key path, what was found, what was expected (the nearest known key); exit code 2, never a traceback."""
+    path = write(stage, content)
+    assert_one_line(stage.run("serve", "--config", str(path)), [str(path), "expected", *words])
+
+
+def test_a_config_that_is_not_there_is_one_line(stage: Stage) -> None:
+    """The path is named, for `serve` and for `inspect`."""
+    path = str(stage.folder / "nowhere.json")
+    for command in ("serve", "inspect"):
+        assert_one_line(stage.run(command, "--config", path), [path])
+
+
+def test_a_secret_is_not_shown_in_an_error(stage: Stage) -> None:
+    """What stands in `env` or `headers` is never repeated."""
+    path = write(stage, with_toy(env={"KEY": ["hunter2"]}))
+    ran = stage.run("serve", "--config", str(path))
+    assert_one_line(ran, ["mcpServers.toy.env.KEY"])
+    assert "hunter2" not in ran.stderr
+
+
+def test_keys_that_hosts_add_to_an_entry_are_a_warning(stage: Stage) -> None:
+    """A config pasted from a host has keys that we do not know: said once, and then it runs."""
+    entry = stage.toy() | {"disabled": False, "autoApprove": []}
+    bridge = stage.bridge({"toy": entry})
+    bridge.wait_for_tools("toy__echo")
+    eventually(lambda: "autoApprove" in bridge.stderr(), "the key is warned of")
+
+
+def test_the_servers_key_of_vs_code_is_read(stage: Stage) -> None:
+    """`servers` instead of `mcpServers`, with `type: stdio`."""
+    path = write(stage, {"servers": {"toy": stage.toy() | {"type": "stdio"}}, "inputs": []})
+    bridge = stage.serve("--config", str(path))
+    bridge.wait_for_tools("toy__echo")
+    assert text_of(bridge.outcome(bridge.submit("toy__sleep", {"seconds": 0}).id)) == "slept 0"
+
+
+def test_two_tools_of_one_name_are_an_error_that_names_both(stage: Stage) -> None:
+    """A collision ends the start: the name, both servers, and how to get out of it."""
+    servers = {name: {**stage.toy(), "asyncfc": {"prefix": "", "include": ["echo"]}} for name in ("first", "second")}
+    bridge = stage.bridge(servers, opened=False)
+    assert bridge.wait() == 2
+    said = bridge.stderr()
+    assert "Traceback" not in said
+    assert all(word in said for word in ("echo", "first", "second", "prefix")), said
+
+
+def test_a_name_that_collides_with_ours_is_an_error_that_says_so(stage: Stage) -> None:
+    """A server cannot take the names of the bridge's own tools without anybody noticing."""
+    bridge = stage.bridge({"toy": {**stage.toy(), "asyncfc": {"prefix": ""}}})
+    bridge.wait_for_tools("add_tool")
+    bridge.submit("add_tool", {"name": "gather"})
+    eventually(lambda: "gather" in bridge.stderr(), "the collision is reported")
+    assert bridge.gather([])["isError"] is True
+    assert len([tool for tool in bridge.all_pages("tools/list", "tools") if tool["name"] == "gather"]) == 1
+
+
+def test_version_and_help(stage: Stage) -> None:
+    """`--version` says it, `--help` names every command, `serve --help` every option."""
+    assert re.search(r"\d+\.\d+\.\d+", stage.run("--version").stdout)
+    top = stage.run("--help")
+    assert top.code == 0
+    assert all(word in top.stdout for word in ("serve", "inspect", "demo"))
+    helped = stage.run("serve", "--help")
+    assert helped.code == 0
+    options = ["--config", "--url", "--transport", "--host", "--port", "--sse", "--auth-token-env"]
+    assert all(word in helped.stdout for word in [*options, "--insecure-no-auth", "--verbose", "CMD"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serve"], ["--config", "--url", "--"]),
+        (["serve", "--config", "x.json", "--url", "http://127.0.0.1/mcp"], ["--config", "--url"]),
+        (["serve", "--url", "http://127.0.0.1:1/mcp", "--transport", "pigeon"], ["pigeon", "stdio"]),
+        (["serve", "--url", "not a url"], ["not a url"]),
+        (["sevre"], ["sevre"]),
+    ],
+)
+def test_a_wrong_command_line_is_explained(stage: Stage, arguments: list[str], words: list[str]) -> None:
+    """Exit code 2 and what would have been right; never a traceback, nothing on stdout."""
+    ran = stage.run(*arguments)
+    assert ran.code == 2
+    assert not ran.stdout
+    assert "Traceback" not in ran.stderr
+    assert all(word in ran.stderr for word in words), ran.stderr
+
+
+def test_inspect_shows_every_tool_and_what_is_wrong(stage: Stage) -> None:
+    """A table of all tools with server and mode, servers that are absent with the reason; `--json` has the same."""
+    config = stage.config(
+        {
+            "good": {**stage.toy(), "asyncfc": {"tools": {"fail": {"mode": "sync"}}}},
+            "bad": stage.toy("raw", "--crash-on-start"),
+        }
+    )
+    table = stage.run("inspect", "--config", str(config))
+    for word in ("good__echo", "good__surroundings", "sync", "bad", "no such luck"):
+        assert word in table.stdout + table.stderr
+    as_json = stage.run("inspect", "--config", str(config), "--json")
+    listed = json.loads(as_json.stdout)
+    told = {tool["name"]: tool for tool in listed["tools"]}
+    assert {"good__echo", "good__fail"} <= set(told)
+    assert told["good__fail"]["mode"] == "sync"
+    assert told["good__echo"]["server"] == "good"
+    assert "no such luck" in as_json.stdout

@@ -1,0 +1,447 @@
+"""HTTP on either side: both of its transports, who may come in, whose futures are whose, every era with every other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.sse import sse_client
+from mcp.client.stdio import stdio_client
+from toys import big_text
+
+from e2e.harness import (
+    HANDSHAKE,
+    MODERN,
+    HttpBridge,
+    HttpWire,
+    Json,
+    RpcError,
+    Stage,
+    canonical,
+    eventually,
+    records,
+    text_of,
+)
+
+TOKEN = "correct-horse-battery-staple"
+
+
+@pytest.fixture(scope="module")
+def bridge(shared_stage: Stage) -> HttpBridge:
+    """A bridge over HTTP that serves SSE too, without auth, on loopback."""
+    bridge = shared_stage.http_bridge({"toy": {**shared_stage.toy(), "asyncfc": {"prefix": ""}}}, "--sse", grace_ms=0)
+    with session(bridge) as client:
+        client.wait_for_tools("echo")
+    return bridge
+
+
+@contextlib.contextmanager
+def session(bridge: HttpBridge, **options: Any) -> Iterator[HttpWire]:
+    """A client with a session of its own."""
+    client = bridge.client(**options)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+# --- sessions and scopes -------------------------------------------------------------------------------------------
+
+
+def test_healthz_says_ok(bridge: HttpBridge) -> None:
+    """A probe needs neither session nor protocol."""
+    assert bridge.get("/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("era", ["2025-03-26", "2025-06-18", HANDSHAKE, MODERN])
+def test_every_version_is_spoken_over_streamable_http(bridge: HttpBridge, era: str) -> None:
+    """List, call, await and gather over `/mcp` for every version that knows Streamable HTTP."""
+    with session(bridge, era=era) as client:
+        assert {"echo", "await_future"} <= set(client.tools())
+        ids = [client.submit("echo", {"text": text}).id for text in ("one", "two")]
+        assert json.loads(text_of(client.outcome(ids[0]))) == {"text": "one"}
+        results = client.gather(ids)["structuredContent"]["results"]
+        assert [each["result"]["arguments"]["text"] for each in results] == ["one", "two"]
+
+
+def test_a_second_session_finds_the_futures_of_the_first(bridge: HttpBridge) -> None:
+    """Some frameworks open a new session for every call: futures belong to the principal, not to the session."""
+    with session(bridge) as first:
+        running = first.submit("sleep", {"seconds": 0.5, "tag": "shared"}).id
+    with session(bridge) as second, session(bridge, era=MODERN) as third:
+        assert running in [each["future_id"] for each in records(second.call("list_futures"))]
+        assert text_of(second.outcome(running)) == "slept 0.5 shared"
+        assert text_of(third.outcome(running)) == "slept 0.5 shared"
+        later = [client.submit("echo").id for client in (second, third)]
+    assert len({running, *later}) == 3
+
+
+def test_many_sessions_at_once_get_their_own_results(bridge: HttpBridge) -> None:
+    """Twenty clients side by side, calling and awaiting: nothing is mixed up."""
+
+    def one(number: int) -> str:
+        with session(bridge, era=(HANDSHAKE, MODERN)[number % 2]) as client:
+            return text_of(client.outcome(client.submit("sleep", {"seconds": 0.3, "tag": f"n{number}"}).id))
+
+    with ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(one, range(20))) == [f"slept 0.3 n{number}" for number in range(20)]
+
+
+def test_results_cross_streamable_http_unchanged(bridge: HttpBridge, shared_stage: Stage) -> None:
+    """Byte for byte over HTTP as over stdio."""
+    direct = shared_stage.direct(shared_stage.toy())
+    with session(bridge) as client:
+        for tool in ("rich", "alien", "bad_schema", "fail"):
+            assert canonical(client.outcome(client.submit(tool).id)) == canonical(direct.call(tool))
+        with pytest.raises(RpcError):
+            client.request("no/such/method")
+
+
+# --- who may come in -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/sse"])
+def test_a_foreign_host_or_origin_is_rejected(bridge: HttpBridge, path: str) -> None:
+    """DNS rebinding: a page of the web that resolves to loopback gets no further than its own name."""
+    wire = HttpWire(bridge.base + path)
+    hello = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {"protocolVersion": HANDSHAKE, "capabilities": {}, "clientInfo": {"name": "evil", "version": "1"}},
+    }
+    method, body = ("POST", hello) if path == "/mcp" else ("GET", None)
+    for headers in ({"Host": f"evil.example:{bridge.port}"}, {"Origin": "http://evil.example"}):
+        status, _, answer = wire.exchange(method, body, headers)
+        assert 400 <= status < 500, headers
+        assert b"serverInfo" not in answer
+    if path == "/mcp":
+        assert wire.exchange(method, body, {"Host": f"localhost:{bridge.port}"})[0] == 200
+
+
+def test_a_public_address_without_a_token_is_refused(stage: Stage) -> None:
+    """Binding a non-loopback address without auth: exit code 2 and an explanation that names the way out."""
+    config = str(stage.config({"toy": stage.toy()}))
+    for transport in ("http", "sse"):
+        ran = stage.run("serve", "--config", config, "--transport", transport, "--host", "0.0.0.0", "--port", "0")
+        assert ran.code == 2
+        assert "--auth-token-env" in ran.stderr
+        assert "0.0.0.0" in ran.stderr
+        assert "Traceback" not in ran.stderr
+        assert not ran.stdout
+
+
+def test_a_token_variable_that_is_not_set_is_refused(stage: Stage) -> None:
+    """An empty token would let everybody in: exit code 2, and the variable is named."""
+    config = str(stage.config({"toy": stage.toy()}))
+    for env in ({}, {"BRIDGE_TOKEN": ""}):
+        ran = stage.run("serve", "--config", config, "--transport", "http", "--auth-token-env", "BRIDGE_TOKEN", env=env)
+        assert ran.code == 2
+        assert "BRIDGE_TOKEN" in ran.stderr
+
+
+def test_only_the_bearer_of_the_token_comes_in(stage: Stage) -> None:
+    """No token, a wrong one, half of it: 401 on every endpoint. The right one: everything, on a public address too."""
+    bridge = stage.http_bridge(
+        {"toy": stage.toy()},
+        *("--sse", "--host", "0.0.0.0", "--auth-token-env", "BRIDGE_TOKEN"),
+        env={"BRIDGE_TOKEN": TOKEN},
+    )
+    for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Bearer {TOKEN[:-1]}"}):
+        status, headers, _ = HttpWire(f"{bridge.base}/mcp").exchange("POST", {}, wrong)
+        assert status == 401
+        assert headers["www-authenticate"].startswith("Bearer")
+        assert HttpWire(f"{bridge.base}/sse").exchange("GET", None, wrong)[0] == 401
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    with session(bridge, headers=right) as first, session(bridge, headers=right, era=MODERN) as second:
+        first.wait_for_tools("toy__echo")
+        future = first.submit("toy__echo", {"text": "mine"}).id
+        assert "mine" in text_of(second.outcome(future))
+        stolen = HttpWire(f"{bridge.base}/mcp", headers={"Mcp-Session-Id": str(first.session)})
+        assert stolen.exchange("POST", {"jsonrpc": "2.0", "id": 1, "method": "ping"})[0] == 401
+
+
+def test_without_auth_on_a_public_address_futures_cannot_be_guessed_or_listed(stage: Stage) -> None:
+    """`--insecure-no-auth`: IDs of 128 random bits, no listing, and no error that gives one away."""
+    bridge = stage.http_bridge({"toy": stage.toy()}, "--host", "0.0.0.0", "--insecure-no-auth", grace_ms=0)
+    with session(bridge) as mine, session(bridge) as theirs:
+        mine.wait_for_tools("toy__echo")
+        ids = [mine.submit("toy__echo", {"text": "secret"}).id for _ in range(8)]
+        assert len(set(ids)) == 8
+        # 128 bits are 22 characters of the densest alphabet in use for IDs, 32 of hexadecimal.
+        assert all(len(future) >= 22 for future in ids)
+        assert not set.intersection(*[{future[i : i + 6] for i in range(len(future) - 5)} for future in ids])
+        told = canonical(
+            [theirs.call("list_futures"), theirs.await_future(ids[0][:-1] + "!"), theirs.await_future("f1")]
+        )
+        assert not [future for future in ids if future in told]
+        assert "secret" in text_of(mine.outcome(ids[0]))
+        assert "secret" in text_of(theirs.outcome(ids[1])), "who knows an ID is its owner here"
+
+
+# --- HTTP+SSE ------------------------------------------------------------------------------------------------------
+
+
+async def over_sse(url: str, *, headers: dict[str, str] | None = None) -> list[str]:
+    """List, call and await over the old transport; the names of the tools."""
+    async with Client(sse_client(url, headers=headers), mode="legacy") as client:
+        tools = [tool.name for tool in (await client.list_tools()).tools]
+        echo = next(name for name in tools if name.endswith("echo"))
+        answer = await client.call_tool(echo, {"text": "over sse"})
+        assert answer.meta
+        future = answer.meta["asyncfc/futures"][0]["future_id"]
+        result = await client.call_tool("await_future", {"future_id": future})
+        assert result.structured_content == {"arguments": {"text": "over sse"}}
+    return tools
+
+
+def test_sse_beside_http_shares_the_futures(bridge: HttpBridge) -> None:
+    """`--transport http --sse`: old clients and new ones, one bridge, the same futures."""
+    with session(bridge) as client:
+        before = len(records(client.call("list_futures")))
+        anyio.run(over_sse, f"{bridge.base}/sse")
+        assert len(records(client.call("list_futures"))) == before + 1
+
+
+def test_sse_alone_is_served(stage: Stage) -> None:
+    """`--transport sse`: `/sse` for old clients, nothing at `/mcp`."""
+    bridge = stage.http_bridge({"toy": stage.toy()}, transport="sse")
+
+    def listed() -> bool:
+        try:
+            return "toy__echo" in anyio.run(over_sse, f"{bridge.base}/sse")
+        except* (StopIteration, RuntimeError):
+            return False  # the toy is not listed yet
+
+    eventually(listed, "the toy is listed")
+    assert HttpWire(f"{bridge.base}/mcp").exchange("POST", {})[0] == 404
+
+
+# --- HTTP downstream -----------------------------------------------------------------------------------------------
+
+
+def test_downstreams_over_http_and_sse(stage: Stage) -> None:
+    """`url` with each spelling of `type`, and `serve --url`: tools, results, failures, big results, cancellation."""
+    http_url, sse_url = stage.http_toy("--http"), stage.http_toy("--sse")
+    servers: dict[str, Json] = {
+        "http": {"url": http_url, "type": "http"},
+        "streamable": {"url": http_url, "type": "streamable-http"},
+        "plain": {"url": http_url},
+        "sse": {"url": sse_url, "type": "sse"},
+    }
+    bridge = stage.bridge(servers)
+    lone = stage.serve("--url", http_url)
+    bridge.wait_for_tools(*[f"{name}__echo" for name in servers])
+    lone.wait_for_tools("echo")
+    assert "over" in text_of(lone.outcome(lone.submit("echo", {"text": "over"}).id))
+    size = 3_000_000
+    for name in servers:
+        big = bridge.submit(f"{name}__big", {"n_bytes": size})
+        refused = bridge.submit(f"{name}__protocol_error")
+        never = bridge.submit(f"{name}__never")
+        assert text_of(bridge.outcome(big.id)) == big_text(size)
+        assert "the toy refuses" in text_of(bridge.outcome(refused.id))
+        heard: list[Json] = []
+        steps = bridge.submit(f"{name}__progress", {"steps": 4})
+        assert text_of(bridge.await_future(steps.id, on_progress=heard.append)) == "made 4 steps"
+        assert [each.get("message") for each in heard]
+        before = len(cancellations(bridge, name))
+        bridge.call("cancel_future", {"future_id": never.id})
+        eventually(lambda name=name, before=before: len(cancellations(bridge, name)) > before, f"{name} hears of it")
+
+
+def cancellations(bridge: Any, server: str) -> list[Any]:
+    """What a toy says it was told to cancel."""
+    return bridge.outcome(bridge.submit(f"{server}__seen_cancellations").id)["structuredContent"]["seen"]
+
+
+def test_an_http_downstream_keeps_one_pool_of_connections(stage: Stage) -> None:
+    """Sixty calls do not open sixty connections."""
+    url = stage.http_toy()
+    toy = psutil.Process(stage.processes[-1].pid)
+    opened: set[int] = set()
+    bridge = stage.serve("--url", url)
+    bridge.wait_for_tools("echo")
+    for number in range(60):
+        bridge.outcome(bridge.submit("echo", {"text": str(number)}).id)
+        opened |= {each.raddr.port for each in toy.net_connections("tcp") if each.raddr}
+    assert len(opened) <= 10
+
+
+def test_an_http_downstream_that_dies_fails_its_calls_and_is_found_again(stage: Stage) -> None:
+    """The server goes away mid-call: its futures fail with a reason; when it is back, calls work."""
+    port = int(stage.http_toy().split(":")[2].split("/")[0])
+    first = stage.processes[-1]
+    bridge = stage.serve("--url", f"http://127.0.0.1:{port}/mcp")
+    bridge.wait_for_tools("never")
+    running = bridge.submit("never")
+    first.kill()
+    first.wait()
+    assert bridge.outcome(running.id)["isError"] is True
+    down = bridge.outcome(bridge.submit("echo").id)
+    assert down["isError"] is True
+    stage.http_toy("--http", "--http", str(port))
+
+    def back() -> bool:
+        return not bridge.outcome(bridge.submit("echo", {"text": "back"}).id).get("isError")
+
+    eventually(back, "calls work again")
+
+
+def test_headers_of_the_config_reach_the_downstream(stage: Stage) -> None:
+    """`headers`, with `${VAR}` expanded, go with every request; an answer of 401 is the reason that a user reads."""
+    seen: list[str | None] = []
+
+    class Guard(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    stage.env["SECRET"] = "s3cret"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guard) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/mcp"
+            bridge = stage.bridge({"guarded": {"url": url, "headers": {"Authorization": "Bearer ${SECRET}"}}})
+            eventually(lambda: seen, "the bridge knocks")
+            said = eventually(
+                lambda: (text := text_of(bridge.call("list_futures"))) and "guarded" in text and text,
+                "list_futures gives the reason",
+            )
+            assert "401" in said
+            assert "s3cret" not in said + bridge.stderr()
+        finally:
+            server.shutdown()
+            thread.join()
+    assert set(seen) == {"Bearer s3cret"}
+
+
+# --- the end -------------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_ends_an_http_bridge_with_calls_and_streams_open(stage: Stage) -> None:
+    """Open event streams and running calls do not keep a bridge from ending."""
+    bridge = stage.http_bridge({"toy": stage.toy("raw", "--spawn-child", "stubborn")}, "--sse")
+    with session(bridge) as client:
+        client.wait_for_tools("toy__never")
+        future = client.submit("toy__never").id
+        streams = [
+            HttpWire(f"{bridge.base}/mcp", headers={"Mcp-Session-Id": str(client.session)}),
+            HttpWire(f"{bridge.base}/sse"),
+        ]
+        with ThreadPoolExecutor(3) as pool:
+            open_ends: list[Callable[[], object]] = [
+                lambda: streams[0].exchange("GET", None, {"Mcp-Protocol-Version": HANDSHAKE}),
+                lambda: streams[1].exchange("GET"),
+                lambda: client.await_future(future),
+            ]
+            waits = [pool.submit(end) for end in open_ends]
+            connections = psutil.Process(bridge.process.pid)
+            eventually(
+                lambda: len([c for c in connections.net_connections("tcp") if c.raddr]) >= 3, "three streams are open"
+            )
+            os.kill(bridge.process.pid, signal.SIGTERM)
+            assert bridge.process.wait(20) in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
+            for wait in waits:
+                wait.exception(20)  # each has ended, one way or another
+        client.session = None
+    stage.assert_nothing_left()
+    assert "Traceback" not in bridge.stderr()
+
+
+# --- every era with every other ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def downstreams(shared_stage: Stage) -> dict[str, Json]:
+    """Both eras over every transport."""
+    return {
+        "raw": shared_stage.toy("raw"),
+        "modern": shared_stage.toy("modern"),
+        "http": {"url": shared_stage.http_toy("--http")},
+        "sse": {"url": shared_stage.http_toy("--sse"), "type": "sse"},
+    }
+
+
+@pytest.mark.parametrize("upstream", ["stdio", "http"])
+def test_python_clients_of_both_eras_with_downstreams_of_both_eras(
+    shared_stage: Stage, downstreams: dict[str, Json], upstream: str
+) -> None:
+    """Python SDK 2.3 in `auto` and `legacy` mode × handshake and modern servers × stdio, Streamable HTTP and SSE."""
+    config = str(shared_stage.config(downstreams))
+    url = f"{shared_stage.http_bridge(downstreams).base}/mcp" if upstream == "http" else None
+
+    @contextlib.asynccontextmanager
+    async def connect(mode: str) -> AsyncIterator[Client]:
+        with (shared_stage.folder / f"{mode}.stderr").open("w") as log:
+            parameters = StdioServerParameters(
+                command=shared_stage.command()[0],
+                args=[*shared_stage.command()[1:], "serve", "--config", config],
+                env=shared_stage.env,
+                cwd=shared_stage.folder,
+            )
+            async with Client(url or stdio_client(parameters, errlog=log), mode=mode, cache=None) as client:
+                yield client
+
+    async def drive(mode: str, version: str) -> None:
+        async with connect(mode) as client:
+            assert client.protocol_version == version
+            tools: set[str] = set()
+            with anyio.fail_after(30):
+                while not {f"{name}__echo" for name in downstreams} <= tools:
+                    tools = {tool.name for tool in (await client.list_tools()).tools}
+                    await anyio.sleep(0.05)
+            futures: list[str] = []
+            for name in downstreams:
+                answer = await client.call_tool(f"{name}__sleep", {"seconds": 0.3, "tag": name})
+                assert answer.meta
+                futures.append(answer.meta["asyncfc/futures"][0]["future_id"])
+                rich = await client.call_tool(f"{name}__rich")
+                assert [block.type for block in rich.content][-4:] == ["image", "audio", "resource", "resource_link"]
+            for name, future in zip(downstreams, futures, strict=True):
+                result = await client.call_tool("await_future", {"future_id": future})
+                assert [block.text for block in result.content if block.type == "text"] == [f"slept 0.3 {name}"]
+            gathered = await client.call_tool("gather", {"future_ids": futures})
+            assert gathered.structured_content
+            assert [each["result"] for each in gathered.structured_content["results"]] == [
+                f"slept 0.3 {name}" for name in downstreams
+            ]
+            heard: list[float] = []
+
+            async def hear(progress: float, total: float | None, message: str | None) -> None:
+                heard.append(progress)
+
+            for name in downstreams:
+                heard.clear()
+                steps = await client.call_tool(f"{name}__progress", {"steps": 4})
+                assert steps.meta
+                future = steps.meta["asyncfc/futures"][0]["future_id"]
+                await client.call_tool("await_future", {"future_id": future}, progress_callback=hear)
+                assert heard, f"no progress from {name} for {mode}"
+            prompt = await client.get_prompt("http__greet", {"name": "Ada"})
+            assert prompt.messages
+
+    async def both() -> None:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(drive, "auto", MODERN)
+            tg.start_soon(drive, "legacy", HANDSHAKE)
+
+    anyio.run(both)
