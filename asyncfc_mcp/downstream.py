@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TextIO, cast
 
 import anyio
 import anyio.abc
-from mcp.shared.dispatcher import CallOptions, DispatchContext
+from mcp.shared.dispatcher import CallOptions, DispatchContext, Dispatcher
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import (
     MCP_METHOD_HEADER,
@@ -45,6 +45,7 @@ from asyncfc_mcp import __version__
 from asyncfc_mcp.config import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.errors import ProtocolFailure, ServerDied, ServerUnavailable
 from asyncfc_mcp.offers import LISTINGS, Offer
+from asyncfc_mcp.peer import Peer
 from asyncfc_mcp.processes import Reaper, Stderr, spawn
 
 logger = logging.getLogger(__name__)
@@ -101,9 +102,8 @@ class Listener(Protocol):
 class _Connection:
     """A live connection: the dispatcher, what was negotiated, and how it ended."""
 
-    def __init__(self, dispatcher: JSONRPCDispatcher[Any], *, is_http: bool) -> None:
+    def __init__(self, dispatcher: Dispatcher[Any]) -> None:
         self.dispatcher = dispatcher
-        self.is_http = is_http
         self.version = LATEST_HANDSHAKE_VERSION
         self.closed = anyio.Event()
         self.ended_how: Callable[[], Awaitable[str]] | None = None
@@ -333,19 +333,15 @@ class Downstream:
             spec = self.config.spec
             if isinstance(spec, StdioSpec):
                 process = await stack.enter_async_context(spawn(self.name, spec, self._stderr, self._reaper))
-                reader, writer = process.streams
-            else:
-                reader, writer = await stack.enter_async_context(_http_streams(spec))
-                process = None
-            dispatcher: JSONRPCDispatcher[Any] = JSONRPCDispatcher(reader, writer)
-            connection = _Connection(dispatcher, is_http=isinstance(spec, HttpSpec))
-            if process is not None:
+                connection = _Connection(Peer(process.reader, process.writer))
                 connection.ended_how = process.ended_how
+            else:
+                connection = _Connection(JSONRPCDispatcher(*await stack.enter_async_context(_http_streams(spec))))
             tg = await stack.enter_async_context(anyio.create_task_group())
 
             async def pump(*, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
                 try:
-                    await dispatcher.run(self._on_request, self._on_notify, task_status=task_status)
+                    await connection.dispatcher.run(self._on_request, self._on_notify, task_status=task_status)
                 finally:
                     connection.closed.set()
 

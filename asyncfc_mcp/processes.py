@@ -16,14 +16,17 @@ from typing import Final, TextIO
 
 import anyio
 import anyio.abc
+from anyio.abc import ByteReceiveStream
 
 from asyncfc_mcp.config import StdioSpec
-from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage
+from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage, Sink, Source, StreamSink
 
 logger = logging.getLogger(__name__)
 
 EXIT_GRACE_S: Final = 2.0
 """After its input was closed, and again after SIGTERM, a process gets this long before the next step."""
+DRAIN_S: Final = 0.3
+"""How long the last output of a process that ended may take to be read."""
 STDERR_LINES: Final = 10
 """How many last lines of a server's stderr an error quotes."""
 LOG_BYTES: Final = 5 << 20
@@ -121,16 +124,13 @@ class Stderr:
 class ServerProcess:
     """A server's process and the group that it leads."""
 
-    def __init__(self, process: anyio.abc.Process, stderr: Stderr, name: str) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._process, self._stderr, self._name = process, stderr, name
+    def __init__(self, process: anyio.abc.Process, source: Source, sink: Sink, stderr: Stderr, name: str) -> None:
+        self._process, self._source, self._sink = process, source, sink
+        self._stderr, self._name = stderr, name
         self._noise = 0
         self._drained = anyio.Event()
-        self.streams = (
-            LineReader(process.stdout.receive, self._malformed),
-            LineWriter(process.stdin.send, process.stdin.aclose),
-        )
+        self.reader = LineReader(source, self._malformed)
+        self.writer = LineWriter(sink)
 
     async def _malformed(self, exc: MalformedMessage, line: bytes) -> None:
         """A line on stdout that is no message: a stray print. Said once per server, kept in its log."""
@@ -167,6 +167,21 @@ class ServerProcess:
                 return f"was killed by {signal.Signals(-code).name}"
         return f"exited with code {code}"
 
+    async def watch(self) -> None:
+        """Close the connection when the process has ended: a grandchild may keep the pipe open, and then nobody
+        would ever see its end."""
+        if hasattr(os, "pidfd_open"):
+            with suppress(OSError):
+                fd = os.pidfd_open(self._process.pid)
+                try:
+                    await anyio.wait_readable(fd)
+                finally:
+                    os.close(fd)
+        while not await self._exited(60):
+            pass
+        await anyio.sleep(DRAIN_S)
+        await _close(self._source)
+
     async def _exited(self, timeout_s: float) -> bool:
         # Polled, because `wait()` also waits for the pipes, which a grandchild may keep open.
         deadline = anyio.current_time() + timeout_s
@@ -199,20 +214,54 @@ class ServerProcess:
 
     async def stop(self) -> None:
         """Close its input, then ask, then force, the whole group; every wait is bounded."""
-        assert self._process.stdin is not None
-        with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            await self._process.stdin.aclose()
+        await _close(self._sink)
         await self._exited(EXIT_GRACE_S)
         # Those it started and left behind get the signals too, and no grace of their own when it is gone.
         if self._signal_group(signal.SIGTERM) and not await self._group_gone(EXIT_GRACE_S):
             self._signal_group(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
             await self._exited(EXIT_GRACE_S)
+        await _close(self._source)
         with anyio.move_on_after(0.2):
             await self._drained.wait()
         transport = getattr(getattr(self._process, "_process", None), "_transport", None)
         if transport is not None:  # asyncio keeps the pipes open while a grandchild holds their other ends
             with suppress(PermissionError):
                 transport.close()
+
+
+async def _close(end: Source | Sink) -> None:
+    if isinstance(end, FdSource | FdSink):
+        end.close()
+    elif isinstance(end, ByteReceiveStream | StreamSink):
+        with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await end.aclose()
+
+
+async def _start(spec: StdioSpec) -> tuple[anyio.abc.Process, Source, Sink]:
+    """The process and our ends of its pipes.
+
+    Descriptors of our own where they can be waited on: an event loop's pipe objects cost more than the read itself.
+    """
+    command, env = [spec.command, *spec.args], {**os.environ, **spec.env}
+    if os.name != "posix":
+        process = await anyio.open_process(command, env=env, cwd=spec.cwd)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        return process, process.stdout, StreamSink(process.stdin.send, process.stdin.aclose)
+    its_stdin, ours_out = os.pipe()
+    ours_in, its_stdout = os.pipe()
+    try:
+        process = await anyio.open_process(
+            command, stdin=its_stdin, stdout=its_stdout, env=env, cwd=spec.cwd, start_new_session=True
+        )
+    except BaseException:
+        os.close(ours_in)
+        os.close(ours_out)
+        raise
+    finally:
+        os.close(its_stdin)
+        os.close(its_stdout)
+    return process, FdSource(ours_in), FdSink(ours_out)
 
 
 @asynccontextmanager
@@ -222,16 +271,12 @@ async def spawn(name: str, spec: StdioSpec, stderr: Stderr, reaper: Reaper) -> A
     Raises:
         OSError: it cannot be started.
     """
-    process = await anyio.open_process(
-        [spec.command, *spec.args],
-        env={**os.environ, **spec.env},
-        cwd=spec.cwd,
-        start_new_session=True,
-    )
+    process, source, sink = await _start(spec)
     reaper.watch(process.pid)
-    server = ServerProcess(process, stderr, name)
+    server = ServerProcess(process, source, sink, stderr, name)
     async with anyio.create_task_group() as tg:
         tg.start_soon(server.read_stderr)
+        tg.start_soon(server.watch)
         try:
             yield server
         finally:

@@ -7,7 +7,8 @@ goes up as it came, neither validated nor sieved, and the envelope of each proto
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import anyio
@@ -50,6 +51,32 @@ Context = ServerRequestContext[Any, Any]
 Params = Mapping[str, Any]
 
 
+@dataclass(slots=True)
+class Request:
+    """A request, whatever carried it: all that answering it needs to know."""
+
+    method: str
+    params: Params
+    version: str
+    host: str | None
+    """`clientInfo.name`, if the client said it."""
+    session_id: str | None
+    progress: Report
+    """Sends progress for this request; does nothing where the client gave no token."""
+
+    @property
+    def modern(self) -> bool:
+        return self.version in MODERN_PROTOCOL_VERSIONS
+
+    def report(self) -> Report | None:
+        """How to send progress; None where nobody listens."""
+        meta = self.params.get("_meta")
+        return self.progress if meta and meta.get("progressToken") is not None else None
+
+
+NotInitialized: Final = MCPError(INVALID_PARAMS, "Not initialized: send initialize first, or the 2026-07-28 envelope")
+
+
 class Upstream:
     """One bridge as an MCP server, for any number of connections and transports at once.
 
@@ -75,8 +102,10 @@ class Upstream:
             on_subscriptions_listen=ListenHandler(self._bus),
             get_tool_input_schema=self._input_schema,
         )
+        # Alone: the SDK's own tracing middleware would cost every call more than the handle does.
         self.server.middleware[:] = [self._middleware]
-        self._methods: Mapping[str, Callable[[Context, Params], Any]] = {
+        self._stamp = self.server.server_info_stamp
+        self._methods: Mapping[str, Callable[[Request], Awaitable[Result]]] = {
             "tools/list": self._list_tools,
             "tools/call": self._call_tool,
             "prompts/list": self._list_prompts,
@@ -96,37 +125,58 @@ class Upstream:
             if ctx.method == "notifications/initialized":
                 self._remember(ctx)
             return result
-        handler = self._methods.get(ctx.method)
-        if handler is None:
+        if ctx.method not in self._methods:
             result = await call_next(ctx)
             if ctx.method in ("initialize", "server/discover") and isinstance(result, dict):
                 self._introduce(ctx, result)
             return result
-        if not _connection(ctx).initialize_accepted:
-            raise MCPError(INVALID_PARAMS, "Not initialized: send initialize first, or the 2026-07-28 envelope")
-        params = ctx.params if ctx.params is not None else {}
-        meta = params.get("_meta")
+        connection = _connection(ctx)
+        if not connection.initialize_accepted:
+            raise NotInitialized
+        info = ctx.session.client_params
+        return await self.answer(
+            Request(
+                ctx.method,
+                ctx.params if ctx.params is not None else {},
+                ctx.protocol_version,
+                info.client_info.name if info is not None else None,
+                connection.session_id,
+                ctx.session.report_progress,
+            )
+        )
+
+    def answers(self, method: str) -> bool:
+        """Whether `answer` knows the method; all others are the SDK's."""
+        return method in self._methods
+
+    async def answer(self, request: Request) -> Result:
+        """Answer a request of an initialized client, envelope included.
+
+        Raises:
+            MCPError: the JSON-RPC error to answer with.
+        """
+        meta = request.params.get("_meta")
         if meta is not None and not isinstance(meta, dict):
             raise MCPError(INVALID_PARAMS, "_meta must be an object")
         try:
-            result = await handler(ctx, params)
+            result = await self._methods[request.method](request)
         except CallFailed as exc:
             raise _wire_error(exc) from None
-        return self._envelope(ctx, result)
+        return self._envelope(request, result)
 
-    def _envelope(self, ctx: Context, result: dict[str, Any]) -> dict[str, Any]:
+    def _envelope(self, request: Request, result: Result) -> Result:
         """A result as the client's protocol era wants it; what a server downstream put there stays."""
-        if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+        if not request.modern:
             if "resultType" in result:
                 return {key: value for key, value in result.items() if key != "resultType"}
             return result
         meta = result.get("_meta")
         out = {"resultType": "complete", **result}
-        if ctx.method in CACHEABLE:
+        if request.method in CACHEABLE:
             out.setdefault("ttlMs", 0)
             out.setdefault("cacheScope", "private")
         if meta is None or isinstance(meta, dict):
-            out["_meta"] = {SERVER_INFO_META_KEY: self.server.server_info_stamp, **(meta or {})}
+            out["_meta"] = {SERVER_INFO_META_KEY: self._stamp, **(meta or {})}
         return out
 
     def _introduce(self, ctx: Context, result: dict[str, Any]) -> None:
@@ -155,24 +205,22 @@ class Upstream:
                 parts.append(f"{server}: {downstream.offer.instructions}")
         result["instructions"] = "\n\n".join(parts)
 
-    def _client(self, ctx: Context, params: Params) -> Client:
+    def _client(self, request: Request) -> Client:
         """Who is asking. Cheap: it runs on every call."""
-        info = ctx.session.client_params
-        name = info.client_info.name if info is not None else None
-        meta = params.get("_meta")
+        name = request.host
+        meta = request.params.get("_meta")
         key = meta.get(CONVERSATION_KEY) if meta else None
-        profile = None
+        profile = profile_for(name, self.bridge.settings.host_profiles)
+        conversation = None
         if isinstance(key, str):
             conversation = f"key:{key}"
-        else:
-            profile = profile_for(name, self.bridge.settings.host_profiles)
-            conversation = None
-            if profile.single_conversation:
-                session = _connection(ctx).session_id
-                conversation = "stdio" if self._pipe else (f"session:{session}" if session else None)
+        elif profile.single_conversation:
+            if self._pipe:
+                conversation = "stdio"
+            elif request.session_id is not None:
+                conversation = f"session:{request.session_id}"
         client = self._clients.get((name or "", conversation))
         if client is None:
-            profile = profile or profile_for(name, self.bridge.settings.host_profiles)
             client = Client(self._scope, conversation, profile)
             self._clients[(name or "", conversation)] = client
             if len(self._clients) > CLIENTS:
@@ -185,19 +233,21 @@ class Upstream:
         tool = self.bridge.catalog.tools.get(name)
         return tool.listed.get("inputSchema") if tool is not None else None
 
-    async def _list_tools(self, ctx: Context, params: Params) -> Result:
+    async def _list_tools(self, request: Request) -> Result:
+        params = request.params
         _no_cursor(params)
         catalog = await self.bridge.listed()
         return {"tools": [*(tool.listed(name) for name, tool in METATOOLS.items()), *catalog.tool_list()]}
 
-    async def _call_tool(self, ctx: Context, params: Params) -> Result:
+    async def _call_tool(self, request: Request) -> Result:
+        params = request.params
         name, arguments = params.get("name"), params.get("arguments")
         if not isinstance(name, str):
             raise MCPError(INVALID_PARAMS, f"tools/call: name must be a string; found {name!r:.80}")
         if arguments is not None and not isinstance(arguments, dict):
             raise MCPError(INVALID_PARAMS, f"tools/call: arguments must be an object; found {arguments!r:.80}")
-        client = self._client(ctx, params)
-        report = _report(ctx, params)
+        client = self._client(request)
+        report = request.report()
         tool = METATOOLS.get(name)
         try:
             if tool is not None:
@@ -323,31 +373,37 @@ class Upstream:
 
     # --- everything else that servers offer ----------------------------------------------------------------------
 
-    async def _list_prompts(self, ctx: Context, params: Params) -> Result:
+    async def _list_prompts(self, request: Request) -> Result:
+        params = request.params
         _no_cursor(params)
         return {"prompts": [entry.listed for entry in (await self.bridge.listed()).prompts.values()]}
 
-    async def _get_prompt(self, ctx: Context, params: Params) -> Result:
+    async def _get_prompt(self, request: Request) -> Result:
+        params = request.params
         entry = self.bridge.catalog.prompts.get(str(params.get("name")))
         if entry is None:
             raise MCPError(INVALID_PARAMS, f"Unknown prompt: {params.get('name')}")
         return await self.bridge.ask(entry.server, "prompts/get", {**params, "name": entry.prompt})
 
-    async def _list_resources(self, ctx: Context, params: Params) -> Result:
+    async def _list_resources(self, request: Request) -> Result:
+        params = request.params
         _no_cursor(params)
         return {"resources": [raw for _, raw in (await self.bridge.listed()).resources.values()]}
 
-    async def _list_templates(self, ctx: Context, params: Params) -> Result:
+    async def _list_templates(self, request: Request) -> Result:
+        params = request.params
         _no_cursor(params)
         return {"resourceTemplates": [raw for _, raw in (await self.bridge.listed()).templates.values()]}
 
-    async def _read_resource(self, ctx: Context, params: Params) -> Result:
+    async def _read_resource(self, request: Request) -> Result:
+        params = request.params
         uri = params.get("uri")
         if not isinstance(uri, str):
             raise MCPError(INVALID_PARAMS, "resources/read: uri must be a string")
         return await self.bridge.read_resource(uri, params)
 
-    async def _complete(self, ctx: Context, params: Params) -> Result:
+    async def _complete(self, request: Request) -> Result:
+        params = request.params
         ref = params.get("ref")
         if not isinstance(ref, dict):
             raise MCPError(INVALID_PARAMS, "completion/complete: ref must be an object")
@@ -407,18 +463,6 @@ def _wire_error(exc: CallFailed) -> MCPError:
     if isinstance(exc, ProtocolFailure):
         return MCPError(exc.code, exc.message, exc.data)
     return MCPError(INTERNAL_ERROR, str(exc))
-
-
-def _report(ctx: Context, params: Params) -> Report | None:
-    """How to send progress for this request; None where the client did not ask for it."""
-    meta = params.get("_meta")
-    if not meta or meta.get("progressToken") is None:
-        return None
-
-    async def report(progress: float, total: float | None, message: str | None) -> None:
-        await ctx.session.report_progress(progress, total, message)
-
-    return report
 
 
 async def _forward_progress(future: Future, report: Report) -> None:

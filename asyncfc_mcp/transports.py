@@ -11,20 +11,27 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.abc
+from mcp.server.connection import Connection, NotifyOnlyOutbound
 from mcp.server.lowlevel.server import NotificationOptions
-from mcp_types import ErrorData, JSONRPCError
+from mcp.server.runner import ServerRunner, aclose_shielded, serve_one
+from mcp.shared.dispatcher import DispatchContext
+from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
+from mcp_types import INVALID_REQUEST, PROTOCOL_VERSION_META_KEY, UNSUPPORTED_PROTOCOL_VERSION
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
-from asyncfc_mcp.server import Upstream
-from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage, format_message, read_fd, write_fd
+from asyncfc_mcp.peer import Inbound, Peer
+from asyncfc_mcp.server import NotInitialized, Request, Upstream
+from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Send
@@ -93,7 +100,6 @@ async def _stopping() -> AsyncGenerator[anyio.CancelScope]:
                 async for number in signals:
                     logger.info("stopping on %s", number.name)
                     tg.cancel_scope.cancel()
-                    return
 
         await tg.start(watch)
         yield tg.cancel_scope
@@ -112,55 +118,124 @@ def _pollable(fd: int) -> bool:
 
 
 class _OwnPipes:
-    """Descriptors 0 and 1 as the wire, non-blocking; in their place reads find the end and prints go to stderr."""
+    """Descriptors 0 and 1 as the wire; in their place reads find the end and prints go to stderr."""
 
     def __init__(self) -> None:
-        self.stdin, self.stdout = os.dup(0), os.dup(1)
-        self._blocking = [(fd, os.get_blocking(fd)) for fd in (self.stdin, self.stdout)]
+        self._blocking = [(fd, os.get_blocking(fd)) for fd in (0, 1)]
+        self._kept = [os.dup(fd) for fd in (0, 1)]
+        self.source, self.sink = FdSource(os.dup(0)), FdSink(os.dup(1))
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
         os.dup2(2, 1)
-        for fd, _ in self._blocking:
-            os.set_blocking(fd, False)
 
     def close(self) -> None:
+        self.source.close()
+        self.sink.close()
         # The flag belongs to the pipe, not to us: whoever shares it wants it back as it was.
-        for fd, blocking in self._blocking:
-            os.set_blocking(fd, blocking)
-        os.dup2(self.stdin, 0)
-        os.dup2(self.stdout, 1)
-        os.close(self.stdin)
-        os.close(self.stdout)
+        for kept, (fd, blocking) in zip(self._kept, self._blocking, strict=True):
+            os.set_blocking(kept, blocking)
+            os.dup2(kept, fd)
+            os.close(kept)
 
 
-@asynccontextmanager
-async def _stdio_streams() -> AsyncGenerator[tuple[Any, Any]]:
+class _LineServer:
+    """One client on a pair of line streams, in the protocol era that its first request opens with.
+
+    What the bridge answers itself goes the short way, from the line to `Upstream.answer`; everything else (handshake,
+    discovery, subscriptions, ping, unknown methods) goes to the SDK's `ServerRunner`. The rules for the two eras are
+    those of the SDK's `serve_dual_era_loop`, which drives its own dispatcher only.
+    """
+
+    def __init__(self, upstream: Upstream, peer: Peer) -> None:
+        self._upstream, self._peer = upstream, peer
+        self._modern: bool | None = None
+        self._connection = Connection.for_loop(peer)
+        options = upstream.server.create_initialization_options(NotificationOptions(tools_changed=True))
+        self._runner = ServerRunner(upstream.server, self._connection, {}, init_options=options)
+
+    async def run(self) -> None:
+        try:
+            await self._peer.run(self._on_request, self._runner.on_notify)
+        finally:
+            await aclose_shielded(self._connection)
+
+    async def _on_request(
+        self, dctx: DispatchContext[Any], method: str, params: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        meta = params.get("_meta") if params else None
+        enveloped = method != "initialize" and isinstance(meta, dict) and PROTOCOL_VERSION_META_KEY in meta
+        if self._modern is None:
+            self._modern = enveloped
+        if self._modern:
+            return await self._modern_request(dctx, method, params)
+        if enveloped:
+            raise MCPError(
+                INVALID_REQUEST,
+                "this connection was opened with the initialize handshake; "
+                "requests with the 2026-07-28 envelope are not accepted on it",
+            )
+        if not self._upstream.answers(method):
+            return await self._runner.on_request(dctx, method, params)
+        connection = self._connection
+        if not connection.initialize_accepted:
+            raise NotInitialized
+        info = connection.client_params
+        name = info.client_info.name if info is not None else None
+        return await self._upstream.answer(
+            Request(method, params or {}, connection.protocol_version, name, None, dctx.progress)
+        )
+
+    async def _modern_request(
+        self, dctx: DispatchContext[Any], method: str, params: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        if method == "initialize":
+            raise MCPError(
+                UNSUPPORTED_PROTOCOL_VERSION,
+                "this connection was opened with the 2026-07-28 protocol; the initialize handshake is not accepted",
+                {"supported": list(MODERN_PROTOCOL_VERSIONS), "requested": (params or {}).get("protocolVersion")},
+            )
+        assert isinstance(dctx, Inbound)
+        dctx.one_way = True
+        route = classify_inbound_request({"method": method, "params": params})
+        if isinstance(route, InboundLadderRejection):
+            raise MCPError(route.code, route.message, route.data)
+        if self._upstream.answers(method):
+            info = route.client_info
+            name = info.get("name") if isinstance(info, dict) else None
+            return await self._upstream.answer(
+                Request(method, params or {}, route.protocol_version, name, None, dctx.progress)
+            )
+        connection = Connection.from_envelope(
+            route.protocol_version,
+            route.client_info,
+            route.client_capabilities,
+            outbound=NotifyOnlyOutbound(self._peer),
+        )
+        return await serve_one(self._upstream.server, dctx, method, params, connection=connection, lifespan_state={})
+
+
+async def _serve_pipes(upstream: Upstream) -> None:
+    """Serve standard input and output until the input ends."""
     if not (_pollable(0) and _pollable(1)):
+        # A file cannot be waited for; the SDK reads it in a thread.
         from mcp.server.stdio import stdio_server
 
-        async with stdio_server() as streams:
-            yield streams
+        options = upstream.server.create_initialization_options(NotificationOptions(tools_changed=True))
+        async with stdio_server() as (reader, writer):
+            await upstream.server.run(reader, writer, options)
         return
     pipes = _OwnPipes()
-
-    async def send(line: bytes) -> None:
-        await write_fd(pipes.stdout, line)
-
-    async def close() -> None:
-        anyio.notify_closing(pipes.stdout)
-
-    writer = LineWriter(send, close)
+    writer = LineWriter(pipes.sink)
 
     async def on_malformed(exc: MalformedMessage, line: bytes) -> None:
-        error = JSONRPCError(jsonrpc="2.0", id=exc.request_id, error=ErrorData(code=exc.code, message=str(exc)))
-        await writer.send_line(format_message(error))
-
-    async def receive() -> bytes:
-        return await read_fd(pipes.stdin)
+        error = {"code": exc.code, "message": str(exc)}
+        with suppress(anyio.BrokenResourceError):
+            await writer.send({"jsonrpc": "2.0", "id": exc.request_id, "error": error})
 
     try:
-        yield LineReader(receive, on_malformed), writer
+        reader = LineReader(pipes.source, on_malformed)
+        await _LineServer(upstream, Peer(reader, writer, inline=frozenset({"initialize"}))).run()
     finally:
         pipes.close()
 
@@ -168,7 +243,7 @@ async def _stdio_streams() -> AsyncGenerator[tuple[Any, Any]]:
 async def serve_stdio(bridge: Bridge) -> None:
     """Serve one client on our standard streams until it closes them, a signal comes, or our parent is gone."""
     parent = os.getppid()
-    async with _stopping() as stop, bridge.open(), _stdio_streams() as (reader, writer):
+    async with _stopping() as stop, bridge.open():
         upstream = Upstream(bridge, LOCAL, pipe=True)
 
         async def watch_parent() -> None:
@@ -181,8 +256,7 @@ async def serve_stdio(bridge: Bridge) -> None:
         async with anyio.create_task_group() as tg:
             tg.start_soon(upstream.announce)
             tg.start_soon(watch_parent)
-            options = upstream.server.create_initialization_options(NotificationOptions(tools_changed=True))
-            await upstream.server.run(reader, writer, options)
+            await _serve_pipes(upstream)
             tg.cancel_scope.cancel()
 
 
@@ -288,7 +362,6 @@ async def serve_http(
 
     scope = scope_for(host, token, insecure=insecure)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # uvicorn stops on SIGINT and SIGTERM by itself and then raises the signal again, for `_stopping` to clean up.
     async with _stopping(), bridge.open():
         with socket.create_server((host.strip("[]"), port), family=family, backlog=512) as sock:
             upstream = Upstream(bridge, scope, pipe=False)
@@ -300,5 +373,16 @@ async def serve_http(
                 tg.start_soon(upstream.announce)
                 shown = f"[{host.strip('[]')}]" if family == socket.AF_INET6 else host
                 listening(f"http://{shown}:{sock.getsockname()[1]}")
-                await uvicorn.Server(config).serve(sockets=[sock])
+                server = uvicorn.Server(config)
+                tg.start_soon(_stop_when_cancelled, server)
+                with anyio.CancelScope(shield=True):
+                    await server.serve(sockets=[sock])
                 tg.cancel_scope.cancel()
+
+
+async def _stop_when_cancelled(server: Any) -> None:
+    # uvicorn is asked, not cancelled: cancelled in the middle, it leaves requests hanging and says so with tracebacks.
+    try:
+        await anyio.sleep_forever()
+    finally:
+        server.should_exit = True

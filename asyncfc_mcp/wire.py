@@ -1,32 +1,25 @@
-"""Newline-delimited JSON-RPC over file descriptors, with the stream interface of the SDK's transports.
+"""Newline-delimited JSON over pipes: framing, parsing and writing, for both sides of the bridge.
 
-Owns framing, parsing and writing, for both sides of the bridge: the SDK's own stdio transports hop a thread per
-line (server) or pass every message through two memory streams (client). Refuses to know MCP: a message is
-classified by the members that JSON-RPC gives it, and what it carries stays the plain value that came off the wire.
+The SDK's stdio transports hop a thread per line (server) or pass each message through memory streams and a pydantic
+union (client); here a line is read once, parsed once and written once, and what it carries stays the plain value
+that came off the wire. Refuses to know MCP, and who answers what: that is `peer`'s.
 """
 
 import json
-import math
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import anyio
-from mcp.shared.message import SessionMessage
-from mcp_types import (
-    INVALID_REQUEST,
-    PARSE_ERROR,
-    ErrorData,
-    JSONRPCError,
-    JSONRPCMessage,
-    JSONRPCNotification,
-    JSONRPCRequest,
-    JSONRPCResponse,
-)
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
 
 _CHUNK: Final = 256 * 1024
+
+Message = dict[str, Any]
+"""One JSON-RPC message."""
 
 
 class MalformedMessage(ValueError):
@@ -37,22 +30,18 @@ class MalformedMessage(ValueError):
         self.code, self.request_id = code, request_id
 
 
-def _valid_id(value: object) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool)
-
-
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
 _decode: Final = json.JSONDecoder(parse_constant=_no_constant).decode
+# Made once: `json.dumps` with any argument makes an encoder for every call, which costs as much as a small message.
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode_ascii: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def parse_message(line: bytes) -> JSONRPCMessage:
-    """One JSON-RPC message.
-
-    `json` and a look at the members, rather than the SDK's pydantic union: that one builds a message up to four
-    times before it knows which it is, and refuses text that `json` can carry (lone surrogates).
+def parse_message(line: bytes) -> Message:
+    """One JSON-RPC message, its envelope checked: a request, a notification, a result or an error.
 
     Raises:
         MalformedMessage: it is not JSON, or not one JSON-RPC 2.0 message.
@@ -64,199 +53,220 @@ def parse_message(line: bytes) -> JSONRPCMessage:
     if not isinstance(value, dict):
         what = "a batch" if isinstance(value, list) else "not an object"
         raise MalformedMessage(INVALID_REQUEST, f"Invalid Request: {what}; send one JSON-RPC message per line")
-    obj = cast("dict[str, Any]", value)
-    request_id = obj.get("id")
-    shown = request_id if _valid_id(request_id) else None
-    if obj.get("jsonrpc") != "2.0":
-        raise MalformedMessage(INVALID_REQUEST, 'Invalid Request: "jsonrpc" must be "2.0"', shown)
-    if "method" in obj:
-        method, params = obj["method"], obj.get("params")
-        if not isinstance(method, str):
-            raise MalformedMessage(INVALID_REQUEST, "Invalid Request: method must be a string", shown)
-        if params is not None and not isinstance(params, dict):
-            raise MalformedMessage(INVALID_REQUEST, "Invalid Request: params must be an object", shown)
-        if "id" not in obj:
-            return JSONRPCNotification.model_construct(jsonrpc="2.0", method=method, params=params)
-        if shown is None:
-            raise MalformedMessage(INVALID_REQUEST, "Invalid Request: id must be a string or an integer")
-        return JSONRPCRequest.model_construct(jsonrpc="2.0", id=shown, method=method, params=params)
-    if "result" in obj and shown is not None:
-        if not isinstance(obj["result"], dict):
-            raise MalformedMessage(INVALID_REQUEST, "Invalid Request: result must be an object", shown)
-        return JSONRPCResponse.model_construct(jsonrpc="2.0", id=shown, result=obj["result"])
-    if "error" in obj:
-        try:
-            error = ErrorData.model_validate(obj["error"])
-        except ValueError:
-            raise MalformedMessage(INVALID_REQUEST, "Invalid Request: malformed error", shown) from None
-        return JSONRPCError.model_construct(jsonrpc="2.0", id=shown, error=error)
-    raise MalformedMessage(INVALID_REQUEST, "Invalid Request: neither a request, a notification nor a response", shown)
+    message = cast("Message", value)
+    request_id = message.get("id")
+    # `type` and not `isinstance`: True is an int, and no ID.
+    shown = request_id if type(request_id) is int or type(request_id) is str else None
+    problem = _envelope_problem(message, shown)
+    if problem is not None:
+        raise MalformedMessage(INVALID_REQUEST, f"Invalid Request: {problem}", shown)
+    return message
 
 
-def format_message(message: JSONRPCMessage) -> bytes:
+def _envelope_problem(message: Message, request_id: int | str | None) -> str | None:
+    if message.get("jsonrpc") != "2.0":
+        return '"jsonrpc" must be "2.0"'
+    if "method" in message:
+        if not isinstance(message["method"], str):
+            return "method must be a string"
+        if not isinstance(message.get("params", {}), dict | None):
+            return "params must be an object"
+        if "id" in message and request_id is None:
+            return "id must be a string or an integer"
+    elif "result" in message:
+        if request_id is None:
+            return "a result needs the id of its request"
+        if not isinstance(message["result"], dict):
+            return "result must be an object"
+    elif "error" in message:
+        error = cast("dict[str, object]", message["error"])
+        if not isinstance(error, dict) or type(error.get("code")) is not int:
+            return "malformed error"
+    else:
+        return "neither a request, a notification nor a response"
+    return None
+
+
+def format_message(message: Message) -> bytes:
     """The line for a message, newline included."""
-    body: dict[str, Any] = {"jsonrpc": "2.0"}
-    match message:
-        case JSONRPCResponse():
-            body["id"], body["result"] = message.id, message.result
-        case JSONRPCError():
-            body["id"], body["error"] = message.id, message.error.model_dump(by_alias=True, exclude_none=True)
-        case JSONRPCRequest() | JSONRPCNotification():
-            if isinstance(message, JSONRPCRequest):
-                body["id"] = message.id
-            body["method"] = message.method
-            if message.params is not None:
-                body["params"] = message.params
     try:
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        return _encode(message).encode() + b"\n"
     except UnicodeEncodeError:  # a lone surrogate: only the escaped form can carry it
-        return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+        return _encode_ascii(message).encode() + b"\n"
 
 
-class _Stream:
-    """The context-manager half of the SDK's stream protocols."""
+class Source(Protocol):
+    """Where bytes come from."""
 
-    async def aclose(self) -> None:
-        raise NotImplementedError
-
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
-    ) -> bool | None:
-        await self.aclose()
-        return None
+    async def receive(self) -> bytes:
+        """The next bytes; raises `anyio.EndOfStream` at the end."""
+        ...
 
 
-class LineReader(_Stream):
+class Sink(Protocol):
+    """Where bytes go."""
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        """Write what can be written without waiting; how many bytes that were."""
+        ...
+
+    async def send(self, data: bytes | memoryview) -> None:
+        """Write all; raises `anyio.BrokenResourceError` if nobody reads any more."""
+        ...
+
+
+class LineReader:
     """Messages read from a source of bytes, one per line.
 
     Args:
-        receive: the next bytes; raises `anyio.EndOfStream` at the end.
-        on_malformed: told of every line that is no message. The stream goes on after it: one bad line is not the
-            end of a connection.
+        on_malformed: told of every line that is no message. Reading goes on after it: one bad line is not the end of
+            a connection.
     """
 
-    def __init__(
-        self,
-        receive: Callable[[], Awaitable[bytes]],
-        on_malformed: Callable[[MalformedMessage, bytes], Awaitable[None]],
-    ) -> None:
-        self._receive = receive
+    def __init__(self, source: Source, on_malformed: Callable[[MalformedMessage, bytes], Awaitable[None]]) -> None:
+        self._source = source
         self._on_malformed = on_malformed
         self._lines: deque[bytes] = deque()
         self._rest: list[bytes] = []
-        self._closed = False
+        self._ended = False
 
-    async def receive(self) -> SessionMessage | Exception:
+    async def receive(self) -> Message:
+        """The next message.
+
+        Raises:
+            anyio.EndOfStream: the source ended.
+        """
         while True:
             while self._lines:
                 line = self._lines.popleft()
                 if not line.strip():
                     continue
                 try:
-                    return SessionMessage(parse_message(line))
+                    return parse_message(line)
                 except MalformedMessage as exc:
                     await self._on_malformed(exc, line)
-            if self._closed:
+            if self._ended:
                 raise anyio.EndOfStream
             try:
-                chunk = await self._receive()
+                chunk = await self._source.receive()
             except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, OSError):
                 # A last line without its newline is still a line.
-                self._closed = True
+                self._ended = True
                 if self._rest:
                     self._lines.append(b"".join(self._rest))
                     self._rest.clear()
                 continue
             head, newline, tail = chunk.partition(b"\n")
+            self._rest.append(head)
             if not newline:
-                self._rest.append(chunk)
                 continue
             # Pieces of a long line are joined once, when its end is there: joining at every chunk is quadratic.
-            self._rest.append(head)
             self._lines.append(b"".join(self._rest))
             *lines, last = tail.split(b"\n")
             self._lines.extend(lines)
             self._rest = [last] if last else []
 
-    async def aclose(self) -> None:
-        self._closed = True
 
-    def __aiter__(self) -> "LineReader":
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-
-class LineWriter(_Stream):
+class LineWriter:
     """Messages written to a sink of bytes, whole and one after another."""
 
-    def __init__(self, send: Callable[[bytes], Awaitable[None]], close: Callable[[], Awaitable[None]]) -> None:
-        self._send, self._close = send, close
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
         self._lock = anyio.Lock()
-        self._closed = False
+        self._busy = 0
 
-    async def send(self, item: SessionMessage, /) -> None:
-        await self.send_line(format_message(item.message))
-
-    async def send_line(self, line: bytes) -> None:
-        """Write one line.
+    async def send(self, message: Message) -> None:
+        """Write one message.
 
         Raises:
-            anyio.ClosedResourceError: `aclose` was called.
-            anyio.BrokenResourceError: the other end is gone.
+            anyio.BrokenResourceError: nobody reads any more.
         """
-        if self._closed:
-            raise anyio.ClosedResourceError
+        line = format_message(message)
+        sent = 0
+        if self._busy == 0:
+            sent = self._sink.send_now(line)
+            if sent == len(line):
+                return
         # Half a line followed by another's would end the connection for everybody, so a line that was begun is
         # finished even if its sender is cancelled; the owner of the pipe ends that wait by closing it.
-        async with self._lock:
+        self._busy += 1
+        try:
             with anyio.CancelScope(shield=True):
-                await self._send(line)
-
-    async def aclose(self) -> None:
-        if not self._closed:
-            self._closed = True
-            await self._close()
+                async with self._lock:
+                    await self._sink.send(memoryview(line)[sent:])
+        finally:
+            self._busy -= 1
 
 
-async def read_fd(fd: int) -> bytes:
-    """The next bytes of a descriptor that can be waited on.
+class _Fd:
+    """A non-blocking descriptor that can be closed under whoever waits for it."""
 
-    Raises:
-        anyio.EndOfStream: at its end.
-    """
-    await anyio.wait_readable(fd)
-    try:
-        data = os.read(fd, _CHUNK)
-    except BlockingIOError:
-        return b""
-    if not data:
-        raise anyio.EndOfStream
-    return data
+    def __init__(self, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self.fd = fd
+
+    def close(self) -> None:
+        # Set aside before it is closed: the number may belong to another file a moment later.
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            anyio.notify_closing(fd)
+            os.close(fd)
 
 
-async def write_fd(fd: int, data: bytes) -> None:
-    """Write all of `data` to a non-blocking descriptor.
+class FdSource(_Fd):
+    """A descriptor to read from."""
 
-    Raises:
-        anyio.BrokenResourceError: nobody reads any more.
-    """
-    view = memoryview(data)
-    try:
-        while view:
+    async def receive(self) -> bytes:
+        while True:
+            if self.fd < 0:
+                raise anyio.ClosedResourceError
+            await anyio.wait_readable(self.fd)
             try:
-                view = view[os.write(fd, view) :]
+                data = os.read(self.fd, _CHUNK)
             except BlockingIOError:
-                await anyio.wait_writable(fd)
-    except OSError as exc:
-        raise anyio.BrokenResourceError from exc
+                continue
+            if not data:
+                raise anyio.EndOfStream
+            return data
+
+
+class FdSink(_Fd):
+    """A descriptor to write to."""
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        try:
+            return os.write(self.fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            raise anyio.BrokenResourceError from exc
+
+    async def send(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self.send_now(view) :]
+                if view:
+                    await anyio.wait_writable(self.fd)
+        except (anyio.ClosedResourceError, ValueError) as exc:
+            raise anyio.BrokenResourceError from exc
+
+
+class StreamSink:
+    """A byte stream to write to, where there is no descriptor to wait on."""
+
+    def __init__(self, send: Callable[[bytes], Awaitable[None]], close: Callable[[], Awaitable[None]]) -> None:
+        self._send = send
+        self.aclose = close
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        return 0
+
+    async def send(self, data: bytes | memoryview) -> None:
+        try:
+            await self._send(bytes(data))
+        except (anyio.ClosedResourceError, OSError) as exc:
+            raise anyio.BrokenResourceError from exc
 
 
 def approximate_size(value: Any) -> int:
@@ -275,7 +285,7 @@ def approximate_size(value: Any) -> int:
             total += 2 + len(elements)
             stack.extend(elements)
         elif isinstance(item, float):
-            total += 8 if math.isfinite(item) else 4
+            total += 8
         else:
             total += 4
     return total
