@@ -1,0 +1,37 @@
+# The bridge as a container: small, non-root, serving Streamable HTTP on 8642.
+#
+#   docker build -t asyncfc-mcp .
+#   docker run -p 8642:8642 -e ASYNCFC_TOKEN -v "$PWD/mcp.json:/etc/asyncfc/mcp.json:ro" asyncfc-mcp
+#
+# Wrapped servers that are commands (npx, uvx, …) must be in the image: build from this one and install them.
+
+FROM python:3.11.13-slim-bookworm AS build
+WORKDIR /src
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY asyncfc_mcp ./asyncfc_mcp
+COPY examples ./examples
+RUN python -m venv /opt/asyncfc \
+ && /opt/asyncfc/bin/pip install --constraint constraints.txt .
+
+FROM python:3.11.13-slim-bookworm
+LABEL org.opencontainers.image.title="asyncfc-mcp" \
+      org.opencontainers.image.description="An MCP bridge that answers every tool call at once with a future." \
+      org.opencontainers.image.licenses="MIT"
+RUN groupadd --system --gid 10001 asyncfc \
+ && useradd --system --uid 10001 --gid asyncfc --home-dir /var/lib/asyncfc --create-home --shell /usr/sbin/nologin asyncfc \
+ && mkdir -p /etc/asyncfc
+COPY --from=build /opt/asyncfc /opt/asyncfc
+ENV PATH=/opt/asyncfc/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    ASYNCFC_CACHE_DIR=/var/lib/asyncfc/cache \
+    ASYNCFC_LOG_DIR=/var/lib/asyncfc/log
+USER asyncfc
+WORKDIR /var/lib/asyncfc
+EXPOSE 8642
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=3s --start-period=10s --retries=3 \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8642/healthz', timeout=2).read()"]
+ENTRYPOINT ["asyncfc-mcp"]
+CMD ["serve", "--config", "/etc/asyncfc/mcp.json", "--transport", "http", "--host", "0.0.0.0", "--port", "8642", "--auth-token-env", "ASYNCFC_TOKEN"]
