@@ -6,7 +6,7 @@ how clients are connected and in which words they are answered.
 
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,6 +308,17 @@ class Bridge:
             self._forwards.remove(forward)
         if forward.cycle:
             raise Cycle(forward.cycle)
+
+    async def futures(self, scope: Scope, refs: Sequence[str]) -> list[Future]:
+        """The futures with these IDs or names. One that is not there yet gets the time that a reference to it would.
+
+        Raises:
+            UnknownFuture: one of them cannot be seen from here.
+        """
+        with anyio.move_on_after(self.settings.forward_wait_ms / 1000):
+            while scope.listed and any(self.store.find(scope, ref) is None for ref in refs):
+                await self._named.wait()
+        return [self.store.get(scope, ref) for ref in refs]
 
     def _refuse_cycles(self, new: _Forward) -> None:
         """If `new` closes a cycle of calls that wait for each other's names, refuse it and all of them."""

@@ -154,7 +154,7 @@ def _seconds(tool: str, arguments: Mapping[str, Any]) -> float | None:
 
 
 async def await_future(bridge: Bridge, client: Client, arguments: Mapping[str, Any], report: Report | None) -> Result:
-    future = bridge.store.get(client.scope, _string("await_future", arguments, "future_id"))
+    [future] = await bridge.futures(client.scope, [_string("await_future", arguments, "future_id")])
     await wait(bridge, client, [future], timeout_s=_seconds("await_future", arguments), report=report)
     if not future.done:
         return answers.handle(future, bridge.scheduler.waiting_for(future))
@@ -173,7 +173,7 @@ async def gather(bridge: Bridge, client: Client, arguments: Mapping[str, Any], r
     when = arguments.get("return_when", "all")
     if when not in ("all", "any"):
         raise InvalidArguments("gather", f'return_when must be "all" or "any"; found {when!r}')
-    futures: list[Future] = [bridge.store.get(client.scope, str(ref)) for ref in refs]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    futures = await bridge.futures(client.scope, [str(ref) for ref in refs])  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     distinct = list({future.key: future for future in futures}.values())
     await wait(bridge, client, distinct, any_=when == "any", timeout_s=_seconds("gather", arguments), report=report)
     for future in distinct:
@@ -183,7 +183,7 @@ async def gather(bridge: Bridge, client: Client, arguments: Mapping[str, Any], r
 
 
 async def cancel_future(bridge: Bridge, client: Client, arguments: Mapping[str, Any], report: Report | None) -> Result:
-    future = bridge.store.get(client.scope, _string("cancel_future", arguments, "future_id"))
+    [future] = await bridge.futures(client.scope, [_string("cancel_future", arguments, "future_id")])
     if future.done:
         answer = answers.handle(future)
         answer["content"][0]["text"] += "; it had ended before, nothing was cancelled"

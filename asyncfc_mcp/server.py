@@ -296,7 +296,7 @@ class Upstream:
             arguments = dict(arguments)
             name = arguments.pop("_as", None) if entry.takes_as else None
             wanted = arguments.pop("_wait", None) if entry.takes_wait else None
-        also, note = self._also(client, entry.name, wanted, name)
+        also, note = await self._also(client, entry.name, wanted, name)
         future = await self.bridge.submit(
             wiring,
             arguments,
@@ -325,7 +325,7 @@ class Upstream:
             answer = answers.handle(future, scheduler.waiting_for(future))
         return answers.append(answer, (), note) if note else answer
 
-    def _also(
+    async def _also(
         self, client: Client, tool: str, wanted: object, own_name: str | None
     ) -> tuple[Sequence[Future], str | None]:
         """The other futures that `_wait` asks for, and a remark if it asks for what cannot be known.
@@ -347,7 +347,7 @@ class Upstream:
         refs = [ref for ref in wanted.replace(",", " ").split() if ref not in ("this", own_name, f"${own_name}")]
         if "all" in refs:
             raise InvalidArguments(tool, '_wait: "all" stands alone')
-        found = [self.bridge.store.get(client.scope, ref) for ref in refs]
+        found = await self.bridge.futures(client.scope, refs)
         return list({future.key: future for future in found}.values()), None
 
     async def _grace(self, future: Future, grace_s: float) -> None:
