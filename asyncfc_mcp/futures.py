@@ -287,14 +287,17 @@ class FutureStore:
     def ended(self, future: Future, size: int) -> None:
         """Account for a future that has just become terminal with a result of `size` bytes."""
         future.ended_at = self._clock()
+        if future.read_at is not None:  # its caller has waited for it
+            future.read_at = future.ended_at
+            self._read.append((future.read_at, future))
         future.size = size
         self.pending -= 1
         self.bytes += size
 
     def mark_read(self, future: Future) -> None:
-        """Somebody received the result; from now on it may be forgotten after `keep_s`."""
+        """Somebody received the result, or will as soon as it is there; `keep_s` later it may be forgotten."""
         now = self._clock()
-        if future.read_at is None:
+        if future.done and future.read_at != now:
             self._read.append((now, future))
         future.read_at = now
 
@@ -302,10 +305,8 @@ class FutureStore:
         """Drop results read long ago. One pass over the front of a queue, so the cost is spread over the reads."""
         horizon = self._clock() - self._keep_s
         while self._read and self._read[0][0] <= horizon:
-            _, future = self._read.popleft()
-            assert future.read_at is not None
-            if future.read_at > horizon:  # read again since
-                self._read.append((future.read_at, future))
+            read_at, future = self._read.popleft()
+            if future.read_at != read_at:  # read again since, which stands further back
                 continue
             shelf = self._shelves[future.scope.key]
             shelf.futures.pop(future.id, None)
