@@ -6,6 +6,7 @@ that came off the wire. Refuses to know MCP, and who answers what: that is `peer
 """
 
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -36,8 +37,8 @@ def _no_constant(name: str) -> object:
 
 _decode: Final = json.JSONDecoder(parse_constant=_no_constant).decode
 # Made once: `json.dumps` with any argument makes an encoder for every call, which costs as much as a small message.
-_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_encode_ascii: Final = json.JSONEncoder(separators=(",", ":")).encode
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode_ascii: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def parse_message(line: bytes) -> Message:
@@ -91,8 +92,37 @@ def format_message(message: Message) -> bytes:
     """The line for a message, newline included."""
     try:
         return _encode(message).encode() + b"\n"
-    except UnicodeEncodeError:  # a lone surrogate: only the escaped form can carry it
-        return _encode_ascii(message).encode() + b"\n"
+    except (ValueError, RecursionError):
+        return _encode_oddity(message).encode() + b"\n"
+
+
+def _encode_oddity(value: Any) -> str:
+    """JSON of what can be read and not written by the encoder: lone surrogates, which only the escaped form can carry;
+    numbers that became infinite, for which JSON has no word; and what was read close to the limit of recursion."""
+    texts: list[str] = []
+    todo: list[Any] = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, tuple):  # none comes from JSON: text that is ready
+            texts += cast("tuple[str, ...]", item)
+        elif isinstance(item, dict):
+            entries = list(cast("dict[str, Any]", item).items())
+            todo.append(("}",))
+            for number in range(len(entries) - 1, -1, -1):
+                key, inner = entries[number]
+                todo += (inner, ("," if number else "", _encode_ascii(key), ":"))
+            texts.append("{")
+        elif isinstance(item, list):
+            elements = cast("list[Any]", item)
+            todo.append(("]",))
+            for number in range(len(elements) - 1, -1, -1):
+                todo += (elements[number], ("," if number else "",))
+            texts.append("[")
+        elif isinstance(item, float) and math.isinf(item):
+            texts.append("1e999" if item > 0 else "-1e999")
+        else:
+            texts.append(_encode_ascii(item))
+    return "".join(texts)
 
 
 class Source(Protocol):
@@ -270,12 +300,12 @@ class StreamSink:
 
 
 def approximate_size(value: Any) -> int:
-    """Bytes of `value` as JSON, within a few per cent, without writing it."""
+    """Bytes of `value` as JSON, roughly, without writing it: escapes and long numbers are taken for short."""
     total, stack = 0, [value]
     while stack:
         item = stack.pop()
         if isinstance(item, str):
-            total += len(item) + 2
+            total += 2 + (len(item) if item.isascii() else len(item.encode("utf-8", "surrogatepass")))
         elif isinstance(item, dict):
             entries = cast("dict[str, Any]", item)
             total += 2 + sum(len(key) + 4 for key in entries)
