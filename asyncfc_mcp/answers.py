@@ -6,7 +6,7 @@ resource blocks, which structured content cannot tell, has none.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from asyncfc_mcp.futures import Future, Result, State
 
@@ -21,7 +21,7 @@ def _text(text: str) -> Block:
 
 
 def _is_text(block: object) -> bool:
-    return isinstance(block, dict) and block.get("type") == "text"  # pyright: ignore[reportUnknownMemberType]
+    return isinstance(block, dict) and cast("Block", block).get("type") == "text"
 
 
 def blocks_of(result: Result) -> list[Block]:
@@ -119,7 +119,7 @@ def with_result(future: Future) -> Result:
     if all(map(_is_text, blocks)):
         answer["structuredContent"] = _full_record(future, ((), ""))
     meta = result.get("_meta")
-    answer["_meta"] = {**(meta if isinstance(meta, dict) else {}), META_KEY: [entry]}
+    answer["_meta"] = {**(cast("Block", meta) if isinstance(meta, dict) else {}), META_KEY: [entry]}
     return answer
 
 
@@ -157,7 +157,7 @@ def append(answer: Result, delivered: Sequence[Future], note: str | None = None)
     blocks: list[Block] = [*extra["content"]]
     if note is not None:
         blocks.append(_text(note))
-    meta = answer.get("_meta") or {}
+    meta = cast("Block", answer.get("_meta") or {})
     out: Result = {**answer, "content": [*blocks_of(answer), *blocks]}
     out["_meta"] = {**meta, META_KEY: [*meta.get(META_KEY, ()), *extra["_meta"][META_KEY]]}
     structured = answer.get("structuredContent")

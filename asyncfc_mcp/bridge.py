@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 import anyio
-import anyio.abc
 from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND
 

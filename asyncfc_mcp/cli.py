@@ -53,9 +53,8 @@ def _load(config_file: Path | None, url: str | None, command: tuple[str, ...]) -
 
 
 def _log_to_stderr(verbose: bool) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="asyncfc-mcp: %(message)s" if not verbose else None, force=True
-    )
+    shown = "%(levelname)s %(name)s: %(message)s" if verbose else "asyncfc-mcp: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=shown, force=True)
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     # The SDK logs what a peer did wrong as if it were our failure, with tracebacks; users can do nothing with that.
     for noisy in ("mcp", "client", "httpx2", "sse_starlette", "uvicorn"):

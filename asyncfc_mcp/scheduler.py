@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import anyio
 import anyio.abc
@@ -425,11 +425,8 @@ def reason_of(future: Future) -> str:
         if isinstance(future.failure, DependencyFailed | Stopped):
             return future.failure.reason
         return str(future.failure).partition("\n")[0]
-    text = " ".join(
-        block.get("text", "")
-        for block in (future.result or {}).get("content", ())
-        if isinstance(block, dict) and isinstance(block.get("text"), str)  # pyright: ignore[reportUnknownMemberType]
-    )
+    content = cast("list[dict[str, Any]]", (future.result or {}).get("content") or ())
+    text = " ".join(str(block["text"]) for block in content if isinstance(block, dict) and "text" in block)
     return (text[:200] + "…" if len(text) > 200 else text) or "the tool reported an error"
 
 

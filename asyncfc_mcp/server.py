@@ -185,17 +185,18 @@ class Upstream:
         capabilities: dict[str, Any] = {"tools": dict(changes)}
         for downstream in self.bridge.downstreams.values():
             # A server that was never seen may turn out to have them; an empty list does no harm.
-            offers = downstream.offer.capabilities if downstream.known else {"prompts": {}, "resources": {}}
+            unseen: Mapping[str, Any] = {"prompts": {}, "resources": {}}
+            offers = downstream.offer.capabilities if downstream.known else unseen
             for kind in ("prompts", "resources"):
                 if offers.get(kind) is not None:
                     capabilities[kind] = dict(changes)
             if offers.get("completions") is not None:
                 capabilities["completions"] = {}
         result["capabilities"] = capabilities
-        name = None
-        params = ctx.params or {}
+        name: str | None = None
         if ctx.method == "initialize":
-            name = (params.get("clientInfo") or {}).get("name")
+            info: Mapping[str, Any] = (ctx.params or {}).get("clientInfo") or {}
+            name = info.get("name")
         elif ctx.session.client_params is not None:
             name = ctx.session.client_params.client_info.name
         profile = profile_for(name, self.bridge.settings.host_profiles)
@@ -246,6 +247,7 @@ class Upstream:
             raise MCPError(INVALID_PARAMS, f"tools/call: name must be a string; found {name!r:.80}")
         if arguments is not None and not isinstance(arguments, dict):
             raise MCPError(INVALID_PARAMS, f"tools/call: arguments must be an object; found {arguments!r:.80}")
+        arguments = cast("dict[str, Any] | None", arguments)
         client = self._client(request)
         report = request.report()
         tool = METATOOLS.get(name)

@@ -13,7 +13,7 @@ import stat
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import anyio.abc
@@ -201,8 +201,9 @@ class _LineServer:
         if isinstance(route, InboundLadderRejection):
             raise MCPError(route.code, route.message, route.data)
         if self._upstream.answers(method):
-            info = route.client_info
-            name = info.get("name") if isinstance(info, dict) else None
+            info = cast("object", route.client_info)
+            said = cast("dict[str, Any]", info).get("name") if isinstance(info, dict) else None
+            name = said if isinstance(said, str) else None
             return await self._upstream.answer(
                 Request(method, params or {}, route.protocol_version, name, None, dctx.progress)
             )

@@ -1,0 +1,440 @@
+"""Configuration: the `mcpServers` JSON that hosts use, with our own settings in `asyncfc` sections.
+
+Owns reading a file and saying exactly what is wrong with it: unknown keys in our own sections are errors that name the
+nearest known key, unknown keys of a copied server entry are warnings. Refuses to start anything.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal, cast
+from urllib.parse import urlsplit
+
+from asyncfc_mcp.errors import ConfigError, nearest
+
+
+def _doc(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What applies to one tool. A setting may stand at the top, on a server or on a tool; the nearest wins."""
+
+    mode: Literal["future", "sync"] = _doc("future", "`sync`: the answer is the real result, in order with all others.")
+    ordering: Literal["declared", "strict", "none"] = _doc(
+        "declared", "What a tool that says nothing of its effects counts as: not ordered, a write, or nothing at all."
+    )
+    on_failure: Literal["stop", "continue"] = _doc(
+        "stop", "Whether this write is cancelled when one queued before it on the same state fails."
+    )
+    reads: tuple[str, ...] | None = _doc(None, "State paths that the tool reads (server, tool). `[]`: none.")
+    writes: tuple[str, ...] | None = _doc(None, "State paths that the tool writes (server, tool). `[]`: none.")
+    references: Literal["all", "read-only", "off"] = _doc(
+        "all", "Whether futures may be arguments: of all tools, of `readOnlyHint` tools only, or of none."
+    )
+    names: bool = _doc(True, "Offer `_as`, by which a call names its future.")
+    wait: bool = _doc(True, "Offer `_wait`, by which a call waits for results.")
+    max_concurrency: int | None = _doc(None, "Calls at a time: of the tool on a tool, of each server elsewhere.")
+    timeout_s: float | None = _doc(None, "Seconds after which a running call is cancelled.")
+    grace_ms: float = _doc(25.0, "Milliseconds given to a quick tool to answer with its result; 0 turns it off.")
+    retries: int = _doc(2, "Tries after a transport failure, of `readOnlyHint` and `idempotentHint` tools only.")
+    single_flight: bool = _doc(False, "Let identical `readOnlyHint` calls that run at the same time share one result.")
+    max_argument_bytes: int = _doc(8 << 20, "Largest arguments, in bytes, after references were resolved.")
+
+
+@dataclass(frozen=True, slots=True)
+class StdioSpec:
+    """A server that is a command."""
+
+    command: str
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    cwd: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSpec:
+    """A server at a URL: Streamable HTTP, or HTTP+SSE."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    kind: Literal["http", "sse"] = "http"
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """One wrapped server."""
+
+    name: str
+    spec: StdioSpec | HttpSpec
+    prefix: str | None = None
+    """Put before each tool's name; None is `server__`."""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_concurrency: int | None = None
+    keep_names: bool = False
+    """Names are listed as they are, neither mapped nor shortened."""
+    base: Policy = field(default_factory=Policy)
+    tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+
+    def policy(self, tool: str) -> Policy:
+        own = self.tools.get(tool)
+        return replace(self.base, **own) if own else self.base
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        return tuple(self.tools)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of the bridge as a whole; they stand at the top only."""
+
+    max_wait_s: float = _doc(45.0, "Longest wait within one call, in seconds.")
+    max_pending: int = _doc(10_000, "Calls that may be unfinished at the same time; more are refused.")
+    max_result_bytes_total: int = _doc(512 << 20, "Bytes of results kept; while there are more, calls are refused.")
+    keep_s: float = _doc(3600.0, "Seconds a result is kept after it was last read. Unread ones are kept.")
+    deliver: Literal["auto", "inline", "off"] = _doc(
+        "auto", "Whether finished small results ride on the next answer, where the conversation is known."
+    )
+    inline_bytes: int = _doc(4096, "Largest result, in bytes, that is delivered that way.")
+    forward_wait_ms: float = _doc(50.0, "Milliseconds that `$name` waits for a call that takes that name; 0: none.")
+    host_profiles: Mapping[str, Mapping[str, object]] = field(
+        default_factory=dict[str, Mapping[str, object]],
+        metadata={"doc": "What is known of a client, by its `clientInfo.name`."},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeConfig:
+    servers: tuple[ServerConfig, ...]
+    settings: Settings = field(default_factory=Settings)
+    warnings: tuple[str, ...] = ()
+    source: str = ""
+
+
+SERVER_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "prefix": 'Put before the names of the server\'s tools and prompts; default `server__`, `""` for none.',
+        "include": "Globs of the tools to list; default all.",
+        "exclude": "Globs of the tools not to list.",
+        "tools": "Settings of single tools, by the names that the server gives them.",
+    }
+)
+_POLICY: Final = {f.name: f for f in fields(Policy)}
+_SETTINGS: Final = {f.name: f for f in fields(Settings)}
+_ENTRY_KEYS: Final = frozenset(
+    {"command", "args", "env", "cwd", "url", "headers", "type", "asyncfc", "disabled", "enabled"}
+)
+_TYPES: Final[Mapping[str, str]] = {
+    "stdio": "stdio", "http": "http", "streamable-http": "http", "streamableHttp": "http", "streamable_http": "http",
+    "sse": "sse",
+}  # fmt: skip
+_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{(input:[^}]*)\}|\$\{(env:([^}]+))\}")
+_PROFILE_KEYS: Final = {
+    "single_conversation": bool,
+    "timeout_s": float,
+    "name_limit": int,
+    "progress_resets_timeout": bool,
+}
+
+
+class _Reader:
+    """Reads one file's value, and knows where it is in it."""
+
+    def __init__(self, file: str, environ: Mapping[str, str]) -> None:
+        self.file, self.environ = file, environ
+        self.warnings: list[str] = []
+
+    def fail(self, path: str, found: str, expected: str) -> ConfigError:
+        return ConfigError(self.file, path, found, expected)
+
+    def typed(self, value: Any, path: str, kind: type | tuple[type, ...], expected: str) -> Any:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise self.fail(path, f"found {_shown(value)}", expected)
+        return value
+
+    def strings(self, value: Any, path: str) -> tuple[str, ...]:
+        items = cast("list[Any]", self.typed(value, path, list, "a list of strings"))
+        return tuple(self.typed(item, f"{path}[{i}]", str, "a string") for i, item in enumerate(items))
+
+    def table(self, value: Any, path: str) -> dict[str, str]:
+        items = cast("dict[str, Any]", self.typed(value, path, dict, "an object of strings"))
+        return {key: self.expanded(item, f"{path}.{key}") for key, item in items.items()}
+
+    def expanded(self, value: Any, path: str) -> str:
+        text = cast("str", self.typed(value, path, str, "a string"))
+
+        def variable(match: re.Match[str]) -> str:
+            name, default, asked = match.group(1) or match.group(5), match.group(2), match.group(3)
+            if asked is not None:
+                raise self.fail(path, f"found ${{{asked}}}, which only the host can ask for", "an environment variable")
+            found = self.environ.get(name)
+            if found is None or (found == "" and default is not None):
+                if default is not None:
+                    return default
+                own = {"userHome": str(Path.home()), "workspaceFolder": os.getcwd()}.get(name)
+                if own is not None:
+                    return own
+                raise self.fail(
+                    path,
+                    f"found ${{{name}}}, and the environment has no {name}",
+                    f"{name} to be set, or ${{{name}:-default}}",
+                )
+            return found
+
+        return _VARIABLE.sub(variable, text)
+
+    # --- our own sections ----------------------------------------------------------------------------------------
+
+    def section(self, value: Any, path: str, level: Literal["top", "server", "tool"]) -> dict[str, Any]:
+        """The settings of one `asyncfc` section, checked."""
+        section = cast("dict[str, Any]", self.typed(value, path, dict, "an object"))
+        allowed: dict[str, Any] = dict(_POLICY)
+        if level == "top":
+            allowed |= _SETTINGS
+            del allowed["reads"], allowed["writes"]
+        elif level == "server":
+            allowed |= dict.fromkeys(SERVER_KEYS)
+        for key in section:
+            if key not in allowed:
+                raise self._unknown(key, f"{path}.{key}", level, allowed)
+        return {key: self._setting(key, item, f"{path}.{key}") for key, item in section.items()}
+
+    def _unknown(self, key: str, path: str, level: str, allowed: Iterable[str]) -> ConfigError:
+        elsewhere = {
+            "only at the top of the file": _SETTINGS,
+            "only on a server": SERVER_KEYS,
+            "only on a server or a tool": ("reads", "writes"),
+        }
+        for where, keys in elsewhere.items():
+            if key in keys:
+                return self.fail(path, f"{key!r} stands on the {level} level", f"it {where}")
+        close = nearest(key, allowed, at_most=1) or nearest(key, [*_POLICY, *_SETTINGS, *SERVER_KEYS], at_most=1)
+        expected = f"{close[0]!r}" if close else f"one of {', '.join(sorted(allowed))}"
+        return self.fail(path, f"unknown key {key!r}", expected)
+
+    def _setting(self, key: str, value: Any, path: str) -> Any:
+        if key in ("reads", "writes", "include", "exclude"):
+            return self.strings(value, path)
+        if key == "prefix":
+            return self.typed(value, path, str, "a string")
+        if key == "tools":
+            tools = cast("dict[str, Any]", self.typed(value, path, dict, "an object: tool name → its settings"))
+            return {tool: self.section(own, f"{path}.{tool}", "tool") for tool, own in tools.items()}
+        if key == "host_profiles":
+            return self._profiles(value, path)
+        known = _POLICY.get(key) or _SETTINGS[key]
+        kind = str(known.type)
+        choices = re.findall(r"'([^']+)'|\"([^\"]+)\"", kind) if "Literal" in kind else []
+        if choices:
+            words = [a or b for a, b in choices]
+            if value not in words:
+                close = nearest(value, words, at_most=1) if isinstance(value, str) else []
+                hint = f" (nearest: {close[0]!r})" if close else ""
+                raise self.fail(path, f"found {_shown(value)}", f"one of {', '.join(map(repr, words))}{hint}")
+            return value
+        if value is None and "None" in kind:
+            return None
+        if kind == "bool":
+            return self.typed(value, path, bool, "true or false")
+        whole = kind.startswith("int")
+        least = 1 if key in ("max_concurrency", "max_pending", "max_argument_bytes") else 0
+        expected = f"a {'whole ' if whole else ''}number, {least} or more"
+        number = self.typed(value, path, int if whole else (int, float), expected)
+        if isinstance(number, bool) or not least <= number < float("inf") or (key.endswith("out_s") and number == 0):
+            raise self.fail(path, f"found {_shown(value)}", expected if least or number else "more than 0")
+        return number if whole else float(number)
+
+    def _profiles(self, value: Any, path: str) -> dict[str, dict[str, object]]:
+        profiles = cast("dict[str, Any]", self.typed(value, path, dict, "an object: client name → its profile"))
+        for name, profile in profiles.items():
+            here = f"{path}.{name}"
+            for key, item in cast("dict[str, Any]", self.typed(profile, here, dict, "an object")).items():
+                kind = _PROFILE_KEYS.get(key)
+                if kind is None:
+                    close = nearest(key, _PROFILE_KEYS, at_most=1) or sorted(_PROFILE_KEYS)
+                    raise self.fail(f"{here}.{key}", f"unknown key {key!r}", f"{close[0]!r}")
+                if kind is bool:
+                    self.typed(item, f"{here}.{key}", bool, "true or false")
+                elif isinstance(item, bool) or not isinstance(item, int | float) or item <= 0:
+                    raise self.fail(f"{here}.{key}", f"found {_shown(item)}", "a number above 0")
+        return profiles
+
+    # --- server entries ------------------------------------------------------------------------------------------
+
+    def server(self, name: str, value: Any, path: str, top: Mapping[str, Any]) -> ServerConfig | None:
+        entry = cast("dict[str, Any]", self.typed(value, path, dict, 'an object with "command" or "url"'))
+        if not name.strip():
+            raise self.fail(path, "the name of a server is empty", "a name")
+        if entry.get("disabled") is True or entry.get("enabled") is False:
+            self.warnings.append(f"{self.file}: {path}: the server is disabled and left out")
+            return None
+        for key in entry:
+            if key not in _ENTRY_KEYS:
+                close = nearest(key, _ENTRY_KEYS, at_most=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                self.warnings.append(f"{self.file}: {path}.{key}: ignored, it means nothing to the bridge{hint}")
+        spec = self._spec(entry, path)
+        own = self.section(entry.get("asyncfc", {}), f"{path}.asyncfc", "server")
+        limit = own.get("max_concurrency", top.get("max_concurrency"))
+        policy = {key: item for key, item in {**top, **own}.items() if key in _POLICY and key != "max_concurrency"}
+        return ServerConfig(
+            name, spec, own.get("prefix"), own.get("include", ()), own.get("exclude", ()), limit,
+            base=Policy(**policy), tools=own.get("tools", {}),
+        )  # fmt: skip
+
+    def _spec(self, entry: Mapping[str, Any], path: str) -> StdioSpec | HttpSpec:
+        kind = None
+        if "type" in entry:
+            said = self.typed(entry["type"], f"{path}.type", str, "a string")
+            kind = _TYPES.get(said)
+            if kind is None:
+                raise self.fail(f"{path}.type", f"found {said!r}", "'stdio', 'http', 'streamable-http' or 'sse'")
+        if ("command" in entry) == ("url" in entry):
+            found = 'both "command" and "url"' if "command" in entry else 'neither "command" nor "url"'
+            raise self.fail(path, f"found {found}", "one of the two")
+        if "command" in entry:
+            if kind not in (None, "stdio"):
+                raise self.fail(f"{path}.type", f'found {entry["type"]!r} beside "command"', "'stdio'")
+            command = self.expanded(entry["command"], f"{path}.command")
+            if not command.strip():
+                raise self.fail(f"{path}.command", "found an empty string", "a command")
+            args = self.typed(entry.get("args", []), f"{path}.args", list, "a list of strings")
+            cwd = entry.get("cwd")
+            return StdioSpec(
+                command,
+                tuple(self.expanded(arg, f"{path}.args[{i}]") for i, arg in enumerate(args)),
+                self.table(entry.get("env", {}), f"{path}.env"),
+                None if cwd is None else os.path.expanduser(self.expanded(cwd, f"{path}.cwd")),
+            )
+        if kind == "stdio":
+            raise self.fail(f"{path}.type", "found 'stdio' beside \"url\"", "'http' or 'sse'")
+        url = self.expanded(entry["url"], f"{path}.url")
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = urlsplit("")
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise self.fail(f"{path}.url", f"found {url!r}", "an http:// or https:// URL")
+        if kind is None:
+            kind = "sse" if parts.path.rstrip("/").endswith("/sse") else "http"
+        return HttpSpec(url, self.table(entry.get("headers", {}), f"{path}.headers"), cast("Any", kind))
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _without_comments(text: str) -> str:
+    """JSON with comments and trailing commas (as VS Code and Cursor write it) as JSON, line by line the same."""
+
+    def keep(match: re.Match[str]) -> str:
+        piece = match.group(0)
+        return piece if piece[0] == '"' else re.sub(r"[^\n]", " ", piece)
+
+    text = re.sub(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/', keep, text, flags=re.DOTALL)
+    return re.sub(r'"(?:[^"\\\n]|\\.)*"|,(?=\s*[}\]])', lambda m: m.group(0) if m.group(0)[0] == '"' else " ", text)
+
+
+def load_config(path: Path, environ: Mapping[str, str]) -> BridgeConfig:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it is wrong.
+    """
+    file = str(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(file, "", "there is no such file", "a configuration file") from None
+    except IsADirectoryError:
+        raise ConfigError(file, "", "found a folder", "a configuration file") from None
+    except (OSError, ValueError) as exc:
+        raise ConfigError(file, "", f"it cannot be read: {exc}", "a JSON file in UTF-8") from None
+    return parse_config(text, file, environ)
+
+
+def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConfig:
+    """The configuration in `text`; `file` is what errors call it.
+
+    Raises:
+        ConfigError: something in it is wrong.
+    """
+
+    def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        table: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in table:
+                raise ConfigError(file, key, "the key stands twice in one object", "each key once")
+            table[key] = value
+        return table
+
+    if not text.strip():
+        raise ConfigError(file, "", "found an empty file", 'an object with "mcpServers"')
+    try:
+        value = json.loads(_without_comments(text), object_pairs_hook=unique)
+    except json.JSONDecodeError as exc:
+        raise ConfigError(file, "", f"line {exc.lineno}, column {exc.colno}: {exc.msg}", "JSON") from None
+    except (RecursionError, ValueError) as exc:
+        raise ConfigError(file, "", f"it is no usable JSON: {exc}"[:200], "JSON") from None
+    reader = _Reader(file, environ)
+    root = cast("dict[str, Any]", reader.typed(value, "", dict, 'an object with "mcpServers"'))
+    keys = [key for key in ("mcpServers", "servers") if key in root]
+    if len(keys) != 1:
+        close = nearest("mcpServers", root, at_most=1)
+        found = 'both "mcpServers" and "servers"' if keys else (f"found {close[0]!r}" if close else "no servers")
+        raise ConfigError(file, "", found, '"mcpServers" (or "servers", as VS Code has it)')
+    top = reader.section(root.get("asyncfc", {}), "asyncfc", "top")
+    entries = cast("dict[str, Any]", reader.typed(root[keys[0]], keys[0], dict, "an object: name → server"))
+    servers = [reader.server(name, entry, f"{keys[0]}.{name}", top) for name, entry in entries.items()]
+    for key in root:
+        if key not in (*keys, "asyncfc", "inputs"):
+            reader.warnings.append(f"{file}: {key}: ignored, it means nothing to the bridge")
+    kept = tuple(server for server in servers if server is not None)
+    if not kept:
+        raise ConfigError(file, keys[0], "there is no server to wrap", "at least one")
+    settings = Settings(**{key: item for key, item in top.items() if key in _SETTINGS})
+    return BridgeConfig(kept, settings, tuple(reader.warnings), file)
+
+
+def _single(spec: StdioSpec | HttpSpec, name: str, source: str) -> BridgeConfig:
+    return BridgeConfig((ServerConfig(name, spec, prefix="", keep_names=True),), source=source)
+
+
+def config_for_command(argv: Sequence[str]) -> BridgeConfig:
+    """One server that is a command; its tools keep their names."""
+    words = [word for word in argv if not word.startswith("-")]
+    last = (
+        words[1] if len(words) > 1 and Path(words[0]).name in ("npx", "uvx", "python", "python3", "node") else words[0]
+    )
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", re.sub(r"(?<=.)@[^/]*$", "", Path(last).name).removesuffix(".py"))
+    return _single(StdioSpec(argv[0], tuple(argv[1:])), name or "server", " ".join(argv))
+
+
+def config_for_url(url: str) -> BridgeConfig:
+    """One server at a URL; its tools keep their names.
+
+    Raises:
+        ConfigError: it is no URL.
+    """
+    spec = _Reader("--url", {})._spec({"url": url}, "url")  # pyright: ignore[reportPrivateUsage]
+    return _single(spec, urlsplit(url).hostname or "server", url)
+
+
+def field_docs() -> list[tuple[str, str, Any, str]]:
+    """Every setting: where it may stand, its name, its default and what it does."""
+    rows: list[tuple[str, str, Any, str]] = []
+    for key, known in _SETTINGS.items():
+        rows.append(("top", key, {} if known.default is MISSING else known.default, known.metadata["doc"]))
+    for key, known in _POLICY.items():
+        level = "server, tool" if key in ("reads", "writes") else "top, server, tool"
+        rows.append((level, key, known.default, known.metadata["doc"]))
+    rows += [("server", key, None, doc) for key, doc in SERVER_KEYS.items()]
+    return rows
