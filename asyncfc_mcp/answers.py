@@ -183,6 +183,7 @@ def listing(
     """
     lines: list[str] = []
     entries: list[dict[str, Any]] = []
+    records = [record(future, waiting) for future, waiting, _ in futures]
     for future, waiting, seconds in futures:
         text = line(future, waiting).removesuffix(f". Result: await_future {future.id}")
         lines.append(f"{text}, {seconds:.1f} s" + (", unread" if future.unread else ""))
@@ -201,7 +202,7 @@ def listing(
         structured["more"] = more
     if servers:
         structured["servers"] = [{"server": name, "condition": condition} for name, condition in servers]
-    return {"content": [_text("\n".join(lines))], "structuredContent": structured}
+    return {"content": [_text("\n".join(lines))], "structuredContent": structured, "_meta": {META_KEY: records}}
 
 
 def error(message: str) -> Result:
