@@ -186,8 +186,18 @@ class Bridge:
                 logger.warning("not listed: %s", self._collision)
             self._collided.set()
 
+    async def found(self, name: str) -> Wiring:
+        """The tool listed under this name, as soon as all listings are known if it is not listed yet.
+
+        Raises:
+            UnknownTool: there is none.
+        """
+        if name not in self._wirings:
+            await self.listed()
+        return self.wiring(name)
+
     def wiring(self, name: str) -> Wiring:
-        """The tool listed under this name.
+        """The tool listed under this name at this moment.
 
         Raises:
             UnknownTool: there is none.
@@ -249,10 +259,13 @@ class Bridge:
         if name is not None:
             self.store.check_name(scope, name)
         bindings: dict[str, str] = {}
+        announced: dict[str, None] = {}
 
         def known(ref: str) -> str | None:
-            future = self.store.find(scope, ref) if not ref.startswith("$") else None
+            future = self.store.find(scope, ref)
             if future is None:
+                if any(forward.scope == scope and forward.name == ref for forward in self._forwards):
+                    announced[ref] = None
                 return None
             bindings[ref] = future.key
             return future.key
@@ -262,8 +275,9 @@ class Bridge:
         )
         if arguments and may_refer:
             found = references.find(arguments, known)
-            if found.unknown and policy.names and scope.listed and self.settings.forward_wait_ms > 0:
-                await self._forward(scope, name, found.unknown)
+            missing = tuple({**dict.fromkeys(found.unknown), **announced})
+            if missing and policy.names and scope.listed and self.settings.forward_wait_ms > 0:
+                await self._forward(scope, name, missing)
                 bindings.clear()
                 references.find(arguments, known)
         effect = wiring.effect.bind(arguments or {}, lambda value: references.is_reference(value, bindings.get))
@@ -292,6 +306,8 @@ class Bridge:
         """Wait up to `forward_wait_ms` for names that other calls of the same turn may be about to take.
 
         Hosts may send the calls of one turn at the same time, so a reference can overtake the call that it means.
+        What is waited for: a string that is nothing but `$name`, and in any form a name that a call which itself waits
+        here is going to take. `${name}` inside text is not, by itself: scripts and templates are full of it.
 
         Raises:
             Cycle: this call and others wait for each other.

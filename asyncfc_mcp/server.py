@@ -257,7 +257,7 @@ class Upstream:
                 if answers.META_KEY not in (answer.get("_meta") or {}) and name == "await_future":
                     return answer  # a ready result goes up as the server gave it
             else:
-                wiring = self.bridge.wiring(name)
+                wiring = await self.bridge.found(name)
                 if wiring.entry.policy.mode == "sync":
                     return await self._call_sync(client, wiring, arguments, params, report)
                 answer = await self._call_wrapped(client, wiring, arguments, params, report)
@@ -382,7 +382,7 @@ class Upstream:
 
     async def _get_prompt(self, request: Request) -> Result:
         params = request.params
-        entry = self.bridge.catalog.prompts.get(str(params.get("name")))
+        entry = (await self.bridge.listed()).prompts.get(str(params.get("name")))
         if entry is None:
             raise MCPError(INVALID_PARAMS, f"Unknown prompt: {params.get('name')}")
         return await self.bridge.ask(entry.server, "prompts/get", {**params, "name": entry.prompt})
@@ -410,7 +410,7 @@ class Upstream:
         if not isinstance(ref, dict):
             raise MCPError(INVALID_PARAMS, "completion/complete: ref must be an object")
         target = cast("dict[str, Any]", ref)
-        catalog = self.bridge.catalog
+        catalog = await self.bridge.listed()
         if target.get("type") == "ref/prompt":
             prompt = catalog.prompts.get(str(target.get("name")))
             if prompt is None:
