@@ -207,4 +207,4 @@ def listing(
 
 def error(message: str) -> Result:
     """A tool answer that says what was wrong."""
-    return {"content": [_text(message)], "isError": True}
+    return {"content": [_text(message)], "isError": True, "_meta": {META_KEY: []}}

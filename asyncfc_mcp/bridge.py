@@ -41,6 +41,8 @@ RESERVED: Final = ("await_future", "gather", "cancel_future", "list_futures")
 """Names of the bridge's own tools, which no wrapped tool may have."""
 FIRST_LISTING_S: Final = 10.0
 """A client that asks for lists while servers without a cached listing start is kept waiting this long at most."""
+STRAGGLERS_S: Final = 2.0
+"""How long those that know their lists wait for the servers that do not."""
 ENVELOPE: Final = "io.modelcontextprotocol/"
 """Keys of `_meta` that belong to one hop; they are not passed on."""
 
@@ -214,14 +216,27 @@ class Bridge:
     async def listed(self) -> Catalog:
         """The catalog, as soon as every server's listing is known: from its cache, from itself, or it has failed.
 
-        Never waits for a server longer than `FIRST_LISTING_S` after the start.
+        Waits for the first server until `FIRST_LISTING_S` after the start, and for the others `STRAGGLERS_S` longer
+        than for the first: a slow one must not hold up the others' tools, and comes with `list_changed`.
         """
         unknown = [d for d in self.downstreams.values() if not d.known and d.status is Status.STARTING]
         left = self._started_at + FIRST_LISTING_S - anyio.current_time()
-        if unknown and left > 0:
-            with anyio.move_on_after(left):
+        if not unknown or left <= 0:
+            return self.catalog
+        first = anyio.Event()
+        if len(unknown) < len(self.downstreams):
+            first.set()
+
+        async def settle(downstream: Downstream) -> None:
+            await downstream.settled()
+            first.set()
+
+        with anyio.move_on_after(left):
+            async with anyio.create_task_group() as tg:
                 for downstream in unknown:
-                    await downstream.settled()
+                    tg.start_soon(settle, downstream)
+                await first.wait()
+                tg.cancel_scope.deadline = anyio.current_time() + STRAGGLERS_S
         return self.catalog
 
     def troubles(self) -> list[tuple[str, str]]:

@@ -43,7 +43,7 @@ class Reaper:
     _SCRIPT: Final = (
         "trap '' INT TERM HUP; g=' '; while read -r op p; do case $op in "
         '+) g="$g$p ";; -) g="${g%% $p *} ${g#* $p }";; esac; done; '
-        "for s in TERM KILL; do for p in $g; do kill -$s -- -$p 2>/dev/null; done; "
+        "for s in TERM KILL; do for p in $g; do kill -$s -$p 2>/dev/null; done; "
         "case $g in *[0-9]*) [ $s = TERM ] && sleep 2;; esac; done"
     )
 

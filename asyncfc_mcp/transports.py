@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import stat
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -107,14 +106,6 @@ async def _stopping() -> AsyncGenerator[anyio.CancelScope]:
 
 
 # --- stdio ---------------------------------------------------------------------------------------------------------
-
-
-def _pollable(fd: int) -> bool:
-    """Whether the event loop can wait for a descriptor: pipes, sockets and terminals, not files."""
-    if sys.platform == "win32":
-        return False
-    mode = os.fstat(fd).st_mode
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
 
 
 class _OwnPipes:
@@ -218,8 +209,7 @@ class _LineServer:
 
 async def _serve_pipes(upstream: Upstream) -> None:
     """Serve standard input and output until the input ends."""
-    if not (_pollable(0) and _pollable(1)):
-        # A file cannot be waited for; the SDK reads it in a thread.
+    if sys.platform == "win32":  # the event loop there cannot wait for standard streams; the SDK uses threads
         from mcp.server.stdio import stdio_server
 
         options = upstream.server.create_initialization_options(NotificationOptions(tools_changed=True))

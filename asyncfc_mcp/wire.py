@@ -8,11 +8,13 @@ that came off the wire. Refuses to know MCP, and who answers what: that is `peer
 import json
 import math
 import os
+import stat
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, cast
 
 import anyio
+import anyio.lowlevel
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
@@ -232,8 +234,11 @@ class _Fd:
     """A non-blocking descriptor that can be closed under whoever waits for it."""
 
     def __init__(self, fd: int) -> None:
-        os.set_blocking(fd, False)
         self.fd = fd
+        mode = os.fstat(fd).st_mode
+        self._waits = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
+        if self._waits:
+            os.set_blocking(fd, False)
 
     def close(self) -> None:
         # Set aside before it is closed: the number may belong to another file a moment later.
@@ -250,7 +255,10 @@ class FdSource(_Fd):
         while True:
             if self.fd < 0:
                 raise anyio.ClosedResourceError
-            await anyio.wait_readable(self.fd)
+            if self._waits:
+                await anyio.wait_readable(self.fd)
+            else:  # a file, which is always ready and cannot be waited on
+                await anyio.lowlevel.checkpoint()
             try:
                 data = os.read(self.fd, _CHUNK)
             except BlockingIOError:
