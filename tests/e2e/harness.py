@@ -207,6 +207,7 @@ class Wire(Caller):
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, env=dict(env), cwd=cwd
             )
         self.garbage: list[bytes] = []
+        self.complaints: list[Json] = []
         self.notifications: list[Json] = []
         self.opening: Json = {}
         self._changed = threading.Condition()
@@ -302,8 +303,11 @@ class Wire(Caller):
                 try:
                     message = json.loads(line)
                     assert message["jsonrpc"] == "2.0"
+                    if message.get("id", 0) is None and "error" in message:  # about a line that was no message
+                        self.complaints.append(message["error"])
+                        continue
                     assert "method" in message or message["id"] in self._pending
-                except (ValueError, TypeError, KeyError, AssertionError):
+                except (ValueError, TypeError, KeyError, AttributeError, AssertionError):
                     self.garbage.append(line)
                     continue
                 self._receive(message)
@@ -345,8 +349,8 @@ class Wire(Caller):
         return self.process.pid
 
     def stderr(self) -> str:
-        """What the peer has written on stderr, at most its last 8 kB."""
-        return self.stderr_path.read_text(errors="replace")[-8192:]
+        """What the peer has written on stderr, at most its last 4 kB."""
+        return self.stderr_path.read_text(errors="replace")[-4096:]
 
     def wait(self, timeout: float = PATIENCE) -> int:
         """Wait for the end of the process; its exit code."""

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -23,14 +22,11 @@ from e2e.harness import Handle, Json, Stage, Wire, canonical, eventually, record
 
 CLIENT_THAT_DIES = """
 import json, os, subprocess, sys, time
-spec = json.loads(sys.argv[1])
-stdin = subprocess.PIPE if spec["stdin"] is None else spec["stdin"]
-bridge = subprocess.Popen(spec["command"], stdin=stdin, stdout=open(spec["stdout"], "wb"))
-if spec["stdin"] is None:
-    for message in spec["messages"]:
-        bridge.stdin.write((json.dumps(message) + "\\n").encode())
-        bridge.stdin.flush()
-print(bridge.pid, flush=True)
+command, messages, stdin, stdout = json.loads(sys.argv[1])
+bridge = subprocess.Popen(command, stdin=subprocess.PIPE if stdin is None else stdin, stdout=stdout)
+for message in messages if stdin is None else ():
+    bridge.stdin.write((json.dumps(message) + "\\n").encode())
+    bridge.stdin.flush()
 time.sleep(3600)
 """
 
@@ -217,10 +213,11 @@ def test_servers_that_cannot_start_delay_nobody_and_say_why(stage: Stage) -> Non
 
 def test_a_slow_server_appears_with_list_changed(stage: Stage) -> None:
     """A server that takes its time is announced when it is there."""
-    bridge = stage.bridge({"good": stage.toy(), "slow": stage.toy("raw", "--delay-start", "4")})
-    bridge.wait_for_tools("good__echo")
+    gate = stage.folder / "gate"
+    bridge = stage.bridge({"good": stage.toy(), "slow": stage.toy("raw", "--wait-for", str(gate))})
+    assert "slow__echo" not in bridge.wait_for_tools("good__echo")
     before = len([each for each in bridge.notifications if each["method"] == "notifications/tools/list_changed"])
-    assert "slow__echo" not in bridge.tools()
+    gate.touch()
     bridge.notified("notifications/tools/list_changed", count=before + 1)
     bridge.wait_for_tools("slow__echo")
     assert text_of(bridge.outcome(bridge.submit("slow__sleep", {"seconds": 0}).id)) == "slept 0"
@@ -280,6 +277,18 @@ def test_stdin_that_closes_mid_call_ends_everything(stage: Stage) -> None:
     assert "Traceback" not in bridge.stderr()
 
 
+def test_a_signal_ends_a_bridge_whose_output_is_a_file(stage: Stage) -> None:
+    """stdout redirected to a file, stdin an open terminal or pipe: SIGTERM ends the bridge all the same."""
+    command = stage.command("serve", "--config", str(stage.config({"toy": stage.toy()})))
+    with (stage.folder / "stdout").open("wb") as sink:
+        bridge = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sink, env=stage.env, cwd=stage.folder)
+    stage.processes.append(bridge)
+    with bridge:
+        eventually(stage.downstreams, "the server is up")
+        bridge.terminate()
+        assert bridge.wait(15) in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_mid_call_ends_everything(stage: Stage, number: signal.Signals) -> None:
     """SIGTERM or Ctrl-C in the middle of calls: an orderly end without a traceback."""
@@ -311,43 +320,32 @@ def test_a_client_that_is_killed_takes_everything_with_it(stage: Stage, stdin_st
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
         {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "mild__never", "arguments": {}}},
     ]
-    reader, writer = os.pipe()
-    out = stage.folder / "stdout"
-    spec = {
-        "command": stage.command("serve", "--config", str(stage.config(servers))),
-        "stdin": reader if stdin_stays_open else None,
-        "stdout": str(out),
-        "messages": messages,
-    }
+    command = stage.command("serve", "--config", str(stage.config(servers)))
+    its_stdin, our_end = os.pipe()
+    answers, its_stdout = os.pipe()
+    spec = [command, messages, its_stdin if stdin_stays_open else None, its_stdout]
     client = subprocess.Popen(
         [sys.executable, "-c", CLIENT_THAT_DIES, json.dumps(spec)],
-        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=stage.env,
         cwd=stage.folder,
-        pass_fds=[reader],
+        pass_fds=[its_stdin, its_stdout],
     )
-    os.close(reader)
-    try:
-        with client:
-            assert client.stdout
-            assert int(client.stdout.readline()) > 0
-            if stdin_stays_open:
-                for message in messages:
-                    os.write(writer, (json.dumps(message) + "\n").encode())
-            eventually(lambda: len(stage.downstreams()) == 4 + 3, "four servers and three grandchildren are up")
-            eventually(lambda: b'"id":2' in Path(out).read_bytes().replace(b" ", b""), "the call is answered")
-            client.kill()
+    os.close(its_stdin)
+    os.close(its_stdout)
+    with client, os.fdopen(answers, "rb") as lines, os.fdopen(our_end, "wb", buffering=0) as stdin:
+        for message in messages if stdin_stays_open else ():
+            stdin.write((json.dumps(message) + "\n").encode())
+        eventually(lambda: len(stage.downstreams()) == 4 + 3, "four servers and three grandchildren are up")
+        assert any(json.loads(line).get("id") == 2 for line in lines), "the call is answered with its handle"
+        client.kill()
+        client.wait()
         stage.assert_nothing_left()
-    finally:
-        os.close(writer)
 
 
-def test_well_behaved_servers_end_with_a_bridge_that_is_killed(stage: Stage) -> None:
-    """kill -9 of the bridge leaves it no chance; servers that heed the end of stdin end all the same."""
-    bridge = stage.bridge({"raw": stage.toy(), "modern": stage.toy("modern")})
-    bridge.wait_for_tools("raw__never", "modern__never")
-    bridge.submit("raw__never")
+def test_a_bridge_that_is_killed_leaves_nothing(stage: Stage) -> None:
+    """kill -9 of the bridge leaves it no chance to clean up, and even so nothing stays, however stubborn."""
+    bridge = busy_bridge(stage)
     bridge.process.kill()
     bridge.wait()
     stage.assert_nothing_left()

@@ -21,9 +21,9 @@ FUTURES = {"await_future", "gather", "cancel_future", "list_futures"}
 # --- servers -------------------------------------------------------------------------------------------------------
 
 
-def through_and_direct(stage: Stage, name: str, entry: Json) -> tuple[Wire, Wire]:
-    """The same server twice: behind the bridge, and alone. Their tools are the same."""
-    bridge = stage.bridge({name: {**entry, "asyncfc": {"prefix": ""}}}, opened=False)
+def through_and_direct(stage: Stage, entry: Json) -> tuple[Wire, Wire]:
+    """The same server twice: behind `serve -- CMD`, and alone. Their tools are the same."""
+    bridge = stage.serve("--", entry["command"], *entry["args"], env=entry["env"], opened=False)
     direct = stage.direct(entry)
     own = direct.tools()
     bridge.open()
@@ -50,7 +50,7 @@ def assert_same(bridge: Wire, direct: Wire, calls: list[tuple[str, Json]]) -> li
 def test_server_everything(stage: Stage, npm: Path) -> None:
     """The reference server: text, structured content, images, links, resources, errors, long operations, prompts."""
     entry = stage.entry(npm_bin(npm, "mcp-server-everything"))
-    bridge, direct = through_and_direct(stage, "everything", entry)
+    bridge, direct = through_and_direct(stage, entry)
     slow = bridge.submit("trigger-long-running-operation", {"duration": 2, "steps": 4})
     results = assert_same(
         bridge,
@@ -84,9 +84,7 @@ def test_server_filesystem(stage: Stage, npm: Path) -> None:
     """Files written through the bridge are the files; reading gives the same results as directly."""
     data = stage.folder / "data"
     data.mkdir()
-    bridge, direct = through_and_direct(
-        stage, "files", stage.entry(npm_bin(npm, "mcp-server-filesystem"), str(data.resolve()))
-    )
+    bridge, direct = through_and_direct(stage, stage.entry(npm_bin(npm, "mcp-server-filesystem"), str(data.resolve())))
     written = [
         bridge.submit("write_file", {"path": str(data / f"{name}.txt"), "content": f"I am {name}\n"}).id
         for name in "abc"
@@ -132,7 +130,7 @@ def test_server_memory(stage: Stage, npm: Path) -> None:
 def test_server_time(stage: Stage, server_time: Path) -> None:
     """A server of 2026-07-28 that answers handshakes too."""
     entry = stage.entry(script_of(server_time, "mcp-server-time"), "--local-timezone", "Europe/Berlin")
-    bridge, direct = through_and_direct(stage, "time", entry)
+    bridge, direct = through_and_direct(stage, entry)
     arguments = {"source_timezone": "Europe/Berlin", "time": "12:30", "target_timezone": "Asia/Tokyo"}
     converted, refused = (
         without_envelope(bridge.outcome(bridge.submit("convert_time", each).id))
@@ -157,7 +155,7 @@ def test_server_git(stage: Stage, server_git: Path) -> None:
         subprocess.run([git, *identity, *arguments], check=True, env=stage.env)
     (repository / "file.txt").write_text("one\n")
     entry = stage.entry(script_of(server_git, "mcp-server-git"), "--repository", str(repository))
-    bridge, direct = through_and_direct(stage, "git", entry)
+    bridge, direct = through_and_direct(stage, entry)
     place = {"repo_path": str(repository)}
     added = bridge.outcome(bridge.submit("git_add", {**place, "files": ["file.txt"]}).id)
     assert not added.get("isError")
@@ -178,7 +176,7 @@ def test_server_sqlite(stage: Stage, server_sqlite: Path) -> None:
     """A server on `mcp<2` that annotates nothing: what it writes is there, what it reads is the same."""
     program = script_of(server_sqlite, "mcp-server-sqlite")
     entry = stage.entry(program, "--db-path", str(stage.folder / "toy.db"))
-    bridge, direct = through_and_direct(stage, "sqlite", entry)
+    bridge, direct = through_and_direct(stage, entry)
     for tool, query in [
         ("create_table", "CREATE TABLE fruit (name TEXT, n INTEGER)"),
         ("write_query", "INSERT INTO fruit VALUES ('apple', 1), ('pear', 2)"),
