@@ -1,0 +1,92 @@
+"""`python -m benchmarks overhead|replay|scale|tokens|scheduling|all`: measure, print a table, keep it on request."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import platform
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio
+from rich.console import Console
+
+from benchmarks import report
+from benchmarks.harness import REPO, Options
+
+NAMES: Final = ("overhead", "replay", "scale", "tokens", "scheduling")
+
+
+def machine() -> str:
+    """One paragraph: where and with what this was measured."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    cores = 0
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+        cores = sum(line.startswith("processor") for line in lines)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=REPO, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    packages = ", ".join(f"{name} {version(name)}" for name in ("mcp", "anyio", "pydantic", "uvicorn", "uvloop"))
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return (
+        f"{time.strftime('%Y-%m-%d')}, commit `{commit or 'unknown'}`; {cpu}, {cores or '?'} cores, "
+        f"{platform.system()} {platform.release()}; {python}; {packages}."
+    )
+
+
+def version(package: str) -> str:
+    """The installed version, or that it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def main() -> int:
+    """Run what was asked for; 1 when a smoke run finds a gross regression."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", choices=[*NAMES, "all"])
+    parser.add_argument("--smoke", action="store_true", help="short; fails on gross regressions of ratios only")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each measurement (default 9, smoke 3)")
+    parser.add_argument("--write", action="store_true", help="keep the results in RESULTS.md and committed.json")
+    parser.add_argument("--no-peers", action="store_true", help="leave other proxies out (a smoke run always does)")
+    arguments = parser.parse_args()
+    if arguments.write and arguments.smoke:
+        parser.error("--write keeps full runs; leave --smoke out")
+    if arguments.rounds is not None and arguments.rounds < 1:
+        parser.error("--rounds: at least 1")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    options = Options(
+        rounds=arguments.rounds or (3 if arguments.smoke else 9),
+        smoke=arguments.smoke,
+        peers=not (arguments.no_peers or arguments.smoke),
+        say=lambda text: console.print(f"[dim]… {text}[/dim]"),
+    )
+    worse: list[str] = []
+    for name in NAMES if arguments.name == "all" else (arguments.name,):
+        began = time.perf_counter()
+        run = importlib.import_module(f"benchmarks.{name}").run
+        section: report.Section = run(options) if name in ("tokens", "scheduling") else anyio.run(partial(run, options))
+        section.seconds = time.perf_counter() - began
+        section.show(console)
+        console.print(f"[dim]{section.seconds:.0f} s[/dim]")
+        if arguments.smoke:
+            worse += report.regressions(section)
+        if arguments.write:
+            report.write_results(section, machine())
+            report.write_committed(section)
+    for line in worse:
+        console.print(f"[bold red]gross regression[/bold red] {line}")
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

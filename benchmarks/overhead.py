@@ -1,0 +1,418 @@
+"""What the bridge costs per call, beside a direct connection and beside other proxies."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any, Final
+
+import anyio
+
+from benchmarks import peers
+from benchmarks.harness import (
+    Contender,
+    Options,
+    Peer,
+    RawClient,
+    Workshop,
+    at_once,
+    cpu_seconds,
+    free_port,
+    http,
+    race,
+    ratio,
+    rss_mb,
+    server_command,
+    stdio,
+    workshop,
+)
+from benchmarks.report import Figure, Goal, Section, Spread, at_least, at_most
+
+TEXT: Final = {"text": "x" * 16}
+SLOW_S: Final = 0.3
+CONCURRENT: Final = 32
+KNOWN_HOST: Final = "claude-code"
+"""A client name that the bridge knows as one conversation: what it keeps for a conversation must not cost per call."""
+WITHOUT_UVLOOP: Final = "import sys; sys.modules['uvloop'] = None; from asyncfc_mcp.cli import main; main()"
+
+
+async def run(options: Options) -> Section:
+    """All rows."""
+    section = Section("overhead", "Overhead per call")
+    with workshop() as shop:
+        stdio_peers: list[peers.Proxy] = []
+        http_peers: list[peers.Proxy] = []
+        if options.peers:
+            options.say("providing peers")
+            stdio_peers = peers.provide_all(["FastMCP proxy", "longrun-mcp-proxy"], section.notes)
+            http_peers = peers.provide_all(["mcp-proxy"], section.notes)
+            http_peers += [peer for peer in stdio_peers if peer.name == "FastMCP proxy"]
+        for group in (latency, throughput, in_flight, over_http, start_up):
+            options.say(group.__name__.replace("_", " "))
+            chosen = http_peers if group is over_http else stdio_peers
+            section.figures += await group(shop, options, chosen)
+        options.say("memory and live futures")
+        section.figures += memory(shop, options)
+        section.figures += live_futures(shop, options)
+    section.notes.append(
+        "Direct: the SDK's client and its low-level server over its own transport, same run, same machine load. "
+        "Ratios are taken round by round, each block against the direct block of its round."
+    )
+    return section
+
+
+def ms(contender: Contender) -> str:
+    """The median of the rounds' medians, for the reader."""
+    return f"{Spread.of(contender.medians).median * 1e3:.2f} ms"
+
+
+def against(contender: Contender, baseline: Contender) -> str:
+    """Both absolute times."""
+    return f"{ms(contender)} / {ms(baseline)}"
+
+
+# --- stdio ---------------------------------------------------------------------------------------------------------
+
+
+def calling(peer: Peer, tool: str = "echo", arguments: Mapping[str, Any] = TEXT) -> Any:
+    """An action: one call."""
+
+    async def action() -> None:
+        await peer.call(tool, dict(arguments))
+
+    return action
+
+
+def submit_and_await(peer: Peer) -> Any:
+    """An action: a handle, then `await_future` on it."""
+
+    async def action() -> None:
+        handle = await peer.call("echo", dict(TEXT))
+        assert handle.structured_content is not None
+        await peer.call("await_future", {"future_id": handle.structured_content["future_id"]})
+
+    return action
+
+
+async def drain() -> None:
+    """Let the slow calls of a block of handles end, so that their ends do not fall into another's block."""
+    await anyio.sleep(SLOW_S * 1.3)
+
+
+async def latency(shop: Workshop, options: Options, proxies: Sequence[peers.Proxy]) -> list[Figure]:
+    """One call at a time over stdio, in both protocol eras, and the CPU that it costs."""
+    echo = server_command("echo")
+    future = shop.bridge({"s": shop.entry(echo)})
+    sync = shop.bridge({"s": shop.entry(echo, mode="sync")})
+    no_grace = shop.bridge({"s": shop.entry(echo, grace_ms=0)})
+    calls = options.scaled(60, 30)
+    found: list[Figure] = []
+    async with AsyncExitStack() as stack:
+
+        async def peer(command: Sequence[str], mode: str = "auto") -> Peer:
+            return await stack.enter_async_context(stdio(command, shop.env() | peers.QUIET, mode=mode))
+
+        direct, direct_old = await peer(echo), await peer(echo, "legacy")
+        synchronous, synchronous_old = await peer(sync), await peer(sync, "legacy")
+        bridge, bridge_old = await peer(future), await peer(future, "legacy")
+        plain_loop = await peer([sys.executable, "-c", WITHOUT_UVLOOP, *sync[3:]])
+        without_grace = await peer(no_grace)
+        slow = {"seconds": SLOW_S}
+        contenders = {
+            "direct": Contender(calling(direct), calls),
+            "handle": Contender(calling(bridge, "slow", slow), calls, drain),
+            "sync": Contender(calling(synchronous), calls),
+            "await": Contender(submit_and_await(without_grace), calls),
+            "grace": Contender(calling(bridge), calls),
+            "plain": Contender(calling(plain_loop), calls),
+            "floor": Contender(calling(await peer(server_command("raw"), "legacy")), calls),
+            "direct, old": Contender(calling(direct_old), calls),
+            "handle, old": Contender(calling(bridge_old, "slow", slow), calls, drain),
+            "sync, old": Contender(calling(synchronous_old), calls),
+        }
+        opened = {proxy.title: await peer(proxy.stdio(echo)) for proxy in proxies}
+        contenders |= {title: Contender(calling(each), calls) for title, each in opened.items()}
+        await race(contenders, options.rounds)
+
+        def row(key: str, what: str, which: str, goal: Goal | None = None, base: str = "direct") -> None:
+            one, baseline = contenders[which], contenders[base]
+            spread = ratio(one.medians, baseline.medians)
+            found.append(Figure(key, what, spread, goal, against(one, baseline)))
+
+        row("handle", "handle for a slow call, p50", "handle", at_most(0.5))
+        row("handle_handshake", "… handshake era", "handle, old", at_most(0.5), "direct, old")
+        row("", "… floor: the SDK's client on a server that costs nothing", "floor", None, "direct, old")
+        row("sync", "`mode: sync` call, stdio → stdio, p50", "sync", at_most(1.6))
+        row("sync_handshake", "… handshake era", "sync, old", at_most(1.6), "direct, old")
+        row("sync_plain_loop", "… without uvloop", "plain")
+        for title in opened:
+            row("", f"… {title}", title)
+        row("submit_await", "submit + `await_future` of an echo, grace 0, p50", "await", at_most(2.6))
+        row("grace", "… with grace, one round trip", "grace", at_most(1.9))
+
+        found += await cpu(options, direct, {"sync": synchronous, "handle": bridge} | opened)
+    return found
+
+
+async def cpu(options: Options, direct: Peer, others: Mapping[str, Peer]) -> list[Figure]:
+    """CPU time of a proxy's own process for one call, against what the SDK's server spends on it."""
+    calls = options.scaled(300, 100)
+    rounds = max(3, options.rounds // 2)
+    spent: dict[str, list[float]] = {"direct": [], **{name: [] for name in others}}
+    for _ in range(rounds):
+        for name, peer in {"direct": direct, **others}.items():
+            action = calling(peer, "slow", {"seconds": SLOW_S}) if name == "handle" else calling(peer)
+            await action()
+            before = cpu_seconds(peer.pid)
+            for _ in range(calls):
+                await action()
+            spent[name].append((cpu_seconds(peer.pid) - before) / calls)
+            if name == "handle":
+                await drain()
+    words = {
+        "sync": ("cpu_sync", "bridge's own CPU per sync call", at_most(0.8)),
+        "handle": ("cpu_handle", "bridge's own CPU per handle", None),
+    }
+    found: list[Figure] = []
+    for name in others:
+        key, what, goal = words.get(name, ("", f"… {name}, own CPU per call", None))
+        here, base = (Spread.of(spent[which]).median * 1e3 for which in (name, "direct"))
+        spread = ratio(spent[name], spent["direct"])
+        found.append(Figure(key, what, spread, goal, f"{here:.2f} ms / {base:.2f} ms of CPU"))
+    return found
+
+
+async def throughput(shop: Workshop, options: Options, proxies: Sequence[peers.Proxy]) -> list[Figure]:
+    """Calls per second with 32 callers at once."""
+    echo = server_command("echo")
+    count = options.scaled(480, 160)
+    commands = {
+        "direct": echo,
+        "bridge": shop.bridge({"s": shop.entry(echo, mode="sync")}),
+        **{proxy.title: proxy.stdio(echo) for proxy in proxies},
+    }
+    rates: dict[str, list[float]] = {name: [] for name in commands}
+    async with AsyncExitStack() as stack:
+        opened = {
+            name: await stack.enter_async_context(stdio(command, shop.env() | peers.QUIET))
+            for name, command in commands.items()
+        }
+        for each in range(options.rounds + 1):
+            for name, peer in opened.items():
+                action = calling(peer)
+                seconds = await at_once(lambda _, action=action: action(), count, CONCURRENT)
+                if each:  # the first is to warm up
+                    rates[name].append(count / seconds)
+    found: list[Figure] = []
+    for name in commands:
+        if name == "direct":
+            continue
+        key, what, goal = ("throughput", "throughput, 32 concurrent calls, stdio → stdio", at_least(0.7))
+        if name != "bridge":
+            key, what, goal = "", f"… {name}", None
+        here, base = (Spread.of(rates[which]).median for which in (name, "direct"))
+        spread = ratio(rates[name], rates["direct"])
+        found.append(Figure(key, what, spread, goal, f"{here:.0f}/s / {base:.0f}/s"))
+    return found
+
+
+async def in_flight(shop: Workshop, options: Options, proxies: Sequence[peers.Proxy]) -> list[Figure]:
+    """A thousand calls of a slow tool at once, until all are answered with their results."""
+    echo = server_command("echo")
+    count, seconds = options.scaled(1000, 250), options.scaled(20, 5) / 10
+    commands = {
+        "direct": echo,
+        "sync": shop.bridge({"s": shop.entry(echo, mode="sync")}),
+        "futures": shop.bridge({"s": shop.entry(echo)}),
+        **{proxy.title: proxy.stdio(echo) for proxy in proxies},
+    }
+    took: dict[str, list[float]] = {name: [] for name in commands}
+    async with AsyncExitStack() as stack:
+        opened = {
+            name: await stack.enter_async_context(stdio(command, shop.env() | peers.QUIET))
+            for name, command in commands.items()
+        }
+        for peer in opened.values():
+            for _ in range(3):
+                await peer.call("slow", {"seconds": 0.05})
+        for _ in range(max(1, options.rounds // 3)):
+            for name, peer in opened.items():
+                ids: list[str] = []
+
+                async def one(_: int, peer: Peer = peer, ids: list[str] = ids) -> None:
+                    answer = await peer.call("slow", {"seconds": seconds})
+                    if peer is opened["futures"]:
+                        assert answer.structured_content is not None
+                        ids.append(answer.structured_content["future_id"])
+
+                began = time.perf_counter()
+                await at_once(one, count, count)
+                if ids:
+                    gathered = await peer.call("gather", {"future_ids": ids})
+                    assert gathered.structured_content is not None
+                    results = gathered.structured_content["results"]
+                    assert [each["status"] for each in results] == ["completed"] * count
+                took[name].append(time.perf_counter() - began)
+    words = {
+        "sync": ("in_flight_sync", f"{count:,} calls of a {seconds:g} s tool at once, `mode: sync`", at_most(1.3)),
+        "futures": ("in_flight", "… as futures, then one `gather`", at_most(1.3)),
+    }
+    found: list[Figure] = []
+    for name in commands:
+        if name != "direct":
+            key, what, goal = words.get(name, ("", f"… {name}", None))
+            here, base = (Spread.of(took[which]).median for which in (name, "direct"))
+            found.append(Figure(key, what, ratio(took[name], took["direct"]), goal, f"{here:.2f} s / {base:.2f} s"))
+    return found
+
+
+# --- HTTP ----------------------------------------------------------------------------------------------------------
+
+
+async def over_http(shop: Workshop, options: Options, proxies: Sequence[peers.Proxy]) -> list[Figure]:
+    """One call at a time over Streamable HTTP on loopback, to a stdio downstream."""
+    echo = server_command("echo")
+    calls = options.scaled(40, 20)
+    async with AsyncExitStack() as stack:
+
+        async def peer(command: Sequence[str], port: int) -> Peer:
+            return await stack.enter_async_context(http(command, port, shop.env() | peers.QUIET))
+
+        ports = iter([free_port() for _ in range(3 + len(proxies))])
+        direct_port = next(ports)
+        direct = await peer(server_command("echo", "--http", str(direct_port)), direct_port)
+
+        async def bridge(**asyncfc: Any) -> Peer:
+            port = next(ports)
+            command = shop.bridge({"s": shop.entry(echo, **asyncfc)})
+            return await peer([*command, "--transport", "http", "--port", str(port)], port)
+
+        contenders = {
+            "direct": Contender(calling(direct), calls),
+            "sync": Contender(calling(await bridge(mode="sync")), calls),
+            "handle": Contender(calling(await bridge(), "slow", {"seconds": SLOW_S}), calls, drain),
+        }
+        for proxy in proxies:
+            port = next(ports)
+            contenders[proxy.title] = Contender(calling(await peer(proxy.http(echo, port), port)), calls)
+        await race(contenders, options.rounds)
+    words = {
+        "sync": ("http_sync", "Streamable HTTP → stdio, sync call, p50", at_most(1.2)),
+        "handle": ("http_handle", "… handle for a slow call", at_most(0.9)),
+    }
+    found: list[Figure] = []
+    for name, contender in contenders.items():
+        if name != "direct":
+            key, what, goal = words.get(name, ("", f"… {name}", None))
+            spread = ratio(contender.medians, contenders["direct"].medians)
+            found.append(Figure(key, what, spread, goal, against(contender, contenders["direct"])))
+    return found
+
+
+# --- start-up ------------------------------------------------------------------------------------------------------
+
+
+async def start_up(shop: Workshop, options: Options, proxies: Sequence[peers.Proxy]) -> list[Figure]:
+    """From starting a process to its answer to the first `tools/list`."""
+    echo = server_command("echo")
+    bridge = shop.bridge({"s": shop.entry(echo)})
+    took: dict[str, list[float]] = {name: [] for name in ("direct", "known", "new", *(p.title for p in proxies))}
+
+    async def start(name: str, command: Sequence[str], env: Mapping[str, str]) -> None:
+        began = time.perf_counter()
+        async with stdio(command, env):  # lists the tools
+            took[name].append(time.perf_counter() - began)
+
+    async with stdio(bridge, shop.env()):
+        await anyio.sleep(0.5)  # the listing is cached from here on
+    for _ in range(max(3, options.rounds // 2)):
+        await start("direct", echo, {})
+        await start("known", bridge, shop.env())
+        await start("new", bridge, shop.env() | {"ASYNCFC_CACHE_DIR": str(shop.path("cache"))})
+        for proxy in proxies:
+            await start(proxy.title, proxy.stdio(echo), peers.QUIET)
+    words = {
+        "known": ("start", "start to first `tools/list`, a server seen before", at_most(1.25)),
+        "new": ("start_new", "… the very first time", at_most(1.25)),
+    }
+    found: list[Figure] = []
+    for name, values in took.items():
+        if name != "direct":
+            key, what, goal = words.get(name, ("", f"… {name}", None))
+            here, base = (Spread.of(each).median for each in (values, took["direct"]))
+            found.append(Figure(key, what, ratio(values, took["direct"]), goal, f"{here:.2f} s / {base:.2f} s"))
+    return found
+
+
+# --- memory, live futures ------------------------------------------------------------------------------------------
+
+
+def memory(shop: Workshop, options: Options) -> list[Figure]:
+    """Resident memory of the bridge's own process."""
+    raw = server_command("raw")
+    count = options.scaled(10_000, 3_000)
+    limits = {"max_pending": 2 * count}
+    idle: list[float] = []
+    grown: dict[str, list[float]] = {"pending": [], "stored": []}
+    for _ in range(options.scaled(3, 1)):
+        with RawClient(shop.bridge({"s": shop.entry(server_command("echo"))}), shop.env()) as client:
+            time.sleep(1)
+            idle.append(rss_mb(client.pid))
+        for name, tool, text in (("pending", "hold", ""), ("stored", "echo", "x" * 1024)):
+            with RawClient(shop.bridge({"s": shop.entry(raw, grace_ms=0)}, **limits), shop.env()) as client:
+                call = ("tools/call", {"name": tool, "arguments": {"text": text}})
+                client.many([call] * 500)  # what grows once is no part of what a future costs
+                before = rss_mb(client.pid)
+                client.many([call] * count)
+                time.sleep(0.3)
+                grown[name].append((rss_mb(client.pid) - before) / count * 1000)
+    return [
+        Figure("rss_idle", "RSS idle, one downstream", Spread.of(idle), at_most(60), unit="MB", digits=1),
+        Figure("rss_pending", "RSS per 1,000 pending futures", Spread.of(grown["pending"]), at_most(5), unit="MB"),
+        Figure("rss_stored", "RSS per 1,000 stored results of 1 KB", Spread.of(grown["stored"]), at_most(6), unit="MB"),
+    ]
+
+
+def live_futures(shop: Workshop, options: Options) -> list[Figure]:
+    """Cost of a call while others are in flight: bridges with few and with many of them, in turn."""
+    sizes = (10, 1_000) if options.smoke else (10, 1_000, 100_000)
+    times = live_futures_at(shop, sizes, options.scaled(7, 4))
+    return [
+        Figure(
+            f"live_{size}",
+            f"cost per call with {size:,} live futures, against 10",
+            ratio(times[size], times[10]),
+            at_most(1.2),
+            f"{Spread.of(times[size]).median * 1e3:.2f} ms / {Spread.of(times[10]).median * 1e3:.2f} ms",
+        )
+        for size in sizes[1:]
+    ]
+
+
+def submit_and_await_raw(client: RawClient) -> None:
+    """A handle, then `await_future` on it."""
+    handle = client.call("echo", TEXT)
+    client.call("await_future", {"future_id": handle["structuredContent"]["future_id"]})
+
+
+def live_futures_at(shop: Workshop, sizes: Sequence[int], rounds: int, calls: int = 100) -> dict[int, list[float]]:
+    """Seconds for a handle and its `await_future`, a median for each round, by the number of live futures."""
+    command = shop.bridge({"s": shop.entry(server_command("raw"), grace_ms=0)}, max_pending=max(sizes) * 2)
+    times: dict[int, list[float]] = {size: [] for size in sizes}
+    with ExitStack() as stack:
+        clients = {size: stack.enter_context(RawClient(command, shop.env(), name=KNOWN_HOST)) for size in sizes}
+        for size, client in clients.items():
+            client.many([("tools/call", {"name": "hold", "arguments": {}})] * size)
+            for _ in range(20):
+                submit_and_await_raw(client)
+        for _ in range(rounds):
+            for size, client in clients.items():
+                samples: list[float] = []
+                for _ in range(calls):
+                    began = time.perf_counter()
+                    submit_and_await_raw(client)
+                    samples.append(time.perf_counter() - began)
+                times[size].append(Spread.of(samples).median)
+    return times

@@ -1,0 +1,210 @@
+"""Downstream servers to measure against.
+
+    python benchmarks/servers.py echo [--http PORT]   the SDK's low-level server, as anybody would write it
+    python benchmarks/servers.py state                the same with state, for scripted agents
+    python benchmarks/servers.py raw                  standard library only: cheap, holds any number of calls
+
+`echo` and `state` are built on the SDK on purpose, with its own transports: they are the baseline. Run as a script, so
+that a proxy in another virtual environment can start them with our interpreter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from typing import Any
+
+Json = dict[str, Any]
+FAST = "fast_"
+"""Prefix of the quick twins of the state server's tools: real tools are either quick or slow, not both by turns."""
+
+
+def text_schema(**properties: str) -> Json:
+    """An input schema whose properties have the given JSON types."""
+    return {"type": "object", "properties": {name: {"type": kind} for name, kind in properties.items()}}
+
+
+# --- echo ----------------------------------------------------------------------------------------------------------
+
+
+def echo_server() -> Any:
+    """`echo` (at once), `slow` (after `seconds`) and `blob` (`n_bytes` of text)."""
+    import anyio
+    import mcp_types as types
+    from mcp.server.lowlevel.server import Server
+
+    hints = types.ToolAnnotations(read_only_hint=True)
+    tools = [
+        types.Tool(name="echo", input_schema=text_schema(text="string"), annotations=hints),
+        types.Tool(name="slow", input_schema=text_schema(seconds="number"), annotations=hints),
+        types.Tool(name="blob", input_schema=text_schema(n_bytes="integer"), annotations=hints),
+    ]
+
+    async def list_tools(ctx: Any, params: Any) -> types.ListToolsResult:
+        return types.ListToolsResult(tools=tools)
+
+    async def call_tool(ctx: Any, params: Any) -> types.CallToolResult:
+        arguments = params.arguments or {}
+        match params.name:
+            case "slow":
+                await anyio.sleep(arguments["seconds"])
+                text = "slept"
+            case "blob":
+                text = "x" * arguments["n_bytes"]
+            case _:
+                text = arguments.get("text", "")
+        return types.CallToolResult(content=[types.TextContent(type="text", text=text)])
+
+    return Server("bench-echo", on_list_tools=list_tools, on_call_tool=call_tool)
+
+
+# --- state ---------------------------------------------------------------------------------------------------------
+
+
+def digest(*parts: object) -> str:
+    """Short text that changes with any of its parts: shows whether a value arrived, and in which order."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def state_server() -> Any:
+    """Cells that can be read and written, and tools that touch nothing; every call takes the time it is told to.
+
+    `ns` keeps the runs of several agents apart. `label` names a call in the log of durations that `report` returns.
+    """
+    import anyio
+    import mcp_types as types
+    from mcp.server.lowlevel.server import Server
+
+    cells: dict[str, dict[str, str]] = {}
+    durations: dict[str, dict[str, float]] = {}
+    common = {"ns": "string", "label": "string", "seconds": "number"}
+    own: dict[str, dict[str, str]] = {
+        "read": {"cell": "string"},
+        "write": {"cell": "string", "value": "string"},
+        "compute": {"inputs": "array"},
+        "lookup": {"query": "string"},
+    }
+    tools = [
+        types.Tool(
+            name=prefix + kind,
+            input_schema=text_schema(**common, **more),
+            annotations=types.ToolAnnotations(read_only_hint=kind != "write"),
+        )
+        for prefix in ("", FAST)
+        for kind, more in own.items()
+    ]
+    tools.append(types.Tool(name="report", input_schema=text_schema(ns="string")))
+
+    async def list_tools(ctx: Any, params: Any) -> types.ListToolsResult:
+        return types.ListToolsResult(tools=tools)
+
+    async def call_tool(ctx: Any, params: Any) -> types.CallToolResult:
+        began = time.perf_counter()
+        given = params.arguments or {}
+        space = cells.setdefault(given["ns"], {})
+        log = durations.setdefault(given["ns"], {})
+        if params.name == "report":
+            found: Json = {"cells": dict(sorted(space.items())), "durations": log}
+            cells.pop(given["ns"])
+            durations.pop(given["ns"])
+        else:
+            await anyio.sleep(given["seconds"])
+            match params.name.removeprefix(FAST):
+                case "read":
+                    found = {"value": space.get(given["cell"], "empty")}
+                case "write":
+                    # What a cell holds tells the whole history of its writes: two that swap show.
+                    space[given["cell"]] = digest(space.get(given["cell"], "empty"), given["value"])
+                    found = {"value": space[given["cell"]]}
+                case "compute":
+                    found = {"value": digest(given["inputs"])}
+                case _:
+                    found = {"items": [{"id": digest(given["query"], n)} for n in range(3)]}
+            log[given["label"]] = time.perf_counter() - began
+        content = [types.TextContent(type="text", text=json.dumps(found))]
+        return types.CallToolResult(content=content, structured_content=found)
+
+    return Server("bench-state", on_list_tools=list_tools, on_call_tool=call_tool)
+
+
+def serve(server: Any, port: int | None) -> None:
+    """Over the SDK's stdio transport, or over Streamable HTTP with uvicorn on loopback."""
+    if port is not None:
+        import uvicorn
+
+        config = uvicorn.Config(server.streamable_http_app(), host="127.0.0.1", port=port, log_level="error")
+        uvicorn.Server(config).run()
+        return
+
+    import anyio
+    from mcp.server.stdio import stdio_server
+
+    async def main() -> None:
+        async with stdio_server() as (reader, writer):
+            await server.run(reader, writer, server.create_initialization_options())
+
+    anyio.run(main)
+
+
+# --- raw -----------------------------------------------------------------------------------------------------------
+
+
+def serve_raw() -> None:
+    """`echo` answers at once, `hold` never; handshake era, one blocking loop."""
+    hints = {"readOnlyHint": True}
+    tools = [
+        {"name": name, "inputSchema": text_schema(text="string"), "annotations": hints} for name in ("echo", "hold")
+    ]
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        request_id, params = message.get("id"), message.get("params") or {}
+        if request_id is None:
+            continue
+        result: Json = {}
+        match message.get("method"):
+            case "initialize":
+                result = {
+                    "protocolVersion": params["protocolVersion"],
+                    "capabilities": {"tools": {}},
+                    "serverInfo": {"name": "bench-raw", "version": "1"},
+                }
+            case "tools/list":
+                result = {"tools": tools}
+            case "tools/call" if params["name"] == "hold":
+                continue
+            case "tools/call":
+                result = {"content": [{"type": "text", "text": (params.get("arguments") or {}).get("text", "")}]}
+            case "ping":
+                pass
+            case method:
+                error = {"code": -32601, "message": f"Method not found: {method}"}
+                write({"jsonrpc": "2.0", "id": request_id, "error": error})
+                continue
+        write({"jsonrpc": "2.0", "id": request_id, "result": result})
+
+
+def write(message: Json) -> None:
+    """One line on stdout."""
+    data = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def main() -> None:
+    """Serve until the client goes away."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=["echo", "state", "raw"])
+    parser.add_argument("--http", type=int, metavar="PORT")
+    options = parser.parse_args()
+    if options.kind == "raw":
+        serve_raw()
+    else:
+        serve(echo_server() if options.kind == "echo" else state_server(), options.http)
+
+
+if __name__ == "__main__":
+    main()
