@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from statistics import median
 from typing import Any, Final, Protocol, cast
 
@@ -37,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_BACKOFF_S: Final = 0.2
 """Pause before the first retry; it doubles with each."""
+FOREIGN: Final = "another client's call"
+"""How a call is called that the reader may not know. Where nobody is authenticated that is every call but its own:
+there the ID is the right to a future."""
 DURATIONS: Final = 9
 """How many of a tool's last calls its median is taken over."""
 
@@ -61,12 +65,16 @@ class Call:
     meta: Mapping[str, Any] | None = None
     """`_meta` of the request, as far as it concerns the downstream."""
     needs: set[str] = field(default_factory=set[str])
+    sources: dict[str, Future] = field(default_factory=dict[str, Future])
+    """Key → future, of `bindings`; held here, so that a value outlives its retention while somebody waits to use it."""
+    number: int = 0
+    """Its place in the order of submission."""
     sent: bool = False
     """Whether the downstream may have seen it."""
     ordered: bool = False
     cancel_scope: anyio.CancelScope | None = None
     abandoned: bool = False
-    """Settled while it stood in a queue for capacity; whoever takes it from there drops it."""
+    """Settled before it started; if it stands in a line for capacity, whoever comes to it there drops it."""
 
 
 class Execute(Protocol):
@@ -85,17 +93,30 @@ class OnProgress(Protocol):
     async def __call__(self, progress: float, total: float | None, message: str | None) -> None: ...
 
 
-@dataclass(slots=True)
-class _Lane:
-    """Capacity of a server or of a tool, and who stands in line for it."""
+@dataclass(slots=True, eq=False)
+class _Capacity:
+    """Places for calls that run at the same time; None means no limit."""
 
     limit: int | None
     running: int = 0
-    queue: deque[Call] = field(default_factory=deque[Call])
 
     @property
     def full(self) -> bool:
         return self.limit is not None and self.running >= self.limit
+
+
+@dataclass(slots=True, eq=False)
+class _Lane(_Capacity):
+    """A tool's places, and the calls of that tool that lack nothing else, as a heap by their number."""
+
+    line: list[tuple[int, Call]] = field(default_factory=list[tuple[int, Call]])
+
+
+@dataclass(slots=True, eq=False)
+class _Server(_Capacity):
+    """A server's places, and those of its tools for which calls stand in line."""
+
+    lanes: dict[_Lane, None] = field(default_factory=dict[_Lane, None])
 
 
 class Scheduler:
@@ -123,7 +144,8 @@ class Scheduler:
         self._calls: dict[str, Call] = {}
         """Unfinished calls by key of their future."""
         self._dependents: dict[str, list[Call]] = {}
-        self._servers = {name: _Lane(limit) for name, limit in (server_limits or {}).items()}
+        self._submitted = 0
+        self._servers = {name: _Server(limit) for name, limit in (server_limits or {}).items()}
         self._tools: dict[tuple[str, str], _Lane] = {}
         self._durations: dict[str, deque[float]] = {}
         self._flights: dict[str, Call] = {}
@@ -141,17 +163,23 @@ class Scheduler:
         """Take a call on. It runs in its own time; its place behind conflicting calls is fixed now."""
         future = call.future
         self._calls[future.key] = call
+        self._submitted += 1
+        call.number = self._submitted
+        self._order(call)
         for key in dict.fromkeys(call.bindings.values()):
             scope, _, future_id = key.rpartition("/")
             needed = self.store.find(Scope(scope), future_id)
-            if needed is None or not needed.done:
+            if needed is None:  # making room for this call took it, between two steps of submitting
+                gone = DependencyFailed(future_id, future_id, "its result is not kept any more (setting keep_s)")
+                self._settle_all([(call, Event.FAIL, gone, "failed")])
+                return future
+            call.sources[key] = needed
+            if not needed.done:
                 call.needs.add(key)
                 self._dependents.setdefault(key, []).append(call)
             elif needed.state is not State.COMPLETED:
-                self._order(call)
                 self._settle_all([(call, Event.FAIL, _dependency_failed(needed), "failed")])
                 return future
-        self._order(call)
         self._consider(call)
         return future
 
@@ -165,15 +193,34 @@ class Scheduler:
         if call.needs or (call.ordered and not self._tree.ready(call.future.key)):
             return
         server, tool = self._lanes(call)
-        if tool.full:
-            tool.queue.append(call)
-        elif server.full:
-            server.queue.append(call)
+        if server.full or tool.full or server.lanes:
+            heappush(tool.line, (call.number, call))
+            server.lanes[tool] = None
+            self._admit(server)
         else:
             self._start(call)
 
-    def _lanes(self, call: Call) -> tuple[_Lane, _Lane]:
-        server = self._servers.setdefault(call.future.server, _Lane(None))
+    def _admit(self, server: _Server) -> None:
+        """Start calls that stand in line while there is room: in order of submission, but for their tools' limits.
+
+        One line for each tool, and none for the server: a call that moved from line to line would take a place of the
+        first with it when it leaves the second, and who stands behind it in the first would never be called.
+        """
+        while not server.full:
+            first: _Lane | None = None
+            for lane in tuple(server.lanes):
+                while lane.line and lane.line[0][1].abandoned:
+                    heappop(lane.line)
+                if not lane.line:
+                    del server.lanes[lane]
+                elif not lane.full and (first is None or lane.line[0] < first.line[0]):
+                    first = lane
+            if first is None:
+                return
+            self._start(heappop(first.line)[1])
+
+    def _lanes(self, call: Call) -> tuple[_Server, _Lane]:
+        server = self._servers.setdefault(call.future.server, _Server(None))
         tool = self._tools.setdefault((call.future.server, call.tool), _Lane(call.policy.max_concurrency))
         return server, tool
 
@@ -204,7 +251,6 @@ class Scheduler:
             except Exception as exc:  # the last line: whatever escapes must end this call and no other
                 logger.exception("call %s of %s failed unexpectedly", future.id, future.tool)
                 failure = CallFailed(f"internal error in the bridge: {type(exc).__name__}: {exc}")
-        self._release(call)
         if result is not None:
             failed = result.get("isError") is True
             future.result = result
@@ -213,34 +259,44 @@ class Scheduler:
         elif failure is not None:
             self._settle_all([(call, Event.FAIL, failure, "failed")])
         elif scope.cancelled_caught:
-            # Its effect is unknown, so for those behind it this is a failure.
-            self._settle_all([(call, Event.CANCEL, Cancelled(sent=call.sent), "failed")])
+            # Once it was sent its effect is unknown, so for those behind it this is a failure.
+            outcome = "failed" if call.sent else "void"
+            self._settle_all([(call, Event.CANCEL, Cancelled(sent=call.sent), outcome)])
+        # After settling: what this end made ready may have been submitted before those that stand in line.
+        self._release(call)
 
     async def _attempt(self, call: Call) -> Result:
-        arguments = self._resolve(call)
-        if call.policy.single_flight and call.read_only:
-            return await self._shared(call, arguments)
-        return await self._timed(call, arguments)
-
-    async def _timed(self, call: Call, arguments: dict[str, Any] | None) -> Result:
-        """One call, its time limit and its retries.
+        """A call's arguments resolved, and its time limit.
 
         Raises:
             CallTimedOut: `timeout_s` passed; leaving the scope has told the downstream to cancel.
-            CallFailed: what `execute` raises; transport failures of repeatable calls only after the last retry.
+            CallFailed: it has no result.
         """
+        arguments = self._resolve(call)
         timeout_s = call.policy.timeout_s
-        retries = call.policy.retries if call.repeatable else 0
         with anyio.move_on_after(timeout_s):
-            for attempt in range(retries + 1):
-                try:
-                    return await self._execute(call, arguments, self._progress_of(call), self._sent_of(call))
-                except (ServerDied, ServerUnavailable):
-                    if attempt == retries:
-                        raise
-                    await anyio.sleep(RETRY_BACKOFF_S * 2**attempt)
+            if call.policy.single_flight and call.read_only:
+                return await self._shared(call, arguments)
+            return await self._tried(call, arguments)
         assert timeout_s is not None
         raise CallTimedOut(call.future.tool, timeout_s)
+
+    async def _tried(self, call: Call, arguments: dict[str, Any] | None) -> Result:
+        """One call and its retries.
+
+        Raises:
+            CallFailed: what `execute` raises; transport failures of repeatable calls only after the last retry.
+        """
+        retries = call.policy.retries if call.repeatable else 0
+        attempt = 0
+        while True:
+            try:
+                return await self._execute(call, arguments, self._progress_of(call), self._sent_of(call))
+            except (ServerDied, ServerUnavailable):
+                if attempt == retries:
+                    raise
+            await anyio.sleep(RETRY_BACKOFF_S * 2**attempt)
+            attempt += 1
 
     async def _shared(self, call: Call, arguments: dict[str, Any] | None) -> Result:
         """Single-flight: the result of an identical call that is running, if there is one."""
@@ -254,7 +310,7 @@ class Scheduler:
             # Cancelled by its own caller, who does not speak for us.
         self._flights[key] = call
         try:
-            return await self._timed(call, arguments)
+            return await self._tried(call, arguments)
         finally:
             # Popped before the leader settles, so who comes later asks anew; who waits already holds the leader.
             self._flights.pop(key, None)
@@ -282,10 +338,9 @@ class Scheduler:
             return call.arguments
 
         def value_of(key: str) -> Result:
-            scope, _, future_id = key.rpartition("/")
-            future = self.store.get(Scope(scope), future_id)
-            assert future.result is not None
-            return future.result
+            result = call.sources[key].result
+            assert result is not None
+            return result
 
         arguments = references.substitute(
             call.arguments,
@@ -300,24 +355,11 @@ class Scheduler:
         return arguments
 
     def _release(self, call: Call) -> None:
-        """Give capacity back and pass it on, first come first served."""
+        """Give capacity back and pass it on."""
         server, tool = self._lanes(call)
         server.running -= 1
         tool.running -= 1
-        while tool.queue:
-            waiting = tool.queue.popleft()
-            if not waiting.abandoned:
-                server.queue.append(waiting)
-                break
-        while server.queue and not server.full:
-            waiting = server.queue.popleft()
-            if waiting.abandoned:
-                continue
-            _, its_tool = self._lanes(waiting)
-            if its_tool.full:
-                its_tool.queue.append(waiting)
-            else:
-                self._start(waiting)
+        self._admit(server)
 
     # --- settling ------------------------------------------------------------------------------------------------
 
@@ -366,12 +408,12 @@ class Scheduler:
         """Why fail-stop cancelled a call: who failed before it, and who failed first of all."""
         scope, _, before_id = before_key.rpartition("/")
         before = self.store.find(Scope(scope), before_id) or failed
-        cause = before.cause or (before if before.done else failed).id
-        foreign = scope != call.future.scope.key
-        reason = reason_of(before if before.done else failed)
-        if foreign:
-            return Stopped("another client's call", "another client's call", reason)
-        return Stopped(before.id, cause, reason)
+        # Calls that were stopped together end one after another: one that has not yet has its reason from `failed`.
+        root = before if before.done else failed
+        if not (_visible(before, call.future) and _visible(root, call.future)):
+            name = before.id if _visible(before, call.future) else FOREIGN
+            return Stopped(name, FOREIGN, "its client knows why")
+        return Stopped(before.id, root.cause or root.id, reason_of(root))
 
     def _remember_duration(self, future: Future) -> None:
         assert future.started_at is not None
@@ -394,13 +436,9 @@ class Scheduler:
             ids = tuple(sorted((key.rpartition("/")[2] for key in call.needs), key=lambda i: (len(i), i)))
             return ids, "needs the result"
         if call.ordered and not self._tree.ready(future.key):
-            ids = list[str]()
-            path = ""
-            for key, why in self._tree.blockers(future.key):
-                scope, _, future_id = key.rpartition("/")
-                ids.append(future_id if scope == future.scope.key else "another client's call")
-                path = path or "/".join(why)
-            return tuple(dict.fromkeys(ids)), f"same state {path}"
+            blockers = [(self._calls[key].future, path) for key, path in self._tree.blockers(future.key)]
+            ids = dict.fromkeys(other.id if _visible(other, future) else FOREIGN for other, _ in blockers)
+            return tuple(ids), f"same state {'/'.join(blockers[0][1])}"
         return ("capacity",), "max_concurrency"
 
     def cancel(self, future: Future) -> None:
@@ -417,6 +455,11 @@ class Scheduler:
     @property
     def unfinished(self) -> Sequence[Call]:
         return tuple(self._calls.values())
+
+
+def _visible(other: Future, future: Future) -> bool:
+    """Whether the client of `future` may learn of `other`, which it did not name itself."""
+    return other is future or (other.scope == future.scope and other.scope.listed)
 
 
 def reason_of(future: Future) -> str:
