@@ -6,7 +6,7 @@ how clients are connected and in which words they are answered.
 
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from asyncfc_mcp.futures import Future, FutureStore, Result, Scope
 from asyncfc_mcp.offers import OfferCache
 from asyncfc_mcp.ordering import EffectTemplate, declared_effect
 from asyncfc_mcp.processes import Reaper
+from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions
 from asyncfc_mcp.scheduler import Call, OnProgress, Scheduler
 from asyncfc_mcp.schemas import Validator
 
@@ -41,10 +42,16 @@ RESERVED: Final = ("await_future", "gather", "cancel_future", "list_futures")
 """Names of the bridge's own tools, which no wrapped tool may have."""
 FIRST_LISTING_S: Final = 10.0
 """A client that asks for lists while servers without a cached listing start is kept waiting this long at most."""
+INTRODUCTION_S: Final = 1.0
+"""How long servers are kept waiting for a client to say what it can be asked."""
 STRAGGLERS_S: Final = 2.0
 """How long those that know their lists wait for the servers that do not."""
 ENVELOPE: Final = "io.modelcontextprotocol/"
 """Keys of `_meta` that belong to one hop; they are not passed on."""
+
+
+Ask = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
+"""Sends a request to the client and returns its result; raises `MCPError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +107,17 @@ class Bridge:
             clock=anyio.current_time,
             server_limits={server.name: server.max_concurrency for server in config.servers},
         )
+        self.questions = Questions(self.scheduler, anyio.current_time, self.settings.question_timeout_s)
+        self._client_capabilities: Mapping[str, Any] = {}
+        self._introduced = anyio.Event()
+        self._direct: Ask | None = None
         self.downstreams: dict[str, Downstream] = {}
         for server in config.servers:
             log = log_folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', server.name)}.log" if log_folder else None
             self.downstreams[server.name] = Downstream(
                 server,
                 self,
-                capabilities={},
+                capabilities=lambda: self._client_capabilities,
                 reaper=self._reaper,
                 log_path=log,
                 echo=echo,
@@ -258,12 +269,18 @@ class Bridge:
         conversation: str | None = None,
         name: str | None = None,
         meta: Mapping[str, Any] | None = None,
+        capabilities: Mapping[str, Any] | None = None,
+        answers: Mapping[str, Any] | None = None,
+        asks_through: bool = False,
     ) -> Future:
         """Take a call on and return its future. Waits only where the arguments name a future that does not exist yet.
 
         Args:
             name: how the caller wants to refer to the future (`_as`).
             meta: `_meta` of the request.
+            capabilities: what the client can be asked.
+            answers: `inputResponses` and `requestState` of a call that is sent again, if its questions go through.
+            asks_through: questions go up in the result, as the server put them, instead of waiting on the future.
 
         Raises:
             TooManyFutures, InvalidName, NameInUse: see `FutureStore.create`.
@@ -310,6 +327,9 @@ class Bridge:
                 schema=entry.input_schema,
                 bindings=bindings,
                 meta=meta,
+                capabilities=capabilities or {},
+                asks_through=asks_through,
+                answers=answers or {},
             )
         )
         if name is not None:
@@ -386,17 +406,27 @@ class Bridge:
             params["arguments"] = arguments
         if meta := passed_on(call.meta):
             params["_meta"] = meta
+        params |= call.answers
         downstream = self.downstreams[call.future.server]
-        try:
-            result = await downstream.request("tools/call", params, on_progress=on_progress, on_sent=on_sent)
-        except ProtocolFailure as exc:
-            raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
-        kind = result.get("resultType")
-        if kind not in (None, "complete"):
-            raise CallFailed(
-                f"{call.future.tool} answered with {kind!r}, which this version of the bridge cannot carry on"
-            )
-        return result
+        for _ in range(MAX_ROUNDS):
+            try:
+                result = await downstream.request(
+                    "tools/call",
+                    params,
+                    on_progress=on_progress,
+                    on_sent=on_sent,
+                    capabilities=client_part(call.capabilities),
+                )
+            except ProtocolFailure as exc:
+                raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
+            kind = result.get("resultType")
+            if kind in (None, "complete") or (kind == "input_required" and call.asks_through):
+                return result
+            if kind != "input_required":
+                raise CallFailed(f"{call.future.tool} answered with a result of type {kind!r}, which is not known here")
+            params = {key: value for key, value in params.items() if key not in ("inputResponses", "requestState")}
+            params |= await self.questions.answer_round(call, result)
+        raise CallFailed(f"{call.future.tool} asked more than {MAX_ROUNDS} times and was given up")
 
     async def ask(self, server: str, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
         """Pass a request that is no tool call on to one server.
@@ -445,10 +475,30 @@ class Bridge:
         for observer in self._observers:
             observer(kinds)
 
+    def introduce(self, capabilities: Mapping[str, Any], direct: "Ask | None" = None) -> None:
+        """Say what the client can be asked; servers that shake hands are told at their next start.
+
+        Args:
+            direct: asks the client at any time, where there is one client and its protocol allows that.
+        """
+        self._client_capabilities = client_part(capabilities)
+        self._direct = direct or self._direct
+        self._introduced.set()
+
+    async def introduced(self) -> None:
+        with anyio.move_on_after(INTRODUCTION_S):
+            await self._introduced.wait()
+
     async def downstream_asks(
         self, downstream: Downstream, method: str, params: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        raise MCPError(METHOD_NOT_FOUND, f"this client does not answer {method}")
+        call = self.questions.asker_of(downstream.name)
+        if self._direct is not None and (call is None or method == "roots/list"):
+            # Nobody has to be shown anything for roots, and servers ask for them before any call.
+            return await self._direct(method, params or {})
+        if call is None or method not in CAPABILITY:
+            raise MCPError(METHOD_NOT_FOUND, f"there is nobody to answer {method}")
+        return await self.questions.ask(call, method, params or {})
 
     async def downstream_notifies(self, downstream: Downstream, method: str, params: Mapping[str, Any] | None) -> None:
         logger.debug("server %r sent %s", downstream.name, method)
@@ -463,3 +513,8 @@ def passed_on(meta: object) -> dict[str, Any]:
         for key, value in meta.items()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         if isinstance(key, str) and key != "progressToken" and not key.startswith((ENVELOPE, "asyncfc/"))
     }
+
+
+def client_part(capabilities: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a client's capabilities the bridge can offer to a server: being asked."""
+    return {key: capabilities[key] for key in CAPABILITY.values() if capabilities.get(key) is not None}

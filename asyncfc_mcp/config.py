@@ -104,6 +104,7 @@ class Settings:
     )
     inline_bytes: int = _doc(4096, "Largest result, in bytes, that is delivered that way.")
     forward_wait_ms: float = _doc(50.0, "Milliseconds that `$name` waits for a call that takes that name; 0: none.")
+    question_timeout_s: float = _doc(600.0, "Seconds that a server's question to the user may stay unanswered.")
     host_profiles: Mapping[str, Mapping[str, object]] = field(
         default_factory=dict[str, Mapping[str, object]],
         metadata={"doc": "What is known of a client, by its `clientInfo.name`."},

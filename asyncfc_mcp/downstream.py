@@ -86,6 +86,10 @@ class Listener(Protocol):
         """Its status changed, or the listings of these kinds did."""
         ...
 
+    async def introduced(self) -> None:
+        """Return when it is known what the client can do, or it is not worth waiting for any more."""
+        ...
+
     async def downstream_asks(
         self, downstream: "Downstream", method: str, params: Mapping[str, Any] | None
     ) -> dict[str, Any]:
@@ -140,7 +144,7 @@ class Downstream:
     Args:
         config: what to start or where to connect.
         listener: told of changes, questions and notifications.
-        capabilities: the client capabilities offered to the server.
+        capabilities: the client capabilities to offer to the server, asked for when they are needed.
         reaper: ends the server's processes if we vanish.
         log_path: the server's stderr log; None keeps only the tail.
         echo: where stderr lines are repeated (`--verbose`).
@@ -152,7 +156,7 @@ class Downstream:
         config: ServerConfig,
         listener: Listener,
         *,
-        capabilities: Mapping[str, Any],
+        capabilities: Callable[[], Mapping[str, Any]],
         reaper: Reaper,
         log_path: Path | None = None,
         echo: TextIO | None = None,
@@ -187,10 +191,15 @@ class Downstream:
         *,
         on_progress: ProgressFn | None = None,
         on_sent: Callable[[], None] | None = None,
+        capabilities: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Send a request and return its result as it came off the wire; waits while the server is starting.
 
         Cancelling the caller sends `notifications/cancelled`.
+
+        Args:
+            on_sent: called when the request is about to go out.
+            capabilities: those of the client behind this request; where the protocol has them per request.
 
         Raises:
             ServerUnavailable: it is not up and did not come up; nothing was sent.
@@ -200,7 +209,8 @@ class Downstream:
         connection = await self._live()
         out = dict(params or {})
         if connection.modern:
-            out["_meta"] = {**cast("dict[str, Any]", out.get("_meta") or {}), **connection.envelope(self._capabilities)}
+            offered = self._capabilities() if capabilities is None else capabilities
+            out["_meta"] = {**cast("dict[str, Any]", out.get("_meta") or {}), **connection.envelope(offered)}
         options: CallOptions = {"headers": connection.headers(method, out)}
         if on_progress is not None:
             options["on_progress"] = on_progress
@@ -353,6 +363,7 @@ class Downstream:
 
     async def _negotiate(self, connection: _Connection) -> None:
         """Find the protocol era: ask `server/discover`, else shake hands, as a server did before."""
+        await self._listener.introduced()
         if not self._prefer_handshake and await self._discover(connection, MODERN_PROTOCOL_VERSIONS[-1]):
             return
         try:
@@ -370,7 +381,7 @@ class Downstream:
             "cancel_on_abandon": False,
             "headers": {MCP_PROTOCOL_VERSION_HEADER: version, MCP_METHOD_HEADER: "server/discover"},
         }
-        params = {"_meta": connection.envelope(self._capabilities, version)}
+        params = {"_meta": connection.envelope(self._capabilities(), version)}
         try:
             result = await connection.dispatcher.send_raw_request("server/discover", params, options)
         except MCPError as exc:
@@ -389,7 +400,7 @@ class Downstream:
     async def _initialize(self, connection: _Connection) -> None:
         params = {
             "protocolVersion": LATEST_HANDSHAKE_VERSION,
-            "capabilities": dict(self._capabilities),
+            "capabilities": dict(self._capabilities()),
             "clientInfo": CLIENT_INFO,
         }
         try:
@@ -447,7 +458,7 @@ class Downstream:
         for _ in range(PAGE_CAP):
             params: dict[str, Any] = {} if cursor is None else {"cursor": cursor}
             if connection.modern:
-                params["_meta"] = connection.envelope(self._capabilities)
+                params["_meta"] = connection.envelope(self._capabilities())
             options: CallOptions = {"timeout": LIST_TIMEOUT_S, "headers": connection.headers(method, params)}
             try:
                 page = await connection.dispatcher.send_raw_request(method, params or None, options)
@@ -529,7 +540,7 @@ class Downstream:
         number = 0
         while True:
             number += 1
-            params = {"notifications": wanted, "_meta": connection.envelope(self._capabilities)}
+            params = {"notifications": wanted, "_meta": connection.envelope(self._capabilities())}
             options: CallOptions = {
                 "request_id": f"listen-{number}",
                 "headers": connection.headers("subscriptions/listen", params),

@@ -283,3 +283,24 @@ class Cycle(BridgeError):
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         super().__init__(f"Refused: these calls wait for each other: {' → '.join(names)}. Nothing was started")
+
+
+class Unanswered(CallFailed):
+    """The server asked its client something and nobody answered in time."""
+
+    kind = "unanswered"
+
+    def __init__(self, tool: str, question: str, timeout_s: float) -> None:
+        super().__init__(
+            f"{tool} asked something that nobody answered within {timeout_s:g} s (setting question_timeout_s): "
+            f"{question}. The call was cancelled. Await such a future, so that its question can be put to the user"
+        )
+
+
+class CannotAsk(CallFailed):
+    """The server needs an answer that this client cannot give."""
+
+    kind = "cannot_ask"
+
+    def __init__(self, tool: str, method: str) -> None:
+        super().__init__(f"{tool} sent {method}, which this client has not declared that it can answer")

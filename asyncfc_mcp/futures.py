@@ -100,6 +100,38 @@ PUBLIC: Final = Scope("public", listed=False)
 
 
 @dataclass(slots=True, eq=False)
+class Question:
+    """What a downstream asked its client while a call was running, as the request that it would have been."""
+
+    id: str
+    method: str
+    params: Mapping[str, Any]
+    claimed_until: float = 0.0
+    """Until then somebody else has taken it on to get the answer; in seconds of the clock."""
+    answer: Result | None = None
+    refusal: tuple[int, str, Any] | None = None
+    """Instead of an answer: the JSON-RPC error (code, message, data) with which the client refused."""
+    on_settled: Callable[[], None] = lambda: None
+
+    @property
+    def settled(self) -> bool:
+        return self.answer is not None or self.refusal is not None
+
+    def settle(self, answer: Result | None, refusal: tuple[int, str, Any] | None = None) -> None:
+        """Record the answer; the first one counts."""
+        if not self.settled:
+            self.answer, self.refusal = answer, refusal
+            self.on_settled()
+
+    @property
+    def text(self) -> str:
+        """What is asked, in a few words."""
+        message = self.params.get("message")
+        words = message if isinstance(message, str) else self.method
+        return words if len(words) <= 120 else words[:117] + "..."
+
+
+@dataclass(slots=True, eq=False)
 class Future:
     """Our record of one `tools/call`. Times are seconds of the caller's monotonic clock."""
 
@@ -122,11 +154,8 @@ class Future:
     """The ID of the future whose failure began the chain that ended this one; None if it is its own cause."""
     progress: tuple[float, float | None, str | None] | None = None
     """The downstream's last progress: done, total, message."""
-    waiting_for: tuple[str, ...] = ()
-    """IDs (or other words, such as `capacity`) that keep it from starting."""
-    waiting_why: str = ""
-    question: str | None = None
-    """What the downstream asked, while `input_required`."""
+    questions: dict[str, Question] = field(default_factory=dict[str, Question])
+    """What the downstream asked and nobody has answered, by ID; while `input_required`."""
     read_at: float | None = None
     """When somebody last received the result."""
     size: int = 0
@@ -147,6 +176,11 @@ class Future:
     def unread(self) -> bool:
         return self.read_at is None and self.state in _TERMINAL
 
+    @property
+    def question(self) -> str | None:
+        """The first open question, in a few words."""
+        return next((question.text for question in self.questions.values() if not question.settled), None)
+
     def apply(self, event: Event) -> None:
         """Move along the table and tell the watchers.
 
@@ -158,7 +192,7 @@ class Future:
             raise InvalidTransition(self.id, self.state.value, event.value)
         self.state = state
         if state in _TERMINAL:
-            self.waiting_for, self.waiting_why, self.question = (), "", None
+            self.questions.clear()
         self.changed()
 
     def changed(self) -> None:

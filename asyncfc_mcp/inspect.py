@@ -201,6 +201,7 @@ async def run(bridge: Bridge, *, as_json: bool, explain: tuple[str, str] | None)
     Raises:
         UnknownTool: `explain` names a tool that is not listed.
     """
+    bridge.introduce({})
     async with bridge.open():
         with anyio.move_on_after(CONNECT_S):
             for downstream in bridge.downstreams.values():

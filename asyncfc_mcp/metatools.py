@@ -13,8 +13,9 @@ import anyio
 from asyncfc_mcp import answers
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.errors import InvalidArguments
-from asyncfc_mcp.futures import Future, Result, Scope, State
+from asyncfc_mcp.futures import Future, Question, Result, Scope, State
 from asyncfc_mcp.hosts import UNKNOWN, HostProfile
+from asyncfc_mcp.questions import CLAIM_S
 from asyncfc_mcp.scheduler import wait_for
 
 HEARTBEAT_S: Final = 5.0
@@ -33,6 +34,16 @@ class Report(Protocol):
     """Sends progress to the waiting client; does nothing where it gave no token."""
 
     async def __call__(self, progress: float, total: float | None, message: str | None) -> None: ...
+
+
+class InputNeeded(Exception):
+    """Not a failure: the answer to the request is a question, which the client answers on its next try (2026-07-28)."""
+
+    def __init__(self, questions: Sequence[tuple[Future, Question]], futures: Sequence[Future] = ()) -> None:
+        super().__init__(f"{len(questions)} questions")
+        self.questions = tuple(questions)
+        self.futures = tuple(futures)
+        """What the call with `_wait` waits for; its own future last."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,34 +72,89 @@ class Client:
         return longest if asked is None else min(asked, longest)
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A client in the course of one request."""
+
+    client: Client
+    report: Report | None = None
+    """Sends progress; None where it did not ask for any."""
+    put: Callable[[Question], None] | None = None
+    """Puts a question to it at once, in the background; None where questions travel in answers."""
+    capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What it can be asked."""
+
+
 async def wait(
     bridge: Bridge,
-    client: Client,
+    caller: Caller,
     futures: Sequence[Future],
     *,
     any_: bool = False,
     timeout_s: float | None = None,
-    report: Report | None = None,
 ) -> None:
-    """Wait until the futures are terminal, the wait's bound is reached, or a question came up; keep the client awake.
+    """Wait until the futures are terminal or the wait's bound is reached; keep the client awake, and have it asked
+    what the servers of these futures want to know. A client that cancels the wait tells of its patience, which is
+    remembered.
 
     Raises:
-        Cancelled by the client: what that tells of its patience is remembered.
+        InputNeeded: there are questions, and they travel in the answer.
     """
-    bound = client.wait_s(bridge, timeout_s)
+    client = caller.client
     began = anyio.current_time()
+    deadline = began + client.wait_s(bridge, timeout_s)
+    needed: list[tuple[Future, Question]] = []
     try:
-        with anyio.move_on_after(bound):
+        if caller.report is None:
+            needed = await _wait_until(bridge, caller, futures, any_, deadline)
+        else:
             async with anyio.create_task_group() as tg:
-                if report is not None:
-                    tg.start_soon(_keep_awake, futures, report)
-                await wait_for(futures, any_=any_)
+                tg.start_soon(_keep_awake, futures, caller.report)
+                needed = await _wait_until(bridge, caller, futures, any_, deadline)
                 tg.cancel_scope.cancel()
     except anyio.get_cancelled_exc_class():
         waited = anyio.current_time() - began
         if waited >= IMPATIENT_FLOOR_S:
             client.patience_s = max(IMPATIENT_FLOOR_S, min(IMPATIENT_SHARE * waited, client.patience_s or waited))
         raise
+    if needed:
+        raise InputNeeded(needed)
+
+
+async def _wait_until(
+    bridge: Bridge, caller: Caller, futures: Sequence[Future], any_: bool, deadline: float
+) -> list[tuple[Future, Question]]:
+    """The questions that the client has to be asked in the answer, if that is what ended the wait."""
+    enough = any if any_ else all
+    stirred = anyio.Event()
+
+    def watch(future: Future) -> None:
+        if future.done or future.questions:
+            stirred.set()
+
+    for future in futures:
+        future.watchers.append(watch)
+    try:
+        while not enough(future.done for future in futures):
+            claimed = bridge.questions.claim(futures)
+            if caller.put is not None:
+                for _, question in claimed:
+                    caller.put(question)
+            elif claimed:
+                return claimed
+            # A claim that its owner does not keep runs out without anything changing.
+            until = deadline
+            if any(future.questions for future in futures):
+                until = min(deadline, anyio.current_time() + CLAIM_S)
+            with anyio.CancelScope(deadline=until):
+                await stirred.wait()
+            if anyio.current_time() >= deadline:
+                break
+            stirred = anyio.Event()
+    finally:
+        for future in futures:
+            future.watchers.remove(watch)
+    return []
 
 
 async def _keep_awake(futures: Sequence[Future], report: Report) -> None:
@@ -153,16 +219,16 @@ def _seconds(tool: str, arguments: Mapping[str, Any]) -> float | None:
     return float(value)
 
 
-async def await_future(bridge: Bridge, client: Client, arguments: Mapping[str, Any], report: Report | None) -> Result:
-    [future] = await bridge.futures(client.scope, [_string("await_future", arguments, "future_id")])
-    await wait(bridge, client, [future], timeout_s=_seconds("await_future", arguments), report=report)
+async def await_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:
+    [future] = await bridge.futures(caller.client.scope, [_string("await_future", arguments, "future_id")])
+    await wait(bridge, caller, [future], timeout_s=_seconds("await_future", arguments))
     if not future.done:
         return answers.handle(future, bridge.scheduler.waiting_for(future))
     bridge.store.mark_read(future)
     return answers.alone(future)
 
 
-async def gather(bridge: Bridge, client: Client, arguments: Mapping[str, Any], report: Report | None) -> Result:
+async def gather(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:
     refs = arguments.get("future_ids")
     if isinstance(refs, str):  # models write one ID, or a comma-separated list
         refs = [ref for ref in refs.replace(",", " ").split() if ref]
@@ -173,17 +239,17 @@ async def gather(bridge: Bridge, client: Client, arguments: Mapping[str, Any], r
     when = arguments.get("return_when", "all")
     if when not in ("all", "any"):
         raise InvalidArguments("gather", f'return_when must be "all" or "any"; found {when!r}')
-    futures = await bridge.futures(client.scope, [str(ref) for ref in refs])  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    futures = await bridge.futures(caller.client.scope, [str(ref) for ref in refs])  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     distinct = list({future.key: future for future in futures}.values())
-    await wait(bridge, client, distinct, any_=when == "any", timeout_s=_seconds("gather", arguments), report=report)
+    await wait(bridge, caller, distinct, any_=when == "any", timeout_s=_seconds("gather", arguments))
     for future in distinct:
         if future.done:
             bridge.store.mark_read(future)
     return answers.several((future, bridge.scheduler.waiting_for(future)) for future in futures)
 
 
-async def cancel_future(bridge: Bridge, client: Client, arguments: Mapping[str, Any], report: Report | None) -> Result:
-    [future] = await bridge.futures(client.scope, [_string("cancel_future", arguments, "future_id")])
+async def cancel_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:
+    [future] = await bridge.futures(caller.client.scope, [_string("cancel_future", arguments, "future_id")])
     if future.done:
         answer = answers.handle(future)
         answer["content"][0]["text"] += "; it had ended before, nothing was cancelled"
@@ -201,7 +267,7 @@ async def cancel_future(bridge: Bridge, client: Client, arguments: Mapping[str, 
     return answer
 
 
-async def list_futures(bridge: Bridge, client: Client, arguments: Mapping[str, Any], report: Report | None) -> Result:
+async def list_futures(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:
     status = arguments.get("status")
     known = [state.value for state in State]
     if status is not None and status not in known:
@@ -209,7 +275,7 @@ async def list_futures(bridge: Bridge, client: Client, arguments: Mapping[str, A
     now = anyio.current_time()
     shown: list[tuple[Future, tuple[Sequence[str], str], float]] = []
     more = 0
-    for future in bridge.store.newest(client.scope):
+    for future in bridge.store.newest(caller.client.scope):
         if status is not None and future.state.value != status:
             continue
         if len(shown) == LIST_LIMIT:
@@ -218,13 +284,13 @@ async def list_futures(bridge: Bridge, client: Client, arguments: Mapping[str, A
         end = future.ended_at if future.ended_at is not None else now
         shown.append((future, bridge.scheduler.waiting_for(future), end - (future.started_at or future.submitted_at)))
     answer = answers.listing(shown, more, bridge.troubles())
-    if not client.scope.listed:
+    if not caller.client.scope.listed:
         answer["content"][0]["text"] = "Futures are not listed here: nobody is authenticated. Use the IDs that you got."
         answer["structuredContent"]["note"] = answer["content"][0]["text"]
     return answer
 
 
-Handler = Callable[[Bridge, Client, Mapping[str, Any], Report | None], Awaitable[Result]]
+Handler = Callable[[Bridge, Caller, Mapping[str, Any]], Awaitable[Result]]
 
 
 @dataclass(frozen=True, slots=True)

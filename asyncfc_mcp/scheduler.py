@@ -64,6 +64,14 @@ class Call:
     """Reference as written (ID or name) → key of the future that it meant when the call was submitted."""
     meta: Mapping[str, Any] | None = None
     """`_meta` of the request, as far as it concerns the downstream."""
+    capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the client that made the call can answer."""
+    answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """`inputResponses` and `requestState` of a call that is sent again."""
+    asks_through: bool = False
+    """Whether questions go up in the result, as the server put them, instead of waiting on the future."""
+    verdict: CallFailed | None = None
+    """Why we ended a running call ourselves; None if somebody cancelled it."""
     needs: set[str] = field(default_factory=set[str])
     sources: dict[str, Future] = field(default_factory=dict[str, Future])
     """Key → future, of `bindings`; held here, so that a value outlives its retention while somebody waits to use it."""
@@ -258,6 +266,8 @@ class Scheduler:
             self._settle_all([(call, event, None, outcome)])
         elif failure is not None:
             self._settle_all([(call, Event.FAIL, failure, "failed")])
+        elif scope.cancelled_caught and call.verdict is not None:
+            self._settle_all([(call, Event.FAIL, call.verdict, "failed")])
         elif scope.cancelled_caught:
             # Once it was sent its effect is unknown, so for those behind it this is a failure.
             outcome = "failed" if call.sent else "void"
@@ -440,6 +450,16 @@ class Scheduler:
             ids = dict.fromkeys(other.id if _visible(other, future) else FOREIGN for other, _ in blockers)
             return tuple(ids), f"same state {'/'.join(blockers[0][1])}"
         return ("capacity",), "max_concurrency"
+
+    def abort(self, call: Call, verdict: CallFailed) -> None:
+        """End a running call with a failure of ours; the downstream is told to cancel it."""
+        if call.cancel_scope is not None:
+            call.verdict = verdict
+            call.cancel_scope.cancel()
+
+    def running_on(self, server: str) -> list[Call]:
+        """The calls that the downstream has, oldest first."""
+        return [call for call in self._calls.values() if call.sent and call.future.server == server]
 
     def cancel(self, future: Future) -> None:
         """Cancel a call: at once if it has not started, else as soon as the downstream has been told."""

@@ -5,15 +5,20 @@ It answers in a middleware of the SDK's low-level `Server`, without `call_next`:
 goes up as it came, neither validated nor sieved, and the envelope of each protocol era is added here.
 """
 
+import json
 import logging
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Final, cast
 
 import anyio
+import anyio.abc
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.server import Server
+from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import PromptsListChanged, ResourcesListChanged, ServerEvent, ToolsListChanged
@@ -21,11 +26,11 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, SERVER_INFO_META_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from asyncfc_mcp import __version__, answers
-from asyncfc_mcp.bridge import Bridge, Wiring
+from asyncfc_mcp.bridge import Ask, Bridge, Wiring
 from asyncfc_mcp.errors import BridgeError, CallFailed, InvalidArguments, ProtocolFailure, UnknownTool
-from asyncfc_mcp.futures import Future, Result, Scope, State
+from asyncfc_mcp.futures import Future, Question, Result, Scope, State
 from asyncfc_mcp.hosts import profile_for
-from asyncfc_mcp.metatools import METATOOLS, Client, Report, instructions, wait
+from asyncfc_mcp.metatools import METATOOLS, Caller, Client, InputNeeded, Report, instructions, wait
 from asyncfc_mcp.scheduler import wait_for
 
 logger = logging.getLogger(__name__)
@@ -63,6 +68,10 @@ class Request:
     session_id: str | None
     progress: Report
     """Sends progress for this request; does nothing where the client gave no token."""
+    capabilities: Mapping[str, Any]
+    """What the client said it can do, as it said it."""
+    ask: Ask
+    """Sends a request to the client while this one is answered; only where the protocol has that."""
 
     @property
     def modern(self) -> bool:
@@ -92,6 +101,7 @@ class Upstream:
         self._pipe = pipe
         self._clients: OrderedDict[tuple[str, str | None], Client] = OrderedDict()
         self._connections: set[Any] = set()
+        self._asking: anyio.abc.TaskGroup
         self._bus = InMemorySubscriptionBus()
         self._changed: set[str] = set()
         self._dirty = anyio.Event()
@@ -142,8 +152,19 @@ class Upstream:
                 info.client_info.name if info is not None else None,
                 connection.session_id,
                 ctx.session.report_progress,
+                wire_capabilities(connection),
+                ctx.session._request_outbound.send_raw_request,  # pyright: ignore[reportPrivateUsage]
             )
         )
+
+    @cached_property
+    def _codec(self) -> AESGCMRequestStateCodec:
+        return AESGCMRequestStateCodec([secrets.token_bytes(32)])
+
+    def _passes_questions(self, name: str) -> bool:
+        """Whether questions of this tool go up as the server put them, state included."""
+        tool = self.bridge.catalog.tools.get(name)
+        return tool is not None and tool.policy.mode == "sync"
 
     def answers(self, method: str) -> bool:
         """Whether `answer` knows the method; all others are the SDK's."""
@@ -249,20 +270,24 @@ class Upstream:
             raise MCPError(INVALID_PARAMS, f"tools/call: arguments must be an object; found {arguments!r:.80}")
         arguments = cast("dict[str, Any] | None", arguments)
         client = self._client(request)
-        report = request.report()
+        put = None if request.modern else partial(self._put, request)
+        caller = Caller(client, request.report(), put, request.capabilities)
         tool = METATOOLS.get(name)
         try:
+            resumed = self._resume(params, lenient=self._passes_questions(name))
             if tool is not None:
-                answer = await tool.handler(self.bridge, client, arguments or {}, report)
-                if answers.META_KEY not in (answer.get("_meta") or {}) and name == "await_future":
+                answer = await tool.handler(self.bridge, caller, arguments or {})
+                if name == "await_future" and answers.META_KEY not in (answer.get("_meta") or {}):
                     return answer  # a ready result goes up as the server gave it
             else:
                 wiring = await self.bridge.found(name)
                 if wiring.entry.policy.mode == "sync":
-                    return await self._call_sync(client, wiring, arguments, params, report)
-                answer = await self._call_wrapped(client, wiring, arguments, params, report)
+                    return await self._call_sync(request, caller, wiring, arguments, resumed)
+                answer = await self._call_wrapped(request, caller, wiring, arguments, resumed)
         except CallFailed:
             raise
+        except InputNeeded as needed:
+            return self._questions(needed)
         except UnknownTool as exc:
             raise MCPError(INVALID_PARAMS, str(exc)) from None
         except BridgeError as exc:
@@ -270,18 +295,30 @@ class Upstream:
         return self._deliver(client, answer)
 
     async def _call_sync(
-        self, client: Client, wiring: Wiring, arguments: dict[str, Any] | None, params: Params, report: Report | None
+        self,
+        request: Request,
+        caller: Caller,
+        wiring: Wiring,
+        arguments: dict[str, Any] | None,
+        resumed: Sequence[Future],
     ) -> Result:
         """A call that is answered with its real result, ordered with all others; cancelling it cancels the call."""
-        future = await self.bridge.submit(
-            wiring, arguments, scope=client.scope, conversation=None, meta=params.get("_meta")
-        )
-        self.bridge.store.mark_read(future)
+        params = request.params
+        if resumed:
+            future = resumed[-1]
+        else:
+            future = await self.bridge.submit(
+                wiring,
+                arguments,
+                scope=caller.client.scope,
+                meta=params.get("_meta"),
+                capabilities=caller.capabilities,
+                answers={key: params[key] for key in ("inputResponses", "requestState") if key in params},
+                asks_through=request.modern,
+            )
+            self.bridge.store.mark_read(future)
         try:
-            if report is None:
-                await wait_for([future])
-            else:
-                await _forward_progress(future, report)
+            await self._attend(future, caller)
         except anyio.get_cancelled_exc_class():
             self.bridge.scheduler.cancel(future)
             raise
@@ -289,36 +326,75 @@ class Upstream:
             raise future.failure
         return answers.alone(future)
 
+    async def _attend(self, future: Future, caller: Caller) -> None:
+        """Wait for the end of a sync call; pass on every progress as it comes, and every question."""
+        seen: tuple[float, float | None, str | None] | None = None
+        while True:
+            changed = anyio.Event()
+
+            def watch(_: Future, changed: anyio.Event = changed) -> None:
+                changed.set()
+
+            future.watchers.append(watch)
+            try:
+                if caller.report is not None and future.progress is not None and future.progress != seen:
+                    seen = future.progress
+                    await caller.report(*seen)
+                if future.questions and (claimed := self.bridge.questions.claim([future])):
+                    if caller.put is None:
+                        raise InputNeeded(claimed, [future])
+                    for _, question in claimed:
+                        caller.put(question)
+                if future.done:
+                    return
+                await changed.wait()
+            finally:
+                future.watchers.remove(watch)
+
     async def _call_wrapped(
-        self, client: Client, wiring: Wiring, arguments: dict[str, Any] | None, params: Params, report: Report | None
+        self,
+        request: Request,
+        caller: Caller,
+        wiring: Wiring,
+        arguments: dict[str, Any] | None,
+        resumed: Sequence[Future],
     ) -> Result:
-        entry = wiring.entry
+        entry, client = wiring.entry, caller.client
         name = wanted = None
         if arguments and ((entry.takes_as and "_as" in arguments) or (entry.takes_wait and "_wait" in arguments)):
             arguments = dict(arguments)
             name = arguments.pop("_as", None) if entry.takes_as else None
             wanted = arguments.pop("_wait", None) if entry.takes_wait else None
-        also, note = await self._also(client, entry.name, wanted, name)
-        future = await self.bridge.submit(
-            wiring,
-            arguments,
-            scope=client.scope,
-            conversation=client.conversation,
-            name=name or None,
-            meta=params.get("_meta"),
-        )
-        scheduler = self.bridge.scheduler
-        if client.conversation is not None:
-            client.unread[future.key] = future
-        if wanted:
-            futures = [*(other for other in also if other is not future), future]
-            await wait(self.bridge, client, futures, report=report)
+        note = None
+        if resumed:
+            # The client comes back with answers for a call that is running: it is not made again.
+            futures = list(resumed)
+            future = futures[-1]
         else:
-            futures = [future]
+            also, note = await self._also(client, entry.name, wanted, name)
+            future = await self.bridge.submit(
+                wiring,
+                arguments,
+                scope=client.scope,
+                conversation=client.conversation,
+                name=name or None,
+                meta=request.params.get("_meta"),
+                capabilities=caller.capabilities,
+            )
+            futures = [*(other for other in also if other is not future), future]
+            if client.conversation is not None:
+                client.unread[future.key] = future
+        if wanted:
+            try:
+                await wait(self.bridge, caller, futures)
+            except InputNeeded as needed:
+                raise InputNeeded(needed.questions, futures) from None
+        else:
             await self._grace(future, entry.policy.grace_ms / 1000)
         for each in futures:
             if each.done:
                 self.bridge.store.mark_read(each)
+        scheduler = self.bridge.scheduler
         if len(futures) > 1:
             answer = answers.several((each, scheduler.waiting_for(each)) for each in futures)
         elif future.done:
@@ -326,6 +402,67 @@ class Upstream:
         else:
             answer = answers.handle(future, scheduler.waiting_for(future))
         return answers.append(answer, (), note) if note else answer
+
+    # --- questions -----------------------------------------------------------------------------------------------
+
+    def _put(self, request: Request, question: Question) -> None:
+        """Ask the client at once, beside the request that waits; the user may take longer than that waits."""
+        self._asking.start_soon(_ask_client, request.ask, question)
+
+    def _questions(self, needed: InputNeeded) -> Result:
+        """The answer that is a question (2026-07-28); its sealed state says which, and what was being waited for."""
+        state = {
+            "scope": self._scope.key,
+            "questions": {question.id: future.key for future, question in needed.questions},
+            "futures": [future.key for future in needed.futures],
+        }
+        return {
+            "resultType": "input_required",
+            "inputRequests": {
+                question.id: {"method": question.method, "params": dict(question.params)}
+                for _, question in needed.questions
+            },
+            "requestState": self._codec.seal(json.dumps(state).encode()),
+        }
+
+    def _resume(self, params: Params, *, lenient: bool) -> list[Future]:
+        """Take the answers that a client comes back with; the futures that it had been waiting for.
+
+        Args:
+            lenient: a state that is not ours may be that of a server whose questions went up as it put them.
+
+        Raises:
+            MCPError: the state is not ours, or the answers do not fit it.
+        """
+        sealed = params.get("requestState")
+        if sealed is None:
+            return []
+        try:
+            state = json.loads(self._codec.unseal(str(sealed)))
+        except InvalidRequestState:
+            if lenient:
+                return []
+            raise MCPError(INVALID_PARAMS, "requestState is not one that this server gave") from None
+        if state["scope"] != self._scope.key:
+            raise MCPError(INVALID_PARAMS, "requestState is not one that this server gave")
+        given = params.get("inputResponses", {})
+        if not isinstance(given, dict):
+            raise MCPError(INVALID_PARAMS, "inputResponses must be an object")
+        responses = cast("dict[str, Any]", given)
+        for question_id, key in state["questions"].items():
+            future = self.bridge.store.find(self._scope, key.rpartition("/")[2])
+            question = future.questions.get(question_id) if future is not None else None
+            answer = responses.get(question_id)
+            if question is None:
+                continue  # answered by somebody else, or the call has ended: the wait goes on either way
+            if isinstance(answer, dict):
+                question.settle(cast("dict[str, Any]", answer))
+            else:
+                question.claimed_until = 0.0
+        found = [self.bridge.store.find(self._scope, key.rpartition("/")[2]) for key in state["futures"]]
+        return [future for future in found if future is not None]
+
+    # --- waiting -------------------------------------------------------------------------------------------------
 
     async def _also(
         self, client: Client, tool: str, wanted: object, own_name: str | None
@@ -437,8 +574,14 @@ class Upstream:
         self._changed |= kinds
         self._dirty.set()
 
-    async def announce(self) -> None:
-        """Tell all clients of list changes, until cancelled."""
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """What goes on beside requests, until cancelled: list changes are announced, clients are asked."""
+        async with anyio.create_task_group() as self._asking:
+            self._asking.start_soon(self._announce)
+            task_status.started()
+            await anyio.sleep_forever()
+
+    async def _announce(self) -> None:
         while True:
             await self._dirty.wait()
             await anyio.sleep(ANNOUNCE_S)
@@ -467,22 +610,14 @@ def _wire_error(exc: CallFailed) -> MCPError:
     return MCPError(INTERNAL_ERROR, str(exc))
 
 
-async def _forward_progress(future: Future, report: Report) -> None:
-    """Wait for the end and pass every progress on as it comes, in order."""
-    seen: tuple[float, float | None, str | None] | None = None
-    while True:
-        changed = anyio.Event()
+async def _ask_client(ask: Ask, question: Question) -> None:
+    try:
+        question.settle(await ask(question.method, question.params))
+    except MCPError as exc:
+        question.settle(None, (exc.code, exc.error.message, exc.error.data))
 
-        def watch(_: Future, changed: anyio.Event = changed) -> None:
-            changed.set()
 
-        future.watchers.append(watch)
-        try:
-            if future.progress is not None and future.progress != seen:
-                seen = future.progress
-                await report(*seen)
-            if future.done:
-                return
-            await changed.wait()
-        finally:
-            future.watchers.remove(watch)
+def wire_capabilities(connection: Any) -> dict[str, Any]:
+    """A connection's client capabilities as they came."""
+    capabilities = connection.client_capabilities
+    return {} if capabilities is None else capabilities.model_dump(by_alias=True, mode="json", exclude_none=True)

@@ -25,11 +25,11 @@ from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
 from mcp_types import INVALID_REQUEST, PROTOCOL_VERSION_META_KEY, UNSUPPORTED_PROTOCOL_VERSION
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.bridge import Ask, Bridge
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
 from asyncfc_mcp.peer import Inbound, Peer
-from asyncfc_mcp.server import NotInitialized, Request, Upstream
+from asyncfc_mcp.server import NotInitialized, Request, Upstream, wire_capabilities
 from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ ORPHAN_POLL_S: Final = 2.0
 """How often a stdio bridge looks whether its parent is still there."""
 SHUTDOWN_S: Final = 2
 """How long open HTTP requests may last after we were told to stop."""
+EVERYTHING_ASKABLE: Final[Mapping[str, Any]] = {"elicitation": {"form": {}, "url": {}}, "sampling": {}}
+"""What servers that shake hands are offered where many clients share them."""
 MAX_BODY_BYTES: Final = 64 << 20
 """Largest request body over HTTP."""
 
@@ -145,6 +147,15 @@ class _LineServer:
         options = upstream.server.create_initialization_options(NotificationOptions(tools_changed=True))
         self._runner = ServerRunner(upstream.server, self._connection, {}, init_options=options)
 
+        self._client: tuple[str | None, Mapping[str, Any]] | None = None
+        self._introduced = False
+
+    def _introduce(self, capabilities: Mapping[str, Any], direct: Ask | None) -> None:
+        """The one client of this process is there: servers that shake hands were waiting to hear what it can do."""
+        if not self._introduced:
+            self._introduced = True
+            self._upstream.bridge.introduce(capabilities, direct)
+
     async def run(self) -> None:
         try:
             await self._peer.run(self._on_request, self._runner.on_notify)
@@ -167,14 +178,28 @@ class _LineServer:
                 "requests with the 2026-07-28 envelope are not accepted on it",
             )
         if not self._upstream.answers(method):
-            return await self._runner.on_request(dctx, method, params)
+            result = await self._runner.on_request(dctx, method, params)
+            if method == "initialize":
+                self._introduce(wire_capabilities(self._connection), self._peer.send_raw_request)
+            return result
         connection = self._connection
         if not connection.initialize_accepted:
             raise NotInitialized
-        info = connection.client_params
-        name = info.client_info.name if info is not None else None
+        if self._client is None:
+            info = connection.client_params
+            self._client = (info.client_info.name if info is not None else None, wire_capabilities(connection))
+        name, capabilities = self._client
         return await self._upstream.answer(
-            Request(method, params or {}, connection.protocol_version, name, None, dctx.progress)
+            Request(
+                method,
+                params or {},
+                connection.protocol_version,
+                name,
+                None,
+                dctx.progress,
+                capabilities,
+                dctx.send_raw_request,
+            )
         )
 
     async def _modern_request(
@@ -195,8 +220,20 @@ class _LineServer:
             info = cast("object", route.client_info)
             said = cast("dict[str, Any]", info).get("name") if isinstance(info, dict) else None
             name = said if isinstance(said, str) else None
+            said = cast("object", route.client_capabilities)
+            capabilities = cast("dict[str, Any]", said) if isinstance(said, dict) else {}
+            self._introduce(capabilities, None)
             return await self._upstream.answer(
-                Request(method, params or {}, route.protocol_version, name, None, dctx.progress)
+                Request(
+                    method,
+                    params or {},
+                    route.protocol_version,
+                    name,
+                    None,
+                    dctx.progress,
+                    capabilities,
+                    dctx.send_raw_request,
+                )
             )
         connection = Connection.from_envelope(
             route.protocol_version,
@@ -245,7 +282,7 @@ async def serve_stdio(bridge: Bridge) -> None:
             stop.cancel()
 
         async with anyio.create_task_group() as tg:
-            tg.start_soon(upstream.announce)
+            await tg.start(upstream.run)
             tg.start_soon(watch_parent)
             await _serve_pipes(upstream)
             tg.cancel_scope.cancel()
@@ -353,6 +390,8 @@ async def serve_http(
 
     scope = scope_for(host, token, insecure=insecure)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Clients come and go, and each call says what its own can be asked.
+    bridge.introduce(EVERYTHING_ASKABLE)
     async with _stopping(), bridge.open():
         with socket.create_server((host.strip("[]"), port), family=family, backlog=512) as sock:
             upstream = Upstream(bridge, scope, pipe=False)
@@ -361,7 +400,7 @@ async def serve_http(
                 app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_S, lifespan="on"
             )
             async with anyio.create_task_group() as tg:
-                tg.start_soon(upstream.announce)
+                await tg.start(upstream.run)
                 shown = f"[{host.strip('[]')}]" if family == socket.AF_INET6 else host
                 listening(f"http://{shown}:{sock.getsockname()[1]}")
                 server = uvicorn.Server(config)
