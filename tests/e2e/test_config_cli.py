@@ -167,7 +167,7 @@ def test_inspect_shows_every_tool_and_what_is_wrong(stage: Stage) -> None:
             "bad": stage.toy("raw", "--crash-on-start"),
         }
     )
-    table = stage.run("inspect", "--config", str(config))
+    table = stage.run("inspect", "--config", str(config), env={"COLUMNS": "200"})
     for word in ("good__echo", "good__surroundings", "sync", "bad", "no such luck"):
         assert word in table.stdout + table.stderr
     as_json = stage.run("inspect", "--config", str(config), "--json")

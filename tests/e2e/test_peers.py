@@ -109,11 +109,12 @@ def test_server_filesystem(stage: Stage, npm: Path) -> None:
 @pytest.mark.node
 def test_server_memory(stage: Stage, npm: Path) -> None:
     """A server with state: no write is lost, and the graph is what direct calls make of it."""
-    program = npm_bin(npm, "mcp-server-memory")
-    bridge, _ = through_and_direct(
-        stage, "memory", stage.entry(program, env={"MEMORY_FILE_PATH": str(stage.folder / "m")})
+    through, alone = (
+        stage.entry(npm_bin(npm, "mcp-server-memory"), env={"MEMORY_FILE_PATH": str(stage.folder / name)})
+        for name in ("through.jsonl", "alone.jsonl")
     )
-    direct = stage.direct(stage.entry(program, env={"MEMORY_FILE_PATH": str(stage.folder / "other")}))
+    bridge, _ = through_and_direct(stage, through)
+    direct = stage.direct(alone)
     for name in ("Ada", "Bob", "Cleo"):
         arguments = {"entities": [{"name": name, "entityType": "person", "observations": [f"is {name}"]}]}
         own = direct.call("create_entities", arguments)
