@@ -1,0 +1,68 @@
+"""Five dependent calls in one model turn: names, references and one wait, through the bridge over stdio.
+
+    python examples/one_turn_dag.py
+
+The scripted model emits all five calls at once: it names each with `_as`, passes results that do not exist yet as
+`$name`, and waits once, in the last call. A synchronous agent needs a turn for each link of the chain.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters
+from mcp_types import Implementation
+
+HERE = Path(__file__).resolve().parent
+THINK_S = 0.5 * float(os.environ.get("ASYNCFC_DEMO_SCALE", "1"))
+"""How long the model takes for one turn."""
+
+TURN: list[tuple[str, dict[str, Any]]] = [
+    ("travel__search_flights", {"origin": "Berlin", "destination": "Lisbon", "_as": "flights"}),
+    ("travel__search_hotels", {"city": "Lisbon", "_as": "hotels"}),
+    ("notes__write_note", {"name": "trip", "text": "Fly ${flights.flights[0].id}\n", "_as": "begun"}),
+    ("notes__append_note", {"name": "trip", "text": "Sleep at ${hotels.hotels[-1].name}", "_as": "noted"}),
+    ("notes__read_note", {"name": "trip", "_wait": "all"}),
+]
+"""One turn of the model. The note is written, added to and read in this order, because all three touch it."""
+
+
+async def main() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        raw = json.loads((HERE / "config.json").read_text())
+        for entry in raw["mcpServers"].values():
+            entry["command"] = sys.executable
+            entry["args"][0] = str(HERE.parent / entry["args"][0]) if "/" in entry["args"][0] else entry["args"][0]
+        config = Path(scratch) / "mcp.json"
+        config.write_text(json.dumps(raw))
+        kept = {key: os.environ[key] for key in os.environ if key.startswith(("ASYNCFC_", "PYTHON"))}
+        bridge = StdioServerParameters(
+            command=sys.executable,
+            args=["-m", "asyncfc_mcp", "serve", "--config", str(config)],
+            env={**kept, "ASYNCFC_NOTES": str(Path(scratch) / "notes")},
+        )
+        me = Implementation(name="asyncfc-scripted-agent", version="1")
+        async with Client(bridge, client_info=me) as client:
+            await client.list_tools()
+            began = time.monotonic()
+            await anyio.sleep(THINK_S)
+            answer = None
+            for tool, arguments in TURN:
+                answer = await client.call_tool(tool, arguments)
+                print(f"{tool}({json.dumps(arguments)})\n    {answer.content[0].text}")
+            took = time.monotonic() - began
+    assert answer is not None
+    print("\nThe last answer brings all results:")
+    for block in answer.content:
+        print(f"    {block.text.strip()}")
+    print(f"\n1 model turn, {took:.1f} s. A synchronous agent: {len(TURN)} calls in 4 turns, one for each link.")
+
+
+if __name__ == "__main__":
+    anyio.run(main)
