@@ -292,6 +292,7 @@ class Bridge:
             self.store.check_name(scope, name)
         bindings: dict[str, str] = {}
         announced: dict[str, None] = {}
+        takes: tuple[str, ...] = ()
 
         def known(ref: str) -> str | None:
             future = self.store.find(scope, ref)
@@ -311,7 +312,8 @@ class Bridge:
             if missing and policy.names and scope.listed and self.settings.forward_wait_ms > 0:
                 await self._forward(scope, name, missing)
                 bindings.clear()
-                references.find(arguments, known)
+                found = references.find(arguments, known)
+            takes = found.keys
         effect = wiring.effect.bind(arguments or {}, lambda value: references.is_reference(value, bindings.get))
         future = self.store.create(scope, tool=entry.name, server=entry.server, name=name, conversation=conversation)
         self.scheduler.submit(
@@ -326,6 +328,7 @@ class Bridge:
                 validator=wiring.validator,
                 schema=entry.input_schema,
                 bindings=bindings,
+                takes=takes,
                 meta=meta,
                 capabilities=capabilities or {},
                 asks_through=asks_through,

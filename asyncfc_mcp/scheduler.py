@@ -62,6 +62,9 @@ class Call:
     schema: Mapping[str, Any] | None = None
     bindings: Mapping[str, str] = field(default_factory=dict[str, str])
     """Reference as written (ID or name) → key of the future that it meant when the call was submitted."""
+    takes: Sequence[str] | None = None
+    """Keys of the futures whose values the arguments take; None: all in `bindings`. An escaped reference (`$$f3`) is
+    bound, so that it can be told from other text, and takes nothing."""
     meta: Mapping[str, Any] | None = None
     """`_meta` of the request, as far as it concerns the downstream."""
     capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -174,7 +177,7 @@ class Scheduler:
         self._submitted += 1
         call.number = self._submitted
         self._order(call)
-        for key in dict.fromkeys(call.bindings.values()):
+        for key in dict.fromkeys(call.bindings.values() if call.takes is None else call.takes):
             scope, _, future_id = key.rpartition("/")
             needed = self.store.find(Scope(scope), future_id)
             if needed is None:  # making room for this call took it, between two steps of submitting
