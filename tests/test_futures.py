@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from asyncfc_mcp.errors import InvalidName, InvalidTransition, NameInUse, TooManyFutures, UnknownFuture
-from asyncfc_mcp.futures import LOCAL, PUBLIC, TRANSITIONS, Event, Future, FutureStore, Scope, State
+from asyncfc_mcp.futures import LOCAL, PUBLIC, TRANSITIONS, Event, Future, FutureStore, Question, Scope, State
 
 ALICE, BOB = Scope("alice"), Scope("bob")
 
@@ -85,11 +85,13 @@ def test_a_result_comes_only_after_the_call_was_started():
     assert State.COMPLETED not in [after for (before, _), after in TRANSITIONS.items() if before is State.WAITING]
 
 
-def test_what_a_future_waits_for_is_forgotten_at_its_end():
-    """A future that has ended waits for nothing and asks nothing."""
-    future = Future("f1", LOCAL, "tool", "server", waiting_for=("f0",), waiting_why="state", question="Really?")
+def test_what_a_future_asks_is_forgotten_at_its_end():
+    """A future that has ended asks nothing."""
+    future = Future("f1", LOCAL, "tool", "server", state=State.INPUT_REQUIRED)
+    future.questions["q1"] = Question("q1", "elicitation/create", {"message": "Really?"})
+    assert future.question == "Really?"
     future.apply(Event.CANCEL)
-    assert (future.waiting_for, future.waiting_why, future.question) == ((), "", None)
+    assert future.question is None
 
 
 def test_a_watcher_may_remove_itself_while_it_is_told():
