@@ -71,7 +71,7 @@ def test_three_slow_calls_overlap_and_give_the_results_of_direct_calls(plain: Wi
     gathered = plain.gather([handle.id for handle in handles])
     ended = time.monotonic() - began
 
-    assert answered < 1
+    assert answered < 2, "a handle came only after a tool had ended"
     assert ended < 4
     assert [each["status"] for each in gathered["structuredContent"]["results"]] == ["completed"] * 3
     for handle, pending in zip(handles, expected, strict=True):
