@@ -4,13 +4,14 @@ The composition root, opened once above all connections: its state outlives a re
 how clients are connected and in which words they are answered.
 """
 
+import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import anyio
 from mcp.shared.exceptions import MCPError
@@ -34,7 +35,7 @@ from asyncfc_mcp.ordering import EffectTemplate, declared_effect
 from asyncfc_mcp.processes import Reaper
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions
 from asyncfc_mcp.scheduler import Call, OnProgress, Scheduler
-from asyncfc_mcp.schemas import Validator
+from asyncfc_mcp.schemas import Validator, expected, json_type
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class Wiring:
     entry: ToolEntry
     effect: EffectTemplate
     validator: Validator
+    loosened: Mapping[str, frozenset[str]]
+    """Arguments that the server's schema wants as something else than text, and ours lets be text, with their types."""
 
 
 @dataclass(slots=True, eq=False)
@@ -188,11 +191,11 @@ class Bridge:
         for name, entry in self.catalog.tools.items():
             known = old.get(name)
             if known is not None and known.entry.raw is entry.raw:
-                self._wirings[name] = Wiring(entry, known.effect, known.validator)
+                self._wirings[name] = Wiring(entry, known.effect, known.validator, known.loosened)
                 continue
             policy = entry.policy
             effect = declared_effect(entry.server, policy.reads, policy.writes, policy.ordering, entry.annotations)
-            self._wirings[name] = Wiring(entry, effect, Validator(entry.input_schema))
+            self._wirings[name] = Wiring(entry, effect, Validator(entry.input_schema), _loosened(entry))
         if self.catalog.collisions and self._collision is None:
             self._collision = self.catalog.collisions[0]
             if self._settled.is_set():
@@ -314,6 +317,7 @@ class Bridge:
                 bindings.clear()
                 found = references.find(arguments, known)
             takes = found.keys
+        arguments = _as_typed(arguments, wiring.loosened, bindings)
         effect = wiring.effect.bind(arguments or {}, lambda value: references.is_reference(value, bindings.get))
         future = self.store.create(scope, tool=entry.name, server=entry.server, name=name, conversation=conversation)
         self.scheduler.submit(
@@ -516,6 +520,38 @@ def passed_on(meta: object) -> dict[str, Any]:
         for key, value in meta.items()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         if isinstance(key, str) and key != "progressToken" and not key.startswith((ENVELOPE, "asyncfc/"))
     }
+
+
+def _loosened(entry: ToolEntry) -> dict[str, frozenset[str]]:
+    """The tool's own arguments that are not text, where the listed schema lets them be a reference."""
+    properties = entry.input_schema.get("properties")
+    if entry.listed.get("inputSchema") == entry.raw.get("inputSchema") or not isinstance(properties, dict):
+        return {}
+    found = {name: expected(entry.input_schema, [name]).types for name in cast("dict[str, Any]", properties)}
+    return {name: types for name, types in found.items() if types is not None and "string" not in types}
+
+
+def _as_typed(
+    arguments: dict[str, Any] | None, loosened: Mapping[str, frozenset[str]], bindings: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """The arguments with text that stands for a number, a list and so on as what it stands for.
+
+    Clients turn what a person typed into what a schema asks for (the Inspector's `--tool-arg seconds=2`). Ours asks
+    for text, too, so that references get through; without this a tool would get `"2"` where a direct call sends `2`.
+    """
+    typed = arguments
+    for name in loosened.keys() & (arguments or {}).keys():
+        assert arguments is not None
+        value = arguments[name]
+        if not isinstance(value, str) or references.is_reference(value, bindings.get):
+            continue
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError):
+            continue
+        if json_type(parsed) in loosened[name]:
+            typed = {**(typed or {}), name: parsed}
+    return typed
 
 
 def client_part(capabilities: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,6 +166,9 @@ class _Reader:
 
     def table(self, value: Any, path: str) -> dict[str, str]:
         items = cast("dict[str, Any]", self.typed(value, path, dict, "an object of strings"))
+        for key, item in items.items():
+            if not isinstance(item, str):  # environment and headers hold secrets: an error shows none of them
+                raise self.fail(f"{path}.{key}", f"found {_kind(item)}", "a string")
         return {key: self.expanded(item, f"{path}.{key}") for key, item in items.items()}
 
     def expanded(self, value: Any, path: str) -> str:
@@ -326,6 +329,11 @@ class _Reader:
         if kind is None:
             kind = "sse" if parts.path.rstrip("/").endswith("/sse") else "http"
         return HttpSpec(url, self.table(entry.get("headers", {}), f"{path}.headers"), cast("Any", kind))
+
+
+def _kind(value: Any) -> str:
+    kinds: dict[type[object], str] = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
+    return kinds.get(cast("type[object]", type(value)), "a number")
 
 
 def _shown(value: Any) -> str:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, Protocol, TextIO, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO, cast
 
 import anyio
 import anyio.abc
@@ -42,11 +42,14 @@ from mcp_types import (
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
 
 from asyncfc_mcp import __version__
-from asyncfc_mcp.config import HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config import ServerConfig, StdioSpec
 from asyncfc_mcp.errors import ProtocolFailure, ServerDied, ServerUnavailable
 from asyncfc_mcp.offers import LISTINGS, Offer
 from asyncfc_mcp.peer import Peer
 from asyncfc_mcp.processes import Reaper, Stderr, spawn
+
+if TYPE_CHECKING:
+    from asyncfc_mcp.remote import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +179,7 @@ class Downstream:
         self._reaper = reaper
         self._stderr = Stderr(config.name, log_path, echo)
         self._connection: _Connection | None = None
+        self._refusal: Refusal | None = None
         self._wake = anyio.Event()
         self._changed = anyio.Event()
         self._failures = 0
@@ -319,6 +323,8 @@ class Downstream:
                 return f"command {self.config.spec.command!r} may not be executed ({exc.strerror})"
             case TimeoutError():
                 return f"it did not answer the handshake within {CONNECT_TIMEOUT_S:g} s"
+            case _ if self._refusal is not None and self._refusal.said:
+                text = f"it refused the connection: {self._refusal.said}"
             case MCPError():
                 text = f"it refused the connection: {exc.error.message} (JSON-RPC error {exc.code})"
             case ServerDied():
@@ -346,7 +352,11 @@ class Downstream:
                 connection = _Connection(Peer(process.reader, process.writer))
                 connection.ended_how = process.ended_how
             else:
-                connection = _Connection(JSONRPCDispatcher(*await stack.enter_async_context(_http_streams(spec))))
+                from asyncfc_mcp.remote import Refusal, connect  # an HTTP client is a cost that few starts need
+
+                self._refusal = Refusal()
+                streams = await stack.enter_async_context(connect(spec, self._refusal))
+                connection = _Connection(JSONRPCDispatcher(*streams))
             tg = await stack.enter_async_context(anyio.create_task_group())
 
             async def pump(*, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -552,24 +562,3 @@ class Downstream:
                     return
             await anyio.sleep(pause)
             pause = min(pause * 2, BACKOFF_S[1])
-
-
-@asynccontextmanager
-async def _http_streams(spec: HttpSpec) -> AsyncGenerator[tuple[Any, Any]]:
-    """The SDK's HTTP transports with one connection pool for the connection's whole life."""
-    import httpx2
-    from mcp.client.sse import sse_client
-    from mcp.client.streamable_http import streamable_http_client
-
-    headers = dict(spec.headers)
-    if spec.kind == "sse":
-        async with sse_client(spec.url, headers=headers, timeout=30, sse_read_timeout=3600) as streams:
-            yield streams
-        return
-    # A call may be silent for as long as it likes; `timeout_s` bounds it, not the socket.
-    timeout = httpx2.Timeout(30, read=None, pool=None)
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=timeout) as client,
-        streamable_http_client(spec.url, http_client=client, max_sse_event_size=None) as streams,
-    ):
-        yield streams

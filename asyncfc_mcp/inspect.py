@@ -115,7 +115,10 @@ def _few(names: Sequence[str], total: int) -> str:
 
 def render(facts: Mapping[str, Any], width: int | None = None) -> str:
     """The report as tables."""
-    console = Console(file=io.StringIO(), width=width or Console().width, highlight=False, color_system=None)
+    screen = Console()
+    # Into a pipe nothing is folded, so that names can be searched for.
+    room = width or (screen.width if screen.is_terminal else 10_000)
+    console = Console(file=io.StringIO(), width=room, highlight=False, color_system=None)
     servers = Table(title=f"Servers of {facts['source']}", title_justify="left", box=None, pad_edge=False)
     for heading in ("Server", "Status", "Protocol", "Tools", "Prompts", "Resources"):
         servers.add_column(heading, justify="right" if heading in ("Tools", "Prompts", "Resources") else "left")

@@ -33,7 +33,7 @@ from asyncfc_mcp.server import NotInitialized, Request, Upstream, wire_capabilit
 from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Send
+    from starlette.types import ASGIApp, Message, Receive, Send
     from starlette.types import Scope as AsgiScope
 
 logger = logging.getLogger(__name__)
@@ -346,8 +346,20 @@ def http_app(
 
         class Sse:
             async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
-                async with transport.connect_sse(scope, receive, send) as (reader, writer):
-                    await upstream.server.run(reader, writer, options)
+                refused = False
+
+                async def watch(message: "Message") -> None:
+                    nonlocal refused
+                    refused = refused or message.get("status", 200) >= 400
+                    await send(message)
+
+                try:
+                    async with transport.connect_sse(scope, receive, watch) as (reader, writer):
+                        await upstream.server.run(reader, writer, options)
+                except ValueError:
+                    # The SDK answers a foreign Host or Origin, and then raises all the same.
+                    if not refused:
+                        raise
 
         routes += [
             Route("/sse", Sse(), methods=["GET"]),
@@ -397,7 +409,7 @@ async def serve_http(
             upstream = Upstream(bridge, scope, pipe=False)
             app = http_app(bridge, upstream, host=host, token=token, streamable=streamable, sse=sse)
             config = uvicorn.Config(
-                app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_S, lifespan="on"
+                app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_S, lifespan="on"
             )
             async with anyio.create_task_group() as tg:
                 await tg.start(upstream.run)

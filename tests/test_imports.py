@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "asyncfc_mcp"
 ALLOWED = {
-    "mcp.client": {"downstream"},
+    "mcp.client": {"remote"},
     "mcp.server": {"server", "transports"},
 }
 
