@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, get_args, get_origin
 from urllib.parse import urlsplit
 
 from asyncfc_mcp.errors import ConfigError, nearest
@@ -137,6 +137,8 @@ _TYPES: Final[Mapping[str, str]] = {
     "sse": "sse",
 }  # fmt: skip
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{(input:[^}]*)\}|\$\{(env:([^}]+))\}")
+LARGEST: Final = 10**15
+"""No setting may be larger: whatever it is a bound on, it would bound nothing."""
 _PROFILE_KEYS: Final = {
     "single_conversation": bool,
     "timeout_s": float,
@@ -234,25 +236,27 @@ class _Reader:
         if key == "host_profiles":
             return self._profiles(value, path)
         known = _POLICY.get(key) or _SETTINGS[key]
-        kind = str(known.type)
-        choices = re.findall(r"'([^']+)'|\"([^\"]+)\"", kind) if "Literal" in kind else []
-        if choices:
-            words = [a or b for a, b in choices]
-            if value not in words:
-                close = nearest(value, words, at_most=1) if isinstance(value, str) else []
+        kinds = get_args(known.type) or (known.type,)
+        if get_origin(known.type) is Literal:
+            if value not in kinds:
+                close = nearest(value, kinds, at_most=1) if isinstance(value, str) else []
                 hint = f" (nearest: {close[0]!r})" if close else ""
-                raise self.fail(path, f"found {_shown(value)}", f"one of {', '.join(map(repr, words))}{hint}")
+                raise self.fail(path, f"found {_shown(value)}", f"one of {', '.join(map(repr, kinds))}{hint}")
             return value
-        if value is None and "None" in kind:
+        if value is None and type(None) in kinds:
             return None
-        if kind == "bool":
+        if bool in kinds:
             return self.typed(value, path, bool, "true or false")
-        whole = kind.startswith("int")
         least = 1 if key in ("max_concurrency", "max_pending", "max_argument_bytes") else 0
-        expected = f"a {'whole ' if whole else ''}number, {least} or more"
+        return self._number(value, path, whole=int in kinds, least=least, above=key.endswith("out_s"))
+
+    def _number(self, value: Any, path: str, *, whole: bool, least: int, above: bool) -> int | float:
+        """A number that is at least `least`, or above it."""
+        expected = f"a {'whole ' if whole else ''}number, {f'more than {least}' if above else f'{least} or more'}"
         number = self.typed(value, path, int if whole else (int, float), expected)
-        if isinstance(number, bool) or not least <= number < float("inf") or (key.endswith("out_s") and number == 0):
-            raise self.fail(path, f"found {_shown(value)}", expected if least or number else "more than 0")
+        # Compared before it is converted: JSON knows NaN, and whole numbers that are larger than any float.
+        if not (least < number if above else least <= number) or not number <= LARGEST:
+            raise self.fail(path, f"found {_shown(value)}", expected if not number > LARGEST else "a smaller number")
         return number if whole else float(number)
 
     def _profiles(self, value: Any, path: str) -> dict[str, dict[str, object]]:
@@ -262,12 +266,13 @@ class _Reader:
             for key, item in cast("dict[str, Any]", self.typed(profile, here, dict, "an object")).items():
                 kind = _PROFILE_KEYS.get(key)
                 if kind is None:
-                    close = nearest(key, _PROFILE_KEYS, at_most=1) or sorted(_PROFILE_KEYS)
-                    raise self.fail(f"{here}.{key}", f"unknown key {key!r}", f"{close[0]!r}")
+                    close = nearest(key, _PROFILE_KEYS, at_most=1)
+                    expected = f"{close[0]!r}" if close else f"one of {', '.join(_PROFILE_KEYS)}"
+                    raise self.fail(f"{here}.{key}", f"unknown key {key!r}", expected)
                 if kind is bool:
                     self.typed(item, f"{here}.{key}", bool, "true or false")
-                elif isinstance(item, bool) or not isinstance(item, int | float) or item <= 0:
-                    raise self.fail(f"{here}.{key}", f"found {_shown(item)}", "a number above 0")
+                else:
+                    self._number(item, f"{here}.{key}", whole=kind is int, least=0, above=True)
         return profiles
 
     # --- server entries ------------------------------------------------------------------------------------------
