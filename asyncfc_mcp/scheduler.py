@@ -87,6 +87,16 @@ class Call:
     abandoned: bool = False
     """Settled before it started; if it stands in a line for capacity, whoever comes to it there drops it."""
 
+    def on_sent(self) -> None:
+        """The downstream may have seen it from now on."""
+        self.sent = True
+
+    async def on_progress(self, progress: float, total: float | None, message: str | None) -> None:
+        """Keep the downstream's last progress on the future."""
+        if not self.future.done:
+            self.future.progress = (progress, total, message)
+            self.future.changed()
+
 
 class Execute(Protocol):
     """Sends a call downstream and returns its result.
@@ -279,20 +289,21 @@ class Scheduler:
         self._release(call)
 
     async def _attempt(self, call: Call) -> Result:
-        """A call's arguments resolved, and its time limit.
+        """A call's arguments resolved, its time limit set, and the call made.
 
         Raises:
-            CallTimedOut: `timeout_s` passed; leaving the scope has told the downstream to cancel.
             CallFailed: it has no result.
         """
         arguments = self._resolve(call)
-        timeout_s = call.policy.timeout_s
-        with anyio.move_on_after(timeout_s):
-            if call.policy.single_flight and call.read_only:
-                return await self._shared(call, arguments)
-            return await self._tried(call, arguments)
-        assert timeout_s is not None
-        raise CallTimedOut(call.future.tool, timeout_s)
+        if call.policy.timeout_s is not None:
+            # The limit is the call's own scope's, whose end tells the downstream to cancel: a running call is kept
+            # small, since there may be thousands.
+            assert call.cancel_scope is not None
+            call.cancel_scope.deadline = anyio.current_time() + call.policy.timeout_s
+            call.verdict = CallTimedOut(call.future.tool, call.policy.timeout_s)
+        if call.policy.single_flight and call.read_only:
+            return await self._shared(call, arguments)
+        return await self._tried(call, arguments)
 
     async def _tried(self, call: Call, arguments: dict[str, Any] | None) -> Result:
         """One call and its retries.
@@ -304,7 +315,7 @@ class Scheduler:
         attempt = 0
         while True:
             try:
-                return await self._execute(call, arguments, self._progress_of(call), self._sent_of(call))
+                return await self._execute(call, arguments, call.on_progress, call.on_sent)
             except (ServerDied, ServerUnavailable):
                 if attempt == retries:
                     raise
@@ -327,20 +338,6 @@ class Scheduler:
         finally:
             # Popped before the leader settles, so who comes later asks anew; who waits already holds the leader.
             self._flights.pop(key, None)
-
-    def _progress_of(self, call: Call) -> OnProgress:
-        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
-            if not call.future.done:
-                call.future.progress = (progress, total, message)
-                call.future.changed()
-
-        return on_progress
-
-    def _sent_of(self, call: Call) -> Callable[[], None]:
-        def on_sent() -> None:
-            call.sent = True
-
-        return on_sent
 
     def _resolve(self, call: Call) -> dict[str, Any] | None:
         """The arguments with the values of futures in place of references, checked against the tool's own schema.
@@ -435,6 +432,11 @@ class Scheduler:
 
     # --- asked from above ----------------------------------------------------------------------------------------
 
+    def running_of(self, future: Future) -> int:
+        """How many calls of this future's tool are running."""
+        call = self._calls.get(future.key)
+        return self._lanes(call)[1].running if call is not None else 0
+
     def median_s(self, tool: str) -> float | None:
         """The median of a tool's last calls in seconds; None before the first."""
         durations = self._durations.get(tool)
@@ -470,6 +472,7 @@ class Scheduler:
         if call is None:
             return
         if call.cancel_scope is not None:
+            call.verdict = None  # whoever cancels is quicker than the time limit
             call.cancel_scope.cancel()
         else:
             # It never happened, so writes behind it go on; what needs its value cannot.

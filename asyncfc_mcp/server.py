@@ -41,6 +41,8 @@ CACHEABLE: Final = frozenset(
     {"tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read"}
 )
 """Methods whose results carry cache hints on 2026-07-28."""
+CROWD: Final = 8
+"""Of a tool that nothing is known of yet, so many calls at a time are given grace; a burst is answered at once."""
 CLIENTS: Final = 4096
 """How many clients' habits are remembered."""
 ANNOUNCE_S: Final = 0.05
@@ -493,8 +495,11 @@ class Upstream:
         """Give a tool that is usually quick the time to save the model a turn."""
         if grace_s <= 0 or future.done or future.state is State.WAITING:
             return
-        median_s = self.bridge.scheduler.median_s(future.tool)
-        if median_s is None or median_s <= grace_s:
+        scheduler = self.bridge.scheduler
+        median_s = scheduler.median_s(future.tool)
+        if (median_s is None and scheduler.running_of(future) <= CROWD) or (
+            median_s is not None and median_s <= grace_s
+        ):
             await wait_for([future], timeout_s=grace_s)
 
     def _deliver(self, client: Client, answer: Result) -> Result:
