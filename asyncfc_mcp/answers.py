@@ -39,7 +39,7 @@ def value_of(result: Result) -> Any:
 
 def failure_text(future: Future) -> str:
     assert future.failure is not None
-    return f"{future.id} {future.tool} {future.state.value}: {future.failure}"
+    return f"{line(future)}: {future.failure}"
 
 
 def line(future: Future, waiting: tuple[Sequence[str], str] = ((), "")) -> str:
