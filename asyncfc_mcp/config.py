@@ -136,7 +136,10 @@ _TYPES: Final[Mapping[str, str]] = {
     "stdio": "stdio", "http": "http", "streamable-http": "http", "streamableHttp": "http", "streamable_http": "http",
     "sse": "sse",
 }  # fmt: skip
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{(input:[^}]*)\}|\$\{(env:([^}]+))\}")
+_VARIABLE: Final = re.compile(
+    r"\$\{(?:(?P<asked>(?:input|command|config):[^}]*)|(?P<slash>/)"
+    r"|(?:env:(?P<env>[^}:]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*))(?::-(?P<default>(?:[^{}]|\{[^{}]*\})*))?)\}"
+)
 LARGEST: Final = 10**15
 """No setting may be larger: whatever it is a bound on, it would bound nothing."""
 _PROFILE_KEYS: Final = {
@@ -167,26 +170,31 @@ class _Reader:
         return tuple(self.typed(item, f"{path}[{i}]", str, "a string") for i, item in enumerate(items))
 
     def table(self, value: Any, path: str) -> dict[str, str]:
-        items = cast("dict[str, Any]", self.typed(value, path, dict, "an object of strings"))
-        for key, item in items.items():
-            if not isinstance(item, str):  # environment and headers hold secrets: an error shows none of them
-                raise self.fail(f"{path}.{key}", f"found {_kind(item)}", "a string")
-        return {key: self.expanded(item, f"{path}.{key}") for key, item in items.items()}
+        if not isinstance(value, dict):
+            raise self.fail(path, f"found {_kind(value)}", "an object of strings")
+        items = cast("dict[str, Any]", value)
+        # VS Code takes whole numbers, too, and null for what shall not be set.
+        texts = {key: str(item) if type(item) is int else item for key, item in items.items() if item is not None}
+        return {key: self.expanded(text, f"{path}.{key}") for key, text in texts.items()}
 
     def expanded(self, value: Any, path: str) -> str:
-        text = cast("str", self.typed(value, path, str, "a string"))
+        if not isinstance(value, str):  # environment and headers hold secrets: an error shows none of them
+            raise self.fail(path, f"found {_kind(value)}", "a string")
 
         def variable(match: re.Match[str]) -> str:
-            name, default, asked = match.group(1) or match.group(5), match.group(2), match.group(3)
-            if asked is not None:
-                raise self.fail(path, f"found ${{{asked}}}, which only the host can ask for", "an environment variable")
+            if match["slash"]:
+                return os.sep
+            if match["asked"]:
+                raise self.fail(
+                    path, f"found ${{{match['asked']}}}, which only the host can fill in", "an environment variable"
+                )
+            name, default = match["env"] or match["name"], match["default"]
             found = self.environ.get(name)
-            if found is None or (found == "" and default is not None):
-                if default is not None:
-                    return default
-                own = {"userHome": str(Path.home()), "workspaceFolder": os.getcwd()}.get(name)
-                if own is not None:
-                    return own
+            if default is not None:
+                return found or self.expanded(default, path)
+            if found is None:
+                found = _of_the_host(name)
+            if found is None:
                 raise self.fail(
                     path,
                     f"found ${{{name}}}, and the environment has no {name}",
@@ -194,7 +202,7 @@ class _Reader:
                 )
             return found
 
-        return _VARIABLE.sub(variable, text)
+        return _VARIABLE.sub(variable, value)
 
     # --- our own sections ----------------------------------------------------------------------------------------
 
@@ -236,7 +244,7 @@ class _Reader:
         if key == "host_profiles":
             return self._profiles(value, path)
         known = _POLICY.get(key) or _SETTINGS[key]
-        kinds = get_args(known.type) or (known.type,)
+        kinds: tuple[Any, ...] = get_args(known.type) or (known.type,)
         if get_origin(known.type) is Literal:
             if value not in kinds:
                 close = nearest(value, kinds, at_most=1) if isinstance(value, str) else []
@@ -330,19 +338,52 @@ class _Reader:
         except ValueError:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise self.fail(f"{path}.url", f"found {url!r}", "an http:// or https:// URL")
+            # As it was written, and without what may be a secret.
+            written = re.sub(r"//[^/@]*@", "//…@", str(entry["url"]).partition("?")[0])
+            raise self.fail(f"{path}.url", f"found {_shown(written)}", "an http:// or https:// URL")
         if kind is None:
             kind = "sse" if parts.path.rstrip("/").endswith("/sse") else "http"
         return HttpSpec(url, self.table(entry.get("headers", {}), f"{path}.headers"), cast("Any", kind))
 
 
+def _of_the_host(name: str) -> str | None:
+    """What Cursor and VS Code fill in for a variable of theirs."""
+    try:
+        match name:
+            case "userHome":
+                return os.path.expanduser("~")
+            case "workspaceFolder":
+                return os.getcwd()
+            case "workspaceFolderBasename":
+                return os.path.basename(os.getcwd())
+            case "pathSeparator":
+                return os.sep
+            case _:
+                return None
+    except OSError:  # the folder that we were started in is gone
+        return None
+
+
 def _kind(value: Any) -> str:
-    kinds: dict[type[object], str] = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
-    return kinds.get(cast("type[object]", type(value)), "a number")
+    match value:
+        case dict():
+            return "an object"
+        case list():
+            return "a list"
+        case str():
+            return "a string"
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case _:
+            return "a number"
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=True, default=str)
+    if isinstance(value, dict | list):
+        return _kind(cast("Any", value))
+    text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

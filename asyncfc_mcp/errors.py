@@ -17,6 +17,11 @@ def nearest(wanted: str, known: Iterable[str], *, at_most: int = 3) -> list[str]
     return get_close_matches(wanted, list(known), n=at_most, cutoff=0.5)
 
 
+def one_line(text: str) -> str:
+    """The text with everything escaped that would break the line, or that a terminal would take for a command."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def _listed(words: Sequence[str]) -> str:
     return ", ".join(words)
 
@@ -30,7 +35,7 @@ class ConfigError(BridgeError):
     def __init__(self, file: str, path: str, found: str, expected: str) -> None:
         self.file, self.path, self.found, self.expected = file, path, found, expected
         where = f"{file}: {path}" if path else file
-        super().__init__(f"{where}: {found}; expected {expected}")
+        super().__init__(one_line(f"{where}: {found}; expected {expected}"))
 
 
 class NameCollision(BridgeError):
