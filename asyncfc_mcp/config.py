@@ -4,17 +4,18 @@ Owns reading a file and saying exactly what is wrong with it: unknown keys in ou
 nearest known key, unknown keys of a copied server entry are warnings. Refuses to start anything.
 """
 
+import codecs
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast, get_args, get_origin
 from urllib.parse import urlsplit
 
-from asyncfc_mcp.errors import ConfigError, nearest
+from asyncfc_mcp.errors import ConfigError, nearest, one_line
 
 
 def _doc(default: Any, doc: str) -> Any:
@@ -129,9 +130,20 @@ SERVER_KEYS: Final[Mapping[str, str]] = MappingProxyType(
 )
 _POLICY: Final = {f.name: f for f in fields(Policy)}
 _SETTINGS: Final = {f.name: f for f in fields(Settings)}
+_EFFECTS: Final = ("reads", "writes")
+_LEVELS: Final[Mapping[str, frozenset[str]]] = {
+    "at the top of the file": frozenset(_SETTINGS) | frozenset(_POLICY) - frozenset(_EFFECTS),
+    "on a server": frozenset(_POLICY) | frozenset(SERVER_KEYS),
+    "on a tool": frozenset(_POLICY),
+}
+"""Where an `asyncfc` section may stand → the settings that it may have there."""
 _ENTRY_KEYS: Final = frozenset(
     {"command", "args", "env", "cwd", "url", "headers", "type", "asyncfc", "disabled", "enabled"}
 )
+_HOST_KEYS: Final = frozenset(
+    {"alwaysAllow", "autoApprove", "description", "dev", "envFile", "gallery", "oauth", "timeout", "trust", "version"}
+)
+"""Keys of an entry that hosts are known to have for themselves: no misspellings."""
 _TYPES: Final[Mapping[str, str]] = {
     "stdio": "stdio", "http": "http", "streamable-http": "http", "streamableHttp": "http", "streamable_http": "http",
     "sse": "sse",
@@ -159,6 +171,9 @@ class _Reader:
 
     def fail(self, path: str, found: str, expected: str) -> ConfigError:
         return ConfigError(self.file, path, found, expected)
+
+    def warn(self, path: str, what: str) -> None:
+        self.warnings.append(one_line(f"{self.file}: {path}: {what}"))
 
     def typed(self, value: Any, path: str, kind: type | tuple[type, ...], expected: str) -> Any:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -206,31 +221,24 @@ class _Reader:
 
     # --- our own sections ----------------------------------------------------------------------------------------
 
-    def section(self, value: Any, path: str, level: Literal["top", "server", "tool"]) -> dict[str, Any]:
-        """The settings of one `asyncfc` section, checked."""
+    def section(self, value: Any, path: str, level: str) -> dict[str, Any]:
+        """The settings of one `asyncfc` section, checked; `level` is one of `_LEVELS`."""
         section = cast("dict[str, Any]", self.typed(value, path, dict, "an object"))
-        allowed: dict[str, Any] = dict(_POLICY)
-        if level == "top":
-            allowed |= _SETTINGS
-            del allowed["reads"], allowed["writes"]
-        elif level == "server":
-            allowed |= dict.fromkeys(SERVER_KEYS)
         for key in section:
-            if key not in allowed:
-                raise self._unknown(key, f"{path}.{key}", level, allowed)
+            if key not in _LEVELS[level]:
+                raise self._unknown(key, f"{path}.{key}", level)
         return {key: self._setting(key, item, f"{path}.{key}") for key, item in section.items()}
 
-    def _unknown(self, key: str, path: str, level: str, allowed: Iterable[str]) -> ConfigError:
-        elsewhere = {
-            "only at the top of the file": _SETTINGS,
-            "only on a server": SERVER_KEYS,
-            "only on a server or a tool": ("reads", "writes"),
-        }
-        for where, keys in elsewhere.items():
-            if key in keys:
-                return self.fail(path, f"{key!r} stands on the {level} level", f"it {where}")
-        close = nearest(key, allowed, at_most=1) or nearest(key, [*_POLICY, *_SETTINGS, *SERVER_KEYS], at_most=1)
-        expected = f"{close[0]!r}" if close else f"one of {', '.join(sorted(allowed))}"
+    def _unknown(self, key: str, path: str, level: str) -> ConfigError:
+        if places := _places(key):
+            return self.fail(path, f"{key!r} stands {level}", f"it {places} only")
+        close = nearest(key, [*_POLICY, *_SETTINGS, *SERVER_KEYS], at_most=1)
+        if not close:
+            expected = f"one of {', '.join(sorted(_LEVELS[level]))}"
+        elif close[0] in _LEVELS[level]:
+            expected = repr(close[0])
+        else:
+            expected = f"{close[0]!r}, {_places(close[0])} only"
         return self.fail(path, f"unknown key {key!r}", expected)
 
     def _setting(self, key: str, value: Any, path: str) -> Any:
@@ -240,7 +248,7 @@ class _Reader:
             return self.typed(value, path, str, "a string")
         if key == "tools":
             tools = cast("dict[str, Any]", self.typed(value, path, dict, "an object: tool name → its settings"))
-            return {tool: self.section(own, f"{path}.{tool}", "tool") for tool, own in tools.items()}
+            return {tool: self.section(own, f"{path}.{tool}", "on a tool") for tool, own in tools.items()}
         if key == "host_profiles":
             return self._profiles(value, path)
         known = _POLICY.get(key) or _SETTINGS[key]
@@ -289,16 +297,27 @@ class _Reader:
         entry = cast("dict[str, Any]", self.typed(value, path, dict, 'an object with "command" or "url"'))
         if not name.strip():
             raise self.fail(path, "the name of a server is empty", "a name")
-        if entry.get("disabled") is True or entry.get("enabled") is False:
-            self.warnings.append(f"{self.file}: {path}: the server is disabled and left out")
+        # Hosts write null for what is not set.
+        entry = {key: item for key, item in entry.items() if item is not None}
+        switches = {
+            key: self.typed(entry[key], f"{path}.{key}", bool, "true or false")
+            for key in ("disabled", "enabled")
+            if key in entry
+        }
+        if switches.get("disabled") or not switches.get("enabled", True):
+            self.warn(path, "the server is disabled and left out")
             return None
         for key in entry:
-            if key not in _ENTRY_KEYS:
-                close = nearest(key, _ENTRY_KEYS, at_most=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                self.warnings.append(f"{self.file}: {path}.{key}: ignored, it means nothing to the bridge{hint}")
+            if key in _ENTRY_KEYS:
+                continue
+            if places := _places(key):
+                self.warn(f"{path}.{key}", f'ignored here; as a setting of the bridge it stands in "asyncfc", {places}')
+                continue
+            close = [] if key in _HOST_KEYS else nearest(key, _ENTRY_KEYS, at_most=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            self.warn(f"{path}.{key}", f"ignored, it means nothing to the bridge{hint}")
         spec = self._spec(entry, path)
-        own = self.section(entry.get("asyncfc", {}), f"{path}.asyncfc", "server")
+        own = self.section(entry.get("asyncfc", {}), f"{path}.asyncfc", "on a server")
         limit = own.get("max_concurrency", top.get("max_concurrency"))
         policy = {key: item for key, item in {**top, **own}.items() if key in _POLICY and key != "max_concurrency"}
         return ServerConfig(
@@ -314,7 +333,9 @@ class _Reader:
             if kind is None:
                 raise self.fail(f"{path}.type", f"found {said!r}", "'stdio', 'http', 'streamable-http' or 'sse'")
         if ("command" in entry) == ("url" in entry):
+            close = next((key for key in entry if key not in _ENTRY_KEYS and nearest(key, ("command", "url"))), None)
             found = 'both "command" and "url"' if "command" in entry else 'neither "command" nor "url"'
+            found += f", but {close!r}" if close is not None and "command" not in entry else ""
             raise self.fail(path, f"found {found}", "one of the two")
         if "command" in entry:
             if kind not in (None, "stdio"):
@@ -344,6 +365,11 @@ class _Reader:
         if kind is None:
             kind = "sse" if parts.path.rstrip("/").endswith("/sse") else "http"
         return HttpSpec(url, self.table(entry.get("headers", {}), f"{path}.headers"), cast("Any", kind))
+
+
+def _places(key: str) -> str:
+    """Where this setting may stand, in words; empty if it is none."""
+    return " or ".join(level for level, keys in _LEVELS.items() if key in keys)
 
 
 def _of_the_host(name: str) -> str | None:
@@ -406,7 +432,10 @@ def load_config(path: Path, environ: Mapping[str, str]) -> BridgeConfig:
     """
     file = str(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        # PowerShell writes UTF-16 where it is asked for a text file.
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if wide else "utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(file, "", "there is no such file", "a configuration file") from None
     except IsADirectoryError:
@@ -446,12 +475,17 @@ def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConf
         close = nearest("mcpServers", root, at_most=1)
         found = 'both "mcpServers" and "servers"' if keys else (f"found {close[0]!r}" if close else "no servers")
         raise ConfigError(file, "", found, '"mcpServers" (or "servers", as VS Code has it)')
-    top = reader.section(root.get("asyncfc", {}), "asyncfc", "top")
+    top = reader.section(root.get("asyncfc", {}), "asyncfc", "at the top of the file")
     entries = cast("dict[str, Any]", reader.typed(root[keys[0]], keys[0], dict, "an object: name → server"))
     servers = [reader.server(name, entry, f"{keys[0]}.{name}", top) for name, entry in entries.items()]
-    for key in root:
-        if key not in (*keys, "asyncfc", "inputs"):
-            reader.warnings.append(f"{file}: {key}: ignored, it means nothing to the bridge")
+    foreign = [key for key in root if key not in (*keys, "asyncfc", "inputs")]
+    for key in foreign:
+        if places := _places(key):
+            reader.warn(key, f'ignored here; as a setting of the bridge it stands in "asyncfc", {places}')
+    if others := [key for key in foreign if not _places(key)]:
+        # In one line: a host's own settings file may have dozens.
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        reader.warn(", ".join(others[:5]) + more, "ignored, it means nothing to the bridge")
     kept = tuple(server for server in servers if server is not None)
     if not kept:
         raise ConfigError(file, keys[0], "there is no server to wrap", "at least one")
@@ -465,7 +499,7 @@ def _single(spec: StdioSpec | HttpSpec, name: str, source: str) -> BridgeConfig:
 
 def config_for_command(argv: Sequence[str]) -> BridgeConfig:
     """One server that is a command; its tools keep their names."""
-    words = [word for word in argv if not word.startswith("-")]
+    words = [word for word in argv if not word.startswith("-")] or ["server"]
     last = (
         words[1] if len(words) > 1 and Path(words[0]).name in ("npx", "uvx", "python", "python3", "node") else words[0]
     )
