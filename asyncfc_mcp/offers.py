@@ -62,12 +62,13 @@ class OfferCache:
         if path is None:
             return None
         try:
-            return Offer(**json.loads(path.read_text(encoding="utf-8")))
+            offer = Offer(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as exc:
+        except (OSError, ValueError, TypeError, RecursionError) as exc:
             logger.debug("ignored the cached listings of %r: %s", config.name, exc)
             return None
+        return offer if _is_sound(offer) else None
 
     def save(self, config: ServerConfig, offer: Offer) -> None:
         path = self._path(config)
@@ -79,5 +80,20 @@ class OfferCache:
             part = path.with_suffix(f".{os.getpid()}.part")
             part.write_text(json.dumps(asdict(offer)), encoding="utf-8")
             part.replace(path)
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             logger.debug("could not cache the listings of %r: %s", config.name, exc)
+
+
+def _is_sound(offer: Offer) -> bool:
+    """Whether an offer that was read has the types that it declares: anybody may have written the file."""
+    kinds: list[tuple[Any, Any]] = [
+        (offer.capabilities, dict),
+        (offer.info, dict),
+        (offer.instructions, str | None),
+        (offer.protocol_version, str),
+        (offer.listings, dict),
+    ]
+    if not all(isinstance(value, kind) for value, kind in kinds):
+        return False
+    listings: list[Any] = list(offer.listings.values())
+    return all(isinstance(items, list) and all(isinstance(item, dict) for item in items) for items in listings)  # pyright: ignore[reportUnknownVariableType]
