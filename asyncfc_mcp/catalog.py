@@ -103,7 +103,7 @@ def upstream_name(prefix: str, name: str, limit: int = NAME_LIMIT) -> str:
     mapped = re.sub(r"[^A-Za-z0-9_]", "_", whole)
     if len(mapped) <= limit:
         return mapped
-    return f"{mapped[: limit - 9]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    return f"{mapped[: limit - 9]}_{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def selected(config: ServerConfig, tool: str) -> bool:
