@@ -1,0 +1,429 @@
+"""The catalog: every tool once, under a name that hosts accept, in the server's own words; and its copy on disk."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncfc_mcp.catalog import (
+    HOST_PREFIX,
+    NAME_LIMIT,
+    Catalog,
+    Source,
+    ToolEntry,
+    build,
+    list_tool,
+    selected,
+    template_matches,
+    upstream_name,
+)
+from asyncfc_mcp.config import HttpSpec, Policy, ServerConfig, StdioSpec
+from asyncfc_mcp.offers import LISTINGS, Offer, OfferCache
+
+
+def server(name: str = "github", **more: Any) -> ServerConfig:
+    return ServerConfig(name, StdioSpec("cmd"), **more)
+
+
+def tool(name: str = "search", **more: Any) -> dict[str, Any]:
+    return {"name": name, "inputSchema": {"type": "object", "properties": {"q": {"type": "string"}}}, **more}
+
+
+def listed(config: ServerConfig, *tools: dict[str, Any]) -> Catalog:
+    return build([Source(config, tools=tools)])
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "expected"),
+    [
+        (server(), "search", "github__search"),
+        (server(prefix=""), "search", "search"),
+        (server(prefix="gh_"), "search", "gh_search"),
+        (server("my server"), "get.user-list", "my_server__get_user_list"),
+        (server(prefix=""), "größe/übung", "gr__e__bung"),
+        (server(prefix="", keep_names=True), "get.user-list", "get.user-list"),
+        (server(prefix="", keep_names=True), "a" * 200, "a" * 200),
+    ],
+)
+def test_a_tool_is_listed_under_its_servers_prefix_in_letters_that_hosts_accept(
+    config: ServerConfig, name: str, expected: str
+):
+    """`server__tool` unless the config says otherwise; behind `serve -- CMD` names are left alone."""
+    entry = list_tool(config, tool(name))
+    assert (entry.name, entry.listed["name"]) == (expected, expected)
+    assert (entry.server, entry.tool) == (config.name, name)
+
+
+NAMES = st.text(min_size=1, max_size=120) | st.text("abc_", min_size=30, max_size=80)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "s__", "server_with_a_long_name__"]), NAMES), max_size=30))
+@settings(deadline=None)
+def test_every_name_fits_the_hosts_limit_and_is_always_the_same(names: list[tuple[str, str]]):
+    """`[A-Za-z0-9_]`, with room for what hosts put before it in 63 characters; names that were cut stay apart."""
+    for each in names:
+        name = upstream_name(*each)
+        assert re.fullmatch(r"[A-Za-z0-9_]+", name)
+        assert len(HOST_PREFIX + name) <= 63
+        assert name == upstream_name(*each)
+    cut = {prefix + name for prefix, name in names if len(prefix + name) > NAME_LIMIT}
+    assert len({upstream_name("", whole) for whole in cut}) == len(cut)
+
+
+def test_a_long_name_keeps_its_beginning_and_gets_a_hash_of_the_whole():
+    """Two that begin alike differ, and neither changes from one start to the next: permissions are saved by name."""
+    base = "create_or_update_pull_request_review_comment_in_"
+    one, two = upstream_name("github__", base + "thread"), upstream_name("github__", base + "line")
+    assert (len(one), len(two)) == (NAME_LIMIT, NAME_LIMIT)
+    assert one != two
+    assert one[:-9] == two[:-9] == ("github__" + base)[: NAME_LIMIT - 9]
+    assert re.fullmatch(r"_[0-9a-f]{8}", one[-9:])
+    exact = "x" * NAME_LIMIT
+    assert upstream_name("", exact) == exact
+
+
+def test_a_name_that_is_no_text_in_utf8_is_mapped_like_any_other():
+    """JSON can carry lone surrogates, and one odd tool must not cost all others."""
+    assert upstream_name("", "\ud800" * 100)[:9] == "_" * 9
+    assert listed(server(prefix=""), tool("\ud800" * 100), tool("good")).tools.keys() >= {"good"}
+
+
+def test_two_tools_of_one_name_are_a_collision_that_names_both():
+    """The first keeps the name; the error says what to do."""
+    one, two = server("one", prefix=""), server("two", prefix="")
+    catalog = build([Source(one, tools=[tool("a")]), Source(two, tools=[tool("a"), tool("b")])])
+    assert [(name, entry.server) for name, entry in catalog.tools.items()] == [("a", "one"), ("b", "two")]
+    (collision,) = catalog.collisions
+    assert str(collision) == (
+        "one.a and two.a would both be listed as 'a'; "
+        'set another "prefix" under "asyncfc" for one of the servers, or exclude one of the two'
+    )
+
+
+def test_names_that_become_one_by_mapping_collide():
+    """`get.user` and `get_user` cannot both be `get_user`."""
+    (collision,) = listed(server(prefix=""), tool("get.user"), tool("get_user")).collisions
+    assert "github.get.user and github.get_user would both be listed as 'get_user'" in str(collision)
+
+
+def test_a_tool_that_a_server_lists_twice_collides_with_itself():
+    """Listing it twice upstream would break hosts."""
+    catalog = listed(server(), tool("a"), tool("a"))
+    assert list(catalog.tools) == ["github__a"]
+    assert len(catalog.collisions) == 1
+
+
+def test_no_tool_takes_the_name_of_one_of_ours():
+    """`serve -- CMD` keeps names, and a server may have a `gather` of its own."""
+    catalog = build([Source(server(prefix="", keep_names=True), tools=[tool("gather")])], ["gather"])
+    assert not catalog.tools
+    assert "the bridge's own tool gather and github.gather" in str(catalog.collisions[0])
+
+
+def test_a_tool_that_is_excluded_collides_with_nobody():
+    """Excluding one of the two is one of the ways out that the error names."""
+    one, two = server("one", prefix=""), server("two", prefix="", exclude=("a",))
+    catalog = build([Source(one, tools=[tool("a")]), Source(two, tools=[tool("a")])])
+    assert not catalog.collisions
+
+
+# --- which tools ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "kept"),
+    [
+        ((), (), ["read_file", "write_file", "move_file", "Read"]),
+        (("read_*",), (), ["read_file"]),
+        ((), ("move_*", "write_*"), ["read_file", "Read"]),
+        (("*_file",), ("move_*",), ["read_file", "write_file"]),
+        (("read_file", "Read"), (), ["read_file", "Read"]),
+        (("[!r]*",), (), ["write_file", "move_file", "Read"]),
+        (("nothing",), (), []),
+    ],
+)
+def test_globs_choose_the_tools(include: tuple[str, ...], exclude: tuple[str, ...], kept: list[str]):
+    """Over the server's own names, case counts, and `exclude` wins."""
+    config = server(include=include, exclude=exclude)
+    names = ["read_file", "write_file", "move_file", "Read"]
+    assert [name for name in names if selected(config, name)] == kept
+    assert [entry.tool for entry in listed(config, *map(tool, names)).tools.values()] == kept
+
+
+def test_tools_come_in_the_order_of_the_config_and_of_their_server():
+    """Whichever server answered first: the order is part of what a model's provider caches."""
+    catalog = build([Source(server("z"), tools=[tool("b"), tool("a")]), Source(server("a"), tools=[tool("c")])])
+    assert [each["name"] for each in catalog.tool_list()] == ["z__b", "z__a", "a__c"]
+
+
+def test_settings_of_a_tool_that_does_not_exist_are_remarked_on():
+    """A misspelt name in the config shows in `inspect`; not before the server has listed anything."""
+    config = server(tools={"serach": {"timeout_s": 1}, "search": {"timeout_s": 2}})
+    assert listed(config, tool("search")).notes == (
+        "server 'github' has settings for tool 'serach', which it does not offer",
+    )
+    assert listed(config).notes == ()
+
+
+@pytest.mark.parametrize("raw", [{}, {"name": None}, {"name": 7}, {"name": ["a"]}])
+def test_a_tool_without_a_usable_name_is_left_out(raw: dict[str, Any]):
+    """It could not be called."""
+    assert list(listed(server(), raw, tool("good")).tools) == ["github__good"]
+
+
+# --- how a tool is listed ------------------------------------------------------------------------------------------
+
+FULL: dict[str, Any] = tool(
+    title="Search",
+    description="Searches.",
+    annotations={"readOnlyHint": True, "x-hint": "kept"},
+    icons=[{"src": "https://example.com/i.png"}],
+    outputSchema={"type": "object"},
+    execution={"taskSupport": "required"},
+    _meta={"vendor/x": {"null": None}},
+    **{"x-unknown": [1, None]},
+)
+
+
+def test_a_tool_keeps_its_own_words_but_for_what_a_handle_would_break():
+    """Title, description, annotations, icons, `_meta` and unknown fields stay; `outputSchema` and task support go."""
+    entry = list_tool(server(), FULL)
+    kept = {
+        key: value for key, value in FULL.items() if key not in ("name", "inputSchema", "outputSchema", "execution")
+    }
+    assert {key: value for key, value in entry.listed.items() if key not in ("name", "inputSchema")} == kept
+    assert list(entry.listed)[: len(kept) - 1] == [key for key in FULL if key in entry.listed][: len(kept) - 1]
+    assert entry.raw is FULL
+    assert "outputSchema" in FULL
+
+
+def test_a_sync_tool_is_listed_as_it_is():
+    """It answers with the real result, so its output schema holds, and nothing of ours is added."""
+    entry = list_tool(server(base=Policy(mode="sync")), FULL)
+    expected = {**FULL, "name": "github__search"}
+    del expected["execution"]
+    assert entry.listed == expected
+    assert (entry.takes_as, entry.takes_wait) == (False, False)
+
+
+def arguments_of(entry: ToolEntry) -> dict[str, Any]:
+    return entry.listed["inputSchema"].get("properties", {})
+
+
+@pytest.mark.parametrize("names", [True, False])
+@pytest.mark.parametrize("wait", [True, False])
+def test_our_arguments_are_offered_as_the_config_says(names: bool, wait: bool):
+    """`_as` and `_wait`, each by itself; they cost at most 16 tokens together, and none is required."""
+    entry = list_tool(server(base=Policy(names=names, wait=wait)), tool())
+    added = [name for name, on in (("_as", names), ("_wait", wait)) if on]
+    assert list(arguments_of(entry)) == ["q", *added]
+    assert (entry.takes_as, entry.takes_wait) == (names, wait)
+    assert "required" not in entry.listed["inputSchema"]
+    bare = list_tool(server(base=Policy(names=False, wait=False)), tool())
+    cost = len(json.dumps(entry.listed, separators=(",", ":"))) - len(json.dumps(bare.listed, separators=(",", ":")))
+    assert cost / 4 <= 16
+
+
+@pytest.mark.parametrize(
+    ("schema", "taken"),
+    [
+        ({"type": "object", "properties": {"_as": {"type": "integer"}}}, ["_as"]),
+        ({"type": "object", "properties": {"_wait": {}}, "required": ["_wait"]}, ["_wait"]),
+        ({"type": "object", "properties": {"_as": {}, "_wait": {}}}, ["_as", "_wait"]),
+    ],
+)
+def test_our_arguments_yield_to_the_tools_own(schema: dict[str, Any], taken: list[str]):
+    """Ours is then off for that tool, and `inspect` says so."""
+    entry = list_tool(server(base=Policy(references="off")), {"name": "t", "inputSchema": schema})
+    assert (entry.takes_as, entry.takes_wait) == ("_as" not in taken, "_wait" not in taken)
+    assert entry.notes == tuple(f"{name} is the tool's own argument; ours is off" for name in taken)
+    for name in taken:
+        assert arguments_of(entry)[name] == schema["properties"][name]
+    assert list(schema["properties"]) == taken, "the server's schema was changed in place"
+
+
+@pytest.mark.parametrize(
+    ("references", "annotations", "admitted"),
+    [
+        ("all", {}, True),
+        ("read-only", {"readOnlyHint": True}, True),
+        ("read-only", {"readOnlyHint": False}, False),
+        ("read-only", {}, False),
+        ("off", {"readOnlyHint": True}, False),
+    ],
+)
+def test_references_are_admitted_where_the_config_lets_them_in(references: Any, annotations: Any, admitted: bool):
+    """Else the schema is the server's, so that hosts refuse them before a call is made."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    entry = list_tool(
+        server(base=Policy(references=references)), {"name": "t", "inputSchema": schema, "annotations": annotations}
+    )
+    assert (arguments_of(entry)["n"] != {"type": "integer"}) == admitted
+    assert entry.input_schema is schema
+
+
+@pytest.mark.parametrize("schema", [None, "object", [], 7])
+def test_a_tool_without_a_usable_schema_takes_any_arguments(schema: Any):
+    """The server judges them."""
+    raw = {"name": "t"} if schema is None else {"name": "t", "inputSchema": schema}
+    entry = list_tool(server(), raw)
+    assert entry.listed["inputSchema"]["type"] == "object"
+    assert set(arguments_of(entry)) == {"_as", "_wait"}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "repeatable"),
+    [
+        ({"readOnlyHint": True}, True),
+        ({"idempotentHint": True}, True),
+        ({"readOnlyHint": False, "idempotentHint": False}, False),
+        ({"idempotentHint": "true"}, False),
+        ({}, False),
+        (None, False),
+        ("readOnlyHint", False),
+    ],
+)
+def test_only_what_a_server_says_outright_can_be_repeated(annotations: Any, repeatable: bool):
+    """Silence and nonsense are no permission to send a call twice."""
+    assert list_tool(server(), tool(annotations=annotations)).repeatable is repeatable
+
+
+# --- prompts and resources -----------------------------------------------------------------------------------------
+
+
+def test_prompts_follow_the_same_rule_for_names():
+    """And keep everything else; tools and prompts do not collide with each other."""
+    raw = {"name": "greet", "arguments": [{"name": "who"}], "x": None}
+    catalog = build([Source(server(), tools=[tool("greet")], prompts=[raw, raw])])
+    entry = catalog.prompts["github__greet"]
+    assert entry.listed == {**raw, "name": "github__greet"}
+    assert (entry.server, entry.prompt) == ("github", "greet")
+    (collision,) = catalog.collisions
+    assert "prompt github.greet and prompt github.greet" in str(collision)
+
+
+def test_a_uri_is_served_by_the_first_server_that_offers_it():
+    """URIs are not changed; a shared one is remarked on."""
+    one = Source(server("one"), resources=[{"uri": "a://x", "name": "1"}], templates=[{"uriTemplate": "a://{n}"}])
+    two = Source(
+        server("two"),
+        resources=[{"uri": "a://x", "name": "2"}, {"uri": "b://y", "name": "2"}],
+        templates=[{"uriTemplate": "b://{n}"}],
+    )
+    catalog = build([one, two])
+    assert {uri: name for uri, (name, _) in catalog.resources.items()} == {"a://x": "one", "b://y": "two"}
+    assert {uri: name for uri, (name, _) in catalog.templates.items()} == {"a://{n}": "one", "b://{n}": "two"}
+    assert catalog.notes == ("a://x is offered by 'one' and 'two'; the first serves it",)
+
+
+@pytest.mark.parametrize(
+    ("template", "uri", "matches"),
+    [
+        ("note://{name}", "note://a", True),
+        ("note://{name}", "note://a/b?c#d", True),
+        ("note://{name}", "other://a", False),
+        ("note://{name}/end", "note://a/end", True),
+        ("note://{name}/end", "note://a/END", False),
+        ("file:///{+path}", "file:///a/b\nc", True),
+        ("a.b://{x}", "aXb://1", False),
+        ("plain://x", "plain://x", True),
+        ("plain://x", "plain://xy", False),
+    ],
+)
+def test_a_template_is_taken_generously(template: str, uri: str, matches: bool):
+    """The server has the last word, so only what cannot be is kept from it."""
+    assert template_matches(template, uri) is matches
+
+
+# --- the copy on disk ----------------------------------------------------------------------------------------------
+
+OFFER = Offer(
+    capabilities={"tools": {"listChanged": True}},
+    info={"name": "toy"},
+    instructions="Use it.",
+    protocol_version="2025-11-25",
+    listings={"tools": [FULL], "prompts": [{"name": "p"}]},
+)
+
+
+def test_listings_survive_a_restart(tmp_path: Path):
+    """To the byte, unknown fields included; a listing that is not there is empty."""
+    OfferCache(tmp_path / "new" / "folder").save(server(), OFFER)
+    loaded = OfferCache(tmp_path / "new" / "folder").load(server())
+    assert loaded == OFFER
+    assert loaded is not None
+    assert [len(loaded.listing(kind)) for kind in LISTINGS] == [1, 1, 0, 0]
+
+
+def test_a_server_that_was_configured_differently_is_another_one(tmp_path: Path):
+    """Its command, its environment, its name; settings of ours do not count."""
+    cache = OfferCache(tmp_path)
+    cache.save(server(), OFFER)
+    assert cache.load(server("other")) is None
+    assert cache.load(ServerConfig("github", StdioSpec("cmd", ("--other",)))) is None
+    assert cache.load(ServerConfig("github", StdioSpec("cmd", env={"A": "b"}))) is None
+    assert cache.load(ServerConfig("github", HttpSpec("https://example.com"))) is None
+    assert cache.load(server(base=Policy(grace_ms=0), exclude=("a",))) == OFFER
+
+
+def test_nothing_of_a_configuration_is_written_to_the_cache(tmp_path: Path):
+    """It may hold secrets, in the arguments, the environment or the headers."""
+    spec = HttpSpec("https://example.com/?key=sesame-url", {"Authorization": "Bearer sesame"})
+    OfferCache(tmp_path).save(ServerConfig("web", spec), OFFER)
+    (file,) = tmp_path.iterdir()
+    assert "sesame" not in file.name + file.read_text()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b'{"unknown": 1}',
+        b'{"listings": 5}',
+        b'{"listings": {"tools": "x"}}',
+        b'{"listings": {"tools": [1]}}',
+        b'{"capabilities": null}',
+        b'{"info": []}',
+        b'{"instructions": 7}',
+        b'{"protocol_version": null}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_cache_that_cannot_be_used_costs_only_time(tmp_path: Path, content: bytes):
+    """Cut off, of another version, or written by somebody else: it is as if there were none."""
+    cache = OfferCache(tmp_path)
+    cache.save(server(), OFFER)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(content)
+    assert cache.load(server()) is None
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path):
+    """The bridge runs without a cache."""
+    (tmp_path / "file").write_text("not a folder")
+    cache = OfferCache(tmp_path / "file")
+    cache.save(server(), OFFER)
+    assert cache.load(server()) is None
+    OfferCache(None).save(server(), OFFER)
+    assert OfferCache(None).load(server()) is None
+
+
+def test_a_listing_that_is_nested_too_deeply_to_be_written_is_not_kept(tmp_path: Path):
+    """And harms nobody."""
+    schema: Any = {}
+    for _ in range(5000):
+        schema = {"properties": schema}
+    cache = OfferCache(tmp_path)
+    cache.save(server(), Offer(listings={"tools": [{"name": "deep", "inputSchema": schema}]}))
+    assert cache.load(server()) is None
