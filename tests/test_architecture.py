@@ -1,0 +1,74 @@
+"""The layers are what they are said to be, every module says what it is for, and nothing prints on the wire."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+PACKAGE = REPO / "asyncfc_mcp"
+MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.stem not in ("__init__", "__main__"))
+TALKATIVE = {"cli", "demo"}
+"""They run before or instead of a server on stdio."""
+
+
+def test_imports_keep_the_contracts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Downward only, never within a layer, no I/O in pure modules; the table in pyproject.toml names every module."""
+    cli = pytest.importorskip("importlinter.cli", reason="import-linter comes with the extra `dev`")
+    monkeypatch.chdir(REPO)
+    code = cli.lint_imports(config_filename="pyproject.toml", no_cache=True)
+    assert code == cli.EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_a_module_says_in_its_first_lines_what_it_owns(module: Path):
+    """A summary in one line, then what is its and what is not."""
+    docstring = ast.get_docstring(ast.parse(module.read_text()))
+    assert docstring is not None
+    summary, _, rest = docstring.partition("\n")
+    assert summary.endswith((".", ":"))
+    said = ("Owns", "Refuses", "Pure", "only place", "'s job")
+    assert any(word in docstring for word in said), f"none of {said}"
+    assert rest.startswith("\n"), "the summary stands alone"
+
+
+def prints(module: Path) -> list[str]:
+    """Where a module writes to the process's own stdout."""
+    found: list[str] = []
+    harmless: set[int] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        match node:
+            case ast.Attribute(value=ast.Call(func=ast.Name(id="Console")) as console, attr="width"):
+                harmless.add(id(console))
+            case ast.Call(func=ast.Name(id="print")):
+                found.append(f"line {node.lineno}: print")
+            case ast.Attribute(value=ast.Name(id="sys"), attr="stdout" | "__stdout__"):
+                found.append(f"line {node.lineno}: sys.stdout")
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="os"), attr="write"), args=[ast.Constant(value=1), *_]):
+                found.append(f"line {node.lineno}: os.write(1)")
+            case ast.Call(func=ast.Name(id="Console"), keywords=keywords):
+                if not {"file", "stderr"} & {keyword.arg for keyword in keywords} and id(node) not in harmless:
+                    found.append(f"line {node.lineno}: Console")
+            case _:
+                pass
+    return found
+
+
+@pytest.mark.parametrize("module", [path for path in MODULES if path.stem not in TALKATIVE], ids=lambda path: path.stem)
+def test_nothing_prints_on_the_wire(module: Path):
+    """stdout belongs to the protocol."""
+    assert prints(module) == []
+
+
+def test_the_package_is_typed_and_exports_little():
+    """At most five names, and `py.typed` beside them."""
+    assert (PACKAGE / "py.typed").exists()
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    exported = [
+        element.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
+        for element in ast.walk(node.value)
+        if isinstance(element, ast.Constant)
+    ]
+    assert len(exported) <= 5
