@@ -35,20 +35,25 @@ def test_a_module_says_in_its_first_lines_what_it_owns(module: Path):
 def prints(module: Path) -> list[str]:
     """Where a module writes to the process's own stdout."""
     found: list[str] = []
-    harmless: set[int] = set()
+    screens: set[str] = set()
     for node in ast.walk(ast.parse(module.read_text())):
         match node:
-            case ast.Attribute(value=ast.Call(func=ast.Name(id="Console")) as console, attr="width"):
-                harmless.add(id(console))
             case ast.Call(func=ast.Name(id="print")):
                 found.append(f"line {node.lineno}: print")
             case ast.Attribute(value=ast.Name(id="sys"), attr="stdout" | "__stdout__"):
                 found.append(f"line {node.lineno}: sys.stdout")
             case ast.Call(func=ast.Attribute(value=ast.Name(id="os"), attr="write"), args=[ast.Constant(value=1), *_]):
                 found.append(f"line {node.lineno}: os.write(1)")
-            case ast.Call(func=ast.Name(id="Console"), keywords=keywords):
-                if not {"file", "stderr"} & {keyword.arg for keyword in keywords} and id(node) not in harmless:
-                    found.append(f"line {node.lineno}: Console")
+            case ast.Assign(
+                targets=[ast.Name(id=name)], value=ast.Call(func=ast.Name(id="Console"), keywords=keywords)
+            ):
+                # Asking a terminal how wide it is writes nothing.
+                if not {"file", "stderr"} & {keyword.arg for keyword in keywords}:
+                    screens.add(name)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="print")) if name in screens:
+                found.append(f"line {node.lineno}: {name}.print")
+            case ast.Call(func=ast.Attribute(value=ast.Call(func=ast.Name(id="Console")), attr="print")):
+                found.append(f"line {node.lineno}: Console().print")
             case _:
                 pass
     return found
