@@ -49,9 +49,9 @@ class Goal:
     kind: Literal["≤", "≥"]
     value: float
 
-    def met(self, found: float) -> bool:
+    def met(self, found: float, digits: int = 2) -> bool:
         """Whether it is reached, at the precision in which it is shown."""
-        shown = round(found, 2)
+        shown = round(found, digits)
         return shown <= self.value if self.kind == "≤" else shown >= self.value
 
 
@@ -84,7 +84,7 @@ class Figure:
         """`pass`, `FAIL`, or nothing where there is no goal."""
         if self.goal is None:
             return ""
-        return "pass" if self.goal.met(self.spread.median) else "FAIL"
+        return "pass" if self.goal.met(self.spread.median, self.digits) else "FAIL"
 
     def worse_than(self, committed: float) -> float:
         """How many times worse than `committed`: above 1 is worse, whichever way the figure counts."""
@@ -95,7 +95,7 @@ class Figure:
     def cells(self) -> list[str]:
         """The row as text."""
         number = f"{{:.{self.digits}f}}"
-        unit = f" {self.unit}"
+        unit = f" {self.unit}" if self.unit else ""
         spread = f"{number.format(self.spread.low)}–{number.format(self.spread.high)}" if self.spread.rounds > 1 else ""
         goal = f"{self.goal.kind} {self.goal.value:g}{unit}" if self.goal else ""
         return [self.what, number.format(self.spread.median) + unit, spread, goal, self.verdict, self.absolute]
