@@ -54,6 +54,7 @@ def _peer_fixture(name: str) -> Callable[..., Path]:
 
 
 npm = _peer_fixture("npm")
+conformance = _peer_fixture("conformance")
 server_time = _peer_fixture("server_time")
 server_git = _peer_fixture("server_git")
 server_sqlite = _peer_fixture("server_sqlite")

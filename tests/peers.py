@@ -1,7 +1,7 @@
 """Third-party MCP servers and clients for the end-to-end tests, installed once into a cache folder.
 
 The folder is `.cache` in the repository, or `$ASYNCFC_TEST_CACHE`. Every peer is pinned and installed in a place of its
-own: npm peers together from `tests/e2e/npm/package-lock.json`, each PyPI peer in its own virtual environment, since
+own: npm peers together, from the lock file of their use, each PyPI peer in its own virtual environment, since
 they need versions of `mcp` that exclude each other. A lock file makes parallel test runs wait for each other; a stamp,
 written last, makes an installation that was interrupted start again.
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPO = Path(__file__).resolve().parents[1]
-NPM_MANIFEST = Path(__file__).resolve().parent / "e2e" / "npm"
+TESTS = Path(__file__).resolve().parent
 INSTALL_TIMEOUT_S = 480
 
 
@@ -37,21 +37,22 @@ class PeerMissing(Exception):
 
 @dataclass(frozen=True)
 class Npm:
-    """The npm peers, one `node_modules` for all."""
+    """npm peers that share a `node_modules`: what the lock file in `manifest` says."""
 
-    name: str = "npm"
+    name: str
+    manifest: Path
 
     @property
     def fingerprint(self) -> str:
         """Changes when the installation has to change."""
-        return hashlib.sha256((NPM_MANIFEST / "package-lock.json").read_bytes()).hexdigest()
+        return hashlib.sha256((self.manifest / "package-lock.json").read_bytes()).hexdigest()
 
     def install(self, folder: Path) -> None:
         """Install exactly what the lock file says. Raises PeerMissing."""
         if shutil.which("node") is None or shutil.which("npm") is None:
             raise PeerMissing("npm peers need node and npm on the PATH")
         for name in ("package.json", "package-lock.json"):
-            shutil.copy(NPM_MANIFEST / name, folder / name)
+            shutil.copy(self.manifest / name, folder / name)
         _run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], folder)
 
 
@@ -80,7 +81,8 @@ Peer = Npm | Venv
 PEERS: Mapping[str, Peer] = {
     peer.name: peer
     for peer in (
-        Npm(),
+        Npm("npm", TESTS / "e2e" / "npm"),
+        Npm("conformance", TESTS / "conformance" / "npm"),
         Venv("server_time", ("mcp-server-time==2026.10.19",)),
         Venv("server_git", ("mcp-server-git==2026.10.19",)),
         Venv("server_sqlite", ("mcp-server-sqlite==2025.4.25", "mcp==1.30.0")),
