@@ -33,8 +33,8 @@ class Policy:
     on_failure: Literal["stop", "continue"] = _doc(
         "stop", "Whether this write is cancelled when one queued before it on the same state fails."
     )
-    reads: tuple[str, ...] | None = _doc(None, "State paths that the tool reads (server, tool). `[]`: none.")
-    writes: tuple[str, ...] | None = _doc(None, "State paths that the tool writes (server, tool). `[]`: none.")
+    reads: tuple[str, ...] | None = _doc(None, "State paths that the tool reads. `[]`: none.")
+    writes: tuple[str, ...] | None = _doc(None, "State paths that the tool writes. `[]`: none.")
     references: Literal["all", "read-only", "off"] = _doc(
         "all", "Whether futures may be arguments: of all tools, of `readOnlyHint` tools only, or of none."
     )
@@ -140,6 +140,8 @@ _LEVELS: Final[Mapping[str, frozenset[str]]] = {
 _ENTRY_KEYS: Final = frozenset(
     {"command", "args", "env", "cwd", "url", "headers", "type", "asyncfc", "disabled", "enabled"}
 )
+KINDS: Final = ("command", "url")
+"""Keys of which an entry has exactly one."""
 _HOST_KEYS: Final = frozenset(
     {"alwaysAllow", "autoApprove", "description", "dev", "envFile", "gallery", "oauth", "timeout", "trust", "version"}
 )
@@ -333,7 +335,8 @@ class _Reader:
             if kind is None:
                 raise self.fail(f"{path}.type", f"found {said!r}", "'stdio', 'http', 'streamable-http' or 'sse'")
         if ("command" in entry) == ("url" in entry):
-            close = next((key for key in entry if key not in _ENTRY_KEYS and nearest(key, ("command", "url"))), None)
+            strange = [key for key in entry if key not in _ENTRY_KEYS]
+            close = next((key for key in strange if key.lower().endswith("url") or nearest(key, KINDS)), None)
             found = 'both "command" and "url"' if "command" in entry else 'neither "command" nor "url"'
             found += f", but {close!r}" if close is not None and "command" not in entry else ""
             raise self.fail(path, f"found {found}", "one of the two")
@@ -353,18 +356,22 @@ class _Reader:
             )
         if kind == "stdio":
             raise self.fail(f"{path}.type", "found 'stdio' beside \"url\"", "'http' or 'sse'")
-        url = self.expanded(entry["url"], f"{path}.url")
+        return self.remote(entry["url"], f"{path}.url", kind, self.table(entry.get("headers", {}), f"{path}.headers"))
+
+    def remote(self, written: Any, path: str, kind: str | None, headers: Mapping[str, str]) -> HttpSpec:
+        url = self.expanded(written, path)
         try:
             parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
-            parts = urlsplit("")
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+            usable = False
+        if not usable:
             # As it was written, and without what may be a secret.
-            written = re.sub(r"//[^/@]*@", "//…@", str(entry["url"]).partition("?")[0])
-            raise self.fail(f"{path}.url", f"found {_shown(written)}", "an http:// or https:// URL")
+            shown = re.sub(r"//[^/@]*@", "//…@", str(written).partition("?")[0])
+            raise self.fail(path, f"found {_shown(shown)}", "an http:// or https:// URL")
         if kind is None:
-            kind = "sse" if parts.path.rstrip("/").endswith("/sse") else "http"
-        return HttpSpec(url, self.table(entry.get("headers", {}), f"{path}.headers"), cast("Any", kind))
+            kind = "sse" if urlsplit(url).path.rstrip("/").endswith("/sse") else "http"
+        return HttpSpec(url, headers, cast("Any", kind))
 
 
 def _places(key: str) -> str:
@@ -513,7 +520,7 @@ def config_for_url(url: str) -> BridgeConfig:
     Raises:
         ConfigError: it is no URL.
     """
-    spec = _Reader("--url", {})._spec({"url": url}, "url")  # pyright: ignore[reportPrivateUsage]
+    spec = _Reader("--url", {}).remote(url, "", None, {})
     return _single(spec, urlsplit(url).hostname or "server", url)
 
 
