@@ -265,7 +265,8 @@ class RawClient:
         self._buffer = b""
         self._next = 0
         hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": name, "version": "1"}}
-        self.request("initialize", hello)
+        self.opening = self.request("initialize", hello)
+        """The answer to `initialize`."""
         os.write(self._in, b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
         self.request("tools/list", {})
 
