@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
@@ -39,6 +39,7 @@ from asyncfc_mcp.schemas import Validator, expected, json_type
 
 logger = logging.getLogger(__name__)
 
+TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
 RESERVED: Final = ("await_future", "gather", "cancel_future", "list_futures")
 """Names of the bridge's own tools, which no wrapped tool may have."""
 FIRST_LISTING_S: Final = 10.0
@@ -47,6 +48,10 @@ INTRODUCTION_S: Final = 1.0
 """How long servers are kept waiting for a client to say what it can be asked."""
 STRAGGLERS_S: Final = 2.0
 """How long those that know their lists wait for the servers that do not."""
+TASK_POLL_S: Final = (0.05, 1.0, 30.0)
+"""How often a server's task is asked for: at most, where the server does not say, and at least, in seconds."""
+TASK_CANCEL_S: Final = 5.0
+"""How long telling a server to cancel its task may take."""
 ENVELOPE: Final = "io.modelcontextprotocol/"
 """Keys of `_meta` that belong to one hop; they are not passed on."""
 
@@ -114,6 +119,8 @@ class Bridge:
         self._client_capabilities: Mapping[str, Any] = {}
         self._introduced = anyio.Event()
         self._direct: Ask | None = None
+        self.on_notification: Callable[[str, str, Mapping[str, Any]], None] | None = None
+        """Told of what servers say that is for clients: the server, the method, the parameters."""
         self.downstreams: dict[str, Downstream] = {}
         for server in config.servers:
             log = log_folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', server.name)}.log" if log_folder else None
@@ -333,6 +340,7 @@ class Bridge:
                 schema=entry.input_schema,
                 bindings=bindings,
                 takes=takes,
+                needs_task=entry.needs_task,
                 meta=meta,
                 capabilities=capabilities or {},
                 asks_through=asks_through,
@@ -411,6 +419,8 @@ class Bridge:
         params: dict[str, Any] = {"name": call.tool}
         if arguments is not None:
             params["arguments"] = arguments
+        if call.needs_task:
+            params["task"] = {}
         if meta := passed_on(call.meta):
             params["_meta"] = meta
         params |= call.answers
@@ -427,13 +437,78 @@ class Bridge:
             except ProtocolFailure as exc:
                 raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
             kind = result.get("resultType")
+            if "task" in result and kind is None and isinstance(result["task"], dict):
+                return await self._follow_task(
+                    call, downstream, cast("dict[str, Any]", result["task"]), extension=False
+                )
             if kind in (None, "complete") or (kind == "input_required" and call.asks_through):
                 return result
+            if kind == "task":
+                return await self._follow_task(call, downstream, result, extension=True)
             if kind != "input_required":
                 raise CallFailed(f"{call.future.tool} answered with a result of type {kind!r}, which is not known here")
             params = {key: value for key, value in params.items() if key not in ("inputResponses", "requestState")}
             params |= await self.questions.answer_round(call, result)
         raise CallFailed(f"{call.future.tool} asked more than {MAX_ROUNDS} times and was given up")
+
+    async def _follow_task(
+        self, call: Call, downstream: Downstream, task: dict[str, Any], *, extension: bool
+    ) -> Result:
+        """The result of a call that the server made a task of: asked for as often as it says, its questions answered.
+
+        Args:
+            extension: the tasks extension of 2026-07-28, whose `tasks/get` brings the result; else those of 2025-11-25.
+
+        Raises:
+            CallFailed: the task has none. Being cancelled cancels the task.
+        """
+        task_id = task.get("taskId")
+        if not isinstance(task_id, str):
+            raise CallFailed(f"{call.future.tool} became a task without an ID")
+        about = {"taskId": task_id}
+        asked: set[str] = set()
+        try:
+            while True:
+                said = task.get("statusMessage")
+                if isinstance(said, str):
+                    done = call.future.progress[0] if call.future.progress is not None else 0.0
+                    await call.on_progress(done, None, said)
+                match task.get("status"):
+                    case "completed" if extension:
+                        result = task.get("result")
+                        return cast("Result", result) if isinstance(result, dict) else {"content": []}
+                    case "failed" if extension:
+                        error = cast("dict[str, Any]", task.get("error") or {})
+                        code, message = error.get("code", -32603), error.get("message", "the task failed")
+                        raise ProtocolFailure(call.future.tool, code, message, error.get("data"))
+                    case "cancelled":
+                        raise CallFailed(
+                            f"the server cancelled the task of {call.future.tool}: {said or 'no reason given'}"
+                        )
+                    case "completed" | "failed":
+                        return await downstream.request("tasks/result", about)
+                    case "input_required" if extension:
+                        questions = cast("dict[str, Any]", task.get("inputRequests") or {})
+                        fresh = {key: question for key, question in questions.items() if key not in asked}
+                        if fresh:
+                            answered = await self.questions.answer_round(call, {"inputRequests": fresh})
+                            asked |= fresh.keys()
+                            await downstream.request("tasks/update", {**about, **answered})
+                    case "input_required":
+                        # The questions come as requests while its result is waited for.
+                        return await downstream.request("tasks/result", about)
+                    case _:
+                        pass
+                pause_ms = task.get("pollIntervalMs" if extension else "pollInterval")
+                pause_s = pause_ms / 1000 if isinstance(pause_ms, int | float) else TASK_POLL_S[1]
+                await anyio.sleep(min(max(pause_s, TASK_POLL_S[0]), TASK_POLL_S[2]))
+                task = await downstream.request("tasks/get", about)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(TASK_CANCEL_S, shield=True), suppress(CallFailed):
+                await downstream.request("tasks/cancel", about)
+            raise
+        except ProtocolFailure as exc:
+            raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
 
     async def ask(self, server: str, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
         """Pass a request that is no tool call on to one server.
@@ -508,7 +583,51 @@ class Bridge:
         return await self.questions.ask(call, method, params or {})
 
     async def downstream_notifies(self, downstream: Downstream, method: str, params: Mapping[str, Any] | None) -> None:
-        logger.debug("server %r sent %s", downstream.name, method)
+        if self.on_notification is not None:
+            self.on_notification(downstream.name, method, params or {})
+
+    # --- told by the clients -------------------------------------------------------------------------------------
+
+    async def subscribe(self, uri: str) -> None:
+        """Have the server that offers a resource tell of its changes.
+
+        Raises:
+            CallFailed: no server has it, or it refuses.
+        """
+        await self.downstreams[self._server_of(uri)].subscribe(uri)
+
+    async def unsubscribe(self, uri: str) -> None:
+        """Nobody wants to hear of a resource any more; best effort."""
+        try:
+            await self.downstreams[self._server_of(uri)].unsubscribe(uri)
+        except CallFailed as exc:
+            logger.debug("unsubscribing from %s: %s", uri, exc)
+
+    def _server_of(self, uri: str) -> str:
+        """The server that offers a resource, or most likely does."""
+        if uri in self.catalog.resources:
+            return self.catalog.resources[uri][0]
+        for template, (server, _) in self.catalog.templates.items():
+            if template_matches(template, uri):
+                return server
+        for name, downstream in self.downstreams.items():
+            if downstream.offer.capabilities.get("resources") is not None:
+                return name
+        raise ProtocolFailure("resources/subscribe", -32002, f"Resource not found: {uri}", {"uri": uri})
+
+    async def set_log_level(self, level: str) -> None:
+        """Ask all servers that have log messages for those of this level and above."""
+        for downstream in self.downstreams.values():
+            if downstream.status is Status.READY and downstream.offer.capabilities.get("logging") is not None:
+                try:
+                    await downstream.set_log_level(level)
+                except CallFailed as exc:
+                    logger.debug("server %r: %s", downstream.name, exc)
+
+    async def tell_servers(self, method: str) -> None:
+        """Pass a client's notification on to all servers that shook hands."""
+        for downstream in self.downstreams.values():
+            await downstream.tell(method)
 
 
 def passed_on(meta: object) -> dict[str, Any]:
@@ -555,5 +674,6 @@ def _as_typed(
 
 
 def client_part(capabilities: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a client's capabilities the bridge can offer to a server: being asked."""
-    return {key: capabilities[key] for key in CAPABILITY.values() if capabilities.get(key) is not None}
+    """What the bridge can offer to a server: what of its client's capabilities is being asked, and following tasks."""
+    asked = {key: capabilities[key] for key in CAPABILITY.values() if capabilities.get(key) is not None}
+    return {**asked, "extensions": {TASKS_EXTENSION: {}}}

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from asyncfc_mcp.config import Policy, ServerConfig
 from asyncfc_mcp.errors import NameCollision
@@ -60,6 +60,12 @@ class ToolEntry:
     def input_schema(self) -> Json:
         schema = self.raw.get("inputSchema")
         return schema if isinstance(schema, dict) else {"type": "object"}  # pyright: ignore[reportUnknownVariableType]
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether it can only be called as a task (2025-11-25)."""
+        execution: object = self.raw.get("execution")
+        return isinstance(execution, dict) and cast("Json", execution).get("taskSupport") == "required"
 
     @property
     def repeatable(self) -> bool:

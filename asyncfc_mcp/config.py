@@ -105,6 +105,12 @@ class Settings:
     )
     inline_bytes: int = _doc(4096, "Largest result, in bytes, that is delivered that way.")
     forward_wait_ms: float = _doc(50.0, "Milliseconds that `$name` waits for a call that takes that name; 0: none.")
+    max_result_bytes: int | None = _doc(
+        None, "Largest text that `await_future` hands out at once; the rest is read as a resource. None: no limit."
+    )
+    tasks: Literal["handle", "task"] = _doc(
+        "handle", "What clients that declare the tasks extension get: our handle, or a task of the extension."
+    )
     question_timeout_s: float = _doc(600.0, "Seconds that a server's question to the user may stay unanswered.")
     host_profiles: Mapping[str, Mapping[str, object]] = field(
         default_factory=dict[str, Mapping[str, object]],

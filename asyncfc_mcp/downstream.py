@@ -10,7 +10,7 @@ know and judge results, and what a server answers is not ours to change.
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO, cast
@@ -180,6 +180,8 @@ class Downstream:
         self._stderr = Stderr(config.name, log_path, echo)
         self._connection: _Connection | None = None
         self._refusal: Refusal | None = None
+        self._subscribed: dict[str, None] = {}
+        self._relisten = anyio.Event()
         self._wake = anyio.Event()
         self._changed = anyio.Event()
         self._failures = 0
@@ -234,6 +236,45 @@ class Downstream:
             options: CallOptions = {"headers": self._connection.headers(method, params or {})}
             await self._connection.dispatcher.notify(method, params, options)
 
+    async def subscribe(self, uri: str) -> None:
+        """Have the server tell of a resource's changes, now and after every restart.
+
+        Raises:
+            CallFailed: it refuses.
+        """
+        self._subscribed[uri] = None
+        connection = await self._live()
+        if connection.modern:
+            self._relisten.set()
+        else:
+            await self.request("resources/subscribe", {"uri": uri})
+
+    async def unsubscribe(self, uri: str) -> None:
+        """Raises: CallFailed: it refuses."""
+        self._subscribed.pop(uri, None)
+        connection = self._connection
+        if connection is None:
+            return
+        if connection.modern:
+            self._relisten.set()
+        else:
+            await self.request("resources/unsubscribe", {"uri": uri})
+
+    async def set_log_level(self, level: str) -> None:
+        """Ask for log messages of this level and above; where the protocol has that per request, nothing is sent.
+
+        Raises:
+            CallFailed: it refuses.
+        """
+        connection = self._connection
+        if connection is not None and not connection.modern:
+            await self.request("logging/setLevel", {"level": level})
+
+    async def tell(self, method: str) -> None:
+        """Send a notification that only the handshake protocol has."""
+        if self._connection is not None and not self._connection.modern:
+            await self.notify(method)
+
     async def settled(self) -> None:
         """Wait until it is known whether the server is up: not `starting`."""
         while self.status is Status.STARTING:
@@ -274,8 +315,7 @@ class Downstream:
                         self._accept(offer)
                         self._become(Status.READY)
                         async with anyio.create_task_group() as tg:
-                            if connection.modern:
-                                tg.start_soon(self._listen, connection)
+                            tg.start_soon(self._listen if connection.modern else self._resubscribe, connection)
                             await connection.closed.wait()
                             tg.cancel_scope.cancel()
                         reason = await self._how_it_ended(connection, "closed")
@@ -543,22 +583,47 @@ class Downstream:
             case _:
                 await self._listener.downstream_notifies(self, method, params)
 
+    async def _resubscribe(self, connection: _Connection) -> None:
+        """After a restart the server does not know what was subscribed to before."""
+        for uri in tuple(self._subscribed):
+            with suppress(MCPError):
+                await connection.dispatcher.send_raw_request("resources/subscribe", {"uri": uri})
+
     async def _listen(self, connection: _Connection) -> None:
-        """Follow list changes where they come only on a stream that was asked for (2026-07-28)."""
+        """Follow changes where they come only on a stream that was asked for (2026-07-28)."""
         pause = BACKOFF_S[0]
-        wanted = {"toolsListChanged": True, "promptsListChanged": True, "resourcesListChanged": True}
         number = 0
         while True:
             number += 1
+            self._relisten = anyio.Event()
+            wanted: dict[str, Any] = {f"{kind}ListChanged": True for kind in ("tools", "prompts", "resources")}
+            if self._subscribed:
+                wanted["resourceSubscriptions"] = list(self._subscribed)
             params = {"notifications": wanted, "_meta": connection.envelope(self._capabilities())}
             options: CallOptions = {
                 "request_id": f"listen-{number}",
                 "headers": connection.headers("subscriptions/listen", params),
             }
-            try:
-                await connection.dispatcher.send_raw_request("subscriptions/listen", params, options)
-            except MCPError as exc:
-                if exc.code == METHOD_NOT_FOUND or connection.closed.is_set():
-                    return
+            served = True
+
+            async def listen(params: dict[str, Any] = params, options: CallOptions = options) -> None:
+                nonlocal served
+                try:
+                    await connection.dispatcher.send_raw_request("subscriptions/listen", params, options)
+                except MCPError as exc:
+                    served = exc.code != METHOD_NOT_FOUND
+                tg.cancel_scope.cancel()
+
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(listen)
+                await self._relisten.wait()
+                tg.cancel_scope.cancel()
+            if connection.closed.is_set():
+                return
+            if self._relisten.is_set():
+                continue
+            if not served:
+                await self._relisten.wait()
+                continue
             await anyio.sleep(pause)
             pause = min(pause * 2, BACKOFF_S[1])

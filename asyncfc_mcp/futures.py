@@ -154,6 +154,8 @@ class Future:
     """The ID of the future whose failure began the chain that ended this one; None if it is its own cause."""
     progress: tuple[float, float | None, str | None] | None = None
     """The downstream's last progress: done, total, message."""
+    answered: bool = False
+    """Its request was answered with the result itself (`sync`), so nobody has to look for it here."""
     questions: dict[str, Question] = field(default_factory=dict[str, Question])
     """What the downstream asked and nobody has answered, by ID; while `input_required`."""
     read_at: float | None = None

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import anyio
 
-from asyncfc_mcp import answers
+from asyncfc_mcp import answers, results
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.errors import InvalidArguments
 from asyncfc_mcp.futures import Future, Question, Result, Scope, State
@@ -225,6 +225,9 @@ async def await_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, A
     if not future.done:
         return answers.handle(future, bridge.scheduler.waiting_for(future))
     bridge.store.mark_read(future)
+    limit = bridge.settings.max_result_bytes
+    if limit is not None and future.result is not None and results.has_more(future.result, limit):
+        return results.first_part(future, limit)
     return answers.alone(future)
 
 

@@ -71,6 +71,8 @@ class Call:
     """What the client that made the call can answer."""
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """`inputResponses` and `requestState` of a call that is sent again."""
+    needs_task: bool = False
+    """The tool can only be called as a task (2025-11-25)."""
     asks_through: bool = False
     """Whether questions go up in the result, as the server put them, instead of waiting on the future."""
     verdict: CallFailed | None = None

@@ -8,10 +8,13 @@ goes up as it came, neither validated nor sieved, and the envelope of each proto
 import json
 import logging
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any, Final, cast
 
 import anyio
@@ -19,19 +22,20 @@ import anyio.abc
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
-from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.dispatcher import DispatchContext
 from mcp.shared.exceptions import MCPError
-from mcp.shared.subscriptions import PromptsListChanged, ResourcesListChanged, ServerEvent, ToolsListChanged
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, SERVER_INFO_META_KEY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from asyncfc_mcp import __version__, answers
+from asyncfc_mcp import __version__, answers, results, tasks
 from asyncfc_mcp.bridge import Ask, Bridge, Wiring
 from asyncfc_mcp.errors import BridgeError, CallFailed, InvalidArguments, ProtocolFailure, UnknownTool
 from asyncfc_mcp.futures import Future, Question, Result, Scope, State
 from asyncfc_mcp.hosts import profile_for
-from asyncfc_mcp.metatools import METATOOLS, Caller, Client, InputNeeded, Report, instructions, wait
+from asyncfc_mcp.listening import LEVELS, Listener, Listeners
+from asyncfc_mcp.metatools import CANCEL_WAIT_S, METATOOLS, Caller, Client, InputNeeded, Report, instructions, wait
 from asyncfc_mcp.scheduler import wait_for
+from asyncfc_mcp.tasks import CHOICE_KEY, EXTENSION
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +49,12 @@ CROWD: Final = 8
 """Of a tool that nothing is known of yet, so many calls at a time are given grace; a burst is answered at once."""
 CLIENTS: Final = 4096
 """How many clients' habits are remembered."""
-ANNOUNCE_S: Final = 0.05
-"""List changes within this time are announced once."""
-CHANGES: Final[Mapping[str, tuple[str, ServerEvent]]] = {
-    "tools": ("notifications/tools/list_changed", ToolsListChanged()),
-    "prompts": ("notifications/prompts/list_changed", PromptsListChanged()),
-    "resources": ("notifications/resources/list_changed", ResourcesListChanged()),
-    "resourceTemplates": ("notifications/resources/list_changed", ResourcesListChanged()),
-}
-
+PAGE: Final = 1000
+"""How many entries a page of a list has."""
+LISTED_FUTURES: Final = 100
+"""How many futures are listed as resources, newest first."""
+SUBSCRIPTION_KEY: Final = "io.modelcontextprotocol/subscriptionId"
+MISSING_CAPABILITY: Final = -32021
 Context = ServerRequestContext[Any, Any]
 Params = Mapping[str, Any]
 
@@ -68,12 +69,13 @@ class Request:
     host: str | None
     """`clientInfo.name`, if the client said it."""
     session_id: str | None
-    progress: Report
-    """Sends progress for this request; does nothing where the client gave no token."""
     capabilities: Mapping[str, Any]
     """What the client said it can do, as it said it."""
-    ask: Ask
-    """Sends a request to the client while this one is answered; only where the protocol has that."""
+    channel: DispatchContext[Any]
+    """The way back to the client while this request is answered: progress, notifications, and requests where the
+    protocol has them."""
+    connection: Any
+    """The SDK's `Connection`; of a handshake one it outlives the request."""
 
     @property
     def modern(self) -> bool:
@@ -82,7 +84,13 @@ class Request:
     def report(self) -> Report | None:
         """How to send progress; None where nobody listens."""
         meta = self.params.get("_meta")
-        return self.progress if meta and meta.get("progressToken") is not None else None
+        return self.channel.progress if meta and meta.get("progressToken") is not None else None
+
+    def chooses_task(self, default: str) -> bool:
+        """Whether a call of this client becomes a task of the extension (2026-07-28) instead of a handle."""
+        extensions = cast("Mapping[str, Any]", self.capabilities.get("extensions") or {})
+        meta = cast("Mapping[str, Any]", self.params.get("_meta") or {})
+        return self.modern and EXTENSION in extensions and meta.get(CHOICE_KEY, default) == "task"
 
 
 NotInitialized: Final = MCPError(INVALID_PARAMS, "Not initialized: send initialize first, or the 2026-07-28 envelope")
@@ -102,16 +110,14 @@ class Upstream:
         self._scope = scope
         self._pipe = pipe
         self._clients: OrderedDict[tuple[str, str | None], Client] = OrderedDict()
-        self._connections: set[Any] = set()
+        self._listeners = Listeners(bridge, self._task)
+        self._connections: dict[Any, Listener] = {}
         self._asking: anyio.abc.TaskGroup
-        self._bus = InMemorySubscriptionBus()
-        self._changed: set[str] = set()
-        self._dirty = anyio.Event()
+        self._epoch = time.time() - anyio.current_time()
         self.server: Server[Any] = Server(
             "asyncfc-mcp",
             version=__version__,
             title="asyncfc-mcp",
-            on_subscriptions_listen=ListenHandler(self._bus),
             get_tool_input_schema=self._input_schema,
         )
         # Alone: the SDK's own tracing middleware would cost every call more than the handle does.
@@ -126,8 +132,21 @@ class Upstream:
             "resources/templates/list": self._list_templates,
             "resources/read": self._read_resource,
             "completion/complete": self._complete,
+            "tasks/get": self._get_task,
+            "tasks/cancel": self._cancel_task,
         }
-        bridge.observe(self._on_change)
+        # What only one of the two protocol eras has.
+        self._handshake_methods: Mapping[str, Callable[[Request], Awaitable[Result]]] = {
+            "resources/subscribe": self._subscribe,
+            "resources/unsubscribe": self._unsubscribe,
+            "logging/setLevel": self._set_level,
+            "tasks/result": self._task_result,
+            "tasks/list": self._list_tasks,
+        }
+        self._modern_methods: Mapping[str, Callable[[Request], Awaitable[Result]]] = {
+            "subscriptions/listen": self._listen,
+            "tasks/update": self._update_task,
+        }
 
     # --- in and out ----------------------------------------------------------------------------------------------
 
@@ -135,9 +154,11 @@ class Upstream:
         if ctx.request_id is None:
             result = await call_next(ctx)
             if ctx.method == "notifications/initialized":
-                self._remember(ctx)
+                self._listener(_connection(ctx))
+            elif ctx.method == "notifications/roots/list_changed":
+                await self.bridge.tell_servers(ctx.method)
             return result
-        if ctx.method not in self._methods:
+        if not self.answers(ctx.method, modern=ctx.protocol_version in MODERN_PROTOCOL_VERSIONS):
             result = await call_next(ctx)
             if ctx.method in ("initialize", "server/discover") and isinstance(result, dict):
                 self._introduce(ctx, result)
@@ -153,9 +174,9 @@ class Upstream:
                 ctx.protocol_version,
                 info.client_info.name if info is not None else None,
                 connection.session_id,
-                ctx.session.report_progress,
                 wire_capabilities(connection),
-                ctx.session._request_outbound.send_raw_request,  # pyright: ignore[reportPrivateUsage]
+                ctx.session._request_outbound,  # pyright: ignore[reportPrivateUsage]
+                connection,
             )
         )
 
@@ -168,9 +189,9 @@ class Upstream:
         tool = self.bridge.catalog.tools.get(name)
         return tool is not None and tool.policy.mode == "sync"
 
-    def answers(self, method: str) -> bool:
-        """Whether `answer` knows the method; all others are the SDK's."""
-        return method in self._methods
+    def answers(self, method: str, *, modern: bool) -> bool:
+        """Whether `answer` knows the method in this protocol era; all others are the SDK's."""
+        return method in self._methods or method in (self._modern_methods if modern else self._handshake_methods)
 
     async def answer(self, request: Request) -> Result:
         """Answer a request of an initialized client, envelope included.
@@ -181,8 +202,10 @@ class Upstream:
         meta = request.params.get("_meta")
         if meta is not None and not isinstance(meta, dict):
             raise MCPError(INVALID_PARAMS, "_meta must be an object")
+        era = self._modern_methods if request.modern else self._handshake_methods
+        handler = self._methods.get(request.method) or era[request.method]
         try:
-            result = await self._methods[request.method](request)
+            result = await handler(request)
         except CallFailed as exc:
             raise _wire_error(exc) from None
         return self._envelope(request, result)
@@ -204,17 +227,25 @@ class Upstream:
 
     def _introduce(self, ctx: Context, result: dict[str, Any]) -> None:
         """Say what all servers together can do, and teach the model the protocol."""
-        changes = {"listChanged": True}
-        capabilities: dict[str, Any] = {"tools": dict(changes)}
+        modern = ctx.method == "server/discover"
+        capabilities: dict[str, Any] = {
+            "tools": {"listChanged": True},
+            # Futures are resources, whatever the servers have.
+            "resources": {"listChanged": True, "subscribe": True},
+        }
         for downstream in self.bridge.downstreams.values():
             # A server that was never seen may turn out to have them; an empty list does no harm.
-            unseen: Mapping[str, Any] = {"prompts": {}, "resources": {}}
+            unseen: Mapping[str, Any] = {"prompts": {}}
             offers = downstream.offer.capabilities if downstream.known else unseen
-            for kind in ("prompts", "resources"):
+            if offers.get("prompts") is not None:
+                capabilities["prompts"] = {"listChanged": True}
+            for kind in ("completions", "logging"):
                 if offers.get(kind) is not None:
-                    capabilities[kind] = dict(changes)
-            if offers.get("completions") is not None:
-                capabilities["completions"] = {}
+                    capabilities[kind] = {}
+        if modern:
+            capabilities["extensions"] = {EXTENSION: {}}
+        elif result.get("protocolVersion") == "2025-11-25":
+            capabilities["tasks"] = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
         result["capabilities"] = capabilities
         name: str | None = None
         if ctx.method == "initialize":
@@ -259,9 +290,9 @@ class Upstream:
 
     async def _list_tools(self, request: Request) -> Result:
         params = request.params
-        _no_cursor(params)
         catalog = await self.bridge.listed()
-        return {"tools": [*(tool.listed(name) for name, tool in METATOOLS.items()), *catalog.tool_list()]}
+        tools = [*(tool.listed(name) for name, tool in METATOOLS.items()), *catalog.tool_list()]
+        return _paged(params, "tools", tools)
 
     async def _call_tool(self, request: Request) -> Result:
         params = request.params
@@ -283,6 +314,8 @@ class Upstream:
                     return answer  # a ready result goes up as the server gave it
             else:
                 wiring = await self.bridge.found(name)
+                if request.chooses_task(self.bridge.settings.tasks) or "task" in params:
+                    return await self._call_task(request, caller, wiring, arguments)
                 if wiring.entry.policy.mode == "sync":
                     return await self._call_sync(request, caller, wiring, arguments, resumed)
                 answer = await self._call_wrapped(request, caller, wiring, arguments, resumed)
@@ -295,6 +328,30 @@ class Upstream:
         except BridgeError as exc:
             answer = answers.error(str(exc))
         return self._deliver(client, answer)
+
+    async def _call_task(
+        self, request: Request, caller: Caller, wiring: Wiring, arguments: dict[str, Any] | None
+    ) -> Result:
+        """A call whose future is handed out as a task, in the way of the client's protocol version."""
+        if "task" in request.params and request.version != "2025-11-25":
+            raise MCPError(INVALID_PARAMS, f"protocol {request.version} has no task-augmented calls")
+        entry = wiring.entry
+        name = None
+        if arguments:
+            arguments = {k: v for k, v in arguments.items() if not (k == "_wait" and entry.takes_wait)}
+            name = arguments.pop("_as", None) if entry.takes_as else None
+        future = await self.bridge.submit(
+            wiring,
+            arguments,
+            scope=caller.client.scope,
+            conversation=caller.client.conversation,
+            name=name or None,
+            meta=request.params.get("_meta"),
+            capabilities=caller.capabilities,
+        )
+        if request.modern:
+            return tasks.created(future, self._epoch)
+        return {"task": tasks.experimental(future, self._epoch)}
 
     async def _call_sync(
         self,
@@ -318,6 +375,7 @@ class Upstream:
                 answers={key: params[key] for key in ("inputResponses", "requestState") if key in params},
                 asks_through=request.modern,
             )
+            future.answered = True
             self.bridge.store.mark_read(future)
         try:
             await self._attend(future, caller)
@@ -409,7 +467,7 @@ class Upstream:
 
     def _put(self, request: Request, question: Question) -> None:
         """Ask the client at once, beside the request that waits; the user may take longer than that waits."""
-        self._asking.start_soon(_ask_client, request.ask, question)
+        self._asking.start_soon(_ask_client, request.channel.send_raw_request, question)
 
     def _questions(self, needed: InputNeeded) -> Result:
         """The answer that is a question (2026-07-28); its sealed state says which, and what was being waited for."""
@@ -519,8 +577,7 @@ class Upstream:
 
     async def _list_prompts(self, request: Request) -> Result:
         params = request.params
-        _no_cursor(params)
-        return {"prompts": [entry.listed for entry in (await self.bridge.listed()).prompts.values()]}
+        return _paged(params, "prompts", [entry.listed for entry in (await self.bridge.listed()).prompts.values()])
 
     async def _get_prompt(self, request: Request) -> Result:
         params = request.params
@@ -531,19 +588,26 @@ class Upstream:
 
     async def _list_resources(self, request: Request) -> Result:
         params = request.params
-        _no_cursor(params)
-        return {"resources": [raw for _, raw in (await self.bridge.listed()).resources.values()]}
+        futures = islice((f for f in self.bridge.store.newest(self._scope) if not f.answered), LISTED_FUTURES)
+        resources = [raw for _, raw in (await self.bridge.listed()).resources.values()]
+        return _paged(params, "resources", [*resources, *map(results.listed, futures)])
 
     async def _list_templates(self, request: Request) -> Result:
         params = request.params
-        _no_cursor(params)
-        return {"resourceTemplates": [raw for _, raw in (await self.bridge.listed()).templates.values()]}
+        templates = [raw for _, raw in (await self.bridge.listed()).templates.values()]
+        return _paged(params, "resourceTemplates", [*templates, results.TEMPLATE])
 
     async def _read_resource(self, request: Request) -> Result:
         params = request.params
         uri = params.get("uri")
         if not isinstance(uri, str):
             raise MCPError(INVALID_PARAMS, "resources/read: uri must be a string")
+        wanted = results.parse(uri)
+        future = self.bridge.store.find(self._scope, wanted[0]) if wanted is not None else None
+        if wanted is not None and future is not None:
+            if future.done:
+                self.bridge.store.mark_read(future)
+            return results.read(future, uri, wanted[1], wanted[2])
         return await self.bridge.read_resource(uri, params)
 
     async def _complete(self, request: Request) -> Result:
@@ -566,37 +630,149 @@ class Upstream:
             raise MCPError(INVALID_PARAMS, f"Unknown resource template: {uri}")
         return await self.bridge.ask(server[0], "completion/complete", params)
 
-    # --- list changes --------------------------------------------------------------------------------------------
-
-    def _remember(self, ctx: Context) -> None:
-        """A handshake connection is told of list changes until it ends."""
-        connection = _connection(ctx)
-        if connection not in self._connections:
-            self._connections.add(connection)
-            connection.exit_stack.callback(self._connections.discard, connection)
-
-    def _on_change(self, kinds: frozenset[str]) -> None:
-        self._changed |= kinds
-        self._dirty.set()
+    # --- listening -----------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """What goes on beside requests, until cancelled: list changes are announced, clients are asked."""
+        """What goes on beside requests, until cancelled: listeners are told, clients are asked."""
         async with anyio.create_task_group() as self._asking:
-            self._asking.start_soon(self._announce)
+            self._asking.start_soon(self._listeners.run)
             task_status.started()
             await anyio.sleep_forever()
 
-    async def _announce(self) -> None:
-        while True:
-            await self._dirty.wait()
-            await anyio.sleep(ANNOUNCE_S)
-            self._dirty = anyio.Event()
-            changes = dict(CHANGES[kind] for kind in sorted(self._changed))
-            self._changed.clear()
-            for method, event in changes.items():
-                await self._bus.publish(event)
-                for connection in tuple(self._connections):
-                    await connection.notify(method, None)
+    def _listener(self, connection: Any) -> Listener:
+        """A handshake connection as a listener, until it ends."""
+        listener = self._connections.get(connection)
+        if listener is None:
+            listener = Listener(connection.notify, self._scope, lists=("tools", "prompts", "resources"))
+            self._connections[connection] = listener
+            self._listeners.add(listener)
+            self._asking.start_soon(listener.run)
+
+            async def forget() -> None:
+                del self._connections[connection]
+                await self._listeners.discard(listener)
+
+            connection.exit_stack.push_async_callback(forget)
+        return listener
+
+    async def _subscribe(self, request: Request) -> Result:
+        await self._listeners.subscribe(self._listener(request.connection), _uri(request))
+        return {}
+
+    async def _unsubscribe(self, request: Request) -> Result:
+        await self._listeners.unsubscribe(self._listener(request.connection), _uri(request))
+        return {}
+
+    async def _set_level(self, request: Request) -> Result:
+        level = request.params.get("level")
+        if level not in LEVELS:
+            raise MCPError(INVALID_PARAMS, f"logging/setLevel: level must be one of {', '.join(LEVELS)}")
+        self._listener(request.connection).level = str(level)
+        await self.bridge.set_log_level(self._listeners.least_level() or str(level))
+        return {}
+
+    async def _listen(self, request: Request) -> Result:
+        """One stream of the changes that a client asks for (2026-07-28), until it goes away."""
+        wanted = request.params.get("notifications")
+        request_id = request.channel.request_id
+        if not isinstance(wanted, dict) or request_id is None:
+            raise MCPError(INVALID_PARAMS, "subscriptions/listen: notifications must be an object")
+        wanted = cast("dict[str, Any]", wanted)
+        lists = [kind for kind in ("tools", "prompts", "resources") if wanted.get(f"{kind}ListChanged") is True]
+        uris = [uri for uri in wanted.get("resourceSubscriptions") or () if isinstance(uri, str)]
+        tasks = [self.bridge.store.find(self._scope, str(task)) for task in wanted.get("taskIds") or ()]
+        followed = [future for future in tasks if future is not None]
+        stamp = {SUBSCRIPTION_KEY: request_id}
+        listener = Listener(request.channel.notify, self._scope, lists=lists, stamp=stamp)
+        honored: dict[str, Any] = {f"{kind}ListChanged": True for kind in lists}
+        self._listeners.add(listener)
+        try:
+            for uri in uris:
+                with suppress(CallFailed):
+                    await self._listeners.subscribe(listener, uri)
+            if uris:
+                honored["resourceSubscriptions"] = uris
+            if followed:
+                honored["taskIds"] = [future.id for future in followed]
+            # First of all, and then what has happened since.
+            await request.channel.notify(
+                "notifications/subscriptions/acknowledged", {"notifications": honored, "_meta": stamp}
+            )
+            for future in followed:
+                self._listeners.follow(listener, future)
+            await listener.run()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._listeners.discard(listener)
+        return {"_meta": stamp}
+
+    # --- tasks ---------------------------------------------------------------------------------------------------
+
+    def _task(self, future: Future) -> dict[str, Any]:
+        return tasks.detailed(future, self._epoch)
+
+    def _task_future(self, request: Request) -> Future:
+        """The future that a `tasks/…` request is about.
+
+        Raises:
+            MCPError: there is none, or the client may not ask.
+        """
+        if request.modern and EXTENSION not in (request.capabilities.get("extensions") or {}):
+            raise MCPError(
+                MISSING_CAPABILITY,
+                f"{request.method} needs the client to declare the extension {EXTENSION}",
+                {"requiredCapabilities": {"extensions": {EXTENSION: {}}}},
+            )
+        task_id = request.params.get("taskId")
+        future = self.bridge.store.find(self._scope, task_id) if isinstance(task_id, str) else None
+        if future is None:
+            raise MCPError(INVALID_PARAMS, f"Task not found: {task_id}")
+        return future
+
+    async def _get_task(self, request: Request) -> Result:
+        future = self._task_future(request)
+        if not request.modern:
+            return tasks.experimental(future, self._epoch)
+        if future.done:
+            self.bridge.store.mark_read(future)
+        return self._task(future)
+
+    async def _cancel_task(self, request: Request) -> Result:
+        future = self._task_future(request)
+        if future.done and not request.modern:
+            raise MCPError(INVALID_PARAMS, f"Task {future.id} has ended: {tasks.status(future)}")
+        self.bridge.scheduler.cancel(future)
+        if request.modern:
+            return {}
+        await wait_for([future], timeout_s=CANCEL_WAIT_S)
+        return tasks.experimental(future, self._epoch)
+
+    async def _update_task(self, request: Request) -> Result:
+        future = self._task_future(request)
+        responses = request.params.get("inputResponses")
+        if not isinstance(responses, dict):
+            raise MCPError(INVALID_PARAMS, "tasks/update: inputResponses must be an object")
+        for question_id, answer in cast("dict[str, Any]", responses).items():
+            question = future.questions.get(question_id)
+            if question is not None and isinstance(answer, dict):
+                question.settle(cast("dict[str, Any]", answer))
+        return {}
+
+    async def _task_result(self, request: Request) -> Result:
+        """The result of a task, as soon as there is one (2025-11-25)."""
+        future = self._task_future(request)
+        caller = Caller(self._client(request), request.report(), partial(self._put, request), request.capabilities)
+        await self._attend(future, caller)
+        self.bridge.store.mark_read(future)
+        if future.result is None:
+            failure = tasks.error(future)
+            raise MCPError(failure["code"], failure["message"], failure.get("data"))
+        meta = cast("dict[str, Any]", future.result.get("_meta") or {})
+        return {**future.result, "_meta": {**meta, tasks.RELATED: {"taskId": future.id}}}
+
+    async def _list_tasks(self, request: Request) -> Result:
+        futures = [tasks.experimental(future, self._epoch) for future in self.bridge.store.newest(self._scope)]
+        return _paged(request.params, "tasks", futures)
 
 
 def _connection(ctx: Context) -> Any:
@@ -604,9 +780,26 @@ def _connection(ctx: Context) -> Any:
     return ctx.session._connection  # pyright: ignore[reportPrivateUsage]
 
 
-def _no_cursor(params: Params) -> None:
-    if params.get("cursor") is not None:
-        raise MCPError(INVALID_PARAMS, "Invalid cursor: everything is on the first page")
+def _uri(request: Request) -> str:
+    uri = request.params.get("uri")
+    if not isinstance(uri, str):
+        raise MCPError(INVALID_PARAMS, f"{request.method}: uri must be a string")
+    return uri
+
+
+def _paged(params: Params, key: str, items: list[dict[str, Any]]) -> Result:
+    """One page of a list. The cursor is ours: the lists of all servers are one."""
+    cursor = params.get("cursor")
+    start = 0
+    if cursor is not None:
+        kind, _, offset = str(cursor).partition(":")
+        if kind != key or not offset.isascii() or not offset.isdigit() or not 0 < int(offset) < len(items):
+            raise MCPError(INVALID_PARAMS, f"Invalid cursor: {cursor!r:.80}")
+        start = int(offset)
+    page: Result = {key: items[start : start + PAGE]}
+    if len(items) > start + PAGE:
+        page["nextCursor"] = f"{key}:{start + PAGE}"
+    return page
 
 
 def _wire_error(exc: CallFailed) -> MCPError:
@@ -620,6 +813,9 @@ async def _ask_client(ask: Ask, question: Question) -> None:
         question.settle(await ask(question.method, question.params))
     except MCPError as exc:
         question.settle(None, (exc.code, exc.error.message, exc.error.data))
+    except Exception:
+        logger.exception("asking the client %s failed", question.method)
+        question.settle(None, (INTERNAL_ERROR, "the client could not be asked", None))
 
 
 def wire_capabilities(connection: Any) -> dict[str, Any]:

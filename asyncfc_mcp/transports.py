@@ -177,7 +177,7 @@ class _LineServer:
                 "this connection was opened with the initialize handshake; "
                 "requests with the 2026-07-28 envelope are not accepted on it",
             )
-        if not self._upstream.answers(method):
+        if not self._upstream.answers(method, modern=False):
             result = await self._runner.on_request(dctx, method, params)
             if method == "initialize":
                 self._introduce(wire_capabilities(self._connection), self._peer.send_raw_request)
@@ -190,16 +190,7 @@ class _LineServer:
             self._client = (info.client_info.name if info is not None else None, wire_capabilities(connection))
         name, capabilities = self._client
         return await self._upstream.answer(
-            Request(
-                method,
-                params or {},
-                connection.protocol_version,
-                name,
-                None,
-                dctx.progress,
-                capabilities,
-                dctx.send_raw_request,
-            )
+            Request(method, params or {}, connection.protocol_version, name, None, capabilities, dctx, connection)
         )
 
     async def _modern_request(
@@ -216,24 +207,15 @@ class _LineServer:
         route = classify_inbound_request({"method": method, "params": params})
         if isinstance(route, InboundLadderRejection):
             raise MCPError(route.code, route.message, route.data)
-        if self._upstream.answers(method):
+        if self._upstream.answers(method, modern=True):
             info = cast("object", route.client_info)
             said = cast("dict[str, Any]", info).get("name") if isinstance(info, dict) else None
             name = said if isinstance(said, str) else None
-            said = cast("object", route.client_capabilities)
-            capabilities = cast("dict[str, Any]", said) if isinstance(said, dict) else {}
+            declared = cast("object", route.client_capabilities)
+            capabilities = cast("dict[str, Any]", declared) if isinstance(declared, dict) else {}
             self._introduce(capabilities, None)
             return await self._upstream.answer(
-                Request(
-                    method,
-                    params or {},
-                    route.protocol_version,
-                    name,
-                    None,
-                    dctx.progress,
-                    capabilities,
-                    dctx.send_raw_request,
-                )
+                Request(method, params or {}, route.protocol_version, name, None, capabilities, dctx, None)
             )
         connection = Connection.from_envelope(
             route.protocol_version,

@@ -470,7 +470,8 @@ def test_prompts_resources_and_completion_pass_through(stage: Stage) -> None:
     uris = {resource["uri"] for resource in bridge.all_pages("resources/list", "resources")}
     assert uris == {"one://greeting", "one://blob", "two://greeting", "two://blob"}
     templates = bridge.all_pages("resources/templates/list", "resourceTemplates")
-    assert {each["uriTemplate"] for each in templates} == {"one://note/{name}", "two://note/{name}"}
+    ours = "future://{id}{?offset,limit}"
+    assert {each["uriTemplate"] for each in templates} == {"one://note/{name}", "two://note/{name}", ours}
     for uri in ("one://blob", "one://note/7"):
         assert canonical(bridge.request("resources/read", {"uri": uri})) == canonical(
             direct.request("resources/read", {"uri": uri})

@@ -1,0 +1,217 @@
+"""Who is told what: list changes, updated resources, futures that changed, log messages.
+
+Owns the listeners (handshake connections, and the `subscriptions/listen` streams of 2026-07-28), what each has asked
+for, and a bounded queue for each, so that one that does not read holds up nobody. Refuses to decide what changed.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
+
+import anyio
+
+from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.futures import Future, Scope, State
+
+logger = logging.getLogger(__name__)
+
+BACKLOG: Final = 1024
+"""Notifications kept for a listener that does not read; a change is a reason to look again, so losing some is none."""
+GATHER_S: Final = 0.05
+"""List changes within this time are told once."""
+LOGS_PER_S: Final = 50
+"""Log messages of one server passed on in a second; a server that says more than that is not read by anybody."""
+LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+FUTURE_URI: Final = "future://"
+
+LIST_CHANGES: Final[Mapping[str, str]] = {
+    "tools": "tools",
+    "prompts": "prompts",
+    "resources": "resources",
+    "resourceTemplates": "resources",
+}
+"""Kind of a listing → the kind that clients are told about."""
+
+Notify = Callable[[str, Mapping[str, Any] | None], Awaitable[None]]
+
+
+class Listener:
+    """Somebody who is told of changes.
+
+    Args:
+        notify: sends a notification to them.
+        lists: of which lists they want to hear.
+        stamp: `_meta` of everything they are told.
+    """
+
+    def __init__(
+        self, notify: Notify, scope: Scope, *, lists: Iterable[str], stamp: Mapping[str, Any] | None = None
+    ) -> None:
+        self.notify = notify
+        self.scope = scope
+        self.lists = frozenset(lists)
+        self.stamp = dict(stamp or {})
+        self.uris: set[str] = set()
+        self.futures: dict[str, Future] = {}
+        self.level: str | None = None
+        """The least severe log messages that they want; None: they did not say."""
+        self.watched: dict[str, Callable[[Future], None]] = {}
+        self._running = False
+        self._send, self._receive = anyio.create_memory_object_stream[tuple[str, dict[str, Any] | None]](BACKLOG)
+
+    def tell(self, method: str, params: Mapping[str, Any] | None = None) -> None:
+        body = dict(params or {})
+        if self.stamp:
+            body["_meta"] = {**(body.get("_meta") or {}), **self.stamp}
+        try:
+            self._send.send_nowait((method, body or None))
+        except (anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            logger.debug("a listener missed %s", method)
+
+    async def run(self) -> None:
+        """Send what they are told, until cancelled or closed."""
+        self._running = True
+        async with self._receive:
+            async for method, params in self._receive:
+                try:
+                    await self.notify(method, params)
+                except Exception:
+                    # Somebody who cannot be told costs nobody else anything.
+                    logger.exception("telling a listener of %s failed", method)
+
+    def close(self) -> None:
+        """Nothing more will be told; what was is still sent."""
+        self._send.close()
+        if not self._running:
+            self._receive.close()
+
+
+class Listeners:
+    """Everybody who listens to one bridge."""
+
+    def __init__(self, bridge: Bridge, task_of: Callable[[Future], Mapping[str, Any]]) -> None:
+        self._bridge = bridge
+        self._task_of = task_of
+        self._all: dict[Listener, None] = {}
+        self._changed: set[str] = set()
+        self._dirty = anyio.Event()
+        self._logged: dict[str, tuple[float, int]] = {}
+        bridge.observe(self._on_lists)
+        bridge.on_notification = self._on_notification
+
+    def add(self, listener: Listener) -> None:
+        self._all[listener] = None
+
+    async def discard(self, listener: Listener) -> None:
+        """Forget a listener, and what was subscribed to for them alone."""
+        self._all.pop(listener, None)
+        for uri in tuple(listener.uris):
+            await self.unsubscribe(listener, uri)
+        for key, watcher in listener.watched.items():
+            if (future := listener.futures.get(key)) is not None and watcher in future.watchers:
+                future.watchers.remove(watcher)
+        listener.close()
+
+    async def run(self) -> None:
+        """Tell of list changes, until cancelled."""
+        while True:
+            await self._dirty.wait()
+            await anyio.sleep(GATHER_S)
+            self._dirty = anyio.Event()
+            changes = {LIST_CHANGES[kind] for kind in self._changed}
+            self._changed.clear()
+            for kind in sorted(changes):
+                for listener in tuple(self._all):
+                    if kind in listener.lists:
+                        listener.tell(f"notifications/{kind}/list_changed")
+
+    # --- subscriptions -------------------------------------------------------------------------------------------
+
+    async def subscribe(self, listener: Listener, uri: str) -> None:
+        """Tell the listener when this resource changes.
+
+        Raises:
+            CallFailed: the server that offers it refuses.
+        """
+        if uri in listener.uris:
+            return
+        listener.uris.add(uri)
+        if uri.startswith(FUTURE_URI):
+            future = self._bridge.store.find(listener.scope, uri.removeprefix(FUTURE_URI))
+            if future is not None:
+                self._watch(listener, f"uri:{uri}", future, lambda _: self._future_read(listener, uri, future))
+        elif sum(uri in other.uris for other in self._all) <= 1:
+            await self._bridge.subscribe(uri)
+
+    async def unsubscribe(self, listener: Listener, uri: str) -> None:
+        if uri not in listener.uris:
+            return
+        listener.uris.discard(uri)
+        self._unwatch(listener, f"uri:{uri}")
+        if not uri.startswith(FUTURE_URI) and not any(uri in other.uris for other in self._all):
+            await self._bridge.unsubscribe(uri)
+
+    def follow(self, listener: Listener, future: Future) -> None:
+        """Tell the listener of every change of this future's status (`notifications/tasks`)."""
+        last: list[State] = []
+
+        def changed(_: Future) -> None:
+            if last != [future.state]:
+                last[:] = [future.state]
+                listener.tell("notifications/tasks", self._task_of(future))
+
+        self._watch(listener, f"task:{future.key}", future, changed)
+
+    def _watch(self, listener: Listener, key: str, future: Future, watcher: Callable[[Future], None]) -> None:
+        listener.futures[key] = future
+        listener.watched[key] = watcher
+        future.watchers.append(watcher)
+
+    def _unwatch(self, listener: Listener, key: str) -> None:
+        watcher, future = listener.watched.pop(key, None), listener.futures.pop(key, None)
+        if watcher is not None and future is not None and watcher in future.watchers:
+            future.watchers.remove(watcher)
+
+    def _future_read(self, listener: Listener, uri: str, future: Future) -> None:
+        if future.done:
+            listener.tell("notifications/resources/updated", {"uri": uri})
+            self._unwatch(listener, f"uri:{uri}")
+
+    # --- told by the bridge --------------------------------------------------------------------------------------
+
+    def _on_lists(self, kinds: frozenset[str]) -> None:
+        self._changed |= kinds
+        self._dirty.set()
+
+    def _on_notification(self, server: str, method: str, params: Mapping[str, Any]) -> None:
+        if method == "notifications/resources/updated":
+            uri = params.get("uri")
+            for listener in tuple(self._all):
+                # A server may name a part of what was subscribed to.
+                if isinstance(uri, str) and any(uri == wanted or uri.startswith(wanted) for wanted in listener.uris):
+                    listener.tell(method, {key: value for key, value in params.items() if key != "_meta"})
+        elif method == "notifications/message" and self._within_rate(server):
+            # Only to those whose protocol has log messages outside a request, and who have heard what may be theirs.
+            for listener in tuple(self._all):
+                if not listener.stamp and listener.scope.listed and self.wants(listener.level, params.get("level")):
+                    listener.tell(method, params)
+
+    def _within_rate(self, server: str) -> bool:
+        now = anyio.current_time()
+        since, count = self._logged.get(server, (now, 0))
+        if now - since >= 1:
+            since, count = now, 0
+        self._logged[server] = (since, count + 1)
+        return count < LOGS_PER_S
+
+    @staticmethod
+    def wants(wanted: str | None, level: object) -> bool:
+        """Whether a message of this level is severe enough for somebody who asked for `wanted` and above."""
+        if wanted not in LEVELS or level not in LEVELS:
+            return True
+        return LEVELS.index(str(level)) >= LEVELS.index(wanted)
+
+    def least_level(self) -> str | None:
+        """The least severe level that anybody wants."""
+        levels = [LEVELS.index(listener.level) for listener in self._all if listener.level in LEVELS]
+        return LEVELS[min(levels)] if levels else None

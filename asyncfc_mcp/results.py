@@ -1,0 +1,102 @@
+"""Futures as resources: `future://f3` reads a result, whole or in pages, and large results are handed out in parts.
+
+Pure: futures in, resource dictionaries out.
+"""
+
+import json
+import re
+from typing import Any, Final, cast
+
+from asyncfc_mcp.answers import META_KEY, blocks_of, record
+from asyncfc_mcp.futures import Future, Result
+
+SCHEME: Final = "future://"
+TEMPLATE: Final = {
+    "uriTemplate": SCHEME + "{id}{?offset,limit}",
+    "name": "future",
+    "title": "Result of a future",
+    "description": "A future's CallToolResult as JSON; offset and limit (characters) read a large one in pages.",
+    "mimeType": "application/json",
+}
+PAGE: Final = 100_000
+"""Characters of a page when only `offset` is given."""
+_URI: Final = re.compile(r"future://([^?/#]+)(?:\?(.*))?")
+_BINARY: Final = ("image", "audio")
+
+
+def listed(future: Future) -> dict[str, Any]:
+    """A future as an entry of `resources/list`."""
+    return {
+        "uri": SCHEME + future.id,
+        "name": future.name or future.id,
+        "title": f"{future.tool} ({future.state.value})",
+        "mimeType": "application/json",
+        "size": future.size,
+    }
+
+
+def parse(uri: str) -> tuple[str, int | None, int] | None:
+    """The ID or name, the offset and the limit that a URI asks for; None if it is not a future's.
+
+    A missing offset means the whole.
+    """
+    match = _URI.fullmatch(uri)
+    if match is None:
+        return None
+    numbers: dict[str, int] = {}
+    for part in filter(None, (match.group(2) or "").split("&")):
+        key, _, value = part.partition("=")
+        if key not in ("offset", "limit") or not value.isascii() or not value.isdigit():
+            return None
+        numbers[key] = int(value)
+    whole = not numbers
+    return match.group(1), None if whole else numbers.get("offset", 0), numbers.get("limit", PAGE)
+
+
+def read(future: Future, uri: str, offset: int | None, limit: int) -> Result:
+    """The contents of `future://…`: the untouched result as JSON, then each image and audio as a blob.
+
+    A future without a result reads as its record.
+    """
+    value = future.result if future.result is not None else record(future)
+    text = json.dumps(value, ensure_ascii=False)
+    if offset is not None:
+        part = text[offset : offset + limit]
+        rest = max(0, len(text) - offset - len(part))
+        meta = {"asyncfc/offset": offset, "asyncfc/rest": rest, "asyncfc/total": len(text)}
+        return {"contents": [{"uri": uri, "mimeType": "text/plain", "text": part, "_meta": meta}]}
+    contents: list[dict[str, Any]] = [{"uri": uri, "mimeType": "application/json", "text": text}]
+    for number, block in enumerate(blocks_of(value)):
+        if block.get("type") in _BINARY and isinstance(block.get("data"), str):
+            kind = block.get("mimeType", "application/octet-stream")
+            contents.append({"uri": f"{uri}#{number}", "mimeType": kind, "blob": block["data"]})
+    return {"contents": contents}
+
+
+def first_part(future: Future, max_bytes: int) -> Result:
+    """The beginning of a result that is larger than `max_result_bytes`, how much there is, and where to read it."""
+    assert future.result is not None
+    text = "\n".join(str(block.get("text", "")) for block in blocks_of(future.result) if block.get("type") == "text")
+    if not text:
+        text = json.dumps(future.result.get("structuredContent"), ensure_ascii=False)
+    shown = text[:max_bytes]
+    note = (
+        f"{future.id} {future.tool}: the first {len(shown)} of {len(text)} characters "
+        f"(the whole result has {future.size} bytes). Read the rest from {SCHEME}{future.id}?offset=0&limit={PAGE}"
+    )
+    link = {"type": "resource_link", "uri": SCHEME + future.id, "name": future.id, "size": future.size}
+    answer: Result = {
+        "content": [{"type": "text", "text": note}, {"type": "text", "text": shown}, link],
+        "_meta": {META_KEY: [record(future)]},
+    }
+    if future.result.get("isError") is True:
+        answer["isError"] = True
+    return answer
+
+
+def has_more(result: Result, max_bytes: int | None) -> bool:
+    """Whether a result has more text than may be handed out at once."""
+    if max_bytes is None:
+        return False
+    size = sum(len(cast("str", b.get("text", ""))) for b in blocks_of(result) if isinstance(b.get("text"), str))
+    return size > max_bytes or (size == 0 and len(json.dumps(result.get("structuredContent"))) > max_bytes)
