@@ -263,10 +263,11 @@ async def cancel_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, 
         answer = answers.handle(future)
         answer["content"][0]["text"] = f"{future.id} {future.tool} is being cancelled; the server has not let go yet."
         return answer
+    if future.failure is None:  # it ended by itself before the cancellation reached it: its result is still unread
+        return answers.handle(future)
     bridge.store.mark_read(future)
     answer = answers.handle(future)
-    if future.failure is not None:
-        answer["content"][0]["text"] = answers.failure_text(future)
+    answer["content"][0]["text"] = answers.failure_text(future)
     return answer
 
 
