@@ -1,15 +1,25 @@
-"""What the tests of the core share: virtual time.
+"""What the tests of the core share: virtual time, and downstream servers that live in the test's own process.
 
 Owns no assertions. Where time matters a test runs on trio's virtual clock, which jumps as soon as everybody waits: an
 hour costs nothing, and what happens at the same second happens at the same second.
 """
 
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
+from unittest.mock import patch
 
 import anyio
+from mcp.shared.exceptions import MCPError
 from trio.testing import MockClock
+
+from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.config import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.peer import Inbound, Peer
+from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage
 
 FOREVER_S = 1e7
 """No test waits that long, on whatever clock."""
@@ -26,7 +36,14 @@ def run_on_virtual_time(function: Callable[..., Awaitable[Any]], *args: Any) -> 
         with anyio.fail_after(FOREVER_S):
             return await function(*args)
 
-    return anyio.run(bounded, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})
+    try:
+        return anyio.run(bounded, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})
+    except BaseExceptionGroup as group:
+        # One assertion failed inside of many task groups: it alone is worth reading.
+        exc: BaseException = group
+        while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
+            exc = exc.exceptions[0]
+        raise exc from None
 
 
 def on_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -43,3 +60,172 @@ async def settle() -> None:
     """Let everything happen that can happen now. Cheaper on asyncio than waiting until all tasks are blocked."""
     for _ in range(30):
         await anyio.lowlevel.checkpoint()
+
+
+# --- downstream servers in the test's own process --------------------------------------------------------------------
+
+
+class Pipe:
+    """Bytes from one end to the other, without a process between them."""
+
+    def __init__(self) -> None:
+        self._into, self._out = anyio.create_memory_object_stream[bytes](1000)
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        try:
+            self._into.send_nowait(bytes(data))
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            raise anyio.BrokenResourceError from None
+        return len(data)
+
+    async def send(self, data: bytes | memoryview) -> None:
+        self.send_now(data)
+
+    async def receive(self) -> bytes:
+        return await self._out.receive()
+
+    def close(self) -> None:
+        self._into.close()
+        self._out.close()
+
+
+@dataclass
+class Got:
+    """A call that a toy got."""
+
+    tool: str
+    arguments: dict[str, Any]
+    meta: dict[str, Any]
+    inbound: Inbound
+
+
+Tool = Callable[[Got], Awaitable[dict[str, Any]]]
+
+
+class Toy:
+    """A downstream server of the handshake era whose tools are functions of the test."""
+
+    def __init__(self, name: str = "toy", *, instructions: str | None = None) -> None:
+        self.name = name
+        self.instructions = instructions
+        self.listing: list[dict[str, Any]] = []
+        self.tools: dict[str, Tool] = {}
+        self.got: list[Got] = []
+        self.cancelled: list[str] = []
+        self.gates: dict[str, anyio.Event] = {}
+        self.peer: Peer | None = None
+        for tool, annotations in (("echo", {"readOnlyHint": True}), ("sleep", {}), ("fail", {}), ("gate", {})):
+            self.add(tool, getattr(self, f"_{tool}"), annotations=annotations)
+
+    def add(self, name: str, tool: Tool, *, schema: dict[str, Any] | None = None, **definition: Any) -> None:
+        """Offer one more tool."""
+        self.listing.append({"name": name, "inputSchema": schema or {"type": "object"}, **definition})
+        self.tools[name] = tool
+
+    def open(self, gate: str) -> None:
+        """Let the calls of `gate` with this name end, now and in future."""
+        self.gates.setdefault(gate, anyio.Event()).set()
+
+    async def _echo(self, got: Got) -> dict[str, Any]:
+        return text_result(json.dumps(got.arguments), structuredContent={"arguments": got.arguments})
+
+    async def _sleep(self, got: Got) -> dict[str, Any]:
+        await anyio.sleep(got.arguments["s"])
+        return text_result(f"slept {got.arguments['s']}")
+
+    async def _fail(self, got: Got) -> dict[str, Any]:
+        return text_result(got.arguments.get("why", "it failed"), isError=True)
+
+    async def _gate(self, got: Got) -> dict[str, Any]:
+        await self.gates.setdefault(got.arguments["name"], anyio.Event()).wait()
+        return text_result(f"through {got.arguments['name']}")
+
+    async def _on_request(self, inbound: Any, method: str, params: Any) -> dict[str, Any]:
+        match method:
+            case "initialize":
+                result: dict[str, Any] = {
+                    "protocolVersion": "2025-11-25",
+                    "capabilities": {"tools": {"listChanged": True}},
+                    "serverInfo": {"name": self.name, "version": "1"},
+                }
+                return result if self.instructions is None else {**result, "instructions": self.instructions}
+            case "tools/list":
+                return {"tools": self.listing}
+            case "tools/call" if params["name"] in self.tools:
+                arguments = params.get("arguments") or {}
+                got = Got(params["name"], arguments, dict(params.get("_meta") or {}), inbound)
+                self.got.append(got)
+                try:
+                    return await self.tools[got.tool](got)
+                except anyio.get_cancelled_exc_class():
+                    self.cancelled.append(got.tool)
+                    raise
+            case _:
+                raise MCPError(-32601, f"Method not found: {method}")
+
+    async def _on_notify(self, inbound: Any, method: str, params: Any) -> None: ...
+
+    async def changed(self) -> None:
+        """Announce that the tools are others now."""
+        assert self.peer is not None
+        await self.peer.notify("notifications/tools/list_changed", None)
+
+
+def text_result(text: str, **more: Any) -> dict[str, Any]:
+    """A tool result of one text block."""
+    return {"content": [{"type": "text", "text": text}], **more}
+
+
+class _Process:
+    """In place of a `ServerProcess`: the bridge's ends of two pipes."""
+
+    def __init__(self, reader: LineReader, writer: LineWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def ended_how(self) -> str:
+        return "was closed by the test"
+
+
+def _spawning(toys: Mapping[str, Toy]) -> Any:
+    async def on_malformed(exc: MalformedMessage, line: bytes) -> None:
+        raise AssertionError(f"{exc}: {line!r}")
+
+    @asynccontextmanager
+    async def spawn(name: str, spec: StdioSpec, stderr: Any, reaper: Any) -> AsyncGenerator[_Process]:
+        toy = toys[spec.command]
+        there, back = Pipe(), Pipe()
+        async with anyio.create_task_group() as tg:
+            toy.peer = Peer(LineReader(there, on_malformed), LineWriter(back))
+            await tg.start(toy.peer.run, toy._on_request, toy._on_notify)
+            try:
+                yield _Process(LineReader(back, on_malformed), LineWriter(there))
+            finally:
+                there.close()
+                back.close()
+                tg.cancel_scope.cancel()
+
+    return spawn
+
+
+@asynccontextmanager
+async def bridge_over(
+    *toys: Toy, policy: Mapping[str, Any] | None = None, server: Mapping[str, Any] | None = None, **settings: Any
+) -> AsyncGenerator[Bridge]:
+    """A bridge whose downstreams are these toys, all of them up; tools keep their names.
+
+    Args:
+        policy: settings of all servers.
+        server: further fields of each `ServerConfig`.
+        settings: of the bridge as a whole.
+    """
+    configs = [
+        ServerConfig(
+            toy.name, StdioSpec(toy.name), **{"prefix": "", "base": Policy(**(policy or {})), **(server or {})}
+        )
+        for toy in toys
+    ]
+    with patch("asyncfc_mcp.downstream.spawn", _spawning({toy.name: toy for toy in toys})):
+        async with Bridge(BridgeConfig(tuple(configs), Settings(**settings), source="test")).open() as bridge:
+            for downstream in bridge.downstreams.values():
+                await downstream.settled()
+            yield bridge
