@@ -1,0 +1,159 @@
+"""Writes `configuration.md` from what `asyncfc_mcp.config` says of its own settings.
+
+Run it after changing a setting: `.venv/bin/python docs/make_configuration.py` (`--print` shows the page instead).
+"""
+
+# ruff: noqa: E501 - a paragraph of the page is one line
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+from asyncfc_mcp.config import Policy, Settings, field_docs
+from asyncfc_mcp.hosts import UNKNOWN
+
+PAGE = Path(__file__).with_name("configuration.md")
+
+INTRO = """\
+# Configuration
+
+<!-- Written by docs/make_configuration.py; change the texts there or in asyncfc_mcp/config.py. -->
+
+`asyncfc-mcp serve --config FILE` reads the JSON that MCP hosts use: `mcpServers` of Claude Desktop, Claude Code and Cursor, or `servers` of VS Code, pasted unchanged. Comments and commas at ends are fine. What the bridge itself can be told stands in sections named `"asyncfc"`: one at the top of the file, and one in each server that needs it.
+
+```json
+{
+  "mcpServers": {
+    "github": {
+      "url": "https://api.githubcopilot.com/mcp/",
+      "headers": {"Authorization": "Bearer ${GITHUB_TOKEN}"}
+    },
+    "files": {
+      "command": "npx",
+      "args": ["-y", "@modelcontextprotocol/server-filesystem", "/data"],
+      "asyncfc": {
+        "prefix": "",
+        "ordering": "strict",
+        "max_concurrency": 4,
+        "exclude": ["move_*"],
+        "tools": {
+          "write_file": {"writes": ["fs/{path}"]},
+          "read_file": {"reads": ["fs/{path}"], "timeout_s": 20}
+        }
+      }
+    }
+  },
+  "asyncfc": {"grace_ms": 25, "max_wait_s": 45}
+}
+```
+
+A setting may stand at the **top**, where it is the default for all servers, on a **server**, or on a **tool** of it (under `"tools"`); the nearest wins. A wrong file is one line on stderr that names the file, the key, what was found and what was expected, and exit code 2.
+"""
+
+SERVERS = """\
+## Servers
+
+| key of an entry | what it is |
+|---|---|
+| `command`, `args`, `env`, `cwd` | A server that is a command. `env` is added to the bridge's own environment. |
+| `url`, `headers` | A server at a URL, over Streamable HTTP; over HTTP+SSE if the path ends in `/sse`. |
+| `type` | `stdio`, `http` (or `streamable-http`), `sse`: says it where the URL does not. |
+| `disabled: true`, `enabled: false` | The server is left out. |
+| `asyncfc` | The settings below. |
+
+Every other key is for the host that the entry was copied from: it is ignored with a warning (among them `envFile`, so put those variables into `env`). In an `asyncfc` section an unknown key is an error, because a setting that is silently ignored is worse than none.
+
+With a file, tools are listed as `server__tool`, unless `prefix` says otherwise. One server needs no file, and its tools keep their names: `asyncfc-mcp serve -- CMD ARGS...` or `asyncfc-mcp serve --url URL`.
+
+## Variables
+
+In `command`, `args`, `env`, `cwd`, `url` and `headers`:
+
+| written | becomes |
+|---|---|
+| `${NAME}`, `${env:NAME}` | the environment variable; an error if it is not set |
+| `${NAME:-default}` | the environment variable, or `default` if it is not set or empty; a default may hold variables |
+| `${userHome}`, `${workspaceFolder}`, `${workspaceFolderBasename}`, `${pathSeparator}`, `${/}` | as in Cursor and VS Code; the workspace is the folder that the bridge was started in |
+| `${input:…}`, `${command:…}`, `${config:…}` | an error: only VS Code can ask for them; use an environment variable |
+
+Every other dollar sign stays as it is, and what a variable holds is not expanded again.
+"""
+
+WHERE = {
+    "top, server, tool": (
+        "Settings of tools: at the top, on a server, or on a tool",
+        "`max_concurrency` limits what it stands on: on a tool the calls of that tool, on a server all calls of that "
+        "server, at the top all calls of each server that does not say otherwise.",
+    ),
+    "server, tool": (
+        "Effects: on a server or a tool",
+        "A state path is text such as `fs/{path}`, in which `{argument}` stands for that argument of the call; it lies "
+        'below the server\'s own root, or with a leading `/` below a root that all servers share. `"reads": []` with '
+        '`"writes": []` says that nothing is touched. Without them the tool\'s annotations count '
+        "(see [How it works](how-it-works.md)).",
+    ),
+    "server": ("Settings of a server", "Globs are matched against the names that the server gives its tools."),
+    "top": ("Settings of the bridge: at the top only", ""),
+}
+
+PROFILES = """\
+A host profile overrides what is known of a client (see [Clients](clients.md)), by the name that it gives in `clientInfo`:
+
+| key | default | meaning |
+|---|---|---|
+"""
+PROFILE_DOCS = {
+    "single_conversation": "Whether one connection is one conversation.",
+    "timeout_s": "Seconds after which the client gives up on a call.",
+    "name_limit": "Longest tool name, with what the client puts before it.",
+    "progress_resets_timeout": "Whether progress keeps a call alive.",
+}
+
+
+def _values(kind: Any) -> str:
+    """The values of a setting of this type, in words."""
+    if get_origin(kind) is Literal:
+        return ", ".join(f'`"{word}"`' for word in get_args(kind))
+    if get_origin(kind) is UnionType:
+        return " or ".join("`null`" if part is type(None) else _values(part) for part in get_args(kind))
+    words: Mapping[Any, str] = {bool: "`true`, `false`", int: "whole number", float: "number", tuple: "list of strings"}
+    return words.get(get_origin(kind) or kind, "object")
+
+
+SERVER_VALUES = {"prefix": "string", "tools": "object: tool name → settings"}
+
+
+def page() -> str:
+    """The whole page."""
+    kinds = {f.name: _values(f.type) for model in (Policy, Settings) for f in fields(model)}
+    kinds |= {"reads": "list of strings", "writes": "list of strings"}  # null is what nothing said means
+    parts = [INTRO, SERVERS, "## Every setting\n"]
+    for where, (title, remark) in WHERE.items():
+        rows = [row for row in field_docs() if row[0] == where]
+        lines = [f"### {title}\n", *([f"{remark}\n"] if remark else [])]
+        lines += ["| setting | values | default | meaning |", "|---|---|---|---|"]
+        for _, name, default, doc in rows:
+            shown = "" if default is None else f"`{json.dumps(default)}`"
+            values = kinds.get(name) or SERVER_VALUES.get(name, "list of strings")
+            lines.append(f"| `{name}` | {values} | {shown} | {doc} |")
+        parts.append("\n".join(lines) + "\n")
+    profile = [
+        f"| `{f.name}` | `{json.dumps(getattr(UNKNOWN, f.name))}` | {PROFILE_DOCS[f.name]} |" for f in fields(UNKNOWN)
+    ]
+    parts.append(PROFILES + "\n".join(profile) + "\n")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    if sys.argv[1:] == ["--print"]:
+        sys.stdout.write(page())
+    else:
+        PAGE.write_text(page(), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()
