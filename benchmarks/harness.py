@@ -196,6 +196,8 @@ class Contender:
     calls: int
     after: Action | None = None
     """Done after each block, unmeasured."""
+    apart_s: float = 0.0
+    """Pause before each call: what the last one left to be done in the background is done by then."""
     medians: list[float] = field(default_factory=list)
     """Seconds: the median call of each round."""
 
@@ -213,6 +215,8 @@ async def race(contenders: Mapping[str, Contender], rounds: int, warm_up: int = 
             times: list[float] = []
             await contender.action()  # a process that slept through the others' blocks wakes up
             for _ in range(contender.calls):
+                if contender.apart_s:
+                    await anyio.sleep(contender.apart_s)
                 began = time.perf_counter()
                 await contender.action()
                 times.append(time.perf_counter() - began)

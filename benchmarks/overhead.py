@@ -33,6 +33,8 @@ from benchmarks.report import Figure, Goal, Section, Spread, at_least, at_most
 TEXT: Final = {"text": "x" * 16}
 SLOW_S: Final = 0.3
 CONCURRENT: Final = 32
+APART_S: Final = 0.005
+"""A model does not call back to back: what a handle leaves to be done is done before the next call."""
 KNOWN_HOST: Final = "claude-code"
 """A client name that the bridge knows as one conversation: what it keeps for a conversation must not cost per call."""
 WITHOUT_UVLOOP: Final = "import sys; sys.modules['uvloop'] = None; from asyncfc_mcp.cli import main; main()"
@@ -122,14 +124,17 @@ async def latency(shop: Workshop, options: Options, proxies: Sequence[peers.Prox
         slow = {"seconds": SLOW_S}
         contenders = {
             "direct": Contender(calling(direct), calls),
-            "handle": Contender(calling(bridge, "slow", slow), calls, drain),
+            "direct, apart": Contender(calling(direct), calls, apart_s=APART_S),
+            "handle": Contender(calling(bridge, "slow", slow), calls, drain, APART_S),
+            "handles": Contender(calling(bridge, "slow", slow), calls, drain),
             "sync": Contender(calling(synchronous), calls),
             "await": Contender(submit_and_await(without_grace), calls),
             "grace": Contender(calling(bridge), calls),
             "plain": Contender(calling(plain_loop), calls),
             "floor": Contender(calling(await peer(server_command("raw"), "legacy")), calls),
             "direct, old": Contender(calling(direct_old), calls),
-            "handle, old": Contender(calling(bridge_old, "slow", slow), calls, drain),
+            "direct, old, apart": Contender(calling(direct_old), calls, apart_s=APART_S),
+            "handle, old": Contender(calling(bridge_old, "slow", slow), calls, drain, APART_S),
             "sync, old": Contender(calling(synchronous_old), calls),
         }
         opened = {proxy.title: await peer(proxy.stdio(echo)) for proxy in proxies}
@@ -141,8 +146,9 @@ async def latency(shop: Workshop, options: Options, proxies: Sequence[peers.Prox
             spread = ratio(one.medians, baseline.medians)
             found.append(Figure(key, what, spread, goal, against(one, baseline)))
 
-        row("handle", "handle for a slow call, p50", "handle", at_most(0.5))
-        row("handle_handshake", "… handshake era", "handle, old", at_most(0.5), "direct, old")
+        row("handle", "handle for a slow call, calls 5 ms apart, p50", "handle", at_most(0.5), "direct, apart")
+        row("handle_handshake", "… handshake era", "handle, old", at_most(0.5), "direct, old, apart")
+        row("handle_burst", "… back to back: the last call is being sent on meanwhile", "handles", at_most(0.5))
         row("", "… floor: the SDK's client on a server that costs nothing", "floor", None, "direct, old")
         row("sync", "`mode: sync` call, stdio → stdio, p50", "sync", at_most(1.6))
         row("sync_handshake", "… handshake era", "sync, old", at_most(1.6), "direct, old")
