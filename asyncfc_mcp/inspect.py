@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from asyncfc_mcp.bridge import RESERVED, Bridge, Wiring
-from asyncfc_mcp.errors import UnknownTool
 from asyncfc_mcp.ordering import Effect, conflict
 
 CONNECT_S: Final = 60.0
@@ -118,10 +117,12 @@ def render(facts: Mapping[str, Any], width: int | None = None) -> str:
     screen = Console()
     # Into a pipe nothing is folded, so that names can be searched for.
     room = width or (screen.width if screen.is_terminal else 10_000)
-    console = Console(file=io.StringIO(), width=room, highlight=False, color_system=None)
+    # Names and reasons are others' words: "[/data]" in one is no markup.
+    console = Console(file=io.StringIO(), width=room, highlight=False, color_system=None, markup=False, emoji=False)
     servers = Table(title=f"Servers of {facts['source']}", title_justify="left", box=None, pad_edge=False)
     for heading in ("Server", "Status", "Protocol", "Tools", "Prompts", "Resources"):
-        servers.add_column(heading, justify="right" if heading in ("Tools", "Prompts", "Resources") else "left")
+        right = heading in ("Tools", "Prompts", "Resources")
+        servers.add_column(heading, justify="right" if right else "left", overflow="fold")
     for server in facts["servers"]:
         servers.add_row(
             server["name"], server["status"], server["protocol"] or "-",
@@ -157,8 +158,13 @@ def render(facts: Mapping[str, Any], width: int | None = None) -> str:
     console.print(f"Tools of the bridge itself: {', '.join(facts['meta_tools'])}")
     silent = [tool["name"] for tool in facts["tools"] if tool["effect_from"] == "nothing said"]
     if silent:
+        subject = (
+            "1 tool says nothing of what it changes and runs"
+            if len(silent) == 1
+            else (f"{len(silent)} tools say nothing of what they change and run")
+        )
         console.print(
-            f"{len(silent)} tools say nothing of what they change and run at the same time as everything else. "
+            f"{subject} at the same time as everything else. "
             'If order matters to them, declare "reads" and "writes", or set "ordering": "strict" on their server.'
         )
     for note in facts["notes"]:
@@ -185,10 +191,10 @@ def explain(bridge: Bridge, first: str, second: str) -> str:
         return "\n".join(lines) + "\n"
     mine, theirs = ("/".join(path) for path in found)
     lines.append(f"They can conflict: {first} at {mine}, {second} at {theirs}, and at least one of them writes there.")
-    # With arguments that differ everywhere, do the placeholders keep them apart?
+    # With arguments that differ everywhere, from each other and from all that is declared, are the two kept apart?
     distinct = [
         wiring.effect.bind(dict.fromkeys(wiring.effect.placeholders, mark), lambda value: False)
-        for wiring, mark in ((a, "a"), (b, "b"))
+        for wiring, mark in ((a, "\x00a"), (b, "\x00b"))
     ]
     if a.effect.placeholders | b.effect.placeholders and conflict(*distinct) is None:
         names = ", ".join(sorted(a.effect.placeholders | b.effect.placeholders))
@@ -209,14 +215,12 @@ async def run(bridge: Bridge, *, as_json: bool, explain: tuple[str, str] | None)
         with anyio.move_on_after(CONNECT_S):
             for downstream in bridge.downstreams.values():
                 await downstream.settled()
-        if explain is not None:
-            return _explained(bridge, explain)
         facts = report(bridge)
+    # Not in the block: what is raised there comes out in a group.
+    if explain is not None:
+        return _explained(bridge, explain)
     return json.dumps(facts, indent=2, ensure_ascii=False) + "\n" if as_json else render(facts)
 
 
 def _explained(bridge: Bridge, tools: tuple[str, str]) -> str:
-    try:
-        return explain(bridge, *tools)
-    except UnknownTool as exc:
-        raise exc from None
+    return explain(bridge, *tools)
