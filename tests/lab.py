@@ -186,7 +186,9 @@ class _Process:
         return "was closed by the test"
 
 
-def _spawning(toys: Mapping[str, Toy]) -> Any:
+def spawning(toys: Mapping[str, Toy]) -> Any:
+    """In place of `downstream.spawn`: a command starts the toy of that name."""
+
     async def on_malformed(exc: MalformedMessage, line: bytes) -> None:
         raise AssertionError(f"{exc}: {line!r}")
 
@@ -224,7 +226,7 @@ async def bridge_over(
         )
         for toy in toys
     ]
-    with patch("asyncfc_mcp.downstream.spawn", _spawning({toy.name: toy for toy in toys})):
+    with patch("asyncfc_mcp.downstream.spawn", spawning({toy.name: toy for toy in toys})):
         async with Bridge(BridgeConfig(tuple(configs), Settings(**settings), source="test")).open() as bridge:
             for downstream in bridge.downstreams.values():
                 await downstream.settled()
