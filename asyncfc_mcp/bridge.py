@@ -15,7 +15,7 @@ from typing import Any, Final, TextIO, cast
 
 import anyio
 from mcp.shared.exceptions import MCPError
-from mcp_types import METHOD_NOT_FOUND
+from mcp_types import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND
 
 from asyncfc_mcp import references
 from asyncfc_mcp.catalog import Catalog, Source, ToolEntry, build, template_matches
@@ -30,8 +30,8 @@ from asyncfc_mcp.errors import (
     UnknownTool,
 )
 from asyncfc_mcp.futures import Future, FutureStore, Result, Scope
-from asyncfc_mcp.offers import OfferCache
-from asyncfc_mcp.ordering import EffectTemplate, declared_effect
+from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
+from asyncfc_mcp.ordering import Effect, EffectTemplate, conflict, declared_effect
 from asyncfc_mcp.processes import Reaper
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions
 from asyncfc_mcp.scheduler import Call, OnProgress, Scheduler
@@ -39,7 +39,6 @@ from asyncfc_mcp.schemas import Validator, expected, json_type
 
 logger = logging.getLogger(__name__)
 
-TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
 RESERVED: Final = ("await_future", "gather", "cancel_future", "list_futures")
 """Names of the bridge's own tools, which no wrapped tool may have."""
 FIRST_LISTING_S: Final = 10.0
@@ -78,6 +77,7 @@ class _Forward:
     scope: Scope
     name: str | None
     missing: tuple[str, ...]
+    effect: Effect
     cycle: tuple[str, ...] = ()
 
 
@@ -119,7 +119,8 @@ class Bridge:
         self._client_capabilities: Mapping[str, Any] = {}
         self._introduced = anyio.Event()
         self._direct: Ask | None = None
-        self.on_notification: Callable[[str, str, Mapping[str, Any]], None] | None = None
+        self._log_level: str | None = None
+        self.on_notification: Callable[[str, str, Mapping[str, Any]], Awaitable[None]] | None = None
         """Told of what servers say that is for clients: the server, the method, the parameters."""
         self.downstreams: dict[str, Downstream] = {}
         for server in config.servers:
@@ -138,6 +139,7 @@ class Bridge:
         self._observers: list[Callable[[frozenset[str]], None]] = []
         self._forwards: list[_Forward] = []
         self._named = anyio.Event()
+        self._submitted = anyio.Event()
         self._settled = anyio.Event()
         self._started_at = 0.0
         self._collision: NameCollision | None = None
@@ -260,6 +262,30 @@ class Bridge:
                 tg.cancel_scope.deadline = anyio.current_time() + STRAGGLERS_S
         return self.catalog
 
+    async def started(self) -> None:
+        """Return when every server is up or has failed once."""
+        await self._settled.wait()
+
+    def silent_tools(self) -> list[str]:
+        """Tools that say nothing of what they change and are not ordered for that."""
+        return [name for name, wiring in self._wirings.items() if wiring.effect.source == "nothing said"]
+
+    async def ask_extension(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Pass a request that no revision of MCP knows on to the servers that have extensions, in order.
+
+        Raises:
+            CallFailed: none of them knows it.
+        """
+        for name, downstream in self.downstreams.items():
+            if not downstream.offer.extensions:
+                continue
+            try:
+                return await self.ask(name, method, params)
+            except ProtocolFailure as exc:
+                if exc.code != METHOD_NOT_FOUND:
+                    raise
+        raise ProtocolFailure(method, METHOD_NOT_FOUND, "Method not found", method)
+
     def troubles(self) -> list[tuple[str, str]]:
         """Name and condition of every server that is not up."""
         return [
@@ -316,11 +342,14 @@ class Bridge:
         may_refer = policy.references == "all" or (
             policy.references == "read-only" and entry.annotations.get("readOnlyHint") is True
         )
+        if self._forwards:
+            await self._behind_forwards(scope, name, wiring, arguments)
         if arguments and may_refer:
             found = references.find(arguments, known)
             missing = tuple({**dict.fromkeys(found.unknown), **announced})
             if missing and policy.names and scope.listed and self.settings.forward_wait_ms > 0:
-                await self._forward(scope, name, missing)
+                effect = wiring.effect.bind(arguments, lambda value: _may_refer(value))
+                await self._forward(_Forward(scope, name, missing, effect))
                 bindings.clear()
                 found = references.find(arguments, known)
             takes = found.keys
@@ -352,7 +381,23 @@ class Bridge:
             named.set()
         return future
 
-    async def _forward(self, scope: Scope, name: str | None, missing: tuple[str, ...]) -> None:
+    async def _behind_forwards(
+        self, scope: Scope, name: str | None, wiring: Wiring, arguments: dict[str, Any] | None
+    ) -> None:
+        """Keep a call behind those that came before it, touch the same state, and still wait for a name; unless the
+        name that they wait for is its own."""
+        effect = wiring.effect.bind(arguments or {}, lambda value: _may_refer(value))
+        before = tuple(self._forwards)
+        while any(
+            forward in self._forwards
+            and forward.scope == scope
+            and name not in forward.missing
+            and conflict(forward.effect, effect) is not None
+            for forward in before
+        ):
+            await self._submitted.wait()
+
+    async def _forward(self, forward: _Forward) -> None:
         """Wait up to `forward_wait_ms` for names that other calls of the same turn may be about to take.
 
         Hosts may send the calls of one turn at the same time, so a reference can overtake the call that it means.
@@ -362,15 +407,17 @@ class Bridge:
         Raises:
             Cycle: this call and others wait for each other.
         """
-        forward = _Forward(scope, name, missing)
         self._refuse_cycles(forward)
         self._forwards.append(forward)
         try:
             with anyio.move_on_after(self.settings.forward_wait_ms / 1000):
-                while not forward.cycle and any(self.store.find(scope, ref) is None for ref in missing):
+                while not forward.cycle and any(self.store.find(forward.scope, ref) is None for ref in forward.missing):
                     await self._named.wait()
         finally:
             self._forwards.remove(forward)
+            # Told before the call is submitted, which it is without another wait; who was behind it comes after.
+            submitted, self._submitted = self._submitted, anyio.Event()
+            submitted.set()
         if forward.cycle:
             raise Cycle(forward.cycle)
 
@@ -421,7 +468,11 @@ class Bridge:
             params["arguments"] = arguments
         if call.needs_task:
             params["task"] = {}
-        if meta := passed_on(call.meta):
+        meta = passed_on(call.meta)
+        level = (call.meta or {}).get(LOG_LEVEL_META_KEY, self._log_level)
+        if level is not None and self.downstreams[call.future.server].modern:
+            meta[LOG_LEVEL_META_KEY] = level
+        if meta:
             params["_meta"] = meta
         params |= call.answers
         downstream = self.downstreams[call.future.server]
@@ -584,7 +635,7 @@ class Bridge:
 
     async def downstream_notifies(self, downstream: Downstream, method: str, params: Mapping[str, Any] | None) -> None:
         if self.on_notification is not None:
-            self.on_notification(downstream.name, method, params or {})
+            await self.on_notification(downstream.name, method, params or {})
 
     # --- told by the clients -------------------------------------------------------------------------------------
 
@@ -617,6 +668,7 @@ class Bridge:
 
     async def set_log_level(self, level: str) -> None:
         """Ask all servers that have log messages for those of this level and above."""
+        self._log_level = level
         for downstream in self.downstreams.values():
             if downstream.status is Status.READY and downstream.offer.capabilities.get("logging") is not None:
                 try:
@@ -639,6 +691,11 @@ def passed_on(meta: object) -> dict[str, Any]:
         for key, value in meta.items()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         if isinstance(key, str) and key != "progressToken" and not key.startswith((ENVELOPE, "asyncfc/"))
     }
+
+
+def _may_refer(value: object) -> bool:
+    """Whether a value may turn out to be a reference; until that is known it stands for anything."""
+    return isinstance(value, str) and "$" in value
 
 
 def _loosened(entry: ToolEntry) -> dict[str, frozenset[str]]:

@@ -275,6 +275,11 @@ class Downstream:
         if self._connection is not None and not self._connection.modern:
             await self.notify(method)
 
+    @property
+    def modern(self) -> bool:
+        """Whether it speaks the stateless protocol (2026-07-28), as far as is known."""
+        return self.offer.protocol_version in MODERN_PROTOCOL_VERSIONS
+
     async def settled(self) -> None:
         """Wait until it is known whether the server is up: not `starting`."""
         while self.status is Status.STARTING:
@@ -311,6 +316,7 @@ class Downstream:
                         self._connection = connection
                         offer = await self._list_all(connection)
                         healthy, since = True, anyio.current_time()
+                        self._refusal = None  # what is refused from now on is some request, not us
                         self._fruitless = False
                         self._accept(offer)
                         self._become(Status.READY)

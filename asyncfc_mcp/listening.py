@@ -5,7 +5,9 @@ for, and a bounded queue for each, so that one that does not read holds up nobod
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
@@ -42,12 +44,20 @@ class Listener:
         notify: sends a notification to them.
         lists: of which lists they want to hear.
         stamp: `_meta` of everything they are told.
+        connection: the handshake connection that they are; None for a stream.
     """
 
     def __init__(
-        self, notify: Notify, scope: Scope, *, lists: Iterable[str], stamp: Mapping[str, Any] | None = None
+        self,
+        notify: Notify,
+        scope: Scope,
+        *,
+        lists: Iterable[str],
+        stamp: Mapping[str, Any] | None = None,
+        connection: object = None,
     ) -> None:
         self.notify = notify
+        self.connection = connection
         self.scope = scope
         self.lists = frozenset(lists)
         self.stamp = dict(stamp or {})
@@ -86,6 +96,17 @@ class Listener:
             self._receive.close()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Attendance:
+    """A request that waits for a server, and hears what that server logs meanwhile."""
+
+    notify: Notify
+    level: str | None
+    """The level that the request itself asked for (2026-07-28)."""
+    connection: object
+    """The handshake connection that it came on; None on 2026-07-28."""
+
+
 class Listeners:
     """Everybody who listens to one bridge."""
 
@@ -96,6 +117,7 @@ class Listeners:
         self._changed: set[str] = set()
         self._dirty = anyio.Event()
         self._logged: dict[str, tuple[float, int]] = {}
+        self._attending: dict[str, list[Attendance]] = {}
         bridge.observe(self._on_lists)
         bridge.on_notification = self._on_notification
 
@@ -183,7 +205,19 @@ class Listeners:
         self._changed |= kinds
         self._dirty.set()
 
-    def _on_notification(self, server: str, method: str, params: Mapping[str, Any]) -> None:
+    @contextmanager
+    def attending(self, attendance: "Attendance", servers: Iterable[str]) -> Generator[None]:
+        """While it lasts, what these servers log goes to a request that waits for them, on its own stream."""
+        lists = [self._attending.setdefault(server, []) for server in dict.fromkeys(servers)]
+        for each in lists:
+            each.append(attendance)
+        try:
+            yield
+        finally:
+            for each in lists:
+                each.remove(attendance)
+
+    async def _on_notification(self, server: str, method: str, params: Mapping[str, Any]) -> None:
         if method == "notifications/resources/updated":
             uri = params.get("uri")
             for listener in tuple(self._all):
@@ -191,10 +225,32 @@ class Listeners:
                 if isinstance(uri, str) and any(uri == wanted or uri.startswith(wanted) for wanted in listener.uris):
                     listener.tell(method, {key: value for key, value in params.items() if key != "_meta"})
         elif method == "notifications/message" and self._within_rate(server):
-            # Only to those whose protocol has log messages outside a request, and who have heard what may be theirs.
+            level = params.get("level")
+            told: set[object] = set()
+            for attendance in tuple(self._attending.get(server, ())):
+                wanted = attendance.level
+                if (
+                    attendance.connection is not None
+                    and (own := self._by_connection(attendance.connection)) is not None
+                ):
+                    wanted = own.level
+                    told.add(own)
+                elif wanted is None:
+                    continue  # 2026-07-28: no messages for a request that did not ask for any
+                if self.wants(wanted, level):
+                    # At once and not through a queue: it must not be overtaken by the answer to that request.
+                    await attendance.notify(method, params)
+            # Outside a request only handshake connections hear, where nobody else's messages could be among them.
             for listener in tuple(self._all):
-                if not listener.stamp and listener.scope.listed and self.wants(listener.level, params.get("level")):
+                if listener in told or listener.stamp or not listener.scope.listed:
+                    continue
+                if self.wants(listener.level, level):
                     listener.tell(method, params)
+
+    def _by_connection(self, connection: object) -> Listener | None:
+        if connection is None:
+            return None
+        return next((listener for listener in self._all if listener.connection is connection), None)
 
     def _within_rate(self, server: str) -> bool:
         now = anyio.current_time()

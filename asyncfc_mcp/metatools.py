@@ -64,9 +64,15 @@ class Client:
             del self.unread[key]
         return list(self.unread.values())
 
-    def wait_s(self, bridge: Bridge, asked: float | None = None) -> float:
-        """How long a wait may last, in seconds."""
-        longest = min(bridge.settings.max_wait_s, self.profile.wait_s)
+    def wait_s(self, bridge: Bridge, asked: float | None = None, *, hears: bool = False) -> float:
+        """How long a wait may last, in seconds.
+
+        Args:
+            hears: it is sent progress meanwhile, which keeps some hosts waiting.
+        """
+        longest = bridge.settings.max_wait_s
+        if not (hears and self.profile.progress_resets_timeout):
+            longest = min(longest, self.profile.wait_s)
         if self.patience_s is not None:
             longest = min(longest, self.patience_s)
         return longest if asked is None else min(asked, longest)
@@ -102,7 +108,7 @@ async def wait(
     """
     client = caller.client
     began = anyio.current_time()
-    deadline = began + client.wait_s(bridge, timeout_s)
+    deadline = began + client.wait_s(bridge, timeout_s, hears=caller.report is not None)
     needed: list[tuple[Future, Question]] = []
     try:
         if caller.report is None:

@@ -11,12 +11,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from asyncfc_mcp.config import ServerConfig
 
 logger = logging.getLogger(__name__)
 
+TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
 LISTINGS: Final[Mapping[str, tuple[str, str]]] = {
     "tools": ("tools/list", "tools"),
     "prompts": ("prompts/list", "prompts"),
@@ -35,6 +36,13 @@ class Offer:
     instructions: str | None = None
     protocol_version: str = ""
     listings: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict[str, list[dict[str, Any]]])
+
+    @property
+    def extensions(self) -> Mapping[str, Any]:
+        """The protocol extensions that it declares, but for tasks, which we take care of ourselves."""
+        declared = self.capabilities.get("extensions")
+        found: Mapping[str, Any] = cast("Mapping[str, Any]", declared) if isinstance(declared, dict) else {}
+        return {key: value for key, value in found.items() if key != TASKS_EXTENSION}
 
     def listing(self, kind: str) -> list[dict[str, Any]]:
         return self.listings.get(kind, [])

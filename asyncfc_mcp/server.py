@@ -10,8 +10,8 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -24,15 +24,17 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
 from mcp.shared.dispatcher import DispatchContext
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, SERVER_INFO_META_KEY
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, SERVER_INFO_META_KEY
+from mcp_types.methods import SPEC_CLIENT_METHODS
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from asyncfc_mcp import __version__, answers, results, tasks
 from asyncfc_mcp.bridge import Ask, Bridge, Wiring
+from asyncfc_mcp.catalog import HOST_PREFIX, NAME_LIMIT, upstream_name
 from asyncfc_mcp.errors import BridgeError, CallFailed, InvalidArguments, ProtocolFailure, UnknownTool
 from asyncfc_mcp.futures import Future, Question, Result, Scope, State
 from asyncfc_mcp.hosts import profile_for
-from asyncfc_mcp.listening import LEVELS, Listener, Listeners
+from asyncfc_mcp.listening import LEVELS, Attendance, Listener, Listeners
 from asyncfc_mcp.metatools import CANCEL_WAIT_S, METATOOLS, Caller, Client, InputNeeded, Report, instructions, wait
 from asyncfc_mcp.scheduler import wait_for
 from asyncfc_mcp.tasks import CHOICE_KEY, EXTENSION
@@ -49,6 +51,8 @@ CROWD: Final = 8
 """Of a tool that nothing is known of yet, so many calls at a time are given grace; a burst is answered at once."""
 CLIENTS: Final = 4096
 """How many clients' habits are remembered."""
+OTHER_METHODS: Final = SPEC_CLIENT_METHODS
+"""Methods that MCP defines. The SDK answers those of them that are not ours; any other may be an extension's."""
 PAGE: Final = 1000
 """How many entries a page of a list has."""
 LISTED_FUTURES: Final = 100
@@ -110,6 +114,7 @@ class Upstream:
         self._scope = scope
         self._pipe = pipe
         self._clients: OrderedDict[tuple[str, str | None], Client] = OrderedDict()
+        self._aliases: dict[str, str] = {}
         self._listeners = Listeners(bridge, self._task)
         self._connections: dict[Any, Listener] = {}
         self._asking: anyio.abc.TaskGroup
@@ -164,8 +169,7 @@ class Upstream:
                 self._introduce(ctx, result)
             return result
         connection = _connection(ctx)
-        if not connection.initialize_accepted:
-            raise NotInitialized
+        self.admit(connection, ctx.method)
         info = ctx.session.client_params
         return await self.answer(
             Request(
@@ -189,9 +193,22 @@ class Upstream:
         tool = self.bridge.catalog.tools.get(name)
         return tool is not None and tool.policy.mode == "sync"
 
+    def admit(self, connection: Any, method: str) -> None:
+        """Let a handshake connection's request through.
+
+        Raises:
+            MCPError: it has not shaken hands; for a method that nobody knows, that nobody knows it.
+        """
+        if connection.initialize_accepted:
+            return
+        if method not in OTHER_METHODS:
+            raise MCPError(METHOD_NOT_FOUND, "Method not found", method)
+        raise NotInitialized
+
     def answers(self, method: str, *, modern: bool) -> bool:
         """Whether `answer` knows the method in this protocol era; all others are the SDK's."""
-        return method in self._methods or method in (self._modern_methods if modern else self._handshake_methods)
+        era = self._modern_methods if modern else self._handshake_methods
+        return method in self._methods or method in era or method not in OTHER_METHODS
 
     async def answer(self, request: Request) -> Result:
         """Answer a request of an initialized client, envelope included.
@@ -203,7 +220,7 @@ class Upstream:
         if meta is not None and not isinstance(meta, dict):
             raise MCPError(INVALID_PARAMS, "_meta must be an object")
         era = self._modern_methods if request.modern else self._handshake_methods
-        handler = self._methods.get(request.method) or era[request.method]
+        handler = self._methods.get(request.method) or era.get(request.method, self._extension)
         try:
             result = await handler(request)
         except CallFailed as exc:
@@ -243,7 +260,8 @@ class Upstream:
                 if offers.get(kind) is not None:
                     capabilities[kind] = {}
         if modern:
-            capabilities["extensions"] = {EXTENSION: {}}
+            theirs = {k: v for d in self.bridge.downstreams.values() for k, v in d.offer.extensions.items()}
+            capabilities["extensions"] = {**theirs, EXTENSION: {}}
         elif result.get("protocolVersion") == "2025-11-25":
             capabilities["tasks"] = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
         result["capabilities"] = capabilities
@@ -291,8 +309,21 @@ class Upstream:
     async def _list_tools(self, request: Request) -> Result:
         params = request.params
         catalog = await self.bridge.listed()
-        tools = [*(tool.listed(name) for name, tool in METATOOLS.items()), *catalog.tool_list()]
+        profile = profile_for(request.host, self.bridge.settings.host_profiles)
+        wrapped = self._fitting(catalog.tool_list(), profile.name_limit)
+        tools = [*(tool.listed(name) for name, tool in METATOOLS.items()), *wrapped]
         return _paged(params, "tools", tools)
+
+    def _fitting(self, tools: list[dict[str, Any]], name_limit: int) -> list[dict[str, Any]]:
+        """The tools with names that fit a host which allows less than most; `_aliases` leads back."""
+        limit = name_limit - len(HOST_PREFIX)
+        fitting: list[dict[str, Any]] = []
+        for tool in tools:
+            name = upstream_name("", tool["name"], limit) if len(tool["name"]) > limit < NAME_LIMIT else tool["name"]
+            if name != tool["name"]:
+                self._aliases[name] = tool["name"]
+            fitting.append({**tool, "name": name} if name != tool["name"] else tool)
+        return fitting
 
     async def _call_tool(self, request: Request) -> Result:
         params = request.params
@@ -302,6 +333,7 @@ class Upstream:
         if arguments is not None and not isinstance(arguments, dict):
             raise MCPError(INVALID_PARAMS, f"tools/call: arguments must be an object; found {arguments!r:.80}")
         arguments = cast("dict[str, Any] | None", arguments)
+        name = self._aliases.get(name, name)
         client = self._client(request)
         put = None if request.modern else partial(self._put, request)
         caller = Caller(client, request.report(), put, request.capabilities)
@@ -378,7 +410,8 @@ class Upstream:
             future.answered = True
             self.bridge.store.mark_read(future)
         try:
-            await self._attend(future, caller)
+            with self._hearing(request, [future]):
+                await self._attend(future, caller)
         except anyio.get_cancelled_exc_class():
             self.bridge.scheduler.cancel(future)
             raise
@@ -446,7 +479,8 @@ class Upstream:
                 client.unread[future.key] = future
         if wanted:
             try:
-                await wait(self.bridge, caller, futures)
+                with self._hearing(request, futures):
+                    await wait(self.bridge, caller, futures)
             except InputNeeded as needed:
                 raise InputNeeded(needed.questions, futures) from None
         else:
@@ -464,6 +498,13 @@ class Upstream:
         return answers.append(answer, (), note) if note else answer
 
     # --- questions -----------------------------------------------------------------------------------------------
+
+    def _hearing(self, request: Request, futures: Iterable[Future]) -> AbstractContextManager[None]:
+        """While it lasts, the request hears what the servers of these futures log."""
+        meta = cast("Mapping[str, Any]", request.params.get("_meta") or {})
+        connection = None if request.modern else request.connection
+        attendance = Attendance(request.channel.notify, meta.get(LOG_LEVEL_META_KEY), connection)
+        return self._listeners.attending(attendance, (future.server for future in futures))
 
     def _put(self, request: Request, question: Question) -> None:
         """Ask the client at once, beside the request that waits; the user may take longer than that waits."""
@@ -630,6 +671,10 @@ class Upstream:
             raise MCPError(INVALID_PARAMS, f"Unknown resource template: {uri}")
         return await self.bridge.ask(server[0], "completion/complete", params)
 
+    async def _extension(self, request: Request) -> Result:
+        """A method that no revision of MCP knows is that of a server's extension, or nobody's."""
+        return await self.bridge.ask_extension(request.method, request.params)
+
     # --- listening -----------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -643,7 +688,8 @@ class Upstream:
         """A handshake connection as a listener, until it ends."""
         listener = self._connections.get(connection)
         if listener is None:
-            listener = Listener(connection.notify, self._scope, lists=("tools", "prompts", "resources"))
+            lists = ("tools", "prompts", "resources")
+            listener = Listener(connection.notify, self._scope, lists=lists, connection=connection)
             self._connections[connection] = listener
             self._listeners.add(listener)
             self._asking.start_soon(listener.run)

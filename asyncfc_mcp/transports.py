@@ -29,7 +29,7 @@ from asyncfc_mcp.bridge import Ask, Bridge
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
 from asyncfc_mcp.peer import Inbound, Peer
-from asyncfc_mcp.server import NotInitialized, Request, Upstream, wire_capabilities
+from asyncfc_mcp.server import Request, Upstream, wire_capabilities
 from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage
 
 if TYPE_CHECKING:
@@ -105,6 +105,18 @@ async def _stopping() -> AsyncGenerator[anyio.CancelScope]:
         await tg.start(watch)
         yield tg.cancel_scope
         tg.cancel_scope.cancel()
+
+
+async def _say_silent(bridge: Bridge) -> None:
+    """One line at the start for tools whose order cannot be kept."""
+    await bridge.started()
+    silent = bridge.silent_tools()
+    if silent:
+        logger.warning(
+            "%d of %d tools do not say what they change and run at the same time as everything else (see inspect)",
+            len(silent),
+            len(bridge.catalog.tools),
+        )
 
 
 # --- stdio ---------------------------------------------------------------------------------------------------------
@@ -183,8 +195,7 @@ class _LineServer:
                 self._introduce(wire_capabilities(self._connection), self._peer.send_raw_request)
             return result
         connection = self._connection
-        if not connection.initialize_accepted:
-            raise NotInitialized
+        self._upstream.admit(connection, method)
         if self._client is None:
             info = connection.client_params
             self._client = (info.client_info.name if info is not None else None, wire_capabilities(connection))
@@ -265,6 +276,7 @@ async def serve_stdio(bridge: Bridge) -> None:
 
         async with anyio.create_task_group() as tg:
             await tg.start(upstream.run)
+            tg.start_soon(_say_silent, bridge)
             tg.start_soon(watch_parent)
             await _serve_pipes(upstream)
             tg.cancel_scope.cancel()
@@ -395,6 +407,7 @@ async def serve_http(
             )
             async with anyio.create_task_group() as tg:
                 await tg.start(upstream.run)
+                tg.start_soon(_say_silent, bridge)
                 shown = f"[{host.strip('[]')}]" if family == socket.AF_INET6 else host
                 listening(f"http://{shown}:{sock.getsockname()[1]}")
                 server = uvicorn.Server(config)
