@@ -30,14 +30,15 @@ _DUPLEX: Final = TransportContext(kind="lines", can_send_request=True)
 _ONE_WAY: Final = TransportContext(kind="lines", can_send_request=False)
 
 
-def _key(request_id: object) -> object:
-    """IDs correlate as the SDK has it: "7" and 7 are one."""
+def _key(request_id: object) -> int | str | None:
+    """IDs correlate as the SDK has it: "7" and 7 are one. None for what can be no ID, which correlates with nothing."""
     if isinstance(request_id, str):
         try:
             return int(request_id)
         except ValueError:
             return request_id
-    return request_id
+    # `type` and not `isinstance`: True is an int, and no ID.
+    return request_id if type(request_id) is int else None
 
 
 class _Pending:
