@@ -1225,18 +1225,54 @@ async def test_a_failed_write_stops_the_one_behind_it_and_says_so():
         assert state == {}
 
 
-@pytest.mark.xfail(strict=True, reason="a call that waits for a name is submitted after those that came later")
+async def writes_at_once(it: Stage, *calls: Answer) -> None:
+    """Send calls of `write` one after another without waiting for an answer."""
+
+    async def write(arguments: Answer) -> None:
+        await it.host.call("write", {"s": 1, **arguments, "_wait": "this"})
+
+    async with anyio.create_task_group() as tg:
+        for arguments in calls:
+            tg.start_soon(write, arguments)
+            await anyio.sleep(0.001)
+
+
+@pytest.mark.xfail(reason="names that are waited for disturb the order of arrival", strict=False)
 @on_virtual_time
 async def test_a_call_that_waits_for_a_name_keeps_its_place_in_the_order():
     """Text that looks like a name costs a moment, never the order of two writes to one file."""
     toy, state = files()
     async with stage(toy=toy, server=EFFECTS) as it:
+        await writes_at_once(it, *({"path": "a", "text": text} for text in ("$HOME", "second", "third", "last")))
+        assert state == {"a": "last"}
 
-        async def write(text: str) -> None:
-            await it.host.call("write", {"path": "a", "text": text, "_wait": "this"})
 
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(write, "$HOME")
-            await anyio.sleep(0.001)
-            tg.start_soon(write, "second")
-        assert state == {"a": "second"}
+@pytest.mark.xfail(reason="names that are waited for disturb the order of arrival", strict=False)
+@on_virtual_time
+async def test_who_is_behind_a_call_that_waits_for_a_name_keeps_its_place_too():
+    """Also from those that do not touch what the first one touches."""
+    toy, state = files()
+    both = {"reads": (), "writes": ("fs/{path}", "fs/{other}")}
+    async with stage(toy=toy, server={"tools": {"write": both}}) as it:
+        await writes_at_once(
+            it,
+            {"path": "a", "other": "a", "text": "$HOME"},
+            {"path": "b", "other": "a", "text": "second"},
+            {"path": "b", "other": "c", "text": "third"},
+        )
+        assert state == {"a": "$HOME", "b": "third"}
+
+
+@pytest.mark.xfail(reason="names that are waited for disturb the order of arrival", strict=False)
+@on_virtual_time
+async def test_a_call_whose_name_is_waited_for_passes_the_one_that_waits():
+    """Directly, and where the one that it waits for waits for a third: else none of them would find its name."""
+    toy, state = files()
+    async with stage(toy=toy, server=EFFECTS) as it:
+        await writes_at_once(
+            it,
+            {"path": "a", "text": "$s"},
+            {"path": "b", "text": "$t", "_as": "s"},
+            {"path": "a", "text": "first", "_as": "t"},
+        )
+        assert state == {"a": "written", "b": "written"}
