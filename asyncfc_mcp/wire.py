@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, cast
 
 import anyio
 import anyio.lowlevel
+from pydantic_core import from_json, to_json
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
@@ -26,11 +27,18 @@ Message = dict[str, Any]
 
 
 class MalformedMessage(ValueError):
-    """A line that is not one JSON-RPC message; `code` is the JSON-RPC error for it."""
+    """A line that is not one JSON-RPC message; `code` is the JSON-RPC error for it.
 
-    def __init__(self, code: int, problem: str, request_id: int | str | None = None) -> None:
+    Attributes:
+        is_answer: it is an answer as far as it is anything. Answers are not answered: its ID is one of ours, and an
+            error with that ID would reach whatever the other side has asked under the same number.
+    """
+
+    def __init__(
+        self, code: int, problem: str, request_id: int | str | None = None, *, is_answer: bool = False
+    ) -> None:
         super().__init__(problem)
-        self.code, self.request_id = code, request_id
+        self.code, self.request_id, self.is_answer = code, request_id, is_answer
 
 
 def _no_constant(name: str) -> object:
@@ -38,6 +46,8 @@ def _no_constant(name: str) -> object:
 
 
 _decode: Final = json.JSONDecoder(parse_constant=_no_constant).decode
+# pydantic's parser and writer take a third of the time of `json`'s (a small message: 3 µs for both, not 10; measured)
+# and come with a package that is needed anyway. `json` does what they refuse.
 # Made once: `json.dumps` with any argument makes an encoder for every call, which costs as much as a small message.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _encode_ascii: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
@@ -50,9 +60,13 @@ def parse_message(line: bytes) -> Message:
         MalformedMessage: it is not JSON, or not one JSON-RPC 2.0 message.
     """
     try:
-        value: Any = _decode(line.decode())
-    except (ValueError, RecursionError) as exc:
-        raise MalformedMessage(PARSE_ERROR, f"Parse error: {exc}") from None
+        value: Any = from_json(line, allow_inf_nan=False)
+    except ValueError:
+        # What pydantic's parser refuses may still be JSON: lone surrogates, deep nesting.
+        try:
+            value = _decode(line.decode())
+        except (ValueError, RecursionError) as exc:
+            raise MalformedMessage(PARSE_ERROR, f"Parse error: {exc}") from None
     if not isinstance(value, dict):
         what = "a batch" if isinstance(value, list) else "not an object"
         raise MalformedMessage(INVALID_REQUEST, f"Invalid Request: {what}; send one JSON-RPC message per line")
@@ -62,7 +76,8 @@ def parse_message(line: bytes) -> Message:
     shown = request_id if type(request_id) is int or type(request_id) is str else None
     problem = _envelope_problem(message, shown)
     if problem is not None:
-        raise MalformedMessage(INVALID_REQUEST, f"Invalid Request: {problem}", shown)
+        is_answer = "method" not in message and ("result" in message or "error" in message)
+        raise MalformedMessage(INVALID_REQUEST, f"Invalid Request: {problem}", shown, is_answer=is_answer)
     return message
 
 
@@ -92,6 +107,13 @@ def _envelope_problem(message: Message, request_id: int | str | None) -> str | N
 
 def format_message(message: Message) -> bytes:
     """The line for a message, newline included."""
+    try:
+        line = to_json(message, inf_nan_mode="constants")
+        # Infinity is no JSON; a text that has the word takes the long way for nothing, and that is all.
+        if b"Infinity" not in line and b"NaN" not in line:
+            return line + b"\n"
+    except (ValueError, RecursionError):
+        pass
     try:
         return _encode(message).encode() + b"\n"
     except (ValueError, RecursionError):
