@@ -250,6 +250,9 @@ async def _serve_pipes(upstream: Upstream) -> None:
     writer = LineWriter(pipes.sink)
 
     async def on_malformed(exc: MalformedMessage, line: bytes) -> None:
+        if exc.is_answer:
+            logger.warning("the client sent an answer that is none: %s", exc)
+            return
         error = {"code": exc.code, "message": str(exc)}
         with suppress(anyio.BrokenResourceError):
             await writer.send({"jsonrpc": "2.0", "id": exc.request_id, "error": error})

@@ -77,7 +77,8 @@ def parse_message(line: bytes) -> Message:
     problem = _envelope_problem(message, shown)
     if problem is not None:
         is_answer = "method" not in message and ("result" in message or "error" in message)
-        raise MalformedMessage(INVALID_REQUEST, f"Invalid Request: {problem}", shown, is_answer=is_answer)
+        what = "Invalid answer" if is_answer else "Invalid Request"
+        raise MalformedMessage(INVALID_REQUEST, f"{what}: {problem}", shown, is_answer=is_answer)
     return message
 
 
@@ -174,7 +175,7 @@ class LineReader:
 
     Args:
         on_malformed: told of every line that is no message. Reading goes on after it: one bad line is not the end of
-            a connection.
+            a connection. An answer that is none is read as an error, since somebody waits for it.
     """
 
     def __init__(self, source: Source, on_malformed: Callable[[MalformedMessage, bytes], Awaitable[None]]) -> None:
@@ -199,6 +200,12 @@ class LineReader:
                     return parse_message(line)
                 except MalformedMessage as exc:
                     await self._on_malformed(exc, line)
+                    if exc.is_answer and exc.request_id is not None:
+                        return {
+                            "jsonrpc": "2.0",
+                            "id": exc.request_id,
+                            "error": {"code": exc.code, "message": str(exc)},
+                        }
             if self._ended:
                 raise anyio.EndOfStream
             try:

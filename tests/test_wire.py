@@ -256,6 +256,21 @@ def test_lines_are_the_same_however_they_are_cut_up(lines: list[bytes], unfinish
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
+    "rest", ['"result":7', '"result":null', '"error":"text"', '"error":{}', '"jsonrpc":"1.0","result":{}']
+)
+async def test_an_answer_that_is_none_reaches_whoever_waits_for_it_as_an_error(rest: str):
+    """Dropped, it would be waited for until the end of time."""
+    line = f'{{"jsonrpc":"2.0","id":5,{rest}}}\n'.encode()
+    messages, malformed = await read_all(Chunks([line]))
+    assert malformed == [line.rstrip()]
+    (message,) = messages
+    assert message["id"] == 5
+    assert message["error"]["code"] == INVALID_REQUEST
+    assert message["error"]["message"].startswith("Invalid answer: ")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
     "end", [anyio.EndOfStream(), anyio.ClosedResourceError(), anyio.BrokenResourceError(), OSError(5, "EIO")], ids=repr
 )
 async def test_a_last_line_without_its_newline_is_still_a_line(end: Exception):
