@@ -115,7 +115,7 @@ async def wait(
             needed = await _wait_until(bridge, caller, futures, any_, deadline)
         else:
             async with anyio.create_task_group() as tg:
-                tg.start_soon(_keep_awake, futures, caller.report)
+                tg.start_soon(_keep_awake, futures, caller.report, min(HEARTBEAT_S, client.profile.timeout_s / 2))
                 needed = await _wait_until(bridge, caller, futures, any_, deadline)
                 tg.cancel_scope.cancel()
     except anyio.get_cancelled_exc_class():
@@ -163,7 +163,7 @@ async def _wait_until(
     return []
 
 
-async def _keep_awake(futures: Sequence[Future], report: Report) -> None:
+async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float) -> None:
     """Forward the downstream's progress, or a heartbeat where there is none. The numbers only grow, as MCP asks."""
     last = 0.0
     began = anyio.current_time()
@@ -177,7 +177,7 @@ async def _keep_awake(futures: Sequence[Future], report: Report) -> None:
         future.watchers.append(watch)
     try:
         while True:
-            with anyio.move_on_after(HEARTBEAT_S):
+            with anyio.move_on_after(every_s):
                 await changed.wait()
             heard, changed = changed.is_set(), anyio.Event()
             if len(watched) == 1 and watched[0].progress is not None:
