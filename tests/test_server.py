@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from posixpath import normpath
 from typing import Any
 
@@ -699,6 +700,7 @@ async def test_awaiting_is_bounded_and_can_be_repeated():
                 assert records(answer) == [("f1", "running")]
         assert await it.host.outcome("f1") == text_result("slept 100")
         assert await it.host.outcome("f1") == text_result("slept 100")
+        assert not it.bridge.store.get(LOCAL, "f1").watchers, "a wait that ended is remembered"
 
 
 @on_virtual_time
@@ -709,6 +711,22 @@ async def test_a_host_that_gives_up_early_is_answered_in_time():
         with Took() as took:
             await it.host.outcome("f1")
         assert took.seconds == pytest.approx(3.75)
+
+
+@on_virtual_time
+async def test_a_host_whose_patience_progress_renews_is_kept_waiting():
+    """As long as it hears of us in time; one that gave no token is not."""
+    profile = {"impatient": {"timeout_s": 4.0, "progress_resets_timeout": True}}
+    async with stage(name="impatient", host_profiles=profile) as it:
+        await it.host.call("sleep", {"s": 100})
+        progress = Progress()
+        with Took() as took:
+            await it.host.call("await_future", {"future_id": "f1"}, progress=progress)
+        assert took.seconds == pytest.approx(45)
+        assert max(later - earlier for earlier, later in pairwise(progress.at)) <= 3
+        with Took() as took:
+            await it.host.outcome("f1")
+        assert took.seconds == pytest.approx(3)
 
 
 @on_virtual_time
