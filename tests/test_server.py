@@ -519,6 +519,23 @@ async def test_wait_all_brings_every_unread_result_of_the_conversation(era: str)
         assert records(again) == [("f5", "completed")]
 
 
+@pytest.mark.xfail(reason="calls that wait for names are not waited for", strict=False)
+@on_virtual_time
+async def test_wait_all_means_calls_that_came_before_and_wait_for_a_name_too():
+    """Though the call that brings the name comes last of all."""
+    async with stage() as it:
+        answers: list[Answer] = []
+
+        async def call(arguments: Answer) -> None:
+            answers.append(await it.host.call("echo", arguments))
+
+        async with anyio.create_task_group() as tg:
+            for arguments in ({"text": "$s"}, {"_wait": "all"}, {"_as": "s"}):
+                tg.start_soon(call, arguments)
+                await anyio.sleep(0.001)
+        assert max(len(records(answer)) for answer in answers) == 3
+
+
 @on_virtual_time
 async def test_wait_takes_ids_and_names():
     """Besides its own result; its own name, `this`, `$` and doubles do no harm."""
