@@ -12,11 +12,8 @@ from mcp_types import INTERNAL_ERROR
 from asyncfc_mcp.errors import ProtocolFailure
 from asyncfc_mcp.futures import Future, State
 
-EXTENSION: Final = "io.modelcontextprotocol/tasks"
 RELATED: Final = "io.modelcontextprotocol/related-task"
 """Key in `_meta` of a result that came from a task (2025-11-25)."""
-CHOICE_KEY: Final = "asyncfc/tasks"
-"""Key in a request's `_meta` by which a client chooses `task` or `handle` for one call."""
 POLL_MS: Final = 1000
 """How often a client should ask."""
 

@@ -29,7 +29,8 @@ from asyncfc_mcp.bridge import Ask, Bridge
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
 from asyncfc_mcp.peer import Inbound, Peer
-from asyncfc_mcp.server import Request, Upstream, wire_capabilities
+from asyncfc_mcp.requests import Request
+from asyncfc_mcp.server import Upstream, wire_capabilities
 from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from mcp_types import Implementation
 
 from asyncfc_mcp.answers import META_KEY
 from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.calls import CONVERSATION_KEY
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
-from asyncfc_mcp.server import CONVERSATION_KEY, Upstream
+from asyncfc_mcp.server import Upstream
 
 ERAS = ["legacy", "2026-07-28"]
 SERVER_INFO = "io.modelcontextprotocol/serverInfo"

@@ -1,0 +1,445 @@
+"""`tools/list` and `tools/call`: a wrapped tool's call answered with its future, with results, or as a task.
+
+Owns the ways in which a call is answered (handle, grace, `_wait`, sync, task), whose conversation it belongs to, and
+questions that travel in answers. Refuses to run anything: the bridge does.
+"""
+
+import json
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Final, Protocol, cast
+
+import anyio
+import anyio.abc
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, LOG_LEVEL_META_KEY
+
+from asyncfc_mcp import answers, tasks
+from asyncfc_mcp.bridge import Ask, Bridge, Wiring
+from asyncfc_mcp.catalog import HOST_PREFIX, NAME_LIMIT, upstream_name
+from asyncfc_mcp.errors import BridgeError, CallFailed, InvalidArguments, ProtocolFailure, UnknownTool
+from asyncfc_mcp.futures import Future, Question, Result, Scope, State
+from asyncfc_mcp.hosts import profile_for
+from asyncfc_mcp.listening import Attendance, Listeners
+from asyncfc_mcp.metatools import METATOOLS, Caller, Client, InputNeeded, wait
+from asyncfc_mcp.requests import Handler, Params, Request, paged
+from asyncfc_mcp.scheduler import wait_for
+
+logger = logging.getLogger(__name__)
+
+CONVERSATION_KEY: Final = "asyncfc/conversation"
+"""Key in a request's `_meta` by which a host says whose conversation it belongs to."""
+CROWD: Final = 8
+"""Of a tool that nothing is known of yet, so many calls at a time are given grace; a burst is answered at once."""
+CLIENTS: Final = 4096
+"""How many clients' habits are remembered."""
+
+
+class Seal(Protocol):
+    """Keeps what a client carries for us from being read or changed."""
+
+    def seal(self, payload: bytes) -> str: ...
+
+    def open(self, token: str) -> bytes | None:
+        """What was sealed; None if the token is not ours, or was changed."""
+        ...
+
+
+class ToolCalls:
+    """Answers the calls of one server's clients.
+
+    Args:
+        asking: where clients are asked beside requests that wait.
+        seal: for what a client brings back with the answers to questions (2026-07-28).
+        pipe: whether there is one connection only, so that the connection can stand for a conversation (stdio).
+    """
+
+    def __init__(
+        self, bridge: Bridge, scope: Scope, listeners: Listeners, asking: "Asking", seal: "Seal", *, pipe: bool
+    ) -> None:
+        self.bridge = bridge
+        self._scope = scope
+        self._pipe = pipe
+        self._listeners = listeners
+        self._asking = asking
+        self._seal = seal
+        self._clients: OrderedDict[tuple[str, str | None], Client] = OrderedDict()
+        self._aliases: dict[str, str] = {}
+        self.epoch = time.time() - anyio.current_time()
+        """The wall clock when the monotonic clock was zero, in seconds."""
+        self.methods: Mapping[str, Handler] = {"tools/list": self._list_tools, "tools/call": self._call_tool}
+
+    def input_schema(self, name: str) -> Mapping[str, Any] | None:
+        """The schema that a tool is listed with; None if it is not listed."""
+        tool = self.bridge.catalog.tools.get(name)
+        return tool.listed.get("inputSchema") if tool is not None else None
+
+    async def _list_tools(self, request: Request) -> Result:
+        params = request.params
+        catalog = await self.bridge.listed()
+        profile = profile_for(request.host, self.bridge.settings.host_profiles)
+        wrapped = self._fitting(catalog.tool_list(), profile.name_limit)
+        tools = [*(tool.listed(name) for name, tool in METATOOLS.items()), *wrapped]
+        return paged(params, "tools", tools)
+
+    def _fitting(self, tools: list[dict[str, Any]], name_limit: int) -> list[dict[str, Any]]:
+        """The tools with names that fit a host which allows less than most; `_aliases` leads back."""
+        limit = name_limit - len(HOST_PREFIX)
+        fitting: list[dict[str, Any]] = []
+        for tool in tools:
+            name = upstream_name("", tool["name"], limit) if len(tool["name"]) > limit < NAME_LIMIT else tool["name"]
+            if name != tool["name"]:
+                self._aliases[name] = tool["name"]
+            fitting.append({**tool, "name": name} if name != tool["name"] else tool)
+        return fitting
+
+    async def _call_tool(self, request: Request) -> Result:
+        params = request.params
+        name, arguments = params.get("name"), params.get("arguments")
+        if not isinstance(name, str):
+            raise MCPError(INVALID_PARAMS, f"tools/call: name must be a string; found {name!r:.80}")
+        if arguments is not None and not isinstance(arguments, dict):
+            raise MCPError(INVALID_PARAMS, f"tools/call: arguments must be an object; found {arguments!r:.80}")
+        arguments = cast("dict[str, Any] | None", arguments)
+        name = self._aliases.get(name, name)
+        caller = self.caller(request)
+        client = caller.client
+        tool = METATOOLS.get(name)
+        try:
+            resumed = self._resume(params, lenient=self._passes_questions(name))
+            if tool is not None:
+                answer = await tool.handler(self.bridge, caller, arguments or {})
+                if name == "await_future" and answers.META_KEY not in (answer.get("_meta") or {}):
+                    return answer  # a ready result goes up as the server gave it
+            else:
+                wiring = await self.bridge.found(name)
+                if request.chooses_task(self.bridge.settings.tasks) or "task" in params:
+                    return await self._call_task(request, caller, wiring, arguments)
+                if wiring.entry.policy.mode == "sync":
+                    return await self._call_sync(request, caller, wiring, arguments, resumed)
+                answer = await self._call_wrapped(request, caller, wiring, arguments, resumed)
+        except CallFailed:
+            raise
+        except InputNeeded as needed:
+            return self._questions(needed)
+        except UnknownTool as exc:
+            raise MCPError(INVALID_PARAMS, str(exc)) from None
+        except BridgeError as exc:
+            answer = answers.error(str(exc))
+        return self._deliver(client, answer)
+
+    # --- the ways to answer --------------------------------------------------------------------------------------
+
+    async def _call_task(
+        self, request: Request, caller: Caller, wiring: Wiring, arguments: dict[str, Any] | None
+    ) -> Result:
+        """A call whose future is handed out as a task, in the way of the client's protocol version."""
+        if "task" in request.params and request.version != "2025-11-25":
+            raise MCPError(INVALID_PARAMS, f"protocol {request.version} has no task-augmented calls")
+        entry = wiring.entry
+        name = None
+        if arguments:
+            arguments = {k: v for k, v in arguments.items() if not (k == "_wait" and entry.takes_wait)}
+            name = arguments.pop("_as", None) if entry.takes_as else None
+        future = await self.bridge.submit(
+            wiring,
+            arguments,
+            scope=caller.client.scope,
+            conversation=caller.client.conversation,
+            name=name or None,
+            meta=request.params.get("_meta"),
+            capabilities=caller.capabilities,
+        )
+        if request.modern:
+            return tasks.created(future, self.epoch)
+        return {"task": tasks.experimental(future, self.epoch)}
+
+    async def _call_sync(
+        self,
+        request: Request,
+        caller: Caller,
+        wiring: Wiring,
+        arguments: dict[str, Any] | None,
+        resumed: Sequence[Future],
+    ) -> Result:
+        """A call that is answered with its real result, ordered with all others; cancelling it cancels the call."""
+        params = request.params
+        if resumed:
+            future = resumed[-1]
+        else:
+            future = await self.bridge.submit(
+                wiring,
+                arguments,
+                scope=caller.client.scope,
+                meta=params.get("_meta"),
+                capabilities=caller.capabilities,
+                answers={key: params[key] for key in ("inputResponses", "requestState") if key in params},
+                asks_through=request.modern,
+            )
+            future.answered = True
+            self.bridge.store.mark_read(future)
+        try:
+            with self._hearing(request, [future]):
+                await self.attend(future, caller)
+        except anyio.get_cancelled_exc_class():
+            self.bridge.scheduler.cancel(future)
+            raise
+        if isinstance(future.failure, ProtocolFailure):
+            raise future.failure
+        return answers.alone(future)
+
+    async def _call_wrapped(
+        self,
+        request: Request,
+        caller: Caller,
+        wiring: Wiring,
+        arguments: dict[str, Any] | None,
+        resumed: Sequence[Future],
+    ) -> Result:
+        entry, client = wiring.entry, caller.client
+        name = wanted = None
+        if arguments and ((entry.takes_as and "_as" in arguments) or (entry.takes_wait and "_wait" in arguments)):
+            arguments = dict(arguments)
+            name = arguments.pop("_as", None) if entry.takes_as else None
+            wanted = arguments.pop("_wait", None) if entry.takes_wait else None
+        note = None
+        if resumed:
+            # The client comes back with answers for a call that is running: it is not made again.
+            futures = list(resumed)
+            future = futures[-1]
+        else:
+            also, note = await self._also(client, entry.name, wanted, name)
+            future = await self.bridge.submit(
+                wiring,
+                arguments,
+                scope=client.scope,
+                conversation=client.conversation,
+                name=name or None,
+                meta=request.params.get("_meta"),
+                capabilities=caller.capabilities,
+            )
+            futures = [*(other for other in also if other is not future), future]
+            if client.conversation is not None:
+                client.unread[future.key] = future
+        if wanted:
+            try:
+                with self._hearing(request, futures):
+                    await wait(self.bridge, caller, futures)
+            except InputNeeded as needed:
+                raise InputNeeded(needed.questions, futures) from None
+        else:
+            await self._grace(future, entry.policy.grace_ms / 1000)
+        for each in futures:
+            if each.done:
+                self.bridge.store.mark_read(each)
+        scheduler = self.bridge.scheduler
+        if len(futures) > 1:
+            answer = answers.several((each, scheduler.waiting_for(each)) for each in futures)
+        elif future.done:
+            answer = answers.with_result(future)
+        else:
+            answer = answers.handle(future, scheduler.waiting_for(future))
+        return answers.append(answer, (), note) if note else answer
+
+    async def _grace(self, future: Future, grace_s: float) -> None:
+        """Give a tool that is usually quick the time to save the model a turn."""
+        if grace_s <= 0 or future.done or future.state is State.WAITING:
+            return
+        scheduler = self.bridge.scheduler
+        median_s = scheduler.median_s(future.tool)
+        if (median_s is None and scheduler.running_of(future) <= CROWD) or (
+            median_s is not None and median_s <= grace_s
+        ):
+            await wait_for([future], timeout_s=grace_s)
+
+    def _deliver(self, client: Client, answer: Result) -> Result:
+        """Let finished, small, unread results of the conversation ride on this answer, in order of completion."""
+        settings = self.bridge.settings
+        if client.conversation is None or settings.deliver == "off" or not client.unread:
+            return answer
+        ready = [f for f in client.unread_futures() if f.done and f.size <= settings.inline_bytes]
+        if not ready:
+            return answer
+        ready.sort(key=lambda future: future.ended_at or 0)
+        for future in ready:
+            self.bridge.store.mark_read(future)
+        return answers.append(answer, ready)
+
+    # --- who asks, and what they wait for ------------------------------------------------------------------------
+
+    def _client(self, request: Request) -> Client:
+        """Who is asking. Cheap: it runs on every call."""
+        name = request.host
+        meta = request.params.get("_meta")
+        key = meta.get(CONVERSATION_KEY) if meta else None
+        profile = profile_for(name, self.bridge.settings.host_profiles)
+        conversation = None
+        if isinstance(key, str):
+            conversation = f"key:{key}"
+        elif profile.single_conversation:
+            if self._pipe:
+                conversation = "stdio"
+            elif request.session_id is not None:
+                conversation = f"session:{request.session_id}"
+        client = self._clients.get((name or "", conversation))
+        if client is None:
+            client = Client(self._scope, conversation, profile)
+            self._clients[(name or "", conversation)] = client
+            if len(self._clients) > CLIENTS:
+                self._clients.popitem(last=False)
+        return client
+
+    def caller(self, request: Request) -> Caller:
+        """The client, in the course of this request."""
+        put = None if request.modern else partial(self._put, request)
+        return Caller(self._client(request), request.report(), put, request.capabilities)
+
+    async def _also(
+        self, client: Client, tool: str, wanted: object, own_name: str | None
+    ) -> tuple[Sequence[Future], str | None]:
+        """The other futures that `_wait` asks for, and a remark if it asks for what cannot be known.
+
+        Raises:
+            InvalidArguments: `_wait` is no string.
+            UnknownFuture: it names none.
+        """
+        if wanted is None or wanted in ("", "this"):
+            return (), None
+        if not isinstance(wanted, str):
+            raise InvalidArguments(
+                tool, f'_wait must be "this", "all", or IDs and names separated by commas; found {wanted!r:.80}'
+            )
+        if wanted == "all":
+            if client.conversation is None:
+                return (), 'This connection may carry several conversations: instead of _wait:"all" name the futures.'
+            return client.unread_futures(), None
+        refs = [ref for ref in wanted.replace(",", " ").split() if ref not in ("this", own_name, f"${own_name}")]
+        if "all" in refs:
+            raise InvalidArguments(tool, '_wait: "all" stands alone')
+        found = await self.bridge.futures(client.scope, refs)
+        return list({future.key: future for future in found}.values()), None
+
+    async def attend(self, future: Future, caller: Caller) -> None:
+        """Wait for the end of a sync call; pass on every progress as it comes, and every question."""
+        seen: tuple[float, float | None, str | None] | None = None
+        while True:
+            changed = anyio.Event()
+
+            def watch(_: Future, changed: anyio.Event = changed) -> None:
+                changed.set()
+
+            future.watchers.append(watch)
+            try:
+                if caller.report is not None and future.progress is not None and future.progress != seen:
+                    seen = future.progress
+                    await caller.report(*seen)
+                if future.questions and (claimed := self.bridge.questions.claim([future])):
+                    if caller.put is None:
+                        raise InputNeeded(claimed, [future])
+                    for _, question in claimed:
+                        caller.put(question)
+                if future.done:
+                    return
+                await changed.wait()
+            finally:
+                future.watchers.remove(watch)
+
+    def _hearing(self, request: Request, futures: Iterable[Future]) -> AbstractContextManager[None]:
+        """While it lasts, the request hears what the servers of these futures log."""
+        meta = cast("Mapping[str, Any]", request.params.get("_meta") or {})
+        connection = None if request.modern else request.connection
+        attendance = Attendance(request.channel.notify, meta.get(LOG_LEVEL_META_KEY), connection)
+        return self._listeners.attending(attendance, (future.server for future in futures))
+
+    # --- questions -----------------------------------------------------------------------------------------------
+
+    def _put(self, request: Request, question: Question) -> None:
+        """Ask the client at once, beside the request that waits; the user may take longer than that waits."""
+        self._asking.start(request.channel.send_raw_request, question)
+
+    def _questions(self, needed: InputNeeded) -> Result:
+        """The answer that is a question (2026-07-28); its sealed state says which, and what was being waited for."""
+        state = {
+            "scope": self._scope.key,
+            "questions": {question.id: future.key for future, question in needed.questions},
+            "futures": [future.key for future in needed.futures],
+        }
+        return {
+            "resultType": "input_required",
+            "inputRequests": {
+                question.id: {"method": question.method, "params": dict(question.params)}
+                for _, question in needed.questions
+            },
+            "requestState": self._seal.seal(json.dumps(state).encode()),
+        }
+
+    def _resume(self, params: Params, *, lenient: bool) -> list[Future]:
+        """Take the answers that a client comes back with; the futures that it had been waiting for.
+
+        Args:
+            lenient: a state that is not ours may be that of a server whose questions went up as it put them.
+
+        Raises:
+            MCPError: the state is not ours, or the answers do not fit it.
+        """
+        sealed = params.get("requestState")
+        if sealed is None:
+            return []
+        opened = self._seal.open(str(sealed))
+        if opened is None and lenient:
+            return []
+        state: dict[str, Any] = json.loads(opened) if opened is not None else {}
+        if state.get("scope") != self._scope.key:
+            raise MCPError(INVALID_PARAMS, "requestState is not one that this server gave")
+        given = params.get("inputResponses", {})
+        if not isinstance(given, dict):
+            raise MCPError(INVALID_PARAMS, "inputResponses must be an object")
+        responses = cast("dict[str, Any]", given)
+        for question_id, key in state["questions"].items():
+            future = self.bridge.store.find(self._scope, key.rpartition("/")[2])
+            question = future.questions.get(question_id) if future is not None else None
+            answer = responses.get(question_id)
+            if question is None:
+                continue  # answered by somebody else, or the call has ended: the wait goes on either way
+            if isinstance(answer, dict):
+                question.settle(cast("dict[str, Any]", answer))
+            else:
+                question.claimed_until = 0.0
+        found = [self.bridge.store.find(self._scope, key.rpartition("/")[2]) for key in state["futures"]]
+        return [future for future in found if future is not None]
+
+    def _passes_questions(self, name: str) -> bool:
+        """Whether questions of this tool go up as the server put them, state included."""
+        tool = self.bridge.catalog.tools.get(name)
+        return tool is not None and tool.policy.mode == "sync"
+
+
+class Asking:
+    """Where clients are asked in the background, for as long as `run` lasts."""
+
+    def __init__(self) -> None:
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        async with anyio.create_task_group() as self._tasks:
+            task_status.started()
+            await anyio.sleep_forever()
+
+    def start(self, ask: Ask, question: Question) -> None:
+        """Put a question to a client; its answer settles the question."""
+        assert self._tasks is not None
+        self._tasks.start_soon(_ask_client, ask, question)
+
+
+async def _ask_client(ask: Ask, question: Question) -> None:
+    try:
+        question.settle(await ask(question.method, question.params))
+    except MCPError as exc:
+        question.settle(None, (exc.code, exc.error.message, exc.error.data))
+    except Exception:
+        logger.exception("asking the client %s failed", question.method)
+        question.settle(None, (INTERNAL_ERROR, "the client could not be asked", None))

@@ -1,0 +1,114 @@
+"""How clients say what they want to hear of: subscriptions, log levels, and the listen streams of 2026-07-28.
+
+Owns those methods. What is told, and when, is `listening`'s.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final, cast
+
+import anyio
+import anyio.abc
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
+
+from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.errors import CallFailed
+from asyncfc_mcp.futures import Result, Scope
+from asyncfc_mcp.listening import LEVELS, Listener, Listeners
+from asyncfc_mcp.requests import Handler, Request, uri_of
+
+SUBSCRIPTION_KEY: Final = "io.modelcontextprotocol/subscriptionId"
+
+
+class Subscriptions:
+    """Keeps who listens, for as long as `run` lasts."""
+
+    def __init__(self, bridge: Bridge, scope: Scope, listeners: Listeners) -> None:
+        self.bridge = bridge
+        self._scope = scope
+        self._listeners = listeners
+        self._connections: dict[Any, Listener] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self.handshake_methods: Mapping[str, Handler] = {
+            "resources/subscribe": self._subscribe,
+            "resources/unsubscribe": self._unsubscribe,
+            "logging/setLevel": self._set_level,
+        }
+        self.modern_methods: Mapping[str, Handler] = {"subscriptions/listen": self._listen}
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Tell listeners, until cancelled."""
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._listeners.run)
+            task_status.started()
+            await anyio.sleep_forever()
+
+    def listener(self, connection: Any) -> Listener:
+        """A handshake connection as a listener, until it ends."""
+        listener = self._connections.get(connection)
+        if listener is None:
+            assert self._tasks is not None
+            lists = ("tools", "prompts", "resources")
+            listener = Listener(connection.notify, self._scope, lists=lists, connection=connection)
+            self._connections[connection] = listener
+            self._listeners.add(listener)
+            self._tasks.start_soon(listener.run)
+
+            async def forget() -> None:
+                del self._connections[connection]
+                await self._listeners.discard(listener)
+
+            connection.exit_stack.push_async_callback(forget)
+        return listener
+
+    async def _subscribe(self, request: Request) -> Result:
+        await self._listeners.subscribe(self.listener(request.connection), uri_of(request))
+        return {}
+
+    async def _unsubscribe(self, request: Request) -> Result:
+        await self._listeners.unsubscribe(self.listener(request.connection), uri_of(request))
+        return {}
+
+    async def _set_level(self, request: Request) -> Result:
+        level = request.params.get("level")
+        if level not in LEVELS:
+            raise MCPError(INVALID_PARAMS, f"logging/setLevel: level must be one of {', '.join(LEVELS)}")
+        self.listener(request.connection).level = str(level)
+        await self.bridge.set_log_level(self._listeners.least_level() or str(level))
+        return {}
+
+    async def _listen(self, request: Request) -> Result:
+        """One stream of the changes that a client asks for (2026-07-28), until it goes away."""
+        wanted = request.params.get("notifications")
+        request_id = request.channel.request_id
+        if not isinstance(wanted, dict) or request_id is None:
+            raise MCPError(INVALID_PARAMS, "subscriptions/listen: notifications must be an object")
+        wanted = cast("dict[str, Any]", wanted)
+        lists = [kind for kind in ("tools", "prompts", "resources") if wanted.get(f"{kind}ListChanged") is True]
+        uris = [uri for uri in wanted.get("resourceSubscriptions") or () if isinstance(uri, str)]
+        tasks = [self.bridge.store.find(self._scope, str(task)) for task in wanted.get("taskIds") or ()]
+        followed = [future for future in tasks if future is not None]
+        stamp = {SUBSCRIPTION_KEY: request_id}
+        listener = Listener(request.channel.notify, self._scope, lists=lists, stamp=stamp)
+        honored: dict[str, Any] = {f"{kind}ListChanged": True for kind in lists}
+        self._listeners.add(listener)
+        try:
+            for uri in uris:
+                with suppress(CallFailed):
+                    await self._listeners.subscribe(listener, uri)
+            if uris:
+                honored["resourceSubscriptions"] = uris
+            if followed:
+                honored["taskIds"] = [future.id for future in followed]
+            # First of all, and then what has happened since.
+            await request.channel.notify(
+                "notifications/subscriptions/acknowledged", {"notifications": honored, "_meta": stamp}
+            )
+            for future in followed:
+                self._listeners.follow(listener, future)
+            await listener.run()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._listeners.discard(listener)
+        return {"_meta": stamp}

@@ -1,0 +1,97 @@
+"""The `tasks/…` methods of both revisions that have them: a future is a task with the same ID.
+
+Owns those methods; what a task looks like is `tasks`'.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
+
+from asyncfc_mcp import tasks
+from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.calls import ToolCalls
+from asyncfc_mcp.futures import Future, Result, Scope
+from asyncfc_mcp.metatools import CANCEL_WAIT_S
+from asyncfc_mcp.requests import TASKS_EXTENSION, Handler, Request, paged
+from asyncfc_mcp.scheduler import wait_for
+
+MISSING_CAPABILITY: Final = -32021
+
+
+class Tasks:
+    """Answers for the futures of one scope."""
+
+    def __init__(self, bridge: Bridge, scope: Scope, calls: ToolCalls) -> None:
+        self.bridge = bridge
+        self._scope = scope
+        self._calls = calls
+        self.methods: Mapping[str, Handler] = {"tasks/get": self._get_task, "tasks/cancel": self._cancel_task}
+        self.handshake_methods: Mapping[str, Handler] = {
+            "tasks/result": self._task_result,
+            "tasks/list": self._list_tasks,
+        }
+        self.modern_methods: Mapping[str, Handler] = {"tasks/update": self._update_task}
+
+    def _task_future(self, request: Request) -> Future:
+        """The future that a `tasks/…` request is about.
+
+        Raises:
+            MCPError: there is none, or the client may not ask.
+        """
+        if request.modern and TASKS_EXTENSION not in (request.capabilities.get("extensions") or {}):
+            raise MCPError(
+                MISSING_CAPABILITY,
+                f"{request.method} needs the client to declare the extension {TASKS_EXTENSION}",
+                {"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}},
+            )
+        task_id = request.params.get("taskId")
+        future = self.bridge.store.find(self._scope, task_id) if isinstance(task_id, str) else None
+        if future is None:
+            raise MCPError(INVALID_PARAMS, f"Task not found: {task_id}")
+        return future
+
+    async def _get_task(self, request: Request) -> Result:
+        future = self._task_future(request)
+        if not request.modern:
+            return tasks.experimental(future, self._calls.epoch)
+        if future.done:
+            self.bridge.store.mark_read(future)
+        return tasks.detailed(future, self._calls.epoch)
+
+    async def _cancel_task(self, request: Request) -> Result:
+        future = self._task_future(request)
+        if future.done and not request.modern:
+            raise MCPError(INVALID_PARAMS, f"Task {future.id} has ended: {tasks.status(future)}")
+        self.bridge.scheduler.cancel(future)
+        if request.modern:
+            return {}
+        await wait_for([future], timeout_s=CANCEL_WAIT_S)
+        return tasks.experimental(future, self._calls.epoch)
+
+    async def _update_task(self, request: Request) -> Result:
+        future = self._task_future(request)
+        responses = request.params.get("inputResponses")
+        if not isinstance(responses, dict):
+            raise MCPError(INVALID_PARAMS, "tasks/update: inputResponses must be an object")
+        for question_id, answer in cast("dict[str, Any]", responses).items():
+            question = future.questions.get(question_id)
+            if question is not None and isinstance(answer, dict):
+                question.settle(cast("dict[str, Any]", answer))
+        return {}
+
+    async def _task_result(self, request: Request) -> Result:
+        """The result of a task, as soon as there is one (2025-11-25)."""
+        future = self._task_future(request)
+        await self._calls.attend(future, self._calls.caller(request))
+        self.bridge.store.mark_read(future)
+        if future.result is None:
+            failure = tasks.error(future)
+            raise MCPError(failure["code"], failure["message"], failure.get("data"))
+        meta = cast("dict[str, Any]", future.result.get("_meta") or {})
+        return {**future.result, "_meta": {**meta, tasks.RELATED: {"taskId": future.id}}}
+
+    async def _list_tasks(self, request: Request) -> Result:
+        futures = [tasks.experimental(future, self._calls.epoch) for future in self.bridge.store.newest(self._scope)]
+        return paged(request.params, "tasks", futures)
