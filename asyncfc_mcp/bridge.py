@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
@@ -18,20 +18,21 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND
 
 from asyncfc_mcp import references
+from asyncfc_mcp.arrivals import Arrival, Arrivals
 from asyncfc_mcp.catalog import Catalog, Source, ToolEntry, build, template_matches
 from asyncfc_mcp.config import BridgeConfig
 from asyncfc_mcp.downstream import Downstream, Status
 from asyncfc_mcp.errors import (
     CallFailed,
-    Cycle,
     NameCollision,
     ProtocolFailure,
     ServerUnavailable,
     UnknownTool,
 )
+from asyncfc_mcp.following import follow_task
 from asyncfc_mcp.futures import Future, FutureStore, Result, Scope
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
-from asyncfc_mcp.ordering import Effect, EffectTemplate, conflict, declared_effect
+from asyncfc_mcp.ordering import EffectTemplate, declared_effect
 from asyncfc_mcp.processes import Reaper
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions
 from asyncfc_mcp.scheduler import Call, OnProgress, Scheduler
@@ -47,10 +48,6 @@ INTRODUCTION_S: Final = 1.0
 """How long servers are kept waiting for a client to say what it can be asked."""
 STRAGGLERS_S: Final = 2.0
 """How long those that know their lists wait for the servers that do not."""
-TASK_POLL_S: Final = (0.05, 1.0, 30.0)
-"""How often a server's task is asked for: at most, where the server does not say, and at least, in seconds."""
-TASK_CANCEL_S: Final = 5.0
-"""How long telling a server to cancel its task may take."""
 ENVELOPE: Final = "io.modelcontextprotocol/"
 """Keys of `_meta` that belong to one hop; they are not passed on."""
 
@@ -68,17 +65,6 @@ class Wiring:
     validator: Validator
     loosened: Mapping[str, frozenset[str]]
     """Arguments that the server's schema wants as something else than text, and ours lets be text, with their types."""
-
-
-@dataclass(slots=True, eq=False)
-class _Forward:
-    """A call that refers to names which do not exist yet and waits a moment for them."""
-
-    scope: Scope
-    name: str | None
-    missing: tuple[str, ...]
-    effect: Effect
-    cycle: tuple[str, ...] = ()
 
 
 class Bridge:
@@ -137,9 +123,7 @@ class Bridge:
         self.catalog = Catalog()
         self._wirings: dict[str, Wiring] = {}
         self._observers: list[Callable[[frozenset[str]], None]] = []
-        self._forwards: list[_Forward] = []
-        self._named = anyio.Event()
-        self._submitted = anyio.Event()
+        self.arrivals = Arrivals(self.store, self.settings.forward_wait_ms / 1000)
         self._settled = anyio.Event()
         self._started_at = 0.0
         self._collision: NameCollision | None = None
@@ -308,6 +292,8 @@ class Bridge:
         capabilities: Mapping[str, Any] | None = None,
         answers: Mapping[str, Any] | None = None,
         asks_through: bool = False,
+        along: Sequence[str] = (),
+        after_all: bool = False,
     ) -> Future:
         """Take a call on and return its future. Waits only where the arguments name a future that does not exist yet.
 
@@ -317,9 +303,12 @@ class Bridge:
             capabilities: what the client can be asked.
             answers: `inputResponses` and `requestState` of a call that is sent again, if its questions go through.
             asks_through: questions go up in the result, as the server put them, instead of waiting on the future.
+            along: IDs and names that the caller waits for beside this call; unknown ones refuse it.
+            after_all: its caller wants to know of all calls that came before it, so none of them is submitted later.
 
         Raises:
             TooManyFutures, InvalidName, NameInUse: see `FutureStore.create`.
+            UnknownFuture: there is none that `along` names, nor a call that is going to take the name.
             Cycle: the call refers to itself through others.
         """
         entry = wiring.entry
@@ -333,7 +322,7 @@ class Bridge:
         def known(ref: str) -> str | None:
             future = self.store.find(scope, ref)
             if future is None:
-                if any(forward.scope == scope and forward.name == ref for forward in self._forwards):
+                if self.arrivals.announced(scope, ref) is not None:
                     announced[ref] = None
                 return None
             bindings[ref] = future.key
@@ -342,17 +331,22 @@ class Bridge:
         may_refer = policy.references == "all" or (
             policy.references == "read-only" and entry.annotations.get("readOnlyHint") is True
         )
-        if self._forwards:
-            await self._behind_forwards(scope, name, wiring, arguments)
+        missing: tuple[str, ...] = ()
         if arguments and may_refer:
             found = references.find(arguments, known)
-            missing = tuple({**dict.fromkeys(found.unknown), **announced})
-            if missing and policy.names and scope.listed and self.settings.forward_wait_ms > 0:
-                effect = wiring.effect.bind(arguments, lambda value: _may_refer(value))
-                await self._forward(_Forward(scope, name, missing, effect))
-                bindings.clear()
-                found = references.find(arguments, known)
             takes = found.keys
+            if policy.names and scope.listed and self.settings.forward_wait_ms > 0:
+                missing = tuple({**dict.fromkeys(found.unknown), **announced})
+        unknown = tuple(ref for ref in along if self.store.find(scope, ref) is None)
+        if missing or unknown or self.arrivals:
+            effect = wiring.effect.bind(arguments or {}, lambda value: _may_refer(value))
+            await self.arrivals.pass_through(Arrival(scope, name, effect, missing, unknown, after_all))
+            for ref in unknown:
+                if self.arrivals.announced(scope, ref) is None:
+                    self.store.get(scope, ref)
+            if arguments and may_refer:
+                bindings.clear()
+                takes = references.find(arguments, known).keys
         arguments = _as_typed(arguments, wiring.loosened, bindings)
         effect = wiring.effect.bind(arguments or {}, lambda value: references.is_reference(value, bindings.get))
         future = self.store.create(scope, tool=entry.name, server=entry.server, name=name, conversation=conversation)
@@ -377,88 +371,8 @@ class Bridge:
             )
         )
         if name is not None:
-            named, self._named = self._named, anyio.Event()
-            named.set()
+            self.arrivals.stir()
         return future
-
-    async def _behind_forwards(
-        self, scope: Scope, name: str | None, wiring: Wiring, arguments: dict[str, Any] | None
-    ) -> None:
-        """Keep a call behind those that came before it, touch the same state, and still wait for a name; unless the
-        name that they wait for is its own."""
-        effect = wiring.effect.bind(arguments or {}, lambda value: _may_refer(value))
-        before = tuple(self._forwards)
-        while any(
-            forward in self._forwards
-            and forward.scope == scope
-            and name not in forward.missing
-            and conflict(forward.effect, effect) is not None
-            for forward in before
-        ):
-            await self._submitted.wait()
-
-    async def _forward(self, forward: _Forward) -> None:
-        """Wait up to `forward_wait_ms` for names that other calls of the same turn may be about to take.
-
-        Hosts may send the calls of one turn at the same time, so a reference can overtake the call that it means.
-        What is waited for: a string that is nothing but `$name`, and in any form a name that a call which itself waits
-        here is going to take. `${name}` inside text is not, by itself: scripts and templates are full of it.
-
-        Raises:
-            Cycle: this call and others wait for each other.
-        """
-        self._refuse_cycles(forward)
-        self._forwards.append(forward)
-        try:
-            with anyio.move_on_after(self.settings.forward_wait_ms / 1000):
-                while not forward.cycle and any(self.store.find(forward.scope, ref) is None for ref in forward.missing):
-                    await self._named.wait()
-        finally:
-            self._forwards.remove(forward)
-            # Told before the call is submitted, which it is without another wait; who was behind it comes after.
-            submitted, self._submitted = self._submitted, anyio.Event()
-            submitted.set()
-        if forward.cycle:
-            raise Cycle(forward.cycle)
-
-    async def futures(self, scope: Scope, refs: Sequence[str]) -> list[Future]:
-        """The futures with these IDs or names. One that is not there yet gets the time that a reference to it would.
-
-        Raises:
-            UnknownFuture: one of them cannot be seen from here.
-        """
-        with anyio.move_on_after(self.settings.forward_wait_ms / 1000):
-            while scope.listed and any(self.store.find(scope, ref) is None for ref in refs):
-                await self._named.wait()
-        return [self.store.get(scope, ref) for ref in refs]
-
-    def _refuse_cycles(self, new: _Forward) -> None:
-        """If `new` closes a cycle of calls that wait for each other's names, refuse it and all of them."""
-        if new.name is None:
-            return
-        by_name = {f.name: f for f in self._forwards if f.scope == new.scope and f.name is not None}
-        by_name[new.name] = new
-        path = [new]
-        trail = [iter(new.missing)]
-        visited = {new.name}
-        while trail:
-            ref = next(trail[-1], None)
-            if ref is None:
-                trail.pop()
-                path.pop()
-                continue
-            if ref == new.name:
-                names = tuple(f.name or "?" for f in path)
-                cycle = (*names, new.name)
-                for forward in path:
-                    forward.cycle = cycle
-                named, self._named = self._named, anyio.Event()
-                named.set()
-                raise Cycle(cycle)
-            if ref in by_name and ref not in visited:
-                visited.add(ref)
-                path.append(by_name[ref])
-                trail.append(iter(by_name[ref].missing))
 
     async def _execute(
         self, call: Call, arguments: dict[str, Any] | None, on_progress: OnProgress, on_sent: Callable[[], None]
@@ -488,78 +402,19 @@ class Bridge:
             except ProtocolFailure as exc:
                 raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
             kind = result.get("resultType")
-            if "task" in result and kind is None and isinstance(result["task"], dict):
-                return await self._follow_task(
-                    call, downstream, cast("dict[str, Any]", result["task"]), extension=False
-                )
+            task = result.get("task")
+            if kind is None and isinstance(task, dict) and "content" not in result:
+                created = cast("dict[str, Any]", task)
+                return await follow_task(self.questions, call, downstream, created, extension=False)
             if kind in (None, "complete") or (kind == "input_required" and call.asks_through):
                 return result
             if kind == "task":
-                return await self._follow_task(call, downstream, result, extension=True)
+                return await follow_task(self.questions, call, downstream, result, extension=True)
             if kind != "input_required":
                 raise CallFailed(f"{call.future.tool} answered with a result of type {kind!r}, which is not known here")
             params = {key: value for key, value in params.items() if key not in ("inputResponses", "requestState")}
             params |= await self.questions.answer_round(call, result)
         raise CallFailed(f"{call.future.tool} asked more than {MAX_ROUNDS} times and was given up")
-
-    async def _follow_task(
-        self, call: Call, downstream: Downstream, task: dict[str, Any], *, extension: bool
-    ) -> Result:
-        """The result of a call that the server made a task of: asked for as often as it says, its questions answered.
-
-        Args:
-            extension: the tasks extension of 2026-07-28, whose `tasks/get` brings the result; else those of 2025-11-25.
-
-        Raises:
-            CallFailed: the task has none. Being cancelled cancels the task.
-        """
-        task_id = task.get("taskId")
-        if not isinstance(task_id, str):
-            raise CallFailed(f"{call.future.tool} became a task without an ID")
-        about = {"taskId": task_id}
-        asked: set[str] = set()
-        try:
-            while True:
-                said = task.get("statusMessage")
-                if isinstance(said, str):
-                    done = call.future.progress[0] if call.future.progress is not None else 0.0
-                    await call.on_progress(done, None, said)
-                match task.get("status"):
-                    case "completed" if extension:
-                        result = task.get("result")
-                        return cast("Result", result) if isinstance(result, dict) else {"content": []}
-                    case "failed" if extension:
-                        error = cast("dict[str, Any]", task.get("error") or {})
-                        code, message = error.get("code", -32603), error.get("message", "the task failed")
-                        raise ProtocolFailure(call.future.tool, code, message, error.get("data"))
-                    case "cancelled":
-                        raise CallFailed(
-                            f"the server cancelled the task of {call.future.tool}: {said or 'no reason given'}"
-                        )
-                    case "completed" | "failed":
-                        return await downstream.request("tasks/result", about)
-                    case "input_required" if extension:
-                        questions = cast("dict[str, Any]", task.get("inputRequests") or {})
-                        fresh = {key: question for key, question in questions.items() if key not in asked}
-                        if fresh:
-                            answered = await self.questions.answer_round(call, {"inputRequests": fresh})
-                            asked |= fresh.keys()
-                            await downstream.request("tasks/update", {**about, **answered})
-                    case "input_required":
-                        # The questions come as requests while its result is waited for.
-                        return await downstream.request("tasks/result", about)
-                    case _:
-                        pass
-                pause_ms = task.get("pollIntervalMs" if extension else "pollInterval")
-                pause_s = pause_ms / 1000 if isinstance(pause_ms, int | float) else TASK_POLL_S[1]
-                await anyio.sleep(min(max(pause_s, TASK_POLL_S[0]), TASK_POLL_S[2]))
-                task = await downstream.request("tasks/get", about)
-        except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(TASK_CANCEL_S, shield=True), suppress(CallFailed):
-                await downstream.request("tasks/cancel", about)
-            raise
-        except ProtocolFailure as exc:
-            raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
 
     async def ask(self, server: str, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
         """Pass a request that is no tool call on to one server.

@@ -21,7 +21,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, LOG_LEVEL_META_KEY
 from asyncfc_mcp import answers, tasks
 from asyncfc_mcp.bridge import Ask, Bridge, Wiring
 from asyncfc_mcp.catalog import HOST_PREFIX, NAME_LIMIT, upstream_name
-from asyncfc_mcp.errors import BridgeError, CallFailed, InvalidArguments, ProtocolFailure, UnknownTool
+from asyncfc_mcp.errors import BridgeError, CallFailed, InvalidArguments, ProtocolFailure, UnknownFuture, UnknownTool
 from asyncfc_mcp.futures import Future, Question, Result, Scope, State
 from asyncfc_mcp.hosts import profile_for
 from asyncfc_mcp.listening import Attendance, Listeners
@@ -212,7 +212,7 @@ class ToolCalls:
             futures = list(resumed)
             future = futures[-1]
         else:
-            also, note = await self._also(client, entry.name, wanted, name)
+            refs, note = self._beside(client, entry.name, wanted, name)
             future = await self.bridge.submit(
                 wiring,
                 arguments,
@@ -221,8 +221,18 @@ class ToolCalls:
                 name=name or None,
                 meta=request.params.get("_meta"),
                 capabilities=caller.capabilities,
+                along=refs or (),
+                after_all=refs is None,
             )
-            futures = [*(other for other in also if other is not future), future]
+            also: Sequence[Future] = ()
+            if refs is None:
+                also = client.unread_futures()
+            elif refs:
+                try:
+                    also = await self.bridge.arrivals.futures(client.scope, refs)
+                except UnknownFuture as exc:  # its call came, and was refused
+                    note = str(exc)
+            futures = [*{other.key: other for other in also if other is not future}.values(), future]
             if client.conversation is not None:
                 client.unread[future.key] = future
         if wanted:
@@ -298,14 +308,14 @@ class ToolCalls:
         put = None if request.modern else partial(self._put, request)
         return Caller(self._client(request), request.report(), put, request.capabilities)
 
-    async def _also(
+    def _beside(
         self, client: Client, tool: str, wanted: object, own_name: str | None
-    ) -> tuple[Sequence[Future], str | None]:
-        """The other futures that `_wait` asks for, and a remark if it asks for what cannot be known.
+    ) -> tuple[Sequence[str] | None, str | None]:
+        """The other futures that `_wait` asks for, as it names them, or None for all; and a remark if it asks for what
+        cannot be known.
 
         Raises:
             InvalidArguments: `_wait` is no string.
-            UnknownFuture: it names none.
         """
         if wanted is None or wanted in ("", "this"):
             return (), None
@@ -316,12 +326,11 @@ class ToolCalls:
         if wanted == "all":
             if client.conversation is None:
                 return (), 'This connection may carry several conversations: instead of _wait:"all" name the futures.'
-            return client.unread_futures(), None
+            return None, None
         refs = [ref for ref in wanted.replace(",", " ").split() if ref not in ("this", own_name, f"${own_name}")]
         if "all" in refs:
             raise InvalidArguments(tool, '_wait: "all" stands alone')
-        found = await self.bridge.futures(client.scope, refs)
-        return list({future.key: future for future in found}.values()), None
+        return refs, None
 
     async def attend(self, future: Future, caller: Caller) -> None:
         """Wait for the end of a sync call; pass on every progress as it comes, and every question."""

@@ -226,7 +226,7 @@ def _seconds(tool: str, arguments: Mapping[str, Any]) -> float | None:
 
 
 async def await_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:
-    [future] = await bridge.futures(caller.client.scope, [_string("await_future", arguments, "future_id")])
+    [future] = await bridge.arrivals.futures(caller.client.scope, [_string("await_future", arguments, "future_id")])
     await wait(bridge, caller, [future], timeout_s=_seconds("await_future", arguments))
     if not future.done:
         return answers.handle(future, bridge.scheduler.waiting_for(future))
@@ -248,7 +248,7 @@ async def gather(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -
     when = arguments.get("return_when", "all")
     if when not in ("all", "any"):
         raise InvalidArguments("gather", f'return_when must be "all" or "any"; found {when!r}')
-    futures = await bridge.futures(caller.client.scope, [str(ref) for ref in refs])  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    futures = await bridge.arrivals.futures(caller.client.scope, [str(ref) for ref in refs])  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     distinct = list({future.key: future for future in futures}.values())
     await wait(bridge, caller, distinct, any_=when == "any", timeout_s=_seconds("gather", arguments))
     for future in distinct:
@@ -258,7 +258,7 @@ async def gather(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -
 
 
 async def cancel_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:
-    [future] = await bridge.futures(caller.client.scope, [_string("cancel_future", arguments, "future_id")])
+    [future] = await bridge.arrivals.futures(caller.client.scope, [_string("cancel_future", arguments, "future_id")])
     if future.done:
         answer = answers.handle(future)
         answer["content"][0]["text"] += "; it had ended before, nothing was cancelled"

@@ -520,7 +520,6 @@ async def test_wait_all_brings_every_unread_result_of_the_conversation(era: str)
         assert records(again) == [("f5", "completed")]
 
 
-@pytest.mark.xfail(reason="calls that wait for names are not waited for", strict=False)
 @on_virtual_time
 async def test_wait_all_means_calls_that_came_before_and_wait_for_a_name_too():
     """Though the call that brings the name comes last of all."""
@@ -558,7 +557,6 @@ async def test_wait_for_what_is_unknown_starts_nothing():
         assert it.toy.got == []
 
 
-@pytest.mark.xfail(reason="calls that wait for each other's names before they are made", strict=False)
 @on_virtual_time
 async def test_calls_of_one_turn_may_all_wait_for_each_other():
     """Models write the same `_wait` on each of them; to wait for a result is not to need it."""
@@ -1292,7 +1290,6 @@ async def writes_at_once(it: Stage, *calls: Answer) -> None:
             await anyio.sleep(0.001)
 
 
-@pytest.mark.xfail(reason="names that are waited for disturb the order of arrival", strict=False)
 @on_virtual_time
 async def test_a_call_that_waits_for_a_name_keeps_its_place_in_the_order():
     """Text that looks like a name costs a moment, never the order of two writes to one file."""
@@ -1302,7 +1299,6 @@ async def test_a_call_that_waits_for_a_name_keeps_its_place_in_the_order():
         assert state == {"a": "last"}
 
 
-@pytest.mark.xfail(reason="names that are waited for disturb the order of arrival", strict=False)
 @on_virtual_time
 async def test_who_is_behind_a_call_that_waits_for_a_name_keeps_its_place_too():
     """Also from those that do not touch what the first one touches."""
@@ -1318,7 +1314,6 @@ async def test_who_is_behind_a_call_that_waits_for_a_name_keeps_its_place_too():
         assert state == {"a": "$HOME", "b": "third"}
 
 
-@pytest.mark.xfail(reason="names that are waited for disturb the order of arrival", strict=False)
 @on_virtual_time
 async def test_a_call_that_looks_for_the_names_to_wait_for_keeps_its_place():
     """`_wait` is no reason to be made later than a call that came later."""
@@ -1338,7 +1333,6 @@ async def test_a_call_that_looks_for_the_names_to_wait_for_keeps_its_place():
         assert state == {"a": "second"}
 
 
-@pytest.mark.xfail(reason="names that are waited for disturb the order of arrival", strict=False)
 @on_virtual_time
 async def test_a_call_whose_name_is_waited_for_passes_the_one_that_waits():
     """Directly, and where the one that it waits for waits for a third: else none of them would find its name."""
