@@ -1,6 +1,7 @@
 """Where the SDK may be used, which import-linter cannot say of parts of a package that is not ours."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,11 @@ def test_each_side_of_the_sdk_is_used_in_one_place(part: str):
 def test_nobody_imports_asyncio():
     """anyio throughout, so that tests can run on a virtual clock."""
     assert not [module.name for module in PACKAGE.glob("*.py") if "asyncio" in imported(module)]
+
+
+def test_the_architecture_page_names_every_module():
+    """Who looks for a module finds it there, and nothing that is not there any more."""
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    table = page.split("## A call's way")[0]
+    named = set(re.findall(r"`([a-z]+)`", "\n".join(line.split("|")[2] for line in table.splitlines() if "|" in line)))
+    assert named == {module.stem for module in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
