@@ -32,9 +32,9 @@ def can_answer(capabilities: Mapping[str, Any], method: str, params: Mapping[str
     offered = capabilities.get(CAPABILITY.get(method, ""))
     if offered is None:
         return False
-    if method == "elicitation/create" and isinstance(offered, dict) and offered:
+    if method == "elicitation/create" and isinstance(offered, dict):
         # An empty object is how clients before 2025-11-25 declared forms.
-        return params.get("mode", "form") in offered
+        return params.get("mode", "form") in (offered or ("form",))
     return True
 
 
