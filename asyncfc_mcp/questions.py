@@ -38,6 +38,14 @@ def can_answer(capabilities: Mapping[str, Any], method: str, params: Mapping[str
     return True
 
 
+class _Nobody(MCPError):
+    """Nobody answered in time; the call is to fail with `verdict`."""
+
+    def __init__(self, verdict: Unanswered) -> None:
+        super().__init__(INVALID_REQUEST, "nobody answered")
+        self.verdict = verdict
+
+
 class Questions:
     """All open questions of one bridge.
 
@@ -53,10 +61,22 @@ class Questions:
         self._count = 0
 
     async def ask(self, call: Call, method: str, params: Mapping[str, Any]) -> Result:
-        """Put a question on the call's future and return the client's answer.
+        """Put a question of a server on the future of its call and return the client's answer.
 
         Raises:
             MCPError: the client refused with this error, or cannot be asked; or nobody answered, and the call fails.
+        """
+        try:
+            return await self._ask(call, method, params)
+        except _Nobody as nobody:
+            self._scheduler.abort(call, nobody.verdict)
+            raise
+
+    async def _ask(self, call: Call, method: str, params: Mapping[str, Any]) -> Result:
+        """Put a question on the call's future and return the client's answer.
+
+        Raises:
+            MCPError: the client refused with this error, or cannot be asked; `_Nobody`: there is no answer.
         """
         if not can_answer(call.capabilities, method, params):
             raise MCPError(METHOD_NOT_FOUND, f"the client has not declared that it can answer {method}")
@@ -80,8 +100,7 @@ class Questions:
         if question.refusal is not None:
             raise MCPError(*question.refusal)
         if question.answer is None:
-            self._scheduler.abort(call, Unanswered(future.tool, question.text, self._timeout_s))
-            raise MCPError(INVALID_REQUEST, "nobody answered")
+            raise _Nobody(Unanswered(future.tool, question.text, self._timeout_s))
         return question.answer
 
     async def answer_round(self, call: Call, result: Result) -> dict[str, Any]:
@@ -90,12 +109,13 @@ class Questions:
         Raises:
             CannotAsk: the client has not declared that it can answer one of the questions.
             ProtocolFailure: the client refused one.
+            Unanswered: nobody answered one.
         """
         asked = cast("dict[str, dict[str, Any]]", result.get("inputRequests") or {})
         responses: dict[str, Any] = {}
 
         async def ask(key: str, method: str, params: Mapping[str, Any]) -> None:
-            responses[key] = await self.ask(call, method, params)
+            responses[key] = await self._ask(call, method, params)
 
         for request in asked.values():
             if not can_answer(call.capabilities, str(request.get("method")), request.get("params") or {}):
@@ -108,6 +128,8 @@ class Questions:
         except* MCPError as group:
             exc = group.exceptions[0]
             assert isinstance(exc, MCPError)
+            if isinstance(exc, _Nobody):
+                raise exc.verdict from None
             raise ProtocolFailure(call.future.tool, exc.code, exc.error.message, exc.error.data) from None
         again: dict[str, Any] = {}
         if responses:
