@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, cast
 
 from mcp.shared.dispatcher import DispatchContext
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS
+from mcp_types import INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from asyncfc_mcp.futures import Result
@@ -66,6 +66,20 @@ class Request:
 
 Handler = Callable[[Request], Awaitable[Result]]
 """Answers the requests of one method. Raises `MCPError`, or a `BridgeError` that says what was wrong."""
+
+
+def need_tasks(request: Request) -> None:
+    """Let only clients through that have declared the tasks extension (2026-07-28).
+
+    Raises:
+        MCPError: this one has not.
+    """
+    if TASKS_EXTENSION not in (request.capabilities.get("extensions") or {}):
+        raise MCPError(
+            MISSING_REQUIRED_CLIENT_CAPABILITY,
+            f"{request.method} needs the client to declare the extension {TASKS_EXTENSION}",
+            {"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}},
+        )
 
 
 def uri_of(request: Request) -> str:

@@ -16,7 +16,7 @@ from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.errors import CallFailed
 from asyncfc_mcp.futures import Result, Scope
 from asyncfc_mcp.listening import LEVELS, Listener, Listeners
-from asyncfc_mcp.requests import Handler, Request, uri_of
+from asyncfc_mcp.requests import Handler, Request, need_tasks, uri_of
 
 SUBSCRIPTION_KEY: Final = "io.modelcontextprotocol/subscriptionId"
 
@@ -86,8 +86,10 @@ class Subscriptions:
             raise MCPError(INVALID_PARAMS, "subscriptions/listen: notifications must be an object")
         wanted = cast("dict[str, Any]", wanted)
         lists = [kind for kind in ("tools", "prompts", "resources") if wanted.get(f"{kind}ListChanged") is True]
-        uris = [uri for uri in wanted.get("resourceSubscriptions") or () if isinstance(uri, str)]
-        tasks = [self.bridge.store.find(self._scope, str(task)) for task in wanted.get("taskIds") or ()]
+        uris = _strings(wanted, "resourceSubscriptions")
+        if task_ids := _strings(wanted, "taskIds"):
+            need_tasks(request)
+        tasks = [self.bridge.store.find(self._scope, task) for task in task_ids]
         followed = [future for future in tasks if future is not None]
         stamp = {SUBSCRIPTION_KEY: request_id}
         listener = Listener(request.channel.notify, self._scope, lists=lists, stamp=stamp)
@@ -112,3 +114,15 @@ class Subscriptions:
             with anyio.CancelScope(shield=True):
                 await self._listeners.discard(listener)
         return {"_meta": stamp}
+
+
+def _strings(wanted: Mapping[str, Any], key: str) -> list[str]:
+    """A list of a stream's filter.
+
+    Raises:
+        MCPError: it is no list of strings.
+    """
+    value = wanted.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in cast("list[Any]", value)):
+        raise MCPError(INVALID_PARAMS, f"subscriptions/listen: {key} must be a list of strings")
+    return cast("list[str]", value)

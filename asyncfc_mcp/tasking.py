@@ -4,20 +4,18 @@ Owns those methods; what a task looks like is `tasks`'.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS
+from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
 
 from asyncfc_mcp import tasks
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.calls import ToolCalls
 from asyncfc_mcp.futures import Future, Result, Scope
 from asyncfc_mcp.metatools import CANCEL_WAIT_S
-from asyncfc_mcp.requests import TASKS_EXTENSION, Handler, Request, paged
+from asyncfc_mcp.requests import Handler, Request, need_tasks, paged
 from asyncfc_mcp.scheduler import wait_for
-
-MISSING_CAPABILITY: Final = -32021
 
 
 class Tasks:
@@ -40,12 +38,7 @@ class Tasks:
         Raises:
             MCPError: there is none, or the client may not ask.
         """
-        if request.modern and TASKS_EXTENSION not in (request.capabilities.get("extensions") or {}):
-            raise MCPError(
-                MISSING_CAPABILITY,
-                f"{request.method} needs the client to declare the extension {TASKS_EXTENSION}",
-                {"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}},
-            )
+        _admit(request)
         task_id = request.params.get("taskId")
         future = self.bridge.store.find(self._scope, task_id) if isinstance(task_id, str) else None
         if future is None:
@@ -93,5 +86,18 @@ class Tasks:
         return {**future.result, "_meta": {**meta, tasks.RELATED: {"taskId": future.id}}}
 
     async def _list_tasks(self, request: Request) -> Result:
+        _admit(request)
         futures = [tasks.experimental(future, self._calls.epoch) for future in self.bridge.store.newest(self._scope)]
         return paged(request.params, "tasks", futures)
+
+
+def _admit(request: Request) -> None:
+    """Let only clients through whose protocol has tasks.
+
+    Raises:
+        MCPError: it has none, or the client has not declared them.
+    """
+    if request.modern:
+        need_tasks(request)
+    elif request.version != tasks.EXPERIMENTAL_VERSION:
+        raise MCPError(METHOD_NOT_FOUND, "Method not found", request.method)

@@ -12,6 +12,8 @@ from mcp_types import INTERNAL_ERROR
 from asyncfc_mcp.errors import ProtocolFailure
 from asyncfc_mcp.futures import Future, State
 
+EXPERIMENTAL_VERSION: Final = "2025-11-25"
+"""The one protocol version that has the experimental tasks."""
 RELATED: Final = "io.modelcontextprotocol/related-task"
 """Key in `_meta` of a result that came from a task (2025-11-25)."""
 POLL_MS: Final = 1000
