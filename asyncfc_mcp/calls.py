@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, cast
 import anyio
 import anyio.abc
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, LOG_LEVEL_META_KEY
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND
 
 from asyncfc_mcp import answers, tasks
 from asyncfc_mcp.bridge import Ask, Bridge, Wiring
@@ -83,6 +83,9 @@ class ToolCalls:
         catalog = await self.bridge.listed()
         profile = profile_for(request.host, self.bridge.settings.host_profiles)
         wrapped = self._fitting(catalog.tool_list(), profile.name_limit)
+        if request.version == tasks.EXPERIMENTAL_VERSION:
+            # Clients of that version must not ask for a task where a tool does not say that it can be one.
+            wrapped = [{**tool, "execution": {"taskSupport": "optional"}} for tool in wrapped]
         tools = [*(tool.listed(name) for name, tool in METATOOLS.items()), *wrapped]
         return paged(params, "tools", tools)
 
@@ -108,10 +111,13 @@ class ToolCalls:
         name = self._aliases.get(name, name)
         caller = self.caller(request)
         client = caller.client
+        augmented = "task" in params and request.version == tasks.EXPERIMENTAL_VERSION
         tool = METATOOLS.get(name)
         try:
             resumed = self._resume(params, lenient=self._passes_questions(name))
             if tool is not None:
+                if augmented:
+                    raise MCPError(METHOD_NOT_FOUND, f"{name} cannot be called as a task")
                 answer = await tool.handler(self.bridge, caller, arguments or {})
                 if name == "await_future" and answers.META_KEY not in (answer.get("_meta") or {}):
                     return answer  # a ready result goes up as the server gave it
@@ -129,6 +135,8 @@ class ToolCalls:
         except UnknownTool as exc:
             raise MCPError(INVALID_PARAMS, str(exc)) from None
         except BridgeError as exc:
+            if augmented:  # whoever asked for a task gets one or an error, never a result
+                raise MCPError(INVALID_PARAMS, str(exc)) from None
             answer = answers.error(str(exc))
         return self._deliver(client, answer)
 
@@ -138,7 +146,7 @@ class ToolCalls:
         self, request: Request, caller: Caller, wiring: Wiring, arguments: dict[str, Any] | None
     ) -> Result:
         """A call whose future is handed out as a task, in the way of the client's protocol version."""
-        if "task" in request.params and request.version != "2025-11-25":
+        if "task" in request.params and request.version != tasks.EXPERIMENTAL_VERSION:
             raise MCPError(INVALID_PARAMS, f"protocol {request.version} has no task-augmented calls")
         entry = wiring.entry
         name = None
@@ -234,7 +242,7 @@ class ToolCalls:
                     note = str(exc)
             futures = [*{other.key: other for other in also if other is not future}.values(), future]
             if client.conversation is not None:
-                client.unread[future.key] = future
+                client.follow(future)
         if wanted:
             try:
                 with self._hearing(request, futures):
@@ -269,12 +277,11 @@ class ToolCalls:
     def _deliver(self, client: Client, answer: Result) -> Result:
         """Let finished, small, unread results of the conversation ride on this answer, in order of completion."""
         settings = self.bridge.settings
-        if client.conversation is None or settings.deliver == "off" or not client.unread:
+        if client.conversation is None or settings.deliver == "off":
             return answer
-        ready = [f for f in client.unread_futures() if f.done and f.size <= settings.inline_bytes]
+        ready = client.take_ended(settings.inline_bytes)
         if not ready:
             return answer
-        ready.sort(key=lambda future: future.ended_at or 0)
         for future in ready:
             self.bridge.store.mark_read(future)
         return answers.append(answer, ready)

@@ -195,7 +195,7 @@ class Upstream:
         if modern:
             theirs = {k: v for d in self.bridge.downstreams.values() for k, v in d.offer.extensions.items()}
             capabilities["extensions"] = {**theirs, TASKS_EXTENSION: {}}
-        elif result.get("protocolVersion") == "2025-11-25":
+        elif result.get("protocolVersion") == tasks.EXPERIMENTAL_VERSION:
             capabilities["tasks"] = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
         result["capabilities"] = capabilities
         name: str | None = None
