@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, cast
 import anyio
 import anyio.abc
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND
+from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_PARAMS, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND
 
 from asyncfc_mcp import answers, tasks
 from asyncfc_mcp.bridge import Ask, Bridge, Wiring
@@ -26,6 +26,7 @@ from asyncfc_mcp.futures import Future, Question, Result, Scope, State
 from asyncfc_mcp.hosts import profile_for
 from asyncfc_mcp.listening import Attendance, Listeners
 from asyncfc_mcp.metatools import METATOOLS, Caller, Client, InputNeeded, wait
+from asyncfc_mcp.questions import Questions
 from asyncfc_mcp.requests import Handler, Params, Request, paged
 from asyncfc_mcp.scheduler import wait_for
 
@@ -342,27 +343,25 @@ class ToolCalls:
     async def attend(self, future: Future, caller: Caller) -> None:
         """Wait for the end of a sync call; pass on every progress as it comes, and every question."""
         seen: tuple[float, float | None, str | None] | None = None
-        while True:
-            changed = anyio.Event()
+        with self.bridge.questions.taking(caller.put, caller.capabilities) as take:
+            while True:
+                changed = anyio.Event()
 
-            def watch(_: Future, changed: anyio.Event = changed) -> None:
-                changed.set()
+                def watch(_: Future, changed: anyio.Event = changed) -> None:
+                    changed.set()
 
-            future.watchers.append(watch)
-            try:
-                if caller.report is not None and future.progress is not None and future.progress != seen:
-                    seen = future.progress
-                    await caller.report(*seen)
-                if future.questions and (claimed := self.bridge.questions.claim([future])):
-                    if caller.put is None:
+                future.watchers.append(watch)
+                try:
+                    if caller.report is not None and future.progress is not None and future.progress != seen:
+                        seen = future.progress
+                        await caller.report(*seen)
+                    if future.questions and (claimed := take([future])):
                         raise InputNeeded(claimed, [future])
-                    for _, question in claimed:
-                        caller.put(question)
-                if future.done:
-                    return
-                await changed.wait()
-            finally:
-                future.watchers.remove(watch)
+                    if future.done:
+                        return
+                    await changed.wait()
+                finally:
+                    future.watchers.remove(watch)
 
     def _hearing(self, request: Request, futures: Iterable[Future]) -> AbstractContextManager[None]:
         """While it lasts, the request hears what the servers of these futures log."""
@@ -375,7 +374,7 @@ class ToolCalls:
 
     def _put(self, request: Request, question: Question) -> None:
         """Ask the client at once, beside the request that waits; the user may take longer than that waits."""
-        self._asking.start(request.channel.send_raw_request, question)
+        self._asking.start(self.bridge.questions, request, question)
 
     def _questions(self, needed: InputNeeded) -> Result:
         """The answer that is a question (2026-07-28); its sealed state says which, and what was being waited for."""
@@ -439,23 +438,39 @@ class Asking:
 
     def __init__(self) -> None:
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._asked: set[tuple[str, Any]] = set()
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         async with anyio.create_task_group() as self._tasks:
             task_status.started()
             await anyio.sleep_forever()
 
-    def start(self, ask: Ask, question: Question) -> None:
-        """Put a question to a client; its answer settles the question."""
+    def start(self, questions: Questions, request: Request, question: Question) -> None:
+        """Put a question to the client of a request, unless it has been put on that connection and is still open; its
+        answer settles the question, and what settles it otherwise withdraws it."""
         assert self._tasks is not None
-        self._tasks.start_soon(_ask_client, ask, question)
+        key = (question.id, request.connection)
+        if key not in self._asked:
+            self._asked.add(key)
+            self._tasks.start_soon(self._ask, questions, request.channel.send_raw_request, question, key)
 
+    async def _ask(self, questions: Questions, ask: Ask, question: Question, key: tuple[str, Any]) -> None:
+        async def put() -> None:
+            try:
+                question.settle(await ask(question.method, question.params))
+            except MCPError as exc:
+                if exc.code == CONNECTION_CLOSED:  # that client is gone; another may come for the same future
+                    questions.release(question)
+                else:
+                    question.settle(None, (exc.code, exc.error.message, exc.error.data))
+            except Exception:
+                logger.exception("asking the client %s failed", question.method)
+                question.settle(None, (INTERNAL_ERROR, "the client could not be asked", None))
 
-async def _ask_client(ask: Ask, question: Question) -> None:
-    try:
-        question.settle(await ask(question.method, question.params))
-    except MCPError as exc:
-        question.settle(None, (exc.code, exc.error.message, exc.error.data))
-    except Exception:
-        logger.exception("asking the client %s failed", question.method)
-        question.settle(None, (INTERNAL_ERROR, "the client could not be asked", None))
+        try:
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(put)
+                await questions.over(question)
+                tg.cancel_scope.cancel()
+        finally:
+            self._asked.discard(key)

@@ -3,6 +3,7 @@
 Everything heavy is imported inside a command: start-up is a cost that users see.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -93,6 +94,17 @@ def _run(main: Callable[[], Awaitable[Any]]) -> Any:
         raise
 
 
+def _settle_memory() -> None:
+    """Take what was imported out of the garbage collector's sight and have it come less often.
+
+    Every call makes objects that live as long as their future; with the defaults, collecting in vain is two fifths of
+    the cost of a submission once thousands are open (measured: 228 µs, 126 µs with this).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 100)
+
+
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     leaves: list[BaseException] = []
     for exc in group.exceptions:
@@ -150,6 +162,7 @@ def serve(
     if transport == "stdio":
         from asyncfc_mcp.transports import serve_stdio
 
+        _settle_memory()
         _run(lambda: serve_stdio(_bridge(config, verbose=verbose)))
         return
     from asyncfc_mcp.transports import MissingToken, scope_for, serve_http
@@ -160,6 +173,7 @@ def serve(
         if token is None:
             raise MissingToken(auth_token_env)
     scope_for(host, token, insecure=insecure_no_auth)
+    _settle_memory()
 
     def listening(base: str) -> None:
         paths = [*(["/mcp"] if transport == "http" else []), *(["/sse"] if transport == "sse" or also_sse else [])]

@@ -55,14 +55,44 @@ class Client:
     profile: HostProfile = UNKNOWN
     patience_s: float | None = None
     """Learned: waits longer than this were given up on."""
-    unread: dict[str, Future] = field(default_factory=dict[str, Future])
-    """Futures of the conversation whose results nobody has received, in order of submission."""
+    _unread: dict[str, Future] = field(default_factory=dict[str, Future])
+    """Futures of the conversation whose results nobody has received, in order of submission; some may have been read
+    since, and are dropped when they are come across."""
+    _ended: list[Future] = field(default_factory=list[Future])
+    """Those that ended since somebody looked, in that order: what an answer may bring along. Apart from the others, so
+    that looking costs what ended and not what is open."""
+    _sweep_at: int = 256
+
+    def follow(self, future: Future) -> None:
+        """Count a future among the conversation's unread ones."""
+        self._unread[future.key] = future
+        if future.done:
+            self._ended.append(future)
+        else:
+            future.watchers.append(self._on_change)
+        if len(self._unread) > self._sweep_at:
+            self._sweep_at = max(256, 2 * len(self.unread_futures()))
+
+    def _on_change(self, future: Future) -> None:
+        if future.done:
+            future.watchers.remove(self._on_change)
+            self._ended.append(future)
 
     def unread_futures(self) -> list[Future]:
-        """The conversation's futures that were not read yet, finished or not; forgets those that were."""
-        for key in [key for key, future in self.unread.items() if future.read_at is not None]:
-            del self.unread[key]
-        return list(self.unread.values())
+        """The conversation's futures that were not read yet, finished or not."""
+        self._unread = {key: future for key, future in self._unread.items() if future.read_at is None}
+        return list(self._unread.values())
+
+    def take_ended(self, max_bytes: int) -> list[Future]:
+        """The unread results of at most `max_bytes` that came since the last time, in order of completion. A larger one
+        is not asked about again; it stays unread."""
+        if not self._ended:
+            return []
+        ended, self._ended = self._ended, []
+        for future in ended:
+            if future.read_at is not None:
+                self._unread.pop(future.key, None)
+        return [future for future in ended if future.read_at is None and future.size <= max_bytes]
 
     def wait_s(self, bridge: Bridge, asked: float | None = None, *, hears: bool = False) -> float:
         """How long a wait may last, in seconds.
@@ -141,22 +171,19 @@ async def _wait_until(
     for future in futures:
         future.watchers.append(watch)
     try:
-        while not enough(future.done for future in futures):
-            claimed = bridge.questions.claim(futures)
-            if caller.put is not None:
-                for _, question in claimed:
-                    caller.put(question)
-            elif claimed:
-                return claimed
-            # A claim that its owner does not keep runs out without anything changing.
-            until = deadline
-            if any(future.questions for future in futures):
-                until = min(deadline, anyio.current_time() + CLAIM_S)
-            with anyio.CancelScope(deadline=until):
-                await stirred.wait()
-            if anyio.current_time() >= deadline:
-                break
-            stirred = anyio.Event()
+        with bridge.questions.taking(caller.put, caller.capabilities) as take:
+            while not enough(future.done for future in futures):
+                if claimed := take(futures):
+                    return claimed
+                # A claim that its owner does not keep runs out without anything changing.
+                until = deadline
+                if any(future.questions for future in futures):
+                    until = min(deadline, anyio.current_time() + CLAIM_S)
+                with anyio.CancelScope(deadline=until):
+                    await stirred.wait()
+                if anyio.current_time() >= deadline:
+                    break
+                stirred = anyio.Event()
     finally:
         for future in futures:
             future.watchers.remove(watch)
