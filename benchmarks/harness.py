@@ -253,11 +253,12 @@ class RawClient:
     """JSON-RPC lines to a process over pipes, in the handshake era; blocking, one thread."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], *, name: str = "benchmark") -> None:
+        self._stderr = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._stderr,
             env={**os.environ, **env},
             cwd=REPO,
         )
@@ -320,7 +321,9 @@ class RawClient:
     def _read(self, results: dict[int, Json]) -> None:
         chunk = os.read(self._out, 1 << 18)
         if not chunk:
-            raise RuntimeError(f"the peer went away with {self.process.wait()}")
+            code = self.process.wait()
+            self._stderr.seek(0)
+            raise RuntimeError(f"the peer went away with {code}: {self._stderr.read()[-500:].decode(errors='replace')}")
         *lines, self._buffer = (self._buffer + chunk).split(b"\n")
         for line in lines:
             message = json.loads(line)
@@ -344,6 +347,7 @@ class RawClient:
                 self.process.kill()
                 self.process.wait()
         self.process.stdout.close()
+        self._stderr.close()
 
     def __enter__(self) -> RawClient:
         return self
