@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 
 CONVERSATION_KEY: Final = "asyncfc/conversation"
 """Key in a request's `_meta` by which a host says whose conversation it belongs to."""
-CROWD: Final = 8
-"""Of a tool that nothing is known of yet, so many calls at a time are given grace; a burst is answered at once."""
+CROWD: Final = (8, 64)
+"""So many calls of a tool at a time are given grace, if nothing is known of it yet, and if it is known to be quick. More
+are a burst, which is answered at once: each call that waits costs a task."""
 CLIENTS: Final = 4096
 """How many clients' habits are remembered."""
 
@@ -270,9 +271,8 @@ class ToolCalls:
             return
         scheduler = self.bridge.scheduler
         median_s = scheduler.median_s(future.tool)
-        if (median_s is None and scheduler.running_of(future) <= CROWD) or (
-            median_s is not None and median_s <= grace_s
-        ):
+        crowd = CROWD[0] if median_s is None else CROWD[1]
+        if (median_s is None or median_s <= grace_s) and scheduler.running_of(future) <= crowd:
             await wait_for([future], timeout_s=grace_s)
 
     def _deliver(self, client: Client, answer: Result) -> Result:
