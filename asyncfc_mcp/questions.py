@@ -1,10 +1,12 @@
 """What servers ask their client while a call runs: elicitation, sampling, roots.
 
 Owns a question's life: it is put on the future of the call that raised it, taken on by whoever awaits that future,
-and answered, refused or given up. Refuses to know how a client is asked; that depends on its protocol era.
+and answered, refused, withdrawn or given up. Refuses to know how a client is asked; that depends on its protocol era.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from math import inf
 from typing import Any, Final, cast
 
 import anyio
@@ -22,7 +24,7 @@ CAPABILITY: Final[Mapping[str, str]] = {
 }
 """Method of a question → the client capability that it needs."""
 CLAIM_S: Final = 30.0
-"""A client that took a question away and did not come back with an answer is not waited for longer than this."""
+"""Who took a question on and waits no more is left alone with it this long; then the next to wait is asked, too."""
 MAX_ROUNDS: Final = 32
 """How often one call may ask again before it is given up."""
 
@@ -59,6 +61,8 @@ class Questions:
         self._clock = clock
         self._timeout_s = timeout_s
         self._count = 0
+        self._open: dict[str, tuple[Future, anyio.Event]] = {}
+        """ID of a question → whose it is, and what is set when it is over."""
 
     async def ask(self, call: Call, method: str, params: Mapping[str, Any]) -> Result:
         """Put a question of a server on the future of its call and return the client's answer.
@@ -83,8 +87,15 @@ class Questions:
         future = call.future
         self._count += 1
         question = Question(f"q{self._count}", method, params)
-        done = anyio.Event()
-        question.on_settled = done.set
+        over = anyio.Event()
+        self._open[question.id] = future, over
+        question.on_settled = over.set
+
+        def watch(future: Future) -> None:
+            if future.done:
+                over.set()
+
+        future.watchers.append(watch)
         future.questions[question.id] = question
         if future.state is State.RUNNING:
             future.apply(Event.ASK)
@@ -92,16 +103,32 @@ class Questions:
             future.changed()
         try:
             with anyio.move_on_after(self._timeout_s):
-                await done.wait()
+                await over.wait()
         finally:
+            over.set()  # whatever the reason: who is being asked at this moment need not answer any more
+            del self._open[question.id]
+            future.watchers.remove(watch)
             future.questions.pop(question.id, None)
             if future.state is State.INPUT_REQUIRED and not future.questions:
                 future.apply(Event.ANSWER)
         if question.refusal is not None:
             raise MCPError(*question.refusal)
-        if question.answer is None:
-            raise _Nobody(Unanswered(future.tool, question.text, self._timeout_s))
-        return question.answer
+        if question.answer is not None:
+            return question.answer
+        if future.done:
+            raise MCPError(INVALID_REQUEST, "the call that asked has ended")
+        raise _Nobody(Unanswered(future.tool, question.text, self._timeout_s))
+
+    async def over(self, question: Question) -> None:
+        """Return when nobody needs the answer any more: it is there, or was given up, or the call has ended."""
+        if question.id in self._open:
+            await self._open[question.id][1].wait()
+
+    def release(self, question: Question) -> None:
+        """Who took the question on cannot have it answered: let the next one."""
+        question.claimed_until = 0.0
+        if question.id in self._open:
+            self._open[question.id][0].changed()
 
     async def answer_round(self, call: Call, result: Result) -> dict[str, Any]:
         """Answer an `InputRequiredResult`: the parameters with which to send the call again (2026-07-28).
@@ -148,13 +175,46 @@ class Questions:
             return None
         return next((call for call in calls if not call.future.questions), calls[0])
 
-    def claim(self, futures: Iterable[Future]) -> list[tuple[Future, Question]]:
-        """Take on the open questions of these futures that nobody else is getting answered."""
+    @contextmanager
+    def taking(
+        self, put: Callable[[Question], None] | None, capabilities: Mapping[str, Any]
+    ) -> Generator[Callable[[Iterable[Future]], list[tuple[Future, Question]]]]:
+        """Take questions on for a client, as long as one of its requests waits.
+
+        Gives a function that takes on the open questions of futures which nobody else is getting answered and which
+        the client can answer. It puts them to the client; where that cannot be done, it returns them.
+
+        Args:
+            put: puts a question to the client at once; None where questions travel in answers.
+            capabilities: what the client can be asked.
+        """
+        held: list[Question] = []
+
+        def take(futures: Iterable[Future]) -> list[tuple[Future, Question]]:
+            claimed = self._claim(futures, capabilities)
+            if put is None:
+                return claimed
+            for _, question in claimed:
+                # For as long as the request waits: a user who takes their time is not asked twice.
+                question.claimed_until = inf
+                held.append(question)
+                put(question)
+            return []
+
+        try:
+            yield take
+        finally:
+            until = self._clock() + CLAIM_S
+            for question in held:
+                question.claimed_until = min(question.claimed_until, until)
+
+    def _claim(self, futures: Iterable[Future], capabilities: Mapping[str, Any]) -> list[tuple[Future, Question]]:
         now = self._clock()
         claimed: list[tuple[Future, Question]] = []
         for future in futures:
             for question in future.questions.values():
-                if not question.settled and question.claimed_until <= now:
+                free = not question.settled and question.claimed_until <= now
+                if free and can_answer(capabilities, question.method, question.params):
                     question.claimed_until = now + CLAIM_S
                     claimed.append((future, question))
         return claimed
