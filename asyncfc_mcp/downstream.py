@@ -43,7 +43,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERS
 
 from asyncfc_mcp import __version__
 from asyncfc_mcp.config import ServerConfig, StdioSpec
-from asyncfc_mcp.errors import ProtocolFailure, ServerDied, ServerUnavailable
+from asyncfc_mcp.errors import CallFailed, ProtocolFailure, ServerDied, ServerUnavailable
 from asyncfc_mcp.offers import LISTINGS, Offer
 from asyncfc_mcp.peer import Peer
 from asyncfc_mcp.processes import Reaper, Stderr, spawn
@@ -243,11 +243,15 @@ class Downstream:
             CallFailed: it refuses.
         """
         self._subscribed[uri] = None
-        connection = await self._live()
-        if connection.modern:
-            self._relisten.set()
-        else:
-            await self.request("resources/subscribe", {"uri": uri})
+        try:
+            connection = await self._live()
+            if connection.modern:
+                self._relisten.set()
+            else:
+                await self.request("resources/subscribe", {"uri": uri})
+        except CallFailed:
+            self._subscribed.pop(uri, None)
+            raise
 
     async def unsubscribe(self, uri: str) -> None:
         """Raises: CallFailed: it refuses."""

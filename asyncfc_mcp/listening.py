@@ -13,6 +13,7 @@ from typing import Any, Final
 import anyio
 
 from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.errors import CallFailed
 from asyncfc_mcp.futures import Future, Scope, State
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,10 @@ LOGS_PER_S: Final = 50
 """Log messages of one server passed on in a second; a server that says more than that is not read by anybody."""
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 FUTURE_URI: Final = "future://"
+UNSUBSCRIBE_S: Final = 2.0
+"""How long a server may take to let go of what a listener who left was subscribed to."""
+ATTEND_S: Final = 1.0
+"""How long a request that waits may take to accept a log message; the next one must not wait for it for ever."""
 
 LIST_CHANGES: Final[Mapping[str, str]] = {
     "tools": "tools",
@@ -127,12 +132,14 @@ class Listeners:
     async def discard(self, listener: Listener) -> None:
         """Forget a listener, and what was subscribed to for them alone."""
         self._all.pop(listener, None)
-        for uri in tuple(listener.uris):
-            await self.unsubscribe(listener, uri)
-        for key, watcher in listener.watched.items():
-            if (future := listener.futures.get(key)) is not None and watcher in future.watchers:
-                future.watchers.remove(watcher)
         listener.close()
+        for key in tuple(listener.watched):
+            self._unwatch(listener, key)
+        # Side by side: a server that does not answer costs the others nothing, and the listener's end little.
+        with anyio.move_on_after(UNSUBSCRIBE_S):
+            async with anyio.create_task_group() as tg:
+                for uri in tuple(listener.uris):
+                    tg.start_soon(self.unsubscribe, listener, uri)
 
     async def run(self) -> None:
         """Tell of list changes, until cancelled."""
@@ -157,13 +164,20 @@ class Listeners:
         """
         if uri in listener.uris:
             return
+        first = not any(uri in other.uris for other in self._all)
         listener.uris.add(uri)
         if uri.startswith(FUTURE_URI):
             future = self._bridge.store.find(listener.scope, uri.removeprefix(FUTURE_URI))
             if future is not None:
                 self._watch(listener, f"uri:{uri}", future, lambda _: self._future_read(listener, uri, future))
-        elif sum(uri in other.uris for other in self._all) <= 1:
-            await self._bridge.subscribe(uri)
+                # It may have ended on the way here, and nothing will change any more.
+                self._future_read(listener, uri, future)
+        elif first:
+            try:
+                await self._bridge.subscribe(uri)
+            except CallFailed:
+                listener.uris.discard(uri)
+                raise
 
     async def unsubscribe(self, listener: Listener, uri: str) -> None:
         if uri not in listener.uris:
@@ -221,8 +235,7 @@ class Listeners:
         if method == "notifications/resources/updated":
             uri = params.get("uri")
             for listener in tuple(self._all):
-                # A server may name a part of what was subscribed to.
-                if isinstance(uri, str) and any(uri == wanted or uri.startswith(wanted) for wanted in listener.uris):
+                if isinstance(uri, str) and any(_covers(wanted, uri) for wanted in listener.uris):
                     listener.tell(method, {key: value for key, value in params.items() if key != "_meta"})
         elif method == "notifications/message" and self._within_rate(server):
             level = params.get("level")
@@ -239,7 +252,8 @@ class Listeners:
                     continue  # 2026-07-28: no messages for a request that did not ask for any
                 if self.wants(wanted, level):
                     # At once and not through a queue: it must not be overtaken by the answer to that request.
-                    await attendance.notify(method, params)
+                    with anyio.move_on_after(ATTEND_S):
+                        await attendance.notify(method, params)
             # Outside a request only handshake connections hear, where nobody else's messages could be among them.
             for listener in tuple(self._all):
                 if listener in told or listener.stamp or not listener.scope.listed:
@@ -271,3 +285,8 @@ class Listeners:
         """The least severe level that anybody wants."""
         levels = [LEVELS.index(listener.level) for listener in self._all if listener.level in LEVELS]
         return LEVELS[min(levels)] if levels else None
+
+
+def _covers(wanted: str, uri: str) -> bool:
+    """Whether a change of `uri` concerns who subscribed to `wanted`: itself, or a part of it, as servers may name."""
+    return uri == wanted or (uri.startswith(wanted) and (wanted[-1:] in ("/", "?", "#") or uri[len(wanted)] in "/?#"))

@@ -96,11 +96,13 @@ class Subscriptions:
         honored: dict[str, Any] = {f"{kind}ListChanged": True for kind in lists}
         self._listeners.add(listener)
         try:
+            watched: list[str] = []
             for uri in uris:
                 with suppress(CallFailed):
                     await self._listeners.subscribe(listener, uri)
+                    watched.append(uri)
             if uris:
-                honored["resourceSubscriptions"] = uris
+                honored["resourceSubscriptions"] = watched
             if followed:
                 honored["taskIds"] = [future.id for future in followed]
             # First of all, and then what has happened since.
@@ -122,7 +124,7 @@ def _strings(wanted: Mapping[str, Any], key: str) -> list[str]:
     Raises:
         MCPError: it is no list of strings.
     """
-    value = wanted.get(key) or []
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in cast("list[Any]", value)):
+    value: object = wanted.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in cast("list[object]", value)):
         raise MCPError(INVALID_PARAMS, f"subscriptions/listen: {key} must be a list of strings")
     return cast("list[str]", value)
