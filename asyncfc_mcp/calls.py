@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 CONVERSATION_KEY: Final = "asyncfc/conversation"
 """Key in a request's `_meta` by which a host says whose conversation it belongs to."""
 CROWD: Final = (8, 64)
-"""So many calls of a tool at a time are given grace, if nothing is known of it yet, and if it is known to be quick. More
-are a burst, which is answered at once: each call that waits costs a task."""
+"""So many calls of a tool at a time are given grace, if nothing is known of it yet, and if it is known to be quick.
+More are a burst, which is answered at once: each call that waits costs a task."""
 CLIENTS: Final = 4096
 """How many clients' habits are remembered."""
 

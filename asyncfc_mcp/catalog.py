@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 from asyncfc_mcp.config import Policy, ServerConfig
 from asyncfc_mcp.errors import NameCollision
-from asyncfc_mcp.schemas import add_reserved, admit_references
+from asyncfc_mcp.schemas import add_reserved, admit_references, without_dialect
 
 HOST_PREFIX: Final = "mcp__asyncfc__"
 """What hosts put before a tool's name, with this program under the name that the README gives it."""
@@ -141,7 +141,7 @@ def list_tool(config: ServerConfig, raw: Json) -> ToolEntry:
     listed.pop("outputSchema", None)
     listed.pop("execution", None)
     entry = ToolEntry(name, config.name, tool, raw, listed, policy)
-    schema: Json = entry.input_schema
+    schema: Json = without_dialect(entry.input_schema)
     if policy.references == "all" or (policy.references == "read-only" and entry.annotations.get("readOnlyHint")):
         schema = admit_references(schema)
     schema, skipped = add_reserved(schema, as_=policy.names, wait=policy.wait)

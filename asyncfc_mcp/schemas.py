@@ -320,6 +320,34 @@ def _matches(pattern: str, text: str) -> bool:
 # --- admitting references --------------------------------------------------------------------------------------------
 
 
+_SAME_EVERYWHERE: Final = re.compile(r"https?://json-schema\.org/draft(-07|/2019-09|/2020-12)/schema#?")
+_DIALECTAL: Final = frozenset(
+    {"additionalItems", "dependencies", "$recursiveRef", "$recursiveAnchor", "$anchor", "$id", "id"}
+)
+
+
+def without_dialect(schema: Mapping[str, Any]) -> Schema:
+    """The schema without `$schema`, where it means the same in every dialect that servers use; else as it is.
+
+    Each tool of a TypeScript server names its dialect, in as many tokens as both of our own arguments take. It is for
+    the list only: arguments are checked against the schema as the server gave it.
+    """
+    dialect = schema.get("$schema")
+    if not isinstance(dialect, str) or not _SAME_EVERYWHERE.fullmatch(dialect):
+        return dict(schema)
+    todo: list[object] = [schema]
+    while todo:
+        part = todo.pop()
+        if is_array(part):
+            todo += part
+        elif is_object(part):
+            # An array of schemas for `items` is a tuple in one dialect and nothing in another.
+            if part.keys() & _DIALECTAL or is_array(part.get("items")):
+                return dict(schema)
+            todo += part.values()
+    return {key: value for key, value in schema.items() if key != "$schema"}
+
+
 def admit_references(schema: Mapping[str, Any]) -> Schema:
     r"""The schema to list upstream: everything that `schema` takes, and a reference in place of any value inside of it.
 

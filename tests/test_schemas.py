@@ -778,3 +778,20 @@ def test_the_library_is_imported_when_it_is_needed() -> None:
         "admit_references({}); assert not {'jsonschema', 'referencing'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("schema", "kept"),
+    [
+        ({"type": "object", "properties": {"id": {"type": "string"}}}, False),
+        ({"type": "object", "properties": {"pair": {"items": [{"type": "string"}]}}}, True),
+        ({"type": "object", "dependencies": {"a": ["b"]}}, True),
+        ({"type": "object", "properties": {"deep": {"anyOf": [{"$id": "x"}]}}}, True),
+    ],
+)
+def test_the_dialect_is_left_out_where_it_makes_no_difference(schema: dict[str, Any], kept: bool):
+    """`$schema` costs as many tokens as both of our own arguments, and is listed only where it means something."""
+    said = {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
+    assert without_dialect(said) == (said if kept else schema)
+    unknown = {"$schema": "https://example.com/dialect", **schema}
+    assert without_dialect(unknown) == unknown
