@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from asyncfc_mcp.schemas import Expected, Validator, add_reserved, admit_references, expected
+from asyncfc_mcp.schemas import Expected, Validator, add_reserved, admit_references, expected, without_dialect
 
 Schema = dict[str, Any]
 
