@@ -322,7 +322,7 @@ def _matches(pattern: str, text: str) -> bool:
 
 _SAME_EVERYWHERE: Final = re.compile(r"https?://json-schema\.org/draft(-07|/2019-09|/2020-12)/schema#?")
 _DIALECTAL: Final = frozenset(
-    {"additionalItems", "dependencies", "$recursiveRef", "$recursiveAnchor", "$anchor", "$id", "id"}
+    {"additionalItems", "dependencies", "$recursiveRef", "$recursiveAnchor", "$anchor", "$id"}
 )
 
 
