@@ -7,7 +7,7 @@ how clients are connected and in which words they are answered.
 import json
 import logging
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from asyncfc_mcp.futures import Future, FutureStore, Result, Scope
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
 from asyncfc_mcp.ordering import EffectTemplate, declared_effect
 from asyncfc_mcp.processes import Reaper
-from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions
+from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions, refuse_unless_able
 from asyncfc_mcp.scheduler import Call, OnProgress, Scheduler
 from asyncfc_mcp.schemas import Validator, expected, json_type
 
@@ -290,6 +290,7 @@ class Bridge:
         name: str | None = None,
         meta: Mapping[str, Any] | None = None,
         capabilities: Mapping[str, Any] | None = None,
+        client: Hashable = None,
         answers: Mapping[str, Any] | None = None,
         asks_through: bool = False,
         along: Sequence[str] = (),
@@ -301,6 +302,7 @@ class Bridge:
             name: how the caller wants to refer to the future (`_as`).
             meta: `_meta` of the request.
             capabilities: what the client can be asked.
+            client: which of its scope's clients it is.
             answers: `inputResponses` and `requestState` of a call that is sent again, if its questions go through.
             asks_through: questions go up in the result, as the server put them, instead of waiting on the future.
             along: IDs and names that the caller waits for beside this call; unknown ones refuse it.
@@ -366,6 +368,7 @@ class Bridge:
                 needs_task=entry.needs_task,
                 meta=meta,
                 capabilities=capabilities or {},
+                client=client,
                 asks_through=asks_through,
                 answers=answers or {},
             )
@@ -480,13 +483,15 @@ class Bridge:
     async def downstream_asks(
         self, downstream: Downstream, method: str, params: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        call = self.questions.asker_of(downstream.name)
-        if self._direct is not None and (call is None or method == "roots/list"):
+        params = params or {}
+        calls = self.questions.askers(downstream.name)
+        if self._direct is not None and (not calls or method == "roots/list"):
             # Nobody has to be shown anything for roots, and servers ask for them before any call.
-            return await self._direct(method, params or {})
-        if call is None or method not in CAPABILITY:
+            refuse_unless_able(self._client_capabilities, method, params)
+            return await self._direct(method, params)
+        if not calls:
             raise MCPError(METHOD_NOT_FOUND, f"there is nobody to answer {method}")
-        return await self.questions.ask(call, method, params or {})
+        return await self.questions.ask(calls, method, params)
 
     async def downstream_notifies(self, downstream: Downstream, method: str, params: Mapping[str, Any] | None) -> None:
         if self.on_notification is not None:

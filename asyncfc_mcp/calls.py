@@ -163,6 +163,7 @@ class ToolCalls:
             name=name or None,
             meta=request.params.get("_meta"),
             capabilities=caller.capabilities,
+            client=caller.identity,
         )
         if request.modern:
             return tasks.created(future, self.epoch)
@@ -187,6 +188,7 @@ class ToolCalls:
                 scope=caller.client.scope,
                 meta=params.get("_meta"),
                 capabilities=caller.capabilities,
+                client=caller.identity,
                 answers={key: params[key] for key in ("inputResponses", "requestState") if key in params},
                 asks_through=request.modern,
             )
@@ -231,6 +233,7 @@ class ToolCalls:
                 name=name or None,
                 meta=request.params.get("_meta"),
                 capabilities=caller.capabilities,
+                client=caller.identity,
                 along=refs or (),
                 after_all=refs is None,
             )
@@ -313,8 +316,10 @@ class ToolCalls:
 
     def caller(self, request: Request) -> Caller:
         """The client, in the course of this request."""
+        client = self._client(request)
         put = None if request.modern else partial(self._put, request)
-        return Caller(self._client(request), request.report(), put, request.capabilities)
+        identity = None if self._pipe else (request.host, client.conversation) if request.modern else request.connection
+        return Caller(client, request.report(), put, request.capabilities, identity)
 
     def _beside(
         self, client: Client, tool: str, wanted: object, own_name: str | None
@@ -380,7 +385,7 @@ class ToolCalls:
         """The answer that is a question (2026-07-28); its sealed state says which, and what was being waited for."""
         state = {
             "scope": self._scope.key,
-            "questions": {question.id: future.key for future, question in needed.questions},
+            "questions": [question.id for _, question in needed.questions],
             "futures": [future.key for future in needed.futures],
         }
         return {
@@ -414,9 +419,8 @@ class ToolCalls:
         if not isinstance(given, dict):
             raise MCPError(INVALID_PARAMS, "inputResponses must be an object")
         responses = cast("dict[str, Any]", given)
-        for question_id, key in state["questions"].items():
-            future = self.bridge.store.find(self._scope, key.rpartition("/")[2])
-            question = future.questions.get(question_id) if future is not None else None
+        for question_id in state["questions"]:
+            question = self.bridge.questions.find(question_id)
             answer = responses.get(question_id)
             if question is None:
                 continue  # answered by somebody else, or the call has ended: the wait goes on either way

@@ -4,7 +4,7 @@ Owns waiting on behalf of a client: how long, in which slices, with which progre
 so a host's permission prompt for every tool keeps working.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -119,6 +119,8 @@ class Caller:
     """Puts a question to it at once, in the background; None where questions travel in answers."""
     capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What it can be asked."""
+    identity: Hashable = None
+    """Which client this is among those of its scope, as far as it can be told."""
 
 
 async def wait(

@@ -4,8 +4,9 @@ Owns a question's life: it is put on the future of the call that raised it, take
 and answered, refused, withdrawn or given up. Refuses to know how a client is asked; that depends on its protocol era.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, cast
 
@@ -40,12 +41,31 @@ def can_answer(capabilities: Mapping[str, Any], method: str, params: Mapping[str
     return True
 
 
+def refuse_unless_able(capabilities: Mapping[str, Any], method: str, params: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        MCPError: a client with these capabilities may not be asked this.
+    """
+    if not can_answer(capabilities, method, params):
+        raise MCPError(METHOD_NOT_FOUND, f"the client has not declared that it can answer {method}")
+
+
 class _Nobody(MCPError):
     """Nobody answered in time; the call is to fail with `verdict`."""
 
     def __init__(self, verdict: Unanswered) -> None:
         super().__init__(INVALID_REQUEST, "nobody answered")
         self.verdict = verdict
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A question that is open."""
+
+    question: Question
+    futures: Sequence[Future]
+    """It stands on each of them."""
+    over: anyio.Event = field(default_factory=anyio.Event)
 
 
 class Questions:
@@ -61,74 +81,82 @@ class Questions:
         self._clock = clock
         self._timeout_s = timeout_s
         self._count = 0
-        self._open: dict[str, tuple[Future, anyio.Event]] = {}
-        """ID of a question → whose it is, and what is set when it is over."""
+        self._open: dict[str, _Open] = {}
 
-    async def ask(self, call: Call, method: str, params: Mapping[str, Any]) -> Result:
-        """Put a question of a server on the future of its call and return the client's answer.
+    async def ask(self, calls: Sequence[Call], method: str, params: Mapping[str, Any]) -> Result:
+        """Put a question of a server on the futures of the calls that it may belong to (see `askers`), and return the
+        client's answer.
 
         Raises:
             MCPError: the client refused with this error, or cannot be asked; or nobody answered, and the call fails.
         """
+        for call in calls:
+            refuse_unless_able(call.capabilities, method, params)
         try:
-            return await self._ask(call, method, params)
+            return await self._ask([call.future for call in calls], method, params)
         except _Nobody as nobody:
-            self._scheduler.abort(call, nobody.verdict)
+            # Which of several it was only the server knows, and it is told that there is no answer.
+            if len(calls) == 1:
+                self._scheduler.abort(calls[0], nobody.verdict)
             raise
 
-    async def _ask(self, call: Call, method: str, params: Mapping[str, Any]) -> Result:
-        """Put a question on the call's future and return the client's answer.
+    async def _ask(self, futures: Sequence[Future], method: str, params: Mapping[str, Any]) -> Result:
+        """Put a question on futures and return the client's answer.
 
         Raises:
-            MCPError: the client refused with this error, or cannot be asked; `_Nobody`: there is no answer.
+            MCPError: the client refused with this error; `_Nobody`: there is no answer.
         """
-        if not can_answer(call.capabilities, method, params):
-            raise MCPError(METHOD_NOT_FOUND, f"the client has not declared that it can answer {method}")
-        future = call.future
         self._count += 1
         question = Question(f"q{self._count}", method, params)
-        over = anyio.Event()
-        self._open[question.id] = future, over
-        question.on_settled = over.set
+        opened = self._open[question.id] = _Open(question, futures)
+        question.on_settled = opened.over.set
 
-        def watch(future: Future) -> None:
-            if future.done:
-                over.set()
+        def watch(_: Future) -> None:
+            if all(future.done for future in futures):
+                opened.over.set()
 
-        future.watchers.append(watch)
-        future.questions[question.id] = question
-        if future.state is State.RUNNING:
-            future.apply(Event.ASK)
-        else:
-            future.changed()
+        for future in futures:
+            future.watchers.append(watch)
+            future.questions[question.id] = question
+            if future.state is State.RUNNING:
+                future.apply(Event.ASK)
+            else:
+                future.changed()
         try:
             with anyio.move_on_after(self._timeout_s):
-                await over.wait()
+                await opened.over.wait()
         finally:
-            over.set()  # whatever the reason: who is being asked at this moment need not answer any more
+            opened.over.set()  # whatever the reason: who is being asked at this moment need not answer any more
             del self._open[question.id]
-            future.watchers.remove(watch)
-            future.questions.pop(question.id, None)
-            if future.state is State.INPUT_REQUIRED and not future.questions:
-                future.apply(Event.ANSWER)
+            for future in futures:
+                future.watchers.remove(watch)
+                future.questions.pop(question.id, None)
+                if future.state is State.INPUT_REQUIRED and not future.questions:
+                    future.apply(Event.ANSWER)
         if question.refusal is not None:
             raise MCPError(*question.refusal)
         if question.answer is not None:
             return question.answer
-        if future.done:
+        if all(future.done for future in futures):
             raise MCPError(INVALID_REQUEST, "the call that asked has ended")
-        raise _Nobody(Unanswered(future.tool, question.text, self._timeout_s))
+        raise _Nobody(Unanswered(futures[0].tool, question.text, self._timeout_s))
+
+    def find(self, question_id: str) -> Question | None:
+        """The open question with this ID."""
+        opened = self._open.get(question_id)
+        return opened.question if opened is not None else None
 
     async def over(self, question: Question) -> None:
         """Return when nobody needs the answer any more: it is there, or was given up, or the call has ended."""
-        if question.id in self._open:
-            await self._open[question.id][1].wait()
+        if (opened := self._open.get(question.id)) is not None:
+            await opened.over.wait()
 
     def release(self, question: Question) -> None:
         """Who took the question on cannot have it answered: let the next one."""
         question.claimed_until = 0.0
-        if question.id in self._open:
-            self._open[question.id][0].changed()
+        if (opened := self._open.get(question.id)) is not None:
+            for future in opened.futures:
+                future.changed()
 
     async def answer_round(self, call: Call, result: Result) -> dict[str, Any]:
         """Answer an `InputRequiredResult`: the parameters with which to send the call again (2026-07-28).
@@ -142,7 +170,7 @@ class Questions:
         responses: dict[str, Any] = {}
 
         async def ask(key: str, method: str, params: Mapping[str, Any]) -> None:
-            responses[key] = await self._ask(call, method, params)
+            responses[key] = await self._ask([call.future], method, params)
 
         for request in asked.values():
             if not can_answer(call.capabilities, str(request.get("method")), request.get("params") or {}):
@@ -165,15 +193,25 @@ class Questions:
             again["requestState"] = result["requestState"]
         return again
 
-    def asker_of(self, server: str) -> Call | None:
-        """The call that a server's question belongs to: JSON-RPC does not say, so the one running, if it can be only
-        one caller's. Of several calls of one caller the oldest that has asked nothing yet."""
+    def askers(self, server: str) -> list[Call]:
+        """The calls that a question of a server may belong to.
+
+        JSON-RPC does not say which it is. So it is all that run there, as long as they are one client's, and whoever
+        awaits any of them is asked. It was the oldest that had asked nothing yet, once: a client that awaited another
+        one was never asked, and waited in vain.
+
+        Raises:
+            MCPError: they are several clients'; a question that is one's must not reach another.
+        """
         calls = self._scheduler.running_on(server)
-        if not calls:
-            return None
-        if len({call.future.scope for call in calls}) > 1 or (len(calls) > 1 and not calls[0].future.scope.listed):
-            return None
-        return next((call for call in calls if not call.future.questions), calls[0])
+        whose = {(call.future.scope, call.client) for call in calls}
+        if len(whose) > 1 or (len(calls) > 1 and not calls[0].future.scope.listed):
+            raise MCPError(
+                INVALID_REQUEST,
+                f"calls of several clients are running on {server!r}, and it cannot be told whose question this is; "
+                "try again when it is alone",
+            )
+        return calls
 
     @contextmanager
     def taking(

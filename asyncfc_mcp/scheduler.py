@@ -8,7 +8,7 @@ the calls themselves take time.
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from statistics import median
@@ -69,6 +69,8 @@ class Call:
     """`_meta` of the request, as far as it concerns the downstream."""
     capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the client that made the call can answer."""
+    client: Hashable = None
+    """Which of the clients in the future's scope that is, as far as it can be told."""
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """`inputResponses` and `requestState` of a call that is sent again."""
     needs_task: bool = False
