@@ -17,6 +17,7 @@ import anyio
 import anyio.abc
 from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_PARAMS, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from asyncfc_mcp import answers, tasks
 from asyncfc_mcp.bridge import Ask, Bridge, Wiring
@@ -429,12 +430,17 @@ class ToolCalls:
             else:
                 question.claimed_until = 0.0
         found = [self.bridge.store.find(self._scope, key.rpartition("/")[2]) for key in state["futures"]]
-        return [future for future in found if future is not None]
+        futures = [future for future in found if future is not None]
+        if len(futures) < len(found):  # made again, the call would take effect twice
+            raise MCPError(INVALID_PARAMS, "the call that this requestState belongs to ended long ago and is forgotten")
+        return futures
 
     def _passes_questions(self, name: str) -> bool:
         """Whether questions of this tool go up as the server put them, state included."""
         tool = self.bridge.catalog.tools.get(name)
-        return tool is not None and tool.policy.mode == "sync"
+        if tool is None or tool.policy.mode != "sync":
+            return False
+        return self.bridge.downstreams[tool.server].offer.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
 
 
 class Asking:
