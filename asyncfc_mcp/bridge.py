@@ -46,6 +46,8 @@ FIRST_LISTING_S: Final = 10.0
 """A client that asks for lists while servers without a cached listing start is kept waiting this long at most."""
 INTRODUCTION_S: Final = 1.0
 """How long servers are kept waiting for a client to say what it can be asked."""
+SET_LEVEL_S: Final = 5.0
+"""How long servers may take to accept a log level."""
 STRAGGLERS_S: Final = 2.0
 """How long those that know their lists wait for the servers that do not."""
 ENVELOPE: Final = "io.modelcontextprotocol/"
@@ -529,12 +531,18 @@ class Bridge:
     async def set_log_level(self, level: str) -> None:
         """Ask all servers that have log messages for those of this level and above."""
         self._log_level = level
-        for downstream in self.downstreams.values():
-            if downstream.status is Status.READY and downstream.offer.capabilities.get("logging") is not None:
-                try:
-                    await downstream.set_log_level(level)
-                except CallFailed as exc:
-                    logger.debug("server %r: %s", downstream.name, exc)
+
+        async def tell(downstream: Downstream) -> None:
+            try:
+                await downstream.set_log_level(level)
+            except CallFailed as exc:
+                logger.debug("server %r: %s", downstream.name, exc)
+
+        # Side by side and not for ever: it is the client that waits.
+        with anyio.move_on_after(SET_LEVEL_S):
+            async with anyio.create_task_group() as tg:
+                for downstream in self.downstreams.values():
+                    tg.start_soon(tell, downstream)
 
     async def tell_servers(self, method: str) -> None:
         """Pass a client's notification on to all servers that shook hands."""

@@ -10,8 +10,9 @@ know and judge results, and what a server answers is not ours to change.
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO, cast
 
@@ -47,6 +48,7 @@ from asyncfc_mcp.errors import CallFailed, ProtocolFailure, ServerDied, ServerUn
 from asyncfc_mcp.offers import LISTINGS, Offer
 from asyncfc_mcp.peer import Peer
 from asyncfc_mcp.processes import Reaper, Stderr, spawn
+from asyncfc_mcp.watching import Watching
 
 if TYPE_CHECKING:
     from asyncfc_mcp.remote import Refusal
@@ -63,6 +65,8 @@ LIST_TIMEOUT_S: Final = 60.0
 """For each page of a listing."""
 BACKOFF_S: Final = (0.5, 60.0)
 """First and longest pause before a server that failed is started again."""
+ASK_AGAIN_S: Final = 5.0
+"""How long a server that was started again may take to accept the subscriptions that it had, before it is used."""
 HEALTHY_S: Final = 10.0
 """A server that stayed up this long is no longer counted as one that keeps failing."""
 PAGE_CAP: Final = 1000
@@ -109,8 +113,9 @@ class Listener(Protocol):
 class _Connection:
     """A live connection: the dispatcher, what was negotiated, and how it ended."""
 
-    def __init__(self, dispatcher: Dispatcher[Any]) -> None:
+    def __init__(self, dispatcher: Dispatcher[Any], capabilities: Callable[[], Mapping[str, Any]]) -> None:
         self.dispatcher = dispatcher
+        self._capabilities = capabilities
         self.version = LATEST_HANDSHAKE_VERSION
         self.closed = anyio.Event()
         self.ended_how: Callable[[], Awaitable[str]] | None = None
@@ -133,12 +138,22 @@ class _Connection:
         headers = {MCP_PROTOCOL_VERSION_HEADER: self.version}
         if self.modern:
             headers[MCP_METHOD_HEADER] = method
-            key = NAME_BEARING_METHODS.get(method)
+            key = "taskId" if method.startswith("tasks/") else NAME_BEARING_METHODS.get(method)
             if key is not None and isinstance(name := params.get(key), str):
                 headers[MCP_NAME_HEADER] = encode_header_value(name)
                 if method == "tools/call" and (header_map := self.header_maps.get(name)):
                     headers.update(mcp_param_headers(header_map, params.get("arguments") or {}))
         return headers
+
+    async def send(self, method: str, params: Mapping[str, Any], *, request_id: str | None = None) -> dict[str, Any]:
+        """A request of our own, in the way of the era. Raises: MCPError: it was refused, or the connection ended."""
+        out = dict(params)
+        if self.modern:
+            out["_meta"] = self.envelope(self._capabilities())
+        options: CallOptions = {"headers": self.headers(method, out)}
+        if request_id is not None:
+            options["request_id"] = request_id
+        return await self.dispatcher.send_raw_request(method, out, options)
 
 
 class Downstream:
@@ -180,8 +195,7 @@ class Downstream:
         self._stderr = Stderr(config.name, log_path, echo)
         self._connection: _Connection | None = None
         self._refusal: Refusal | None = None
-        self._subscribed: dict[str, None] = {}
-        self._relisten = anyio.Event()
+        self._watching = Watching()
         self._wake = anyio.Event()
         self._changed = anyio.Event()
         self._failures = 0
@@ -225,10 +239,13 @@ class Downstream:
         try:
             return await connection.dispatcher.send_raw_request(method, out or None, options)
         except MCPError as exc:
-            if exc.code != CONNECTION_CLOSED:
-                raise ProtocolFailure(method, exc.code, exc.error.message, exc.error.data) from None
-            how = await self._how_it_ended(connection, exc.error.message)
-            raise ServerDied(self.name, how, self._stderr.tail) from None
+            raise await self._failure(connection, method, exc) from None
+
+    async def _failure(self, connection: _Connection, method: str, exc: MCPError) -> CallFailed:
+        if exc.code != CONNECTION_CLOSED:
+            return ProtocolFailure(method, exc.code, exc.error.message, exc.error.data)
+        how = await self._how_it_ended(connection, exc.error.message)
+        return ServerDied(self.name, how, self._stderr.tail)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification if the server is up; best effort."""
@@ -242,37 +259,40 @@ class Downstream:
         Raises:
             CallFailed: it refuses.
         """
-        self._subscribed[uri] = None
+        connection = await self._live()
         try:
-            connection = await self._live()
-            if connection.modern:
-                self._relisten.set()
-            else:
-                await self.request("resources/subscribe", {"uri": uri})
-        except CallFailed:
-            self._subscribed.pop(uri, None)
-            raise
+            await self._watching.subscribe(connection, uri)
+        except MCPError as exc:
+            raise await self._failure(connection, "resources/subscribe", exc) from None
 
     async def unsubscribe(self, uri: str) -> None:
         """Raises: CallFailed: it refuses."""
-        self._subscribed.pop(uri, None)
         connection = self._connection
-        if connection is None:
-            return
-        if connection.modern:
-            self._relisten.set()
-        else:
-            await self.request("resources/unsubscribe", {"uri": uri})
+        try:
+            await self._watching.unsubscribe(connection, uri)
+        except MCPError as exc:
+            assert connection is not None
+            raise await self._failure(connection, "resources/unsubscribe", exc) from None
 
     async def set_log_level(self, level: str) -> None:
-        """Ask for log messages of this level and above; where the protocol has that per request, nothing is sent.
+        """Ask for log messages of this level and above, now and after every restart; where the protocol has that per
+        request, nothing is sent.
 
         Raises:
             CallFailed: it refuses.
         """
+        self._watching.level = level
         connection = self._connection
-        if connection is not None and not connection.modern:
-            await self.request("logging/setLevel", {"level": level})
+        if connection is None or connection.modern or not self._logs:
+            return
+        try:
+            await connection.send("logging/setLevel", {"level": level})
+        except MCPError as exc:
+            raise await self._failure(connection, "logging/setLevel", exc) from None
+
+    @property
+    def _logs(self) -> bool:
+        return self.offer.capabilities.get("logging") is not None
 
     async def tell(self, method: str) -> None:
         """Send a notification that only the handshake protocol has."""
@@ -323,9 +343,13 @@ class Downstream:
                         self._refusal = None  # what is refused from now on is some request, not us
                         self._fruitless = False
                         self._accept(offer)
-                        self._become(Status.READY)
                         async with anyio.create_task_group() as tg:
-                            tg.start_soon(self._listen if connection.modern else self._resubscribe, connection)
+                            asked = anyio.Event()
+                            tg.start_soon(partial(self._watching.run, connection, asked, logs=self._logs))
+                            # What waited for the server must not cause changes that nobody is told of.
+                            with anyio.move_on_after(ASK_AGAIN_S):
+                                await asked.wait()
+                            self._become(Status.READY)
                             await connection.closed.wait()
                             tg.cancel_scope.cancel()
                         reason = await self._how_it_ended(connection, "closed")
@@ -399,14 +423,14 @@ class Downstream:
             spec = self.config.spec
             if isinstance(spec, StdioSpec):
                 process = await stack.enter_async_context(spawn(self.name, spec, self._stderr, self._reaper))
-                connection = _Connection(Peer(process.reader, process.writer))
+                connection = _Connection(Peer(process.reader, process.writer), self._capabilities)
                 connection.ended_how = process.ended_how
             else:
                 from asyncfc_mcp.remote import Refusal, connect  # an HTTP client is a cost that few starts need
 
                 self._refusal = Refusal()
                 streams = await stack.enter_async_context(connect(spec, self._refusal))
-                connection = _Connection(JSONRPCDispatcher(*streams))
+                connection = _Connection(JSONRPCDispatcher(*streams), self._capabilities)
             tg = await stack.enter_async_context(anyio.create_task_group())
 
             async def pump(*, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -590,50 +614,7 @@ class Downstream:
                 await self.refresh(kind)
             case ["notifications", "cancelled" | "progress"]:
                 pass  # the dispatcher has applied it
+            case ["notifications", "subscriptions", "acknowledged"]:
+                self._watching.acknowledged(params or {})
             case _:
                 await self._listener.downstream_notifies(self, method, params)
-
-    async def _resubscribe(self, connection: _Connection) -> None:
-        """After a restart the server does not know what was subscribed to before."""
-        for uri in tuple(self._subscribed):
-            with suppress(MCPError):
-                await connection.dispatcher.send_raw_request("resources/subscribe", {"uri": uri})
-
-    async def _listen(self, connection: _Connection) -> None:
-        """Follow changes where they come only on a stream that was asked for (2026-07-28)."""
-        pause = BACKOFF_S[0]
-        number = 0
-        while True:
-            number += 1
-            self._relisten = anyio.Event()
-            wanted: dict[str, Any] = {f"{kind}ListChanged": True for kind in ("tools", "prompts", "resources")}
-            if self._subscribed:
-                wanted["resourceSubscriptions"] = list(self._subscribed)
-            params = {"notifications": wanted, "_meta": connection.envelope(self._capabilities())}
-            options: CallOptions = {
-                "request_id": f"listen-{number}",
-                "headers": connection.headers("subscriptions/listen", params),
-            }
-            served = True
-
-            async def listen(params: dict[str, Any] = params, options: CallOptions = options) -> None:
-                nonlocal served
-                try:
-                    await connection.dispatcher.send_raw_request("subscriptions/listen", params, options)
-                except MCPError as exc:
-                    served = exc.code != METHOD_NOT_FOUND
-                tg.cancel_scope.cancel()
-
-            async with anyio.create_task_group() as tg:
-                tg.start_soon(listen)
-                await self._relisten.wait()
-                tg.cancel_scope.cancel()
-            if connection.closed.is_set():
-                return
-            if self._relisten.is_set():
-                continue
-            if not served:
-                await self._relisten.wait()
-                continue
-            await anyio.sleep(pause)
-            pause = min(pause * 2, BACKOFF_S[1])
