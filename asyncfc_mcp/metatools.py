@@ -193,8 +193,10 @@ async def _wait_until(
 
 
 async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float) -> None:
-    """Forward the downstream's progress, or a heartbeat where there is none. The numbers only grow, as MCP asks."""
+    """Forward the downstream's progress, a question as soon as it is asked, or a heartbeat where there is neither. The
+    numbers only grow, as MCP asks."""
     last = 0.0
+    told: set[str] = set()
     began = anyio.current_time()
     changed = anyio.Event()
 
@@ -206,6 +208,11 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
         future.watchers.append(watch)
     try:
         while True:
+            asking = next((f for f in watched if f.question is not None and f.questions.keys() - told), None)
+            if asking is not None:
+                told |= asking.questions.keys()
+                last += 1e-3
+                await report(last, None if len(watched) == 1 else float(len(watched)), _condition(asking))
             with anyio.move_on_after(every_s):
                 await changed.wait()
             heard, changed = changed.is_set(), anyio.Event()
@@ -223,13 +230,18 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
             seconds = f"{anyio.current_time() - began:.0f} s"
             if len(watched) == 1:
                 last += 1e-3
-                await report(last, None, f"{watched[0].id} {watched[0].state.value}, {seconds}")
+                await report(last, None, f"{_condition(watched[0])}, {seconds}")
             else:
                 last = max(float(ended), last + 1e-3)
                 await report(last, float(len(watched)), f"{ended} of {len(watched)} ended, {seconds}")
     finally:
         for future in watched:
             future.watchers.remove(watch)
+
+
+def _condition(future: Future) -> str:
+    asks = f", asks: {future.question}" if future.question is not None else ""
+    return f"{future.id} {future.state.value}{asks}"
 
 
 def _string(tool: str, arguments: Mapping[str, Any], key: str) -> str:
