@@ -184,8 +184,8 @@ class Upstream:
             "resources": {"listChanged": True, "subscribe": True},
         }
         for downstream in self.bridge.downstreams.values():
-            # A server that was never seen may turn out to have them; an empty list does no harm.
-            unseen: Mapping[str, Any] = {"prompts": {}}
+            # A server that was never seen may turn out to have them; to say too much does no harm.
+            unseen: Mapping[str, Any] = {"prompts": {}, "completions": {}, "logging": {}}
             offers = downstream.offer.capabilities if downstream.known else unseen
             if offers.get("prompts") is not None:
                 capabilities["prompts"] = {"listChanged": True}
