@@ -219,13 +219,13 @@ class _LineServer:
         route = classify_inbound_request({"method": method, "params": params})
         if isinstance(route, InboundLadderRejection):
             raise MCPError(route.code, route.message, route.data)
+        declared = cast("object", route.client_capabilities)
+        capabilities = cast("dict[str, Any]", declared) if isinstance(declared, dict) else {}
+        self._introduce(capabilities, None)
         if self._upstream.answers(method, modern=True):
             info = cast("object", route.client_info)
             said = cast("dict[str, Any]", info).get("name") if isinstance(info, dict) else None
             name = said if isinstance(said, str) else None
-            declared = cast("object", route.client_capabilities)
-            capabilities = cast("dict[str, Any]", declared) if isinstance(declared, dict) else {}
-            self._introduce(capabilities, None)
             return await self._upstream.answer(
                 Request(method, params or {}, route.protocol_version, name, None, capabilities, dctx, None)
             )
