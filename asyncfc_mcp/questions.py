@@ -26,6 +26,8 @@ CAPABILITY: Final[Mapping[str, str]] = {
 """Method of a question → the client capability that it needs."""
 CLAIM_S: Final = 30.0
 """Who took a question on and waits no more is left alone with it this long; then the next to wait is asked, too."""
+STATE_ONLY_S: Final = 0.25
+"""A server that asks nothing, but for the call to be sent again, gets it after this pause."""
 MAX_ROUNDS: Final = 32
 """How often one call may ask again before it is given up."""
 
@@ -186,6 +188,8 @@ class Questions:
             if isinstance(exc, _Nobody):
                 raise exc.verdict from None
             raise ProtocolFailure(call.future.tool, exc.code, exc.error.message, exc.error.data) from None
+        if not asked:
+            await anyio.sleep(STATE_ONLY_S)
         again: dict[str, Any] = {}
         if responses:
             again["inputResponses"] = responses
