@@ -208,11 +208,12 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
         future.watchers.append(watch)
     try:
         while True:
-            asking = next((f for f in watched if f.question is not None and f.questions.keys() - told), None)
-            if asking is not None:
-                told |= asking.questions.keys()
-                last += 1e-3
-                await report(last, None if len(watched) == 1 else float(len(watched)), _condition(asking))
+            for future in watched:
+                for question in [q for key, q in future.questions.items() if key not in told and not q.settled]:
+                    told.add(question.id)
+                    last += 1e-3
+                    total = None if len(watched) == 1 else float(len(watched))
+                    await report(last, total, f"{future.id} {future.state.value}, asks: {question.text}")
             with anyio.move_on_after(every_s):
                 await changed.wait()
             heard, changed = changed.is_set(), anyio.Event()
@@ -230,18 +231,14 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
             seconds = f"{anyio.current_time() - began:.0f} s"
             if len(watched) == 1:
                 last += 1e-3
-                await report(last, None, f"{_condition(watched[0])}, {seconds}")
+                asks = f", asks: {watched[0].question}" if watched[0].question is not None else ""
+                await report(last, None, f"{watched[0].id} {watched[0].state.value}{asks}, {seconds}")
             else:
                 last = max(float(ended), last + 1e-3)
                 await report(last, float(len(watched)), f"{ended} of {len(watched)} ended, {seconds}")
     finally:
         for future in watched:
             future.watchers.remove(watch)
-
-
-def _condition(future: Future) -> str:
-    asks = f", asks: {future.question}" if future.question is not None else ""
-    return f"{future.id} {future.state.value}{asks}"
 
 
 def _string(tool: str, arguments: Mapping[str, Any], key: str) -> str:
