@@ -67,7 +67,7 @@ def run(options: Options) -> Section:
     rows: list[list[str]] = []
     for name, effect_of in kinds.items():
         times: dict[tuple[int, bool], list[tuple[float, float]]] = {}
-        for _ in range(options.rounds):
+        for _ in range(max(3, options.rounds // 3)):
             for size in SIZES[: options.scaled(3, 2)]:
                 for collector in (False, True):
                     # A short measurement is at the mercy of one interruption: the better of a few counts.
