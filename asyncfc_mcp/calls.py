@@ -6,6 +6,7 @@ questions that travel in answers. Refuses to run anything: the bridge does.
 
 import json
 import logging
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -443,6 +444,14 @@ class ToolCalls:
         return self.bridge.downstreams[tool.server].offer.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
 
 
+def _live(question: Question) -> Params:
+    """A question's parameters for a client of the handshake versions, whatever the version in which it was asked."""
+    if question.params.get("mode") == "url" and "elicitationId" not in question.params:
+        # Required there; 2026-07-28 has none, since a question is answered in the call that asks it.
+        return {**question.params, "elicitationId": secrets.token_hex(8)}
+    return question.params
+
+
 class Asking:
     """Where clients are asked in the background, for as long as `run` lasts."""
 
@@ -467,7 +476,7 @@ class Asking:
     async def _ask(self, questions: Questions, ask: Ask, question: Question, key: tuple[str, Any]) -> None:
         async def put() -> None:
             try:
-                question.settle(await ask(question.method, question.params))
+                question.settle(await ask(question.method, _live(question)))
             except MCPError as exc:
                 if exc.code == CONNECTION_CLOSED:  # that client is gone; another may come for the same future
                     questions.release(question)
