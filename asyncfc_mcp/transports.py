@@ -25,6 +25,7 @@ from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
 from mcp_types import INVALID_REQUEST, PROTOCOL_VERSION_META_KEY, UNSUPPORTED_PROTOCOL_VERSION
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from asyncfc_mcp.bodies import Bodies
 from asyncfc_mcp.bridge import Ask, Bridge
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
@@ -315,7 +316,7 @@ def http_app(
     bridge: Bridge, upstream: Upstream, *, host: str, token: str | None, streamable: bool, sse: bool
 ) -> "ASGIApp":
     """The ASGI application: `/mcp`, `/sse` or both, and `/healthz`."""
-    from mcp.server.transport_security import TransportSecuritySettings
+    from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecuritySettings
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
@@ -371,6 +372,7 @@ def http_app(
             max_request_body_size=MAX_BODY_BYTES,
             custom_starlette_routes=routes,  # pyright: ignore[reportArgumentType]
         )
+        app = RequestBodyLimitMiddleware(Bodies(app, "/mcp"), MAX_BODY_BYTES)
     else:
         app = Starlette(routes=routes)
     return _Bearer(app, token) if token is not None else app
