@@ -20,6 +20,8 @@ from asyncfc_mcp.scheduler import wait_for
 
 HEARTBEAT_S: Final = 5.0
 """While a wait lasts, a client that gave a progress token hears something at least this often."""
+PROGRESS_S: Final = 0.05
+"""Progress that follows within this time is passed on as one."""
 IMPATIENT_SHARE: Final = 0.8
 """A client that gave up on a wait after T seconds gets waits of this share of T from then on."""
 IMPATIENT_FLOOR_S: Final = 0.5
@@ -196,6 +198,7 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
     """Forward the downstream's progress, a question as soon as it is asked, or a heartbeat where there is neither. The
     numbers only grow, as MCP asks."""
     last = 0.0
+    passed: tuple[float, float | None, str | None] | None = None
     told: set[str] = set()
     began = anyio.current_time()
     changed = anyio.Event()
@@ -217,14 +220,14 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
             with anyio.move_on_after(every_s):
                 await changed.wait()
             heard, changed = changed.is_set(), anyio.Event()
-            if len(watched) == 1 and watched[0].progress is not None:
-                done, total, message = watched[0].progress
-                if done > last:
-                    last = done
-                    await report(last, total, message)
-                    continue
-                if heard:
-                    continue
+            if len(watched) == 1 and (progress := watched[0].progress) is not None and progress != passed:
+                passed = progress
+                done, total, message = progress
+                # A server may say something new without being any further (the status of a task).
+                last = done if done > last else last + 1e-3
+                await report(last, total, message)
+                await anyio.sleep(PROGRESS_S)
+                continue
             ended = sum(future.done for future in watched)
             if heard and (len(watched) == 1 or ended <= last):
                 continue

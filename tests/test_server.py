@@ -367,7 +367,7 @@ async def test_a_call_can_be_named_and_its_value_passed_on():
 @on_virtual_time
 async def test_what_is_no_reference_is_left_alone():
     """Shell variables, prices and unknown names reach the tool as they were written."""
-    arguments = {"a": "$HOME/bin", "b": "$5", "c": "echo $$", "d": "${USER}", "e": "$.store"}
+    arguments = {"a": "$HOME/bin", "b": "$5", "c": "echo $$", "d": "${1}", "e": "$.store"}
     async with stage() as it:
         with Took() as took:
             await it.host.call("echo", arguments)
@@ -423,14 +423,18 @@ async def test_a_reference_may_overtake_the_call_that_it_means():
 
 @on_virtual_time
 async def test_a_name_that_nobody_takes_stays_literal():
-    """After `forward_wait_ms`, and only in the whole-string form."""
+    """After `forward_wait_ms`, as a whole string and inside text; without braces text is no reference."""
     async with stage(forward_wait_ms=80) as it:
         with Took() as took:
             await it.host.call("echo", {"a": "$later"})
         assert took.seconds == pytest.approx(0.08)
         assert it.toy.got[0].arguments == {"a": "$later"}
         with Took() as took:
-            await it.host.call("echo", {"a": "see ${later} and $later"})
+            await it.host.call("echo", {"a": "see ${later}"})
+        assert took.seconds == pytest.approx(0.08)
+        assert it.toy.got[1].arguments == {"a": "see ${later}"}
+        with Took() as took:
+            await it.host.call("echo", {"a": "see $later"})
         assert took.seconds == 0
 
 
@@ -1045,7 +1049,7 @@ async def test_the_servers_own_progress_goes_up(how: str):
         assert own == [(1, 3, "one"), (2, 3, "two"), (3, 3, None)]
         if how != "sync":
             progress.assert_grows()
-            assert len(progress.told) == 3 + 2
+            assert len(progress.told) == 3 + 1 + 2
 
 
 @on_virtual_time
