@@ -10,13 +10,14 @@ from typing import Any, Final, cast
 import anyio
 
 from asyncfc_mcp.downstream import Downstream
-from asyncfc_mcp.errors import CallFailed, ProtocolFailure
+from asyncfc_mcp.errors import CallFailed, CannotAsk, ProtocolFailure
 from asyncfc_mcp.futures import Result
 from asyncfc_mcp.questions import Questions
 from asyncfc_mcp.scheduler import Call
 
 TASK_POLL_S: Final = (0.05, 1.0, 30.0)
 """How often a server's task is asked for: at most, where the server does not say, and at least, in seconds."""
+ENDED: Final = ("completed", "failed", "cancelled")
 TASK_CANCEL_S: Final = 5.0
 """How long telling a server to cancel its task may take."""
 
@@ -37,12 +38,14 @@ async def follow_task(
         raise CallFailed(f"{call.future.tool} became a task without an ID")
     about = {"taskId": task_id}
     asked: set[str] = set()
+    over = False
     try:
         while True:
             said = task.get("statusMessage")
             if isinstance(said, str):
                 done = call.future.progress[0] if call.future.progress is not None else 0.0
                 await call.on_progress(done, None, said)
+            over = task.get("status") in ENDED
             match task.get("status"):
                 case "completed" if extension:
                     result = task.get("result")
@@ -74,8 +77,18 @@ async def follow_task(
             await anyio.sleep(min(max(pause_s, TASK_POLL_S[0]), TASK_POLL_S[2]))
             task = await downstream.request("tasks/get", about)
     except anyio.get_cancelled_exc_class():
-        with anyio.move_on_after(TASK_CANCEL_S, shield=True), suppress(CallFailed):
-            await downstream.request("tasks/cancel", about)
+        await _cancel(downstream, about)
         raise
     except ProtocolFailure as exc:
+        if not over:
+            await _cancel(downstream, about)
         raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
+    except CannotAsk:
+        await _cancel(downstream, about)
+        raise
+
+
+async def _cancel(downstream: Downstream, about: dict[str, Any]) -> None:
+    """Nobody will fetch the task's result any more; best effort."""
+    with anyio.move_on_after(TASK_CANCEL_S, shield=True), suppress(CallFailed):
+        await downstream.request("tasks/cancel", about)
