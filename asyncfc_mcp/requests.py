@@ -3,6 +3,7 @@
 Pure but for the way back to the client that a request carries. Refuses to know any method.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -95,7 +96,7 @@ def paged(params: Params, key: str, items: list[dict[str, Any]]) -> Result:
     start = 0
     if cursor is not None:
         kind, _, offset = str(cursor).partition(":")
-        if kind != key or not offset.isascii() or not offset.isdigit() or not 0 < int(offset) < len(items):
+        if kind != key or not re.fullmatch(r"[0-9]{1,9}", offset) or not 0 < int(offset) < len(items):
             raise MCPError(INVALID_PARAMS, f"Invalid cursor: {cursor!r:.80}")
         start = int(offset)
     page: Result = {key: items[start : start + PAGE]}

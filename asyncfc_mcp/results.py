@@ -5,7 +5,7 @@ Pure: futures in, resource dictionaries out.
 
 import json
 import re
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from asyncfc_mcp.answers import META_KEY, blocks_of, record
 from asyncfc_mcp.futures import Future, Result
@@ -20,7 +20,8 @@ TEMPLATE: Final = {
 }
 PAGE: Final = 100_000
 """Characters of a page when only `offset` is given."""
-_URI: Final = re.compile(r"future://([^?/#]+)(?:\?(.*))?")
+_URI: Final = re.compile(r"future://([^?/#]+)(?:\?([^#]*))?(?:#[0-9]{1,9})?")
+_NUMBER: Final = re.compile(r"[0-9]{1,15}")
 _BINARY: Final = ("image", "audio")
 
 
@@ -46,7 +47,7 @@ def parse(uri: str) -> tuple[str, int | None, int] | None:
     numbers: dict[str, int] = {}
     for part in filter(None, (match.group(2) or "").split("&")):
         key, _, value = part.partition("=")
-        if key not in ("offset", "limit") or not value.isascii() or not value.isdigit():
+        if key not in ("offset", "limit") or not _NUMBER.fullmatch(value):
             return None
         numbers[key] = int(value)
     whole = not numbers
@@ -54,10 +55,12 @@ def parse(uri: str) -> tuple[str, int | None, int] | None:
 
 
 def read(future: Future, uri: str, offset: int | None, limit: int) -> Result:
-    """The contents of `future://…`: the untouched result as JSON, then each image and audio as a blob.
+    """The contents of `future://…`: the untouched result as JSON, then each image and audio as a blob, whose own URI
+    (`…#2`) reads it alone.
 
     A future without a result reads as its record.
     """
+    whole, _, block_number = uri.partition("#")
     value = future.result if future.result is not None else record(future)
     text = json.dumps(value, ensure_ascii=False)
     if offset is not None:
@@ -65,21 +68,19 @@ def read(future: Future, uri: str, offset: int | None, limit: int) -> Result:
         rest = max(0, len(text) - offset - len(part))
         meta = {"asyncfc/offset": offset, "asyncfc/rest": rest, "asyncfc/total": len(text)}
         return {"contents": [{"uri": uri, "mimeType": "text/plain", "text": part, "_meta": meta}]}
-    contents: list[dict[str, Any]] = [{"uri": uri, "mimeType": "application/json", "text": text}]
+    contents: list[dict[str, Any]] = [{"uri": whole, "mimeType": "application/json", "text": text}]
     for number, block in enumerate(blocks_of(value)):
         if block.get("type") in _BINARY and isinstance(block.get("data"), str):
             kind = block.get("mimeType", "application/octet-stream")
-            contents.append({"uri": f"{uri}#{number}", "mimeType": kind, "blob": block["data"]})
-    return {"contents": contents}
+            contents.append({"uri": f"{whole}#{number}", "mimeType": kind, "blob": block["data"]})
+    return {"contents": [each for each in contents if each["uri"] == uri] if block_number else contents}
 
 
 def first_part(future: Future, max_bytes: int) -> Result:
     """The beginning of a result that is larger than `max_result_bytes`, how much there is, and where to read it."""
     assert future.result is not None
-    text = "\n".join(str(block.get("text", "")) for block in blocks_of(future.result) if block.get("type") == "text")
-    if not text:
-        text = json.dumps(future.result.get("structuredContent"), ensure_ascii=False)
-    shown = text[:max_bytes]
+    text = _text_of(future.result) or _structured_of(future.result)
+    shown = _encoded(text)[:max_bytes].decode(errors="ignore")
     note = (
         f"{future.id} {future.tool}: the first {len(shown)} of {len(text)} characters "
         f"(the whole result has {future.size} bytes). Read the rest from {SCHEME}{future.id}?offset=0&limit={PAGE}"
@@ -95,8 +96,20 @@ def first_part(future: Future, max_bytes: int) -> Result:
 
 
 def has_more(result: Result, max_bytes: int | None) -> bool:
-    """Whether a result has more text than may be handed out at once."""
+    """Whether a result has more text, or more structured content, than may be handed out at once."""
     if max_bytes is None:
         return False
-    size = sum(len(cast("str", b.get("text", ""))) for b in blocks_of(result) if isinstance(b.get("text"), str))
-    return size > max_bytes or (size == 0 and len(json.dumps(result.get("structuredContent"))) > max_bytes)
+    return any(len(_encoded(part)) > max_bytes for part in (_text_of(result), _structured_of(result)))
+
+
+def _text_of(result: Result) -> str:
+    return "\n".join(str(block.get("text", "")) for block in blocks_of(result) if block.get("type") == "text")
+
+
+def _structured_of(result: Result) -> str:
+    structured = result.get("structuredContent")
+    return "" if structured is None else json.dumps(structured, ensure_ascii=False)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
