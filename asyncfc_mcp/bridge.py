@@ -385,16 +385,16 @@ class Bridge:
         params: dict[str, Any] = {"name": call.tool}
         if arguments is not None:
             params["arguments"] = arguments
-        if call.needs_task:
+        downstream = self.downstreams[call.future.server]
+        if call.needs_task and not downstream.modern:
             params["task"] = {}
         meta = passed_on(call.meta)
         level = (call.meta or {}).get(LOG_LEVEL_META_KEY, self._log_level)
-        if level is not None and self.downstreams[call.future.server].modern:
+        if level is not None and downstream.modern:
             meta[LOG_LEVEL_META_KEY] = level
         if meta:
             params["_meta"] = meta
         params |= call.answers
-        downstream = self.downstreams[call.future.server]
         for _ in range(MAX_ROUNDS):
             try:
                 result = await downstream.request(
