@@ -486,7 +486,7 @@ class Bridge:
         self, downstream: Downstream, method: str, params: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         params = params or {}
-        calls = self.questions.askers(downstream.name)
+        calls = await self.questions.askers(downstream.name)
         if self._direct is not None and (not calls or method == "roots/list"):
             # Nobody has to be shown anything for roots, and servers ask for them before any call.
             refuse_unless_able(self._client_capabilities, method, params)

@@ -16,7 +16,7 @@ from mcp_types import INVALID_REQUEST, METHOD_NOT_FOUND
 
 from asyncfc_mcp.errors import CannotAsk, ProtocolFailure, Unanswered
 from asyncfc_mcp.futures import Event, Future, Question, Result, State
-from asyncfc_mcp.scheduler import Call, Scheduler
+from asyncfc_mcp.scheduler import Call, Scheduler, wait_for
 
 CAPABILITY: Final[Mapping[str, str]] = {
     "elicitation/create": "elicitation",
@@ -26,6 +26,8 @@ CAPABILITY: Final[Mapping[str, str]] = {
 """Method of a question → the client capability that it needs."""
 CLAIM_S: Final = 30.0
 """Who took a question on and waits no more is left alone with it this long; then the next to wait is asked, too."""
+HOLD_S: Final = 60.0
+"""How long a question is held that may be one of several clients'."""
 STATE_ONLY_S: Final = 0.25
 """A server that asks nothing, but for the call to be sent again, gets it after this pause."""
 MAX_ROUNDS: Final = 32
@@ -84,6 +86,8 @@ class Questions:
         self._timeout_s = timeout_s
         self._count = 0
         self._open: dict[str, _Open] = {}
+        self._held: dict[str, int] = {}
+        """Server → how many of its questions nobody can be found for yet."""
 
     async def ask(self, calls: Sequence[Call], method: str, params: Mapping[str, Any]) -> Result:
         """Put a question of a server on the futures of the calls that it may belong to (see `askers`), and return the
@@ -197,25 +201,35 @@ class Questions:
             again["requestState"] = result["requestState"]
         return again
 
-    def askers(self, server: str) -> list[Call]:
+    async def askers(self, server: str) -> list[Call]:
         """The calls that a question of a server may belong to.
 
         JSON-RPC does not say which it is. So it is all that run there, as long as they are one client's, and whoever
-        awaits any of them is asked. It was the oldest that had asked nothing yet, once: a client that awaited another
-        one was never asked, and waited in vain.
+        awaits any of them is asked. (Rejected: the oldest that has asked nothing yet. A client that awaited another
+        one would never be asked, and wait in vain.) A question that is one client's must not reach another, so where
+        several have calls there it is held until those of one are left.
 
         Raises:
-            MCPError: they are several clients'; a question that is one's must not reach another.
+            MCPError: that takes longer than `HOLD_S`, or cannot happen, since all of them wait to ask.
         """
-        calls = self._scheduler.running_on(server)
-        whose = {(call.future.scope, call.client) for call in calls}
-        if len(whose) > 1 or (len(calls) > 1 and not calls[0].future.scope.listed):
-            raise MCPError(
-                INVALID_REQUEST,
-                f"calls of several clients are running on {server!r}, and it cannot be told whose question this is; "
-                "try again when it is alone",
-            )
-        return calls
+        self._held[server] = self._held.get(server, 0) + 1
+        try:
+            with anyio.move_on_after(HOLD_S):
+                while True:
+                    calls = self._scheduler.running_on(server)
+                    whose = {(call.future.scope, call.client) for call in calls}
+                    if len(whose) <= 1 and (len(calls) <= 1 or calls[0].future.scope.listed):
+                        return calls
+                    if self._held[server] >= len(calls) and not any(call.future.questions for call in calls):
+                        break
+                    await wait_for([call.future for call in calls], any_=True)
+        finally:
+            self._held[server] -= 1
+        raise MCPError(
+            INVALID_REQUEST,
+            f"calls of several clients are running on {server!r}, and it cannot be told whose question this is; "
+            "try again when it is alone",
+        )
 
     @contextmanager
     def taking(
