@@ -10,6 +10,8 @@ from typing import Any, Final, cast
 
 from asyncfc_mcp.futures import Future, Result, State
 
+REPEATED_BYTES: Final = 4096
+"""A result up to this size is told as often as it is asked for in one `gather`; a larger one once."""
 META_KEY: Final = "asyncfc/futures"
 """Key in `_meta` of the machine-readable records of every answer but a ready `await_future`."""
 
@@ -134,8 +136,15 @@ def several(futures: Iterable[tuple[Future, tuple[Sequence[str], str]]]) -> Resu
     results: list[dict[str, Any]] = []
     records: list[dict[str, Any]] = []
     plain = True
+    seen: set[str] = set()
     for future, waiting in futures:
         records.append(record(future, waiting))
+        if future.key in seen and future.size > REPEATED_BYTES:
+            # Told above; told again with each mention, a short question could have an answer without end.
+            results.append({**record(future, waiting), "repeated": True})
+            content.append(_text(line(future, waiting)))
+            continue
+        seen.add(future.key)
         results.append(_full_record(future, waiting))
         if future.result is None and future.failure is not None:
             content.append(_text(failure_text(future)))

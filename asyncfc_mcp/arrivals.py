@@ -52,9 +52,9 @@ class Arrivals:
         """Return when the call may be submitted, which has to happen without another wait.
 
         Up to `forward_wait_ms` it waits for names that other calls of the same turn may be about to take: hosts may
-        send those at the same time, so a reference can overtake the call that it means. What is waited for: a string
-        that is nothing but `$name`, and in any form a name that a call which is here itself is going to take. `${name}`
-        inside text is not, by itself: scripts and templates are full of it.
+        send those at the same time, so a reference can overtake the call that it means. A script or a template full of
+        `${words}` of its own waits that long, too, and then goes out as it is: if no such text waited, some would go
+        out with the name of a result in place of the result.
 
         Then it waits for those that came before it and touch the same state.
 

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
@@ -24,13 +24,14 @@ from asyncfc_mcp.config import BridgeConfig
 from asyncfc_mcp.downstream import Downstream, Status
 from asyncfc_mcp.errors import (
     CallFailed,
+    ConfigError,
     NameCollision,
     ProtocolFailure,
     ServerUnavailable,
     UnknownTool,
 )
 from asyncfc_mcp.following import follow_task
-from asyncfc_mcp.futures import Future, FutureStore, Result, Scope
+from asyncfc_mcp.futures import Future, FutureStore, Result, Scope, possible_name
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
 from asyncfc_mcp.ordering import EffectTemplate, declared_effect
 from asyncfc_mcp.processes import Reaper
@@ -125,6 +126,7 @@ class Bridge:
         self.catalog = Catalog()
         self._wirings: dict[str, Wiring] = {}
         self._observers: list[Callable[[frozenset[str]], None]] = []
+        _check_effects(config)
         self.arrivals = Arrivals(self.store, self.settings.forward_wait_ms / 1000)
         self._settled = anyio.Event()
         self._started_at = 0.0
@@ -181,6 +183,7 @@ class Bridge:
                 for downstream in self.downstreams.values()
             ),
             RESERVED,
+            {name: entry.server for name, entry in self.catalog.tools.items()},
         )
         old, self._wirings = self._wirings, {}
         for name, entry in self.catalog.tools.items():
@@ -247,6 +250,15 @@ class Bridge:
                 await first.wait()
                 tg.cancel_scope.deadline = anyio.current_time() + STRAGGLERS_S
         return self.catalog
+
+    def notes(self) -> list[str]:
+        """Remarks for `inspect`: on the catalog, and on declared state paths."""
+        unknown = [
+            f"{{{argument}}} in the state paths of {name} is no argument of it"
+            for name, wiring in self._wirings.items()
+            for argument in _unknown_placeholders(wiring)
+        ]
+        return [*self.catalog.notes, *unknown, *map(str, self.catalog.collisions)]
 
     async def started(self) -> None:
         """Return when every server is up or has failed once."""
@@ -326,7 +338,7 @@ class Bridge:
         def known(ref: str) -> str | None:
             future = self.store.find(scope, ref)
             if future is None:
-                if self.arrivals.announced(scope, ref) is not None:
+                if possible_name(ref):
                     announced[ref] = None
                 return None
             bindings[ref] = future.key
@@ -354,6 +366,9 @@ class Bridge:
         arguments = _as_typed(arguments, wiring.loosened, bindings)
         effect = wiring.effect.bind(arguments or {}, lambda value: references.is_reference(value, bindings.get))
         future = self.store.create(scope, tool=entry.name, server=entry.server, name=name, conversation=conversation)
+        if not scope.listed and policy.on_failure == "stop":
+            # Where nobody is known, nobody's failure may stop what somebody else has asked for.
+            policy = replace(policy, on_failure="continue")
         self.scheduler.submit(
             Call(
                 future,
@@ -463,8 +478,9 @@ class Bridge:
     def downstream_changed(self, downstream: Downstream, kinds: frozenset[str]) -> None:
         if not kinds:
             return
-        self._cache.save(downstream.config, downstream.offer)
         self._rebuild()
+        # Kept only once it has been worked with: what stops us there must not stop the next start, too.
+        self._cache.save(downstream.config, downstream.offer)
         for observer in self._observers:
             observer(kinds)
 
@@ -564,6 +580,31 @@ def passed_on(meta: object) -> dict[str, Any]:
 def _may_refer(value: object) -> bool:
     """Whether a value may turn out to be a reference; until that is known it stands for anything."""
     return isinstance(value, str) and "$" in value
+
+
+def _check_effects(config: BridgeConfig) -> None:
+    """Read every declared state path once, so that a wrong one is an error of the file and not of a server's listing.
+
+    Raises:
+        ConfigError: with the place in the file.
+    """
+    for server in config.servers:
+        for tool in ("", *server.tool_names):
+            policy = server.policy(tool)
+            try:
+                declared_effect(server.name, policy.reads, policy.writes, policy.ordering, None)
+            except ConfigError as exc:
+                where = f"mcpServers.{server.name}.asyncfc" + (f".tools.{tool}" if tool else "")
+                raise ConfigError(config.source, f"{where}.{exc.path}", exc.found, exc.expected) from None
+
+
+def _unknown_placeholders(wiring: Wiring) -> list[str]:
+    """Arguments in declared state paths that the tool does not have; such a path never tells two calls apart."""
+    properties = wiring.entry.input_schema.get("properties")
+    if not isinstance(properties, dict) or wiring.entry.input_schema.get("additionalProperties") not in (None, False):
+        return []
+    known = cast("dict[str, Any]", properties)
+    return sorted(name for name in wiring.effect.placeholders if name.partition(".")[0] not in known)
 
 
 def _loosened(entry: ToolEntry) -> dict[str, frozenset[str]]:

@@ -283,10 +283,8 @@ class ToolCalls:
     def _deliver(self, client: Client, answer: Result) -> Result:
         """Let finished, small, unread results of the conversation ride on this answer, in order of completion."""
         settings = self.bridge.settings
-        if client.conversation is None or settings.deliver == "off":
-            return answer
-        ready = client.take_ended(settings.inline_bytes)
-        if not ready:
+        ready = client.take_ended(settings.inline_bytes) if client.conversation is not None else []
+        if not ready or settings.deliver == "off":
             return answer
         for future in ready:
             self.bridge.store.mark_read(future)
@@ -301,17 +299,21 @@ class ToolCalls:
         key = meta.get(CONVERSATION_KEY) if meta else None
         profile = profile_for(name, self.bridge.settings.host_profiles)
         conversation = None
-        if isinstance(key, str):
+        if isinstance(key, str) and self._scope.listed:
             conversation = f"key:{key}"
         elif profile.single_conversation:
             if self._pipe:
                 conversation = "stdio"
             elif request.session_id is not None:
                 conversation = f"session:{request.session_id}"
-        client = self._clients.get((name or "", conversation))
+        # Habits belong to a session where there is one: one client's impatience must not be another's.
+        habits = conversation or (f"session:{request.session_id}" if request.session_id is not None else None)
+        if habits is None and not self._scope.listed:
+            return Client(self._scope, None, profile)
+        client = self._clients.get((name or "", habits))
         if client is None:
             client = Client(self._scope, conversation, profile)
-            self._clients[(name or "", conversation)] = client
+            self._clients[(name or "", habits)] = client
             if len(self._clients) > CLIENTS:
                 self._clients.popitem(last=False)
         return client

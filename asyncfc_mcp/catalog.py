@@ -160,12 +160,19 @@ def list_tool(config: ServerConfig, raw: Json) -> ToolEntry:
     )
 
 
-def build(sources: Iterable[Source], reserved: Iterable[str] = ()) -> Catalog:
+def build(sources: Iterable[Source], reserved: Iterable[str] = (), held: Mapping[str, str] | None = None) -> Catalog:
     """The catalog of these servers, in the order of the config and, within a server, in its own order.
 
     Args:
         reserved: names that are taken already (the meta-tools).
+        held: names that tools have at this moment → their servers, which keep them as long as they offer them.
     """
+    sources = list(sources)
+    held = held or {}
+    names = {
+        source.config.name: {_name(source.config, str(raw.get("name"))) for raw in source.tools}
+        for source in (sources if held else ())
+    }
     tools: dict[str, ToolEntry] = {}
     prompts: dict[str, PromptEntry] = {}
     resources: dict[str, tuple[str, Json]] = {}
@@ -181,8 +188,19 @@ def build(sources: Iterable[Source], reserved: Iterable[str] = ()) -> Catalog:
             if not isinstance(tool, str) or not selected(config, tool):
                 continue
             entry = list_tool(config, raw)
+            if entry.name in tools and tools[entry.name].server == config.name:
+                first = tools[entry.name].tool
+                notes.append(
+                    f"server {config.name!r} offers {first!r} and {tool!r} as {entry.name!r}; the first is listed"
+                )
+                continue
+            keeper = held.get(entry.name, config.name)
+            if keeper != config.name and entry.name in names.get(keeper, ()):
+                # Whoever has a name keeps it: a server must not take over another's calls by offering its tools, too.
+                collisions.append(NameCollision(entry.name, f"{keeper}'s tool", f"{config.name}.{tool}"))
+                continue
             holder = taken.setdefault(entry.name, f"{config.name}.{tool}")
-            if entry.name in tools or holder != f"{config.name}.{tool}":
+            if holder != f"{config.name}.{tool}":
                 collisions.append(NameCollision(entry.name, holder, f"{config.name}.{tool}"))
                 continue
             tools[entry.name] = entry
@@ -198,6 +216,9 @@ def build(sources: Iterable[Source], reserved: Iterable[str] = ()) -> Catalog:
             name = _name(config, prompt)
             if name in prompts:
                 holder = prompts[name]
+                if holder.server == config.name:
+                    notes.append(f"server {config.name!r} offers two prompts as {name!r}; the first is listed")
+                    continue
                 collisions.append(
                     NameCollision(name, f"prompt {holder.server}.{holder.prompt}", f"prompt {config.name}.{prompt}")
                 )
@@ -216,5 +237,14 @@ def build(sources: Iterable[Source], reserved: Iterable[str] = ()) -> Catalog:
 
 def template_matches(template: str, uri: str) -> bool:
     """Whether a URI could have come from an RFC 6570 template; generous, since the server has the last word."""
-    parts = re.split(r"\{[^}]*\}", template)
-    return re.fullmatch(".*".join(map(re.escape, parts)), uri, re.DOTALL) is not None
+    first, *rest = re.split(r"\{[^}]*\}", template)
+    if not rest:
+        return uri == template
+    # Literal after literal, each at its first place: a regex with many gaps would try them all.
+    at = len(first)
+    for literal in rest[:-1]:
+        found = uri.find(literal, at)
+        if found < 0:
+            return False
+        at = found + len(literal)
+    return uri.startswith(first) and uri.endswith(rest[-1]) and len(uri) - len(rest[-1]) >= at

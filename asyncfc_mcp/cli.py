@@ -3,19 +3,21 @@
 Everything heavy is imported inside a command: start-up is a cost that users see.
 """
 
+import errno
 import gc
+import hashlib
 import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from asyncfc_mcp import __version__
 from asyncfc_mcp.config import BridgeConfig, config_for_command, config_for_url, load_config
-from asyncfc_mcp.errors import BridgeError
+from asyncfc_mcp.errors import BridgeError, UnknownTool
 
 if TYPE_CHECKING:
     from asyncfc_mcp.bridge import Bridge
@@ -62,6 +64,34 @@ def _log_to_stderr(verbose: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.CRITICAL)
 
 
+class WrapsItself(BridgeError):
+    """A bridge was started by itself, through a configuration that names it among the servers to wrap."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"{source} has the bridge itself among the servers that it wraps, without end; "
+            f"keep the servers to wrap in a file of their own"
+        )
+
+
+CHAIN_VARIABLE: Final = "ASYNCFC_CHAIN"
+"""Environment variable in which the bridges above this one say what they wrap."""
+
+
+def _refuse_itself(config: BridgeConfig) -> None:
+    """Keep a bridge from starting itself again and again.
+
+    Raises:
+        WrapsItself: a bridge above this one wraps the same.
+    """
+    chain = os.environ.get(CHAIN_VARIABLE, "").split()
+    what = os.path.abspath(config.source) if os.path.exists(config.source) else config.source
+    own = hashlib.sha256(what.encode()).hexdigest()[:16]
+    if own in chain:
+        raise WrapsItself(config.source)
+    os.environ[CHAIN_VARIABLE] = " ".join([*chain, own])
+
+
 def _bridge(config: BridgeConfig, *, verbose: bool) -> "Bridge":
     import platformdirs
 
@@ -70,6 +100,7 @@ def _bridge(config: BridgeConfig, *, verbose: bool) -> "Bridge":
 
     cache = os.environ.get("ASYNCFC_CACHE_DIR") or platformdirs.user_cache_dir("asyncfc-mcp")
     logs = os.environ.get("ASYNCFC_LOG_DIR") or platformdirs.user_log_dir("asyncfc-mcp")
+    _refuse_itself(config)
     for warning in config.warnings:
         logger.warning("%s", warning)
     return Bridge(config, cache=OfferCache(Path(cache)), log_folder=Path(logs), echo=sys.stderr if verbose else None)
@@ -121,7 +152,7 @@ def cli() -> None:
     \b
     Try it:        asyncfc-mcp demo
     Wrap a server: asyncfc-mcp serve -- npx -y @modelcontextprotocol/server-filesystem /data
-    Wrap many:     asyncfc-mcp serve --config ~/.cursor/mcp.json
+    Wrap many:     asyncfc-mcp serve --config ~/.config/asyncfc/mcp.json
     See what it does with them: asyncfc-mcp inspect --config FILE
     """
 
@@ -210,8 +241,12 @@ def inspect(
     config = _load(config_file, url, command)
     from asyncfc_mcp import inspect as inspection
 
-    output = _run(lambda: inspection.run(_bridge(config, verbose=verbose), as_json=as_json, explain=explain))
+    if not verbose:
+        logger.setLevel(logging.ERROR)  # what is wrong with a server stands in the table
+    output, healthy = _run(lambda: inspection.run(_bridge(config, verbose=verbose), as_json=as_json, explain=explain))
     click.echo(output, nl=False)
+    if not healthy:
+        sys.exit(1)
 
 
 @cli.command()
@@ -231,10 +266,16 @@ def main() -> None:
     except click.ClickException as exc:
         exc.show()
         sys.exit(exc.exit_code)
+    except UnknownTool as exc:
+        click.echo(f"asyncfc-mcp: {str(exc).replace('call tools/list', 'run inspect')}", err=True)
+        sys.exit(2)
     except BridgeError as exc:
         click.echo(f"asyncfc-mcp: {exc}", err=True)
         sys.exit(2)
     except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            click.echo("asyncfc-mcp: the port is in use; choose another with --port (0 takes a free one)", err=True)
+            sys.exit(1)
         click.echo(f"asyncfc-mcp: {exc}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:

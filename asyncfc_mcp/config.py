@@ -501,7 +501,8 @@ def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConf
         reader.warn(", ".join(others[:5]) + more, "ignored, it means nothing to the bridge")
     kept = tuple(server for server in servers if server is not None)
     if not kept:
-        raise ConfigError(file, keys[0], "there is no server to wrap", "at least one")
+        found = f"all of its {len(entries)} servers are disabled" if entries else "there is no server to wrap"
+        raise ConfigError(file, keys[0], found, "at least one")
     settings = Settings(**{key: item for key, item in top.items() if key in _SETTINGS})
     return BridgeConfig(kept, settings, tuple(reader.warnings), file)
 

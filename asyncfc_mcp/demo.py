@@ -23,7 +23,7 @@ from rich.text import Text
 from asyncfc_mcp.errors import BridgeError
 
 FRAMES_PER_S: Final = 15
-NAME_WIDTH: Final = 24
+NAME_WIDTH: Final = 26
 HEADINGS: Final = {"direct": "Waiting for each call", "bridge": "Through the bridge"}
 
 
@@ -141,7 +141,9 @@ def verdict(direct: Timeline, bridge: Timeline) -> tuple[str, bool]:
     same = direct.results is not None and direct.results == bridge.results
     times = f"one by one {direct.seconds:.1f} s · through the bridge {bridge.seconds:.1f} s"
     if same:
-        return f"{times} · {direct.seconds / bridge.seconds:.1f} × faster, same results", True
+        ratio = direct.seconds / bridge.seconds
+        pace = f"{ratio:.1f} × faster" if ratio >= 1 else f"{1 / ratio:.1f} × slower"
+        return f"{times} · {pace}, same results", True
     ours, theirs = direct.results or {}, bridge.results or {}
     differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     return f"{times} · the results differ: {', '.join(differing) or 'a run ended early'}", False
@@ -224,6 +226,10 @@ def run(console: Console | None = None) -> int:
     console.print(draw(direct, span_s, console.width))
     console.print()
     bridge = _play("bridge", folder, console, span_s)
+    if direct.results is None or bridge.results is None:
+        which = HEADINGS["direct" if direct.results is None else "bridge"].lower()
+        console.print(Text(f"The run '{which}' ended early; its messages are above.", style="bold red"))
+        return 1
     console.print(draw(bridge, span_s, console.width))
     console.print()
     text, same = verdict(direct, bridge)

@@ -9,6 +9,7 @@ know and judge results, and what a server answers is not ours to change.
 """
 
 import logging
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import Enum
@@ -189,6 +190,7 @@ class Downstream:
         self.reason = ""
         """Why it is `failed`."""
         self.restarts = 0
+        self._said = ""
         self._listener = listener
         self._capabilities = capabilities
         self._reaper = reaper
@@ -377,10 +379,14 @@ class Downstream:
             self._stderr.close()
 
     def _become(self, status: Status, reason: str = "") -> None:
+        known_reason = self._said
         self.status, self.reason = status, reason
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
-        if status is Status.FAILED:
+        if status is Status.READY:
+            self._said = ""
+        if status is Status.FAILED and reason != known_reason:
+            self._said = reason  # said once, however often it is tried again
             logger.warning("server %r is not available: %s", self.name, reason)
         self._listener.downstream_changed(self, frozenset())
 
@@ -392,6 +398,9 @@ class Downstream:
                 missing = exc.filename or self.config.spec.command
                 if self.config.spec.cwd and missing == self.config.spec.cwd:
                     return f"its working directory {missing!r} does not exist"
+                if "/" in self.config.spec.command:
+                    where = self.config.spec.cwd or os.getcwd()
+                    return f"command {self.config.spec.command!r} was not found; it was looked for from {where}"
                 return f"command {self.config.spec.command!r} was not found; is it installed and on PATH?"
             case PermissionError() if isinstance(self.config.spec, StdioSpec):
                 return f"command {self.config.spec.command!r} may not be executed ({exc.strerror})"

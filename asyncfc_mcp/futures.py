@@ -4,6 +4,7 @@ Owns identity (IDs, names, scopes), life-cycle and retention. Refuses everything
 waits, runs a call or touches a wire; whoever wants to know of a change leaves a callback in `Future.watchers`.
 """
 
+import logging
 import re
 import secrets
 from collections import deque
@@ -21,6 +22,8 @@ from asyncfc_mcp.errors import (
     UnknownFuture,
     nearest,
 )
+
+logger = logging.getLogger(__name__)
 
 Result = dict[str, Any]
 """A `CallToolResult` as it came off the wire, unknown fields included."""
@@ -200,11 +203,25 @@ class Future:
     def changed(self) -> None:
         """Tell the watchers that something visible changed."""
         for watcher in tuple(self.watchers):
-            watcher(self)
+            try:
+                watcher(self)
+            except Exception:
+                # Whoever watches must not keep a call from ending, nor others from hearing of it.
+                logger.exception("a watcher of %s failed", self.id)
 
 
 _ID: Final = re.compile(r"f(?:[0-9]+|[0-9a-f]{32})")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+
+def is_id(ref: str) -> bool:
+    """Whether this looks like the ID of a future."""
+    return _ID.fullmatch(ref) is not None
+
+
+def possible_name(ref: str) -> bool:
+    """Whether a future could have this name."""
+    return _NAME.fullmatch(ref) is not None and _ID.fullmatch(ref) is None
 
 
 @dataclass(slots=True)

@@ -18,6 +18,8 @@ from asyncfc_mcp.ordering import Effect, conflict
 
 CONNECT_S: Final = 60.0
 """How long to wait for servers to come up."""
+WIDE: Final = 120
+"""Columns from which on the table has everything; a narrower terminal gets the names and the effects."""
 SOURCES: Final[Mapping[str, str]] = {
     "config": "config",
     "annotation": "annotation",
@@ -96,7 +98,7 @@ def report(bridge: Bridge) -> dict[str, Any]:
         ],
         "meta_tools": list(RESERVED),
         "settings": {key: _plain(value) for key, value in asdict(bridge.settings).items()},
-        "notes": [*bridge.catalog.notes, *map(str, bridge.catalog.collisions)],
+        "notes": bridge.notes(),
     }
 
 
@@ -134,8 +136,9 @@ def render(facts: Mapping[str, Any], width: int | None = None) -> str:
             console.print(f"  {server['name']}: {server['reason']}")
     console.print()
     tools = Table(title="Tools", title_justify="left", box=None, pad_edge=False)
-    tools.add_column("Name", overflow="fold")
-    for heading in ("Server", "Mode", "Effect", "Known from", "Takes turns with", "Notes"):
+    narrow = console.width < WIDE
+    tools.add_column("Name", no_wrap=not narrow, overflow="fold")
+    for heading in ("Effect",) if narrow else ("Server", "Mode", "Effect", "Known from", "Takes turns with", "Notes"):
         tools.add_column(heading, overflow="fold")
     for tool in facts["tools"]:
         limits = tool["limits"]
@@ -144,15 +147,13 @@ def render(facts: Mapping[str, Any], width: int | None = None) -> str:
             *(f"{limits['timeout_s']:g} s limit" for _ in [0] if limits["timeout_s"]),
             *tool["notes"],
         ]
-        tools.add_row(
-            tool["name"],
-            tool["server"],
-            tool["mode"],
-            tool["effect"] or "-",
-            tool["effect_from"],
-            _few(tool["in_turn_with"], len(facts["tools"])),
-            "; ".join(notes),
-        )
+        turns = _few(tool["in_turn_with"], len(facts["tools"]))
+        if narrow:  # a name that is cut in two cannot be copied; the rest is in --json
+            mode = "" if tool["mode"] == "future" else f"{tool['mode']}; "
+            tools.add_row(tool["name"], "; ".join([f"{mode}{tool['effect']} ({tool['effect_from']})", *notes]))
+            continue
+        row = (tool["server"], tool["mode"], tool["effect"] or "-", tool["effect_from"], turns, "; ".join(notes))
+        tools.add_row(tool["name"], *row)
     console.print(tools)
     console.print()
     console.print(f"Tools of the bridge itself: {', '.join(facts['meta_tools'])}")
@@ -204,8 +205,8 @@ def explain(bridge: Bridge, first: str, second: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def run(bridge: Bridge, *, as_json: bool, explain: tuple[str, str] | None) -> str:
-    """Connect, and return what to print.
+async def run(bridge: Bridge, *, as_json: bool, explain: tuple[str, str] | None) -> tuple[str, bool]:
+    """Connect, and return what to print and whether every server is up.
 
     Raises:
         UnknownTool: `explain` names a tool that is not listed.
@@ -217,9 +218,10 @@ async def run(bridge: Bridge, *, as_json: bool, explain: tuple[str, str] | None)
                 await downstream.settled()
         facts = report(bridge)
     # Not in the block: what is raised there comes out in a group.
+    healthy = all(server["status"] == "ready" for server in facts["servers"])
     if explain is not None:
-        return _explained(bridge, explain)
-    return json.dumps(facts, indent=2, ensure_ascii=False) + "\n" if as_json else render(facts)
+        return _explained(bridge, explain), healthy
+    return (json.dumps(facts, indent=2, ensure_ascii=False) + "\n" if as_json else render(facts)), healthy
 
 
 def _explained(bridge: Bridge, tools: tuple[str, str]) -> str:

@@ -115,8 +115,9 @@ class Attendance:
 class Listeners:
     """Everybody who listens to one bridge."""
 
-    def __init__(self, bridge: Bridge, task_of: Callable[[Future], Mapping[str, Any]]) -> None:
+    def __init__(self, bridge: Bridge, scope: Scope, task_of: Callable[[Future], Mapping[str, Any]]) -> None:
         self._bridge = bridge
+        self._scope = scope
         self._task_of = task_of
         self._all: dict[Listener, None] = {}
         self._changed: set[str] = set()
@@ -237,7 +238,7 @@ class Listeners:
             for listener in tuple(self._all):
                 if isinstance(uri, str) and any(_covers(wanted, uri) for wanted in listener.uris):
                     listener.tell(method, {key: value for key, value in params.items() if key != "_meta"})
-        elif method == "notifications/message" and self._within_rate(server):
+        elif method == "notifications/message" and self._scope.listed and self._within_rate(server):
             level = params.get("level")
             told: set[object] = set()
             for attendance in tuple(self._attending.get(server, ())):

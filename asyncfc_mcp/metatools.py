@@ -28,6 +28,8 @@ IMPATIENT_FLOOR_S: Final = 0.5
 """A cancellation sooner than this says nothing about a client's time-out: somebody pressed a key."""
 LIST_LIMIT: Final = 50
 """How many futures `list_futures` shows."""
+GATHER_LIMIT: Final = 5000
+"""How many futures one `gather` may name."""
 CANCEL_WAIT_S: Final = 5.0
 """How long `cancel_future` waits for a running call to be told."""
 
@@ -286,6 +288,8 @@ async def gather(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -
         raise InvalidArguments("gather", f'future_ids must be a list such as ["f1", "f2"]; found {refs!r}'[:300])
     if not refs:
         raise InvalidArguments("gather", "future_ids is empty; list the IDs or names of the futures to wait for")
+    if len(refs) > GATHER_LIMIT:  # pyright: ignore[reportUnknownArgumentType]
+        raise InvalidArguments("gather", f"future_ids has {len(refs)} entries; {GATHER_LIMIT} at most at a time")  # pyright: ignore[reportUnknownArgumentType]
     when = arguments.get("return_when", "all")
     if when not in ("all", "any"):
         raise InvalidArguments("gather", f'return_when must be "all" or "any"; found {when!r}')

@@ -12,9 +12,10 @@ from mcp_types import INVALID_PARAMS
 
 from asyncfc_mcp import results
 from asyncfc_mcp.bridge import Bridge
-from asyncfc_mcp.futures import Result, Scope
+from asyncfc_mcp.futures import Result, Scope, is_id
 from asyncfc_mcp.requests import Handler, Request, paged, uri_of
 
+RESOURCE_NOT_FOUND: Final = -32002
 LISTED_FUTURES: Final = 100
 """How many futures are listed as resources, newest first."""
 
@@ -65,6 +66,9 @@ class Offered:
             if future.done:
                 self.bridge.store.mark_read(future)
             return results.read(future, uri, wanted[1], wanted[2])
+        if wanted is not None and is_id(wanted[0]):
+            # Not to be asked of a server: it would learn an ID, and could answer for the future.
+            raise MCPError(RESOURCE_NOT_FOUND, f"Resource not found: {uri}", {"uri": uri})
         return await self.bridge.read_resource(uri, params)
 
     async def _complete(self, request: Request) -> Result:

@@ -25,12 +25,14 @@ logger = logging.getLogger(__name__)
 
 EXIT_GRACE_S: Final = 2.0
 """After its input was closed, and again after SIGTERM, a process gets this long before the next step."""
+STALL_S: Final = 30.0
+"""A server that does not read its input for so long, while something is written, is taken for dead."""
 DRAIN_S: Final = 0.3
 """How long the last output of a process that ended may take to be read."""
 STDERR_LINES: Final = 10
 """How many last lines of a server's stderr an error quotes."""
 LOG_BYTES: Final = 5 << 20
-"""A log file larger than this is started anew at the next start of its server."""
+"""A log file larger than this is started anew."""
 
 
 class Reaper:
@@ -93,6 +95,7 @@ class Stderr:
         self._name, self._path, self._echo = name, path, echo
         self.tail: deque[str] = deque(maxlen=STDERR_LINES)
         self._file: TextIO | None = None
+        self._written = 0
 
     def open(self) -> None:
         self.tail.clear()
@@ -109,15 +112,19 @@ class Stderr:
     def line(self, text: str) -> None:
         self.tail.append(text)
         if self._file is not None:
-            with suppress(OSError):
-                self._file.write(text + "\n")
+            with suppress(OSError, ValueError):
+                if self._written > LOG_BYTES:
+                    self._file.truncate(0)
+                    self._written = 0
+                self._written += self._file.write(text + "\n")
                 self._file.flush()
         if self._echo is not None:
             self._echo.write(f"[{self._name}] {text}\n")
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._file = None
 
 
@@ -130,7 +137,7 @@ class ServerProcess:
         self._noise = 0
         self._drained = anyio.Event()
         self.reader = LineReader(source, self._malformed)
-        self.writer = LineWriter(sink)
+        self.writer = LineWriter(sink, stall_s=STALL_S)
 
     async def _malformed(self, exc: MalformedMessage, line: bytes) -> None:
         """A line on stdout that is no message: a stray print. Said once per server, kept in its log."""

@@ -7,6 +7,7 @@ the calls themselves take time.
 
 import json
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ RETRY_BACKOFF_S: Final = 0.2
 FOREIGN: Final = "another client's call"
 """How a call is called that the reader may not know. Where nobody is authenticated that is every call but its own:
 there the ID is the right to a future."""
+PROGRESS_TEXT: Final = 300
+"""How much of a progress message is kept: every line about the future carries it."""
 DURATIONS: Final = 9
 """How many of a tool's last calls its median is taken over."""
 
@@ -97,8 +100,8 @@ class Call:
 
     async def on_progress(self, progress: float, total: float | None, message: str | None) -> None:
         """Keep the downstream's last progress on the future."""
-        if not self.future.done:
-            self.future.progress = (progress, total, message)
+        if not self.future.done and is_number(progress) and (total is None or is_number(total)):
+            self.future.progress = (progress, total, message[:PROGRESS_TEXT] if message else message)
             self.future.changed()
 
 
@@ -492,14 +495,23 @@ def _visible(other: Future, future: Future) -> bool:
     return other is future or (other.scope == future.scope and other.scope.listed)
 
 
+def is_number(value: float) -> bool:
+    """Whether a server's number can be worked with: JSON has numbers that no float can hold."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def reason_of(future: Future) -> str:
     """Why a future has no good result, in one line."""
     if future.failure is not None:
         if isinstance(future.failure, DependencyFailed | Stopped):
             return future.failure.reason
         return str(future.failure).partition("\n")[0]
-    content = cast("list[dict[str, Any]]", (future.result or {}).get("content") or ())
-    text = " ".join(str(block["text"]) for block in content if isinstance(block, dict) and "text" in block)
+    content = (future.result or {}).get("content")
+    blocks = cast("list[Any]", content) if isinstance(content, list) else []
+    text = " ".join(str(cast("dict[str, Any]", block).get("text", "")) for block in blocks if isinstance(block, dict))
     return (text[:200] + "…" if len(text) > 200 else text) or "the tool reported an error"
 
 

@@ -312,9 +312,27 @@ def _distinct(parts: Iterator[Any]) -> list[Any]:
 def _matches(pattern: str, text: str) -> bool:
     """Whether a schema's regular expression finds something in the text; one that Python cannot read finds nothing."""
     try:
-        return re.search(pattern, text) is not None
+        return not endless(pattern, text) and re.search(pattern, text) is not None
     except (re.error, OverflowError, RecursionError):
         return False
+
+
+_REPEATED_GROUP: Final = re.compile(r"(?<!\\)\)[*+{]")
+_UNBOUNDED: Final = re.compile(r"(?<!\\)[*+]|\{\d*,\}")
+
+
+def endless(pattern: str, text: str) -> bool:
+    """Whether a server's regular expression might take for ever on this text; then nothing is said of it.
+
+    `re` cannot be interrupted, and a group that is repeated (`(a+)+`) or many open repetitions in a row can take time
+    without bound. Such patterns are rare and only ever make a check stricter, so leaving them out costs little.
+    """
+    return (
+        len(pattern) > 500
+        or _REPEATED_GROUP.search(pattern) is not None
+        or (len(text) > 1000 and len(_UNBOUNDED.findall(pattern)) > 1)
+        or len(_UNBOUNDED.findall(pattern)) > 4
+    )
 
 
 # --- admitting references --------------------------------------------------------------------------------------------
@@ -772,7 +790,8 @@ def _compile(schema: Mapping[str, Any]) -> Check:
     def pattern(validator: Any, wanted: str, instance: object, _: Any) -> Iterator[Any]:
         # Patterns are ECMA's; one that Python cannot read leaves the rest of the schema to be checked.
         try:
-            if validator.is_type(instance, "string") and re.search(wanted, str(instance)) is None:
+            text = str(instance)
+            if validator.is_type(instance, "string") and not endless(wanted, text) and re.search(wanted, text) is None:
                 yield exceptions.ValidationError(f"{instance!r} does not match {wanted!r}")
         except re.error:
             return

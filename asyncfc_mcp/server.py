@@ -72,7 +72,7 @@ class Upstream:
     def __init__(self, bridge: Bridge, scope: Scope, *, pipe: bool) -> None:
         self.bridge = bridge
         self._asking = Asking()
-        listeners = Listeners(bridge, lambda future: tasks.detailed(future, calls.epoch))
+        listeners = Listeners(bridge, scope, lambda future: tasks.detailed(future, calls.epoch))
         calls = ToolCalls(bridge, scope, listeners, self._asking, _Seal(), pipe=pipe)
         self._subscriptions = Subscriptions(bridge, scope, listeners)
         self._offered = Offered(bridge, scope)

@@ -169,6 +169,10 @@ class Sink(Protocol):
         """Write all; raises `anyio.BrokenResourceError` if nobody reads any more."""
         ...
 
+    def close(self) -> None:
+        """Give up: whoever writes finds it broken."""
+        ...
+
 
 class LineReader:
     """Messages read from a source of bytes, one per line.
@@ -229,10 +233,16 @@ class LineReader:
 
 
 class LineWriter:
-    """Messages written to a sink of bytes, whole and one after another."""
+    """Messages written to a sink of bytes, whole and one after another.
 
-    def __init__(self, sink: Sink) -> None:
+    Args:
+        stall_s: how long the other side may keep a line that was begun from being finished; then it is given up and
+            the sink closed. None waits for as long as it takes.
+    """
+
+    def __init__(self, sink: Sink, *, stall_s: float = math.inf) -> None:
         self._sink = sink
+        self._stall_s = stall_s
         self._lock = anyio.Lock()
         self._busy = 0
 
@@ -252,9 +262,16 @@ class LineWriter:
         # finished even if its sender is cancelled; the owner of the pipe ends that wait by closing it.
         self._busy += 1
         try:
-            with anyio.CancelScope(shield=True):
-                async with self._lock:
+            with anyio.CancelScope(shield=sent > 0):
+                await self._lock.acquire()
+            try:
+                with anyio.move_on_after(self._stall_s, shield=True) as writing:
                     await self._sink.send(memoryview(line)[sent:])
+                if writing.cancelled_caught:
+                    self._sink.close()
+                    raise anyio.BrokenResourceError
+            finally:
+                self._lock.release()
         finally:
             self._busy -= 1
 
@@ -324,16 +341,22 @@ class StreamSink:
 
     def __init__(self, send: Callable[[bytes], Awaitable[None]], close: Callable[[], Awaitable[None]]) -> None:
         self._send = send
+        self._closed = False
         self.aclose = close
 
     def send_now(self, data: bytes | memoryview) -> int:
         return 0
 
     async def send(self, data: bytes | memoryview) -> None:
+        if self._closed:
+            raise anyio.BrokenResourceError
         try:
             await self._send(bytes(data))
         except (anyio.ClosedResourceError, OSError) as exc:
             raise anyio.BrokenResourceError from exc
+
+    def close(self) -> None:
+        self._closed = True
 
 
 def approximate_size(value: Any) -> int:

@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,9 @@ async def bridged() -> dict[str, Any]:
         me = Implementation(name="asyncfc-scripted-agent", version="1")
         async with Client(stdio(command), client_info=me) as client:
             await client.list_tools()
+            # Tools may be listed from the cache while their servers start; the clock starts when those are up.
+            while (await client.call_tool("list_futures", {})).structured_content.get("servers"):  # noqa: ASYNC110
+                await anyio.sleep(0.05)
             tell("start")
             for number, turn in enumerate(TURNS):
                 await think(number)
@@ -128,4 +131,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main)
+    with suppress(KeyboardInterrupt):
+        anyio.run(main)

@@ -219,6 +219,16 @@ def test_one_failure_hides_no_other_result():
     assert lines[2:] == ["f1 github_search completed", "17"] * 2
 
 
+def test_a_large_result_is_told_once():
+    """A short question must not have an answer without end."""
+    large = completed(text("x" * 10_000))
+    large.id, large.size = "f1", 10_000
+    answer = answers.several([(large, ((), ""))] * 100)
+    assert len(words_of(answer)) < 20_000
+    results = answer["structuredContent"]["results"]
+    assert [("result" in entry, entry.get("repeated")) for entry in results] == [(True, None)] + [(False, True)] * 99
+
+
 def test_results_that_ride_on_an_answer_stand_after_it():
     """The answer's own story comes first, and is not changed."""
     own = answers.handle(future())

@@ -108,16 +108,30 @@ def test_two_tools_of_one_name_are_a_collision_that_names_both():
 
 
 def test_names_that_become_one_by_mapping_collide():
-    """`get.user` and `get_user` cannot both be `get_user`."""
-    (collision,) = listed(server(prefix=""), tool("get.user"), tool("get_user")).collisions
-    assert "github.get.user and github.get_user would both be listed as 'get_user'" in str(collision)
+    """`get.user` of one server and `get_user` of another cannot both be `get_user`."""
+    one, two = server("one", prefix=""), server("two", prefix="")
+    (collision,) = build([Source(one, tools=[tool("get.user")]), Source(two, tools=[tool("get_user")])]).collisions
+    assert "one.get.user and two.get_user would both be listed as 'get_user'" in str(collision)
 
 
-def test_a_tool_that_a_server_lists_twice_collides_with_itself():
-    """Listing it twice upstream would break hosts."""
-    catalog = listed(server(), tool("a"), tool("a"))
-    assert list(catalog.tools) == ["github__a"]
-    assert len(catalog.collisions) == 1
+@pytest.mark.parametrize(("first", "second"), [("a", "a"), ("a.b", "a_b")])
+def test_a_name_that_a_server_gives_twice_costs_no_other_server_anything(first: str, second: str):
+    """The first is listed, the other is remarked on; it is no reason not to start."""
+    catalog = listed(server(), tool(first), tool(second))
+    assert [entry.tool for entry in catalog.tools.values()] == [first]
+    assert not catalog.collisions
+    assert f"offers {first!r} and {second!r}" in catalog.notes[0]
+
+
+def test_who_has_a_name_keeps_it():
+    """A server cannot take over another's calls by offering its tools, too; not even one that comes first."""
+    one, two = Source(server("one", prefix="")), Source(server("two", prefix=""), tools=[tool("victim")])
+    held = {name: entry.server for name, entry in build([one, two]).tools.items()}
+    thief = Source(one.config, tools=[tool("victim")])
+    catalog = build([thief, two], held=held)
+    assert catalog.tools["victim"].server == "two"
+    assert "two's tool and one.victim" in str(catalog.collisions[0])
+    assert build([thief, Source(two.config)], held=held).tools["victim"].server == "one"
 
 
 def test_no_tool_takes_the_name_of_one_of_ours():
@@ -305,8 +319,7 @@ def test_prompts_follow_the_same_rule_for_names():
     entry = catalog.prompts["github__greet"]
     assert entry.listed == {**raw, "name": "github__greet"}
     assert (entry.server, entry.prompt) == ("github", "greet")
-    (collision,) = catalog.collisions
-    assert "prompt github.greet and prompt github.greet" in str(collision)
+    assert catalog.notes == ("server 'github' offers two prompts as 'github__greet'; the first is listed",)
 
 
 def test_a_uri_is_served_by_the_first_server_that_offers_it():

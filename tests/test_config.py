@@ -532,7 +532,7 @@ def test_a_wrong_entry_is_explained(value: object, words: list[str]) -> None:
         ({"mcpServer": {}}, ["'mcpServer'", '"mcpServers"']),
         ({"mcpServers": {}, "servers": {}}, ['both "mcpServers" and "servers"']),
         ({"mcpServers": {}}, ["mcpServers: there is no server to wrap"]),
-        ({"mcpServers": {"a": {"command": "x", "disabled": True}}}, ["there is no server to wrap"]),
+        ({"mcpServers": {"a": {"command": "x", "disabled": True}}}, ["all of its 1 servers are disabled"]),
         ({"servers": []}, ["servers: found a list"]),
         ({"mcpServers": {"": {"command": "x"}}}, ["the name of a server is empty"]),
         ({"mcpServers": {" ": {"command": "x"}}}, ["the name of a server is empty"]),

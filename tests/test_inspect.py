@@ -213,10 +213,13 @@ async def test_inspecting_connects_shows_and_ends():
     """As tables or as JSON; two tools explained if they are named."""
     toy = toy_with("plain", "look", look={"readOnlyHint": True})
     with patch("asyncfc_mcp.downstream.spawn", spawning({"toy": toy})):
-        assert "plain" in await inspect.run(bridge_of(toy), as_json=False, explain=None)
-        facts = json.loads(await inspect.run(bridge_of(toy), as_json=True, explain=None))
+        table, healthy = await inspect.run(bridge_of(toy), as_json=False, explain=None)
+        assert "plain" in table
+        assert healthy
+        output, _ = await inspect.run(bridge_of(toy), as_json=True, explain=None)
+        facts = json.loads(output)
         assert [tool["name"] for tool in facts["tools"]] == ["plain", "look"]
-        text = await inspect.run(bridge_of(toy), as_json=False, explain=("plain", "look"))
+        text, _ = await inspect.run(bridge_of(toy), as_json=False, explain=("plain", "look"))
         assert "They never conflict" in text
 
 
@@ -239,7 +242,9 @@ async def test_a_server_that_cannot_start_is_shown_with_the_reason():
     began = anyio.current_time()
     with patch("asyncfc_mcp.downstream.spawn", broken):
         config = BridgeConfig((ServerConfig("bad", StdioSpec("nowhere")),), source="test")
-        facts = json.loads(await inspect.run(Bridge(config), as_json=True, explain=None))
+        output, healthy = await inspect.run(Bridge(config), as_json=True, explain=None)
+    assert not healthy
+    facts = json.loads(output)
     assert facts["servers"][0]["status"] == "failed"
     assert facts["servers"][0]["reason"] == "command 'nowhere' was not found; is it installed and on PATH?"
     assert facts["tools"] == []
