@@ -61,7 +61,8 @@ async def main() -> None:
     assert answer is not None
     print("\nThe last answer brings all results:")
     for block in answer.content:
-        print(f"    {block.text.strip()}")
+        text = " ".join(block.text.split())
+        print(f"    {text if len(text) <= 100 else text[:97] + '...'}")
     print(f"\n1 model turn, {took:.1f} s. A synchronous agent: {len(TURN)} calls in 4 turns, one for each link.")
 
 
