@@ -71,7 +71,7 @@ class Listener:
         self.level: str | None = None
         """The least severe log messages that they want; None: they did not say."""
         self.watched: dict[str, Callable[[Future], None]] = {}
-        self._running = False
+        self._running = self._closed = False
         self._send, self._receive = anyio.create_memory_object_stream[tuple[str, dict[str, Any] | None]](BACKLOG)
 
     def tell(self, method: str, params: Mapping[str, Any] | None = None) -> None:
@@ -85,6 +85,8 @@ class Listener:
 
     async def run(self) -> None:
         """Send what they are told, until cancelled or closed."""
+        if self._closed:
+            return  # they left before we came to run
         self._running = True
         async with self._receive:
             async for method, params in self._receive:
@@ -96,6 +98,7 @@ class Listener:
 
     def close(self) -> None:
         """Nothing more will be told; what was is still sent."""
+        self._closed = True
         self._send.close()
         if not self._running:
             self._receive.close()
