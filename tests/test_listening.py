@@ -1,0 +1,472 @@
+"""Who listens is told what they asked for, once, and holds up nobody."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
+from inspect import Signature, signature
+from typing import Any
+
+import anyio
+import pytest
+from lab import on_virtual_time, settle
+
+from asyncfc_mcp.errors import ProtocolFailure
+from asyncfc_mcp.futures import LOCAL, PUBLIC, Event, Future, FutureStore, Question, Scope
+from asyncfc_mcp.listening import ATTEND_S, BACKLOG, GATHER_S, LEVELS, LOGS_PER_S, UNSUBSCRIBE_S, Attendance
+from asyncfc_mcp.listening import Listener as _Listener
+from asyncfc_mcp.listening import Listeners as _Listeners
+
+UPDATED = "notifications/resources/updated"
+MESSAGE = "notifications/message"
+
+
+class Ear:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.open = anyio.Event()
+        self.open.set()
+
+    async def __call__(self, method: str, params: Mapping[str, Any] | None) -> None:
+        await self.open.wait()
+        self.told.append((method, dict(params or {})))
+
+    def methods(self) -> list[str]:
+        return [method for method, _ in self.told]
+
+    def uris(self) -> list[str]:
+        return [params["uri"] for method, params in self.told if method == UPDATED]
+
+
+class FakeBridge:
+    """The part of a bridge that listeners know."""
+
+    def __init__(self) -> None:
+        self.store = FutureStore(anyio.current_time)
+        self.on_lists: Callable[[frozenset[str]], None] = lambda _: None
+        self.on_notification: Callable[[str, str, Mapping[str, Any]], Awaitable[None]] | None = None
+        self.asked: list[tuple[str, str]] = []
+        self.refuses = False
+        self.answers = anyio.Event()
+        self.answers.set()
+
+    def observe(self, observer: Callable[[frozenset[str]], None]) -> None:
+        self.on_lists = observer
+
+    async def subscribe(self, uri: str) -> None:
+        self.asked.append(("subscribe", uri))
+        if self.refuses:
+            raise ProtocolFailure("resources/subscribe", -32055, "no")
+
+    async def unsubscribe(self, uri: str) -> None:
+        self.asked.append(("unsubscribe", uri))
+        await self.answers.wait()
+
+    async def say(self, method: str, *, server: str = "toy", **params: Any) -> None:
+        """A server notifies."""
+        assert self.on_notification is not None
+        await self.on_notification(server, method, params)
+
+    def future(self, name: str | None = None, scope: Scope = LOCAL) -> Future:
+        return self.store.create(scope, tool="t", server="toy", name=name)
+
+
+class Room:
+    """Listeners around a fake bridge, with a task group in which they run."""
+
+    def __init__(self, tg: anyio.abc.TaskGroup, scope: Scope = LOCAL) -> None:
+        self.bridge: Any = FakeBridge()
+        self.scope = scope
+        self.all = _Listeners(self.bridge, scope, lambda future: {"taskId": future.id, "status": future.state.value})
+        self.tg = tg
+        self.listeners: list[_Listener] = []
+        tg.start_soon(self.all.run)
+
+    def listener(self, *lists: str, running: bool = True, **options: Any) -> tuple[_Listener, Ear]:
+        ear = Ear()
+        return self.add(_Listener(ear, self.scope, lists=lists, **options), running=running), ear
+
+    def add(self, listener: _Listener, *, running: bool = True) -> _Listener:
+        self.all.add(listener)
+        self.listeners.append(listener)
+        if running:
+            self.tg.start_soon(listener.run)
+        return listener
+
+    async def clear(self) -> None:
+        """Everybody leaves."""
+        for listener in self.listeners:
+            await self.all.discard(listener)
+        self.tg.cancel_scope.cancel()
+
+
+def in_a_room(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test of a room one that runs on the virtual clock, with every listener discarded at its end."""
+
+    @on_virtual_time
+    @wraps(test)
+    async def run(**fixtures: Any) -> None:
+        async with anyio.create_task_group() as tg:
+            room = Room(tg)
+            await test(room, **fixtures)
+            await room.clear()
+
+    asked = [each for each in signature(test).parameters.values() if each.name != "room"]
+    run.__signature__ = Signature(asked)  # pyright: ignore[reportFunctionMemberAccess]
+    return run
+
+
+# --- list changes --------------------------------------------------------------------------------------------------
+
+
+@in_a_room
+async def test_a_burst_of_changes_is_told_once_to_those_who_asked(room: Room):
+    """Within a moment, however many; templates are resources to a client; who did not ask hears nothing."""
+    _, both = room.listener("tools", "resources")
+    _, prompts = room.listener("prompts")
+    for kind in ("tools", "resources", "resourceTemplates", "tools"):
+        room.bridge.on_lists(frozenset({kind}))
+    await anyio.sleep(2 * GATHER_S)
+    assert both.methods() == ["notifications/resources/list_changed", "notifications/tools/list_changed"]
+    assert prompts.told == []
+    room.bridge.on_lists(frozenset({"prompts", "tools"}))
+    await anyio.sleep(2 * GATHER_S)
+    assert prompts.methods() == ["notifications/prompts/list_changed"]
+    assert both.methods()[2:] == ["notifications/tools/list_changed"]
+
+
+@in_a_room
+async def test_everything_on_a_stream_carries_its_stamp(room: Room):
+    """So that a client knows which of its streams speaks; `_meta` of the server's own notification does not go on."""
+    listener, ear = room.listener("tools", stamp={"s": 7})
+    await room.all.subscribe(listener, "a://b")
+    room.bridge.on_lists(frozenset({"tools"}))
+    await room.bridge.say(UPDATED, uri="a://b", title="x", _meta={"s": "theirs"})
+    await anyio.sleep(1)
+    assert ear.told == [
+        (UPDATED, {"uri": "a://b", "title": "x", "_meta": {"s": 7}}),
+        ("notifications/tools/list_changed", {"_meta": {"s": 7}}),
+    ]
+
+
+# --- a listener that does not read ---------------------------------------------------------------------------------
+
+
+@in_a_room
+async def test_a_listener_that_does_not_read_holds_up_nobody(room: Room):
+    """Telling never waits; what does not fit its backlog is lost to it alone."""
+    deaf, deaf_ear = room.listener("tools")
+    deaf_ear.open = anyio.Event()
+    asleep, _ = room.listener("tools", running=False)
+    lively, lively_ear = room.listener("tools")
+    for listener in (deaf, asleep, lively):
+        await room.all.subscribe(listener, "a://b")
+    for _ in range(3 * BACKLOG):
+        await room.bridge.say(UPDATED, uri="a://b")
+        await settle()
+    await settle()
+    assert len(lively_ear.told) == 3 * BACKLOG
+    deaf_ear.open.set()
+    await settle()
+    await anyio.sleep(1)
+    assert BACKLOG <= len(deaf_ear.told) <= BACKLOG + 2
+
+
+@in_a_room
+async def test_a_listener_that_cannot_be_told_costs_the_others_nothing(room: Room, caplog: pytest.LogCaptureFixture):
+    """What sending raises ends neither its own loop nor anybody else's."""
+
+    class Broken(Ear):
+        async def __call__(self, method: str, params: Mapping[str, Any] | None) -> None:
+            await super().__call__(method, params)
+            raise OSError("gone")
+
+    broken, ear = Broken(), room.listener()[1]
+    room.add(_Listener(broken, LOCAL, lists=()))
+    for _ in range(2):
+        await room.bridge.say(MESSAGE, level="error", data="x")
+        await settle()
+    assert len(broken.told) == len(ear.told) == 2
+
+
+@in_a_room
+async def test_what_was_told_before_the_end_is_still_sent(room: Room):
+    """Closing a listener ends its loop after its backlog; telling it later does no harm."""
+    ear = Ear()
+    listener = _Listener(ear, LOCAL, lists=())
+    ended = anyio.Event()
+
+    async def run() -> None:
+        await listener.run()
+        ended.set()
+
+    room.tg.start_soon(run)
+    await settle()
+    listener.tell("one")
+    listener.close()
+    listener.tell("two")
+    await ended.wait()
+    assert ear.methods() == ["one"]
+
+
+# --- resources -----------------------------------------------------------------------------------------------------
+
+
+@in_a_room
+async def test_a_server_is_subscribed_to_once_for_all_and_until_the_last_has_gone(room: Room):
+    """However many listen, and however often one says so."""
+    one, _ = room.listener()
+    two, _ = room.listener()
+    for listener in (one, two, one):
+        await room.all.subscribe(listener, "a://b")
+    await room.all.unsubscribe(one, "a://b")
+    await room.all.unsubscribe(one, "a://b")
+    assert room.bridge.asked == [("subscribe", "a://b")]
+    await room.all.discard(two)
+    assert room.bridge.asked == [("subscribe", "a://b"), ("unsubscribe", "a://b")]
+    await room.all.subscribe(one, "a://b")
+    assert room.bridge.asked[-1] == ("subscribe", "a://b")
+
+
+@in_a_room
+async def test_what_a_server_refuses_is_not_subscribed_to(room: Room):
+    """The refusal is told each time, and nothing is undone at the end that was never done."""
+    listener, _ = room.listener()
+    room.bridge.refuses = True
+    for _ in range(2):
+        with pytest.raises(ProtocolFailure):
+            await room.all.subscribe(listener, "a://b")
+    await room.all.discard(listener)
+    assert room.bridge.asked == [("subscribe", "a://b")] * 2
+
+
+@in_a_room
+async def test_a_server_that_does_not_answer_delays_an_end_only_for_a_moment(room: Room):
+    """Its resources are let go of side by side, so a silent one costs the others nothing."""
+    listener, _ = room.listener()
+    for uri in ("a://1", "a://2", "a://3"):
+        await room.all.subscribe(listener, uri)
+    room.bridge.answers = anyio.Event()
+    began = anyio.current_time()
+    await room.all.discard(listener)
+    assert anyio.current_time() - began == pytest.approx(UNSUBSCRIBE_S)
+    assert sorted(room.bridge.asked[3:]) == [("unsubscribe", f"a://{n}") for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "uri", "told"),
+    [
+        ("a://b", "a://b", True),
+        ("a://b", "a://b/c", True),
+        ("a://b", "a://b#part", True),
+        ("a://b", "a://b?page=2", True),
+        ("a://b/", "a://b/c", True),
+        ("a://b", "a://bc", False),
+        ("a://b/c", "a://b", False),
+        ("a://b", "A://b", False),
+    ],
+)
+def test_a_part_of_what_was_subscribed_to_is_told_and_a_neighbour_is_not(wanted: str, uri: str, told: bool):
+    """Servers may name a part of the resource; that another one's name begins alike means nothing."""
+
+    @in_a_room
+    async def check(room: Room) -> None:
+        listener, ear = room.listener()
+        await room.all.subscribe(listener, wanted)
+        await room.bridge.say(UPDATED, uri=uri)
+        await room.bridge.say(UPDATED, uri=7)
+        await settle()
+        assert ear.uris() == ([uri] if told else [])
+
+    check()
+
+
+# --- futures -------------------------------------------------------------------------------------------------------
+
+
+@in_a_room
+async def test_a_future_is_told_of_when_it_settles_and_never_again(room: Room):
+    """Not when it starts; under the URI that was subscribed to; no server is asked for it."""
+    listener, ear = room.listener()
+    future = room.bridge.future("nap")
+    for uri in ("future://f1", "future://nap", "future://nobody", "future://f1?offset=3"):
+        await room.all.subscribe(listener, uri)
+    future.apply(Event.START)
+    future.changed()
+    await settle()
+    assert ear.told == []
+    future.apply(Event.COMPLETE)
+    future.changed()
+    await settle()
+    assert ear.uris() == ["future://f1", "future://nap"]
+    assert future.watchers == []
+    assert room.bridge.asked == []
+
+
+@in_a_room
+async def test_a_future_that_has_settled_already_is_told_of_at_once(room: Room):
+    """It may have ended while the subscription was on its way, and nothing will change any more."""
+    future = room.bridge.future()
+    future.apply(Event.CANCEL)
+    listener, ear = room.listener()
+    await room.all.subscribe(listener, "future://f1")
+    await settle()
+    assert ear.uris() == ["future://f1"]
+    assert future.watchers == []
+
+
+@in_a_room
+async def test_another_scopes_future_is_not_told_of(room: Room):
+    """Listening is no way around the scope."""
+    future = room.bridge.future(scope=Scope("token"))
+    listener, ear = room.listener()
+    await room.all.subscribe(listener, "future://f1")
+    future.apply(Event.CANCEL)
+    await settle()
+    assert ear.told == []
+
+
+@in_a_room
+async def test_a_task_is_told_of_at_every_change_of_its_state(room: Room):
+    """Whole, each state once, and not for progress within one."""
+    listener, ear = room.listener(stamp={"s": 1})
+    future = room.bridge.future()
+    room.all.follow(listener, future)
+    future.apply(Event.START)
+    future.progress = (1, None, None)
+    future.changed()
+    future.questions["q1"] = Question("q1", "roots/list", {})
+    future.apply(Event.ASK)
+    future.apply(Event.ANSWER)
+    future.apply(Event.COMPLETE)
+    await settle()
+    assert set(ear.methods()) == {"notifications/tasks"}
+    assert [params["status"] for _, params in ear.told] == ["running", "input_required", "running", "completed"]
+    assert {(params["taskId"], params["_meta"]["s"]) for _, params in ear.told} == {("f1", 1)}
+
+
+@in_a_room
+async def test_nothing_is_left_of_a_listener_who_has_gone(room: Room):
+    """Neither among those who are told nor on any future."""
+    listener, ear = room.listener("tools")
+    future = room.bridge.future()
+    room.all.follow(listener, future)
+    await room.all.subscribe(listener, "future://f1")
+    assert len(future.watchers) == 2
+    await room.all.discard(listener)
+    assert future.watchers == []
+    future.apply(Event.START)
+    room.bridge.on_lists(frozenset({"tools"}))
+    await room.bridge.say(MESSAGE, level="error", data="x")
+    await anyio.sleep(1)
+    assert ear.told == []
+    await room.all.discard(listener)
+
+
+# --- log messages --------------------------------------------------------------------------------------------------
+
+
+@in_a_room
+async def test_log_messages_go_to_connections_that_want_their_level(room: Room):
+    """Who set no level gets what the server sends; streams get nothing; unknown levels pass."""
+    silent, silent_ear = room.listener()
+    picky, picky_ear = room.listener()
+    picky.level = "error"
+    _, stream_ear = room.listener(stamp={"s": 1})
+    for level in (*LEVELS, "loud"):
+        await room.bridge.say(MESSAGE, level=level, data=level)
+    await settle()
+    assert [params["data"] for _, params in silent_ear.told] == [*LEVELS, "loud"]
+    assert [params["data"] for _, params in picky_ear.told] == [*LEVELS[LEVELS.index("error") :], "loud"]
+    assert stream_ear.told == []
+    assert silent.level is None
+
+
+@on_virtual_time
+async def test_where_nobody_is_authenticated_no_log_is_told():
+    """The messages of a server that strangers share may speak of anybody's calls."""
+    async with anyio.create_task_group() as tg:
+        room = Room(tg, PUBLIC)
+        _, ear = room.listener()
+        request = Ear()
+        with room.all.attending(Attendance(request, "debug", None), ["toy"]):
+            await room.bridge.say(MESSAGE, level="error", data="x")
+        await settle()
+        assert ear.told == request.told == []
+        await room.clear()
+
+
+@in_a_room
+async def test_the_least_severe_level_of_all_is_asked_of_servers(room: Room):
+    """None while nobody said one."""
+    one, _ = room.listener()
+    two, _ = room.listener()
+    assert room.all.least_level() is None
+    one.level, two.level = "error", "info"
+    assert room.all.least_level() == "info"
+    await room.all.discard(two)
+    assert room.all.least_level() == "error"
+
+
+@in_a_room
+async def test_a_server_that_logs_without_end_is_cut_short_and_others_are_not(room: Room):
+    """So many a second of each server; the next second is a new one."""
+    _, ear = room.listener()
+    for second in range(2):
+        for number in range(3 * LOGS_PER_S):
+            await room.bridge.say(MESSAGE, level="info", data=f"{second}-{number}", server="noisy")
+        await room.bridge.say(MESSAGE, level="info", data=f"{second}", server="quiet")
+        await anyio.sleep(1)
+    data = [params["data"] for _, params in ear.told]
+    assert [each for each in data if "-" not in each] == ["0", "1"]
+    for second in range(2):
+        kept = [each for each in data if each.startswith(f"{second}-")]
+        assert kept == [f"{second}-{number}" for number in range(LOGS_PER_S)]
+
+
+@in_a_room
+async def test_a_request_that_waits_hears_its_servers_on_its_own_stream(room: Room):
+    """2026-07-28: of the level that it asked for, and only if it asked; nothing after it, and nothing of others."""
+    asked, unasked = Ear(), Ear()
+    with (
+        room.all.attending(Attendance(asked, "warning", None), ["toy", "toy"]),
+        room.all.attending(Attendance(unasked, None, None), ["toy"]),
+    ):
+        await room.bridge.say(MESSAGE, level="info", data="low")
+        await room.bridge.say(MESSAGE, level="error", data="high")
+        await room.bridge.say(MESSAGE, level="error", data="other", server="other")
+    await room.bridge.say(MESSAGE, level="error", data="late")
+    assert [params["data"] for _, params in asked.told] == ["high"]
+    assert unasked.told == []
+
+
+@in_a_room
+async def test_a_connection_with_a_request_that_waits_is_told_once(room: Room):
+    """Before 2026-07-28: with the request, by the level of the connection, and not beside it again."""
+    connection = object()
+    listener, ear = room.listener(connection=connection)
+    listener.level = "error"
+    request = Ear()
+    with room.all.attending(Attendance(request, None, connection), ["toy"]):
+        await room.bridge.say(MESSAGE, level="info", data="low")
+        await room.bridge.say(MESSAGE, level="error", data="high")
+    await settle()
+    assert [params["data"] for _, params in request.told] == ["high"]
+    assert ear.told == []
+
+
+@in_a_room
+async def test_a_request_that_does_not_take_its_messages_holds_up_nobody(room: Room):
+    """It is given a moment for each; the others hear as if it were not there."""
+    stuck, other = Ear(), Ear()
+    stuck.open = anyio.Event()
+    _, ear = room.listener()
+    with (
+        room.all.attending(Attendance(stuck, "debug", None), ["toy"]),
+        room.all.attending(Attendance(other, "debug", None), ["toy"]),
+    ):
+        began = anyio.current_time()
+        await room.bridge.say(MESSAGE, level="error", data="x")
+        assert anyio.current_time() - began == pytest.approx(ATTEND_S)
+    await settle()
+    assert len(other.told) == len(ear.told) == 1

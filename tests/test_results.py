@@ -1,0 +1,213 @@
+"""Futures as resources: nothing is lost between pages, and what is too large says how much there is and where."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncfc_mcp import results
+from asyncfc_mcp.answers import META_KEY
+from asyncfc_mcp.errors import ServerDied
+from asyncfc_mcp.futures import LOCAL, Future, Result, State
+from asyncfc_mcp.wire import approximate_size
+
+
+def text(words: str, **more: Any) -> Result:
+    return {"content": [{"type": "text", "text": words}], **more}
+
+
+def completed(result: Result, **more: Any) -> Future:
+    size = approximate_size(result)
+    return Future("f3", LOCAL, "search", "web", state=State.COMPLETED, result=result, size=size, **more)
+
+
+RICH: Result = {
+    "content": [
+        {"type": "text", "text": "Grüße 🌍"},
+        {"type": "image", "data": "aW1n", "mimeType": "image/png"},
+        {"type": "resource", "resource": {"uri": "a://b", "blob": "YmxvYg=="}},
+        {"type": "audio", "data": "d2F2"},
+        {"type": "image", "data": 7},
+    ],
+    "structuredContent": {"rows": [1, None]},
+    "x-vendor": {"kept": None},
+}
+
+
+# --- URIs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "parsed"),
+    [
+        ("future://f3", ("f3", None, results.PAGE)),
+        ("future://hits", ("hits", None, results.PAGE)),
+        ("future://f3?", ("f3", None, results.PAGE)),
+        ("future://f3?offset=0", ("f3", 0, results.PAGE)),
+        ("future://f3?limit=7", ("f3", 0, 7)),
+        ("future://f3?limit=7&offset=5", ("f3", 5, 7)),
+        ("future://f3?offset=5&limit=7", ("f3", 5, 7)),
+        ("future://f3#2", ("f3", None, results.PAGE)),
+    ],
+)
+def test_a_uri_says_which_future_and_which_part(uri: str, parsed: tuple[str, int | None, int]):
+    """The ID or name; the whole without numbers, else characters from an offset."""
+    assert results.parse(uri) == parsed
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "f3",
+        "future:f3",
+        "future://",
+        "future://?offset=1",
+        "future://f3/more",
+        "future://f3?offset=-1",
+        "future://f3?offset=1.5",
+        "future://f3?offset=",
+        "future://f3?offset",
+        "future://f3?page=2",
+        "future://f3?offset=²",
+        "future://f3?offset=٣",
+        "future://f3?offset=" + "9" * 5000,
+        "future://f3#x",
+        "future://f3#",
+        "Future://f3",
+        "file:///future://f3",
+    ],
+)
+def test_what_is_no_uri_of_a_future_is_told_apart(uri: str):
+    """None, and never an exception: it may be some server's."""
+    assert results.parse(uri) is None
+
+
+@given(st.text())
+def test_no_uri_raises(rest: str):
+    """Whatever a client sends."""
+    found = results.parse(f"future://{rest}")
+    assert found is None or found[2] >= 0
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_reads_as_it_came_and_each_image_and_sound_as_a_blob():
+    """JSON with every field that the server sent, then the binary blocks in their order."""
+    contents = results.read(completed(RICH), "future://f3", None, 0)["contents"]
+    assert json.loads(contents[0]["text"]) == RICH
+    assert [each["uri"] for each in contents] == ["future://f3", "future://f3#1", "future://f3#3"]
+    assert [each["mimeType"] for each in contents] == ["application/json", "image/png", "application/octet-stream"]
+    assert [each["blob"] for each in contents[1:]] == ["aW1n", "d2F2"]
+
+
+def test_a_blob_is_read_alone_under_its_own_uri():
+    """Every URI in the contents can be read; one that is not among them reads as nothing."""
+    it = completed(RICH)
+    for each in results.read(it, "future://f3", None, 0)["contents"][1:]:
+        assert results.parse(each["uri"]) is not None
+        assert results.read(it, each["uri"], None, 0)["contents"] == [each]
+    assert results.read(it, "future://f3#2", None, 0)["contents"] == []
+
+
+@pytest.mark.parametrize(
+    "it",
+    [
+        Future("f3", LOCAL, "search", "web", state=State.RUNNING),
+        Future("f3", LOCAL, "search", "web", state=State.FAILED, failure=ServerDied("web", "exited")),
+    ],
+    ids=["running", "failed"],
+)
+def test_a_future_without_a_result_reads_as_its_record(it: Future):
+    """Its state, so that a client which reads too early learns that it did."""
+    (content,) = results.read(it, "future://f3", None, 0)["contents"]
+    record = json.loads(content["text"])
+    assert (record["future_id"], record["status"]) == ("f3", it.state.value)
+
+
+@given(st.text(st.characters(exclude_categories=[])), st.integers(1, 50))
+def test_pages_put_together_are_the_whole(words: str, limit: int):
+    """Whatever the text and the size of the pages; each says how much is left, and the last that nothing is."""
+    it = completed(text(words))
+    (whole,) = results.read(it, "future://f3", None, 0)["contents"]
+    parts: list[str] = []
+    while True:
+        offset = sum(map(len, parts))
+        (page,) = results.read(it, f"future://f3?offset={offset}", offset, limit)["contents"]
+        parts.append(page["text"])
+        meta = page["_meta"]
+        assert (meta["asyncfc/offset"], meta["asyncfc/total"]) == (offset, len(whole["text"]))
+        assert meta["asyncfc/rest"] == len(whole["text"]) - offset - len(page["text"])
+        if not meta["asyncfc/rest"]:
+            break
+    assert "".join(parts) == whole["text"]
+
+
+def test_a_page_past_the_end_is_empty():
+    """And says that nothing is left."""
+    (page,) = results.read(completed(text("short")), "future://f3?offset=10000", 10_000, 5)["contents"]
+    assert (page["text"], page["_meta"]["asyncfc/rest"]) == ("", 0)
+
+
+def test_a_listed_future_leads_to_what_can_be_read():
+    """Its URI, the name that the caller gave, what it is and how it stands, and its size."""
+    listed = results.listed(completed(text("x" * 100), name="hits"))
+    assert results.parse(listed["uri"]) is not None
+    assert (listed["name"], listed["title"]) == ("hits", "search (completed)")
+    assert listed["size"] > 100
+    assert results.listed(completed(text("x")))["name"] == "f3"
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "more"),
+    [
+        (text("x" * 100), False),
+        (text("x" * 101), True),
+        (text("ü" * 51), True),
+        ({"content": [{"type": "text", "text": "x" * 50}, {"type": "text", "text": "x" * 51}]}, True),
+        (text("short", structuredContent={"rows": ["x" * 100]}), True),
+        ({"content": [], "structuredContent": {"rows": ["x" * 100]}}, True),
+        ({"content": [{"type": "image", "data": "x" * 1000, "mimeType": "image/png"}]}, False),
+        ({"content": []}, False),
+        ({}, False),
+        (text("\ud800" * 200), True),
+    ],
+)
+def test_a_result_has_more_when_its_text_or_its_structured_content_is_too_large(result: Result, more: bool):
+    """In bytes; an image is no text that could be cut."""
+    assert results.has_more(result, 100) is more
+    assert not results.has_more(result, None)
+
+
+@given(st.text(st.characters(exclude_categories=[]), min_size=101))
+def test_the_first_part_is_the_beginning_and_fits(words: str):
+    """At most so many bytes, never half a character, with the way to the rest."""
+    it = completed(text(words))
+    note, part, link = results.first_part(it, 100)["content"]
+    assert len(part["text"].encode()) <= 100
+    clean = words.encode(errors="surrogatepass").decode(errors="ignore")
+    assert clean.startswith(part["text"])
+    assert str(len(words)) in note["text"]
+    assert results.parse(link["uri"]) == ("f3", None, results.PAGE)
+    assert link["uri"] in note["text"]
+
+
+def test_the_first_part_of_structured_content_alone_is_its_json():
+    """Where there is no text to show."""
+    it = completed({"content": [], "structuredContent": {"rows": list(range(100))}})
+    _, part, _ = results.first_part(it, 20)["content"]
+    assert part["text"] == '{"rows": [0, 1, 2, 3'
+
+
+def test_the_first_part_of_a_failure_is_a_failure():
+    """`isError` must not get lost on the way; the record of the future comes with it."""
+    answer = results.first_part(completed(text("x" * 1000, isError=True)), 100)
+    assert answer["isError"] is True
+    assert [each["future_id"] for each in answer["_meta"][META_KEY]] == ["f3"]
+    assert "isError" not in results.first_part(completed(text("x" * 1000)), 100)

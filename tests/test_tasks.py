@@ -1,0 +1,145 @@
+"""A future as a task, in the words of either revision that has tasks."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from asyncfc_mcp import tasks
+from asyncfc_mcp.errors import Cancelled, DependencyFailed, ProtocolFailure, ServerDied
+from asyncfc_mcp.futures import LOCAL, Future, Question, Result, State
+
+EPOCH = 1_790_000_000.0
+EARLY = datetime.fromtimestamp(EPOCH).timestamp()
+GOOD: Result = {"content": [{"type": "text", "text": "done"}], "_meta": {"k": 1}}
+BAD: Result = {"content": [{"type": "text", "text": "no luck"}], "isError": True}
+
+
+def future(state: State, **more: Any) -> Future:
+    return Future("f3", LOCAL, "search", "web", state=state, submitted_at=10.0, **more)
+
+
+def question(number: int, *, settled: bool = False) -> Question:
+    asked = Question(f"q{number}", "elicitation/create", {"message": f"Question {number}?", "mode": "form"})
+    if settled:
+        asked.settle({"action": "accept"})
+    return asked
+
+
+CASES: list[tuple[Future, str]] = [
+    (future(State.WAITING), "working"),
+    (future(State.RUNNING), "working"),
+    (future(State.INPUT_REQUIRED, questions={"q1": question(1)}), "input_required"),
+    (future(State.COMPLETED, result=GOOD), "completed"),
+    (future(State.FAILED, result=BAD), "completed"),
+    (future(State.FAILED, failure=ServerDied("web", "exited with code 3")), "failed"),
+    (future(State.CANCELLED, failure=Cancelled(sent=True)), "cancelled"),
+]
+each_state = pytest.mark.parametrize(
+    ("it", "status"), CASES, ids=[f"{it.state.value}{'' if it.result is None else ', a result'}" for it, _ in CASES]
+)
+
+
+@each_state
+def test_every_state_of_a_future_is_a_status_of_a_task(it: Future, status: str):
+    """A tool's own `isError` is a result, so its task is completed; `failed` is what has no result."""
+    assert tasks.status(it) == status
+    assert {tasks.created(it, EPOCH)["status"], tasks.detailed(it, EPOCH)["status"]} == {status}
+    assert tasks.experimental(it, EPOCH)["status"] == status
+
+
+def test_every_state_is_tried():
+    """The cases above leave none out."""
+    assert {it.state for it, _ in CASES} == set(State)
+
+
+@each_state
+def test_a_task_brings_what_its_status_has_and_nothing_else(it: Future, status: str):
+    """Of questions, result and error at most the one that the status is about, and in a task just created none."""
+    brought = {"input_required": "inputRequests", "completed": "result", "failed": "error"}.get(status)
+    parts = {"inputRequests", "result", "error"}
+    assert parts & tasks.detailed(it, EPOCH).keys() == ({brought} if brought else set())
+    assert not parts & tasks.created(it, EPOCH).keys()
+    assert not parts & tasks.experimental(it, EPOCH).keys()
+    json.dumps(tasks.detailed(it, EPOCH))
+
+
+def test_a_created_task_is_flat_and_says_that_it_is_one():
+    """`resultType` is what a client tells it by; how long it lives and when to ask are there."""
+    created = tasks.created(future(State.RUNNING), EPOCH)
+    assert created["resultType"] == "task"
+    assert created["taskId"] == "f3"
+    assert created["ttlMs"] is None
+    assert created["pollIntervalMs"] == tasks.POLL_MS
+    assert "resultType" not in tasks.detailed(future(State.RUNNING), EPOCH), "that is the envelope's"
+
+
+def test_the_older_revision_has_its_own_words():
+    """`ttl` and `pollInterval`, in milliseconds as well."""
+    task = tasks.experimental(future(State.RUNNING), EPOCH)
+    assert (task["ttl"], task["pollInterval"]) == (None, tasks.POLL_MS)
+    assert not {"ttlMs", "pollIntervalMs", "resultType"} & task.keys()
+
+
+def test_times_are_on_the_wall_clock_in_utc():
+    """A future's times are those of a monotonic clock; a client gets ISO 8601 with milliseconds."""
+    submitted = tasks.detailed(future(State.WAITING), EPOCH)
+    assert submitted["createdAt"] == submitted["lastUpdatedAt"]
+    ended = tasks.detailed(future(State.COMPLETED, result=GOOD, started_at=10.25, ended_at=12.5), EPOCH)
+    created, updated = (datetime.fromisoformat(ended[key]) for key in ("createdAt", "lastUpdatedAt"))
+    assert ended["createdAt"].endswith(".000Z")
+    assert created.timestamp() == EARLY + 10
+    assert (updated - created).total_seconds() == 2.5
+    running = tasks.detailed(future(State.RUNNING, started_at=10.25), EPOCH)
+    assert datetime.fromisoformat(running["lastUpdatedAt"]).timestamp() == EARLY + 10.25
+
+
+def test_the_result_is_the_tools_own():
+    """Untouched but for the type that 2026-07-28 wants of every result; what the tool said of it stays."""
+    task = tasks.detailed(future(State.COMPLETED, result=GOOD), EPOCH)
+    assert task["result"] == {"resultType": "complete", **GOOD}
+    typed = {**GOOD, "resultType": "complete", "x-own": 1}
+    assert tasks.detailed(future(State.COMPLETED, result=typed), EPOCH)["result"] == typed
+
+
+def test_only_open_questions_are_asked():
+    """As the requests that they would have been, under IDs that an answer names."""
+    asking = future(State.INPUT_REQUIRED, questions={f"q{n}": question(n, settled=n == 1) for n in (1, 2, 3)})
+    asked = tasks.detailed(asking, EPOCH)["inputRequests"]
+    assert list(asked) == ["q2", "q3"]
+    assert asked["q2"] == {"method": "elicitation/create", "params": {"message": "Question 2?", "mode": "form"}}
+
+
+@pytest.mark.parametrize("data", [None, {"why": ["because"]}, 0, ""])
+def test_the_servers_error_is_kept_whole(data: object):
+    """Code, message, and data where there is any."""
+    error = tasks.error(future(State.FAILED, failure=ProtocolFailure("search", -32055, "the toy refuses", data)))
+    assert error == {"code": -32055, "message": "the toy refuses"} | ({} if data is None else {"data": data})
+
+
+def test_a_failure_of_ours_is_an_internal_error_that_says_everything():
+    """There is no error of a server's to hand on."""
+    failure = DependencyFailed("f1", "f1", "it failed")
+    assert tasks.error(future(State.FAILED, failure=failure)) == {"code": -32603, "message": str(failure)}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, None),
+        ({"progress": (2.0, 5.0, "page two")}, "2 of 5: page two"),
+        ({"progress": (0.5, None, None)}, "0.5"),
+        ({"questions": {"q1": question(1)}, "progress": (1.0, None, "asking")}, "Question 1?"),
+        ({"failure": ServerDied("web", "exited", ["last words"])}, "server 'web' exited while this call was running; "),
+    ],
+)
+def test_the_status_message_is_the_most_urgent_that_there_is_to_say(more: dict[str, Any], said: str | None):
+    """A failure before a question before progress; one line; the field is absent where there is nothing."""
+    state = State.FAILED if "failure" in more else State.RUNNING
+    task = tasks.detailed(future(state, **more), EPOCH)
+    if said is None:
+        assert "statusMessage" not in task
+    else:
+        assert task["statusMessage"].startswith(said)
+        assert "\n" not in task["statusMessage"]
