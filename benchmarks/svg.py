@@ -84,7 +84,7 @@ def line_chart(
         y = at_y(goal)
         out.append(
             f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="{GREY}" stroke-dasharray="5 4"/>'
-            f'<text x="{WIDTH - RIGHT + 8}" y="{y + 4:.1f}">goal {goal:g}{unit}</text>'
+            f'<text x="{WIDTH - RIGHT - 4}" y="{y - 5:.1f}" text-anchor="end">goal {goal:g}{unit}</text>'
         )
     for n, line in enumerate(lines):
         colour = COLOURS[n % len(COLOURS)]
