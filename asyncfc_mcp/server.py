@@ -16,7 +16,8 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, SERVER_INFO_META_KEY
+from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
+from mcp_types import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, SERVER_INFO_META_KEY
 from mcp_types.methods import SPEC_CLIENT_METHODS
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
@@ -37,6 +38,8 @@ CACHEABLE: Final = frozenset(
     {"tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read"}
 )
 """Methods whose results carry cache hints on 2026-07-28."""
+TASK_METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
+"""Methods whose `taskId` is repeated in an HTTP header on 2026-07-28."""
 
 Context = ServerRequestContext[Any, Any]
 
@@ -112,6 +115,7 @@ class Upstream:
             return result
         connection = _connection(ctx)
         self.admit(connection, ctx.method)
+        _check_task_header(ctx)
         info = ctx.session.client_params
         return await self.answer(
             Request(
@@ -210,6 +214,21 @@ class Upstream:
             if downstream.offer.instructions:
                 parts.append(f"{server}: {downstream.offer.instructions}")
         result["instructions"] = "\n\n".join(parts)
+
+
+def _check_task_header(ctx: Context) -> None:
+    """Hold a request about a task to its `Mcp-Name`, as the SDK does with the methods that it knows.
+
+    Raises:
+        MCPError: over HTTP on 2026-07-28 the header is missing, or names another task.
+    """
+    if ctx.method not in TASK_METHODS or ctx.request is None or ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+        return
+    task_id = (ctx.params or {}).get("taskId")
+    if task_id is not None and decode_header_value(ctx.request.headers.get(MCP_NAME_HEADER)) != task_id:
+        raise MCPError(
+            HEADER_MISMATCH, f"{MCP_NAME_HEADER} header does not match the request body's 'taskId' parameter"
+        )
 
 
 def _connection(ctx: Context) -> Any:
