@@ -127,9 +127,12 @@ class ToolCalls:
                     return answer  # a ready result goes up as the server gave it
             else:
                 wiring = await self.bridge.found(name)
-                if request.chooses_task(self.bridge.settings.tasks) or "task" in params:
+                sync = wiring.entry.policy.mode == "sync"
+                # On 2026-07-28 the server decides; what an older client adds to a call is there to be ignored.
+                hinted = "task" in params and not request.modern
+                if hinted or (not sync and request.chooses_task(self.bridge.settings.tasks)):
                     return await self._call_task(request, caller, wiring, arguments)
-                if wiring.entry.policy.mode == "sync":
+                if sync:
                     return await self._call_sync(request, caller, wiring, arguments, resumed)
                 answer = await self._call_wrapped(request, caller, wiring, arguments, resumed)
         except CallFailed:
@@ -150,7 +153,7 @@ class ToolCalls:
         self, request: Request, caller: Caller, wiring: Wiring, arguments: dict[str, Any] | None
     ) -> Result:
         """A call whose future is handed out as a task, in the way of the client's protocol version."""
-        if "task" in request.params and request.version != tasks.EXPERIMENTAL_VERSION:
+        if "task" in request.params and not request.modern and request.version != tasks.EXPERIMENTAL_VERSION:
             raise MCPError(INVALID_PARAMS, f"protocol {request.version} has no task-augmented calls")
         entry = wiring.entry
         name = None
