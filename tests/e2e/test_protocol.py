@@ -1071,6 +1071,24 @@ def test_a_listener_that_does_not_read_holds_up_nobody(over_http: HttpBridge) ->
     client.close()
 
 
+def test_a_bridge_behind_a_bridge(stage: Stage) -> None:
+    """Over HTTP one bridge gives another tasks; results, progress, cancellation and subscriptions pass both."""
+    inner = stage.http_bridge({"toy": entry(stage, MODERN, asyncfc={"prefix": ""})}, grace_ms=0, tasks="task")
+    outer_entry = {"url": f"{inner.base}/mcp", "asyncfc": {"prefix": "in_"}}
+    client = start(stage, {"inner": outer_entry}, era=HANDSHAKE, ready="in_heard")
+    assert text_of(client.outcome(client.submit("in_sleep", {"seconds": 0.1}).id)) == "slept 0.1"
+    future = client.submit("in_job", {"seconds": 600, "say": "long"}).id
+    eventually(lambda: "long" in text_of(client.await_future(future, timeout_s=0)), "the task is being followed")
+    client.call("cancel_future", {"future_id": future})
+    heard = {"method": "tasks/cancel"}
+    eventually(lambda: client.structured("in_heard", heard)["heard"], "the server behind both is told to cancel")
+    for uri in ("toy://greeting", "toy://blob", "toy://note/a"):
+        client.request("resources/subscribe", {"uri": uri})
+        # At once: the subscription holds when its answer is there, also over several connections.
+        assert text_of(client.outcome(client.submit("in_touch", {"uri": uri}).id)) == "told 1"
+        eventually(lambda uri=uri: updates(client, uri), "the change is told")
+
+
 # --- processes -----------------------------------------------------------------------------------------------------
 
 
