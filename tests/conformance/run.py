@@ -2,7 +2,8 @@
 
     python tests/conformance/run.py [--only PATTERN]
 
-Every check of every server scenario must end the same way by each route. What does not is listed in
+Every check of every server scenario must end the same way by each route. The scenarios of the tasks extension are run
+once more against a bridge that makes tasks of calls, and must pass there. What does not is listed in
 `known_differences.json` with its reason, and that list only shrinks: the exit code is 1 for a difference that is not
 listed, and for a listed one that is none any more.
 
@@ -38,7 +39,7 @@ RUN_TIMEOUT_S = 120
 SCENARIO_TIMEOUT_MS = 15_000
 SEVERITY = ("SKIPPED", "SUCCESS", "WARNING", "FAILURE")
 """Statuses of a check, the worst last. A check may be made several times in one scenario."""
-DIRECT = "direct"
+DIRECT, TASKS = "direct", "tasks"
 
 Verdicts = Mapping[str, Mapping[str, str]]
 """Scenario → check → status."""
@@ -61,11 +62,24 @@ RUNS = (
     Run("0.2 2025-06-18", NEW, ("--suite", "all", "--spec-version", "2025-06-18")),
     Run("0.1", OLD, ("--suite", "all")),
 )
+TASK_SCENARIOS = (
+    "tasks-lifecycle",
+    "tasks-capability-negotiation",
+    "tasks-wire-fields",
+    "tasks-request-state-removal",
+    "tasks-mrtr-input",
+    "tasks-request-headers",
+    "tasks-dispatch-and-envelope",
+    "tasks-status-notifications",
+    "tasks-required-task-error",
+    "tasks-mrtr-composition",
+)
+TASK_RUN = Run("0.2 tasks", NEW, ())
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A check that ends differently through the bridge."""
+    """A check that ends differently through the bridge than directly, or than it should."""
 
     route: str
     run: str
@@ -127,7 +141,9 @@ class Suite:
     def again(self, run: Run, url: str, scenario: str) -> Verdicts:
         """Run a single scenario of a run once more."""
         version = [part for part in run.arguments if re.fullmatch(r"\d{4}-\d\d-\d\d", part)]
-        return self.run(run, url, ["--scenario", scenario, *(["--spec-version", version[0]] if version else ())])
+        # Forced: extensions are on no timeline, so no version has them.
+        pinned = ["--spec-version", version[0], "--force"] if version else []
+        return self.run(run, url, ["--scenario", scenario, *pinned])
 
 
 def _verdicts(folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -177,6 +193,13 @@ def start_routes(stage: Stage) -> dict[str, str]:
         "stdio": f"{stage.http_bridge({'fixture': over_stdio}).base}/mcp",
         "http": f"{stage.http_bridge({'fixture': over_http}).base}/mcp",
     }
+
+
+def start_task_mode(stage: Stage) -> str:
+    """Start a bridge that makes tasks of calls, for clients that can take them; its URL."""
+    # The scenarios want one tool that is none, to tell the two apart.
+    entry = stage.entry(sys.executable, str(FIXTURE), asyncfc={"prefix": "", "tools": {"greet": {"mode": "sync"}}})
+    return f"{stage.http_bridge({'fixture': entry}, tasks='task').base}/mcp"
 
 
 # --- comparing -----------------------------------------------------------------------------------------------------
@@ -247,15 +270,35 @@ def compare(suite: Suite, urls: Mapping[str, str], runs: Sequence[Run]) -> list[
     return found
 
 
-def judge(found: Sequence[Difference], known: Sequence[Known], routes: Sequence[str]) -> list[str]:
-    """What is wrong: differences that nobody has listed, and entries that hold no more."""
+def task_mode(suite: Suite, url: str) -> list[Difference]:
+    """Run the scenarios of the tasks extension against the bridge itself; every check that does not pass."""
+    verdicts: dict[str, Mapping[str, str]] = {}
+    for scenario in TASK_SCENARIOS:
+        verdicts |= suite.run(TASK_RUN, url, ["--scenario", scenario])
+    print(*table(TASK_RUN, {TASKS: verdicts}), "", sep="\n", flush=True)
+    return [
+        Difference(TASKS, TASK_RUN.name, scenario, check, "SUCCESS", status)
+        for scenario, checks in verdicts.items()
+        for check, status in checks.items()
+        if status in ("FAILURE", "WARNING")
+    ]
+
+
+def judge(found: Sequence[Difference], known: Sequence[Known], done: Sequence[tuple[str, str]]) -> list[str]:
+    """What is wrong: differences that nobody has listed, and entries that hold no more.
+
+    Args:
+        done: the runs that were made, each with a route.
+    """
     problems = [f"NEW: {each}" for each in found if not any(entry.covers(each) for entry in known)]
-    # An entry for all routes is stale as soon as one of them is cured.
-    held = [(entry, route) for entry in known for route in routes if fnmatchcase(route, entry.route)]
+    # An entry for several runs or routes is stale as soon as one of them is cured.
     problems += [
-        f"STALE, remove it from {KNOWN.name}: {entry} does not differ through {route}"
-        for entry, route in held
-        if not any(entry.covers(each) for each in found if each.route == route)
+        f"STALE, remove it from {KNOWN.name}: {entry.scenario}, {entry.check} of {run} through {route}"
+        for entry in known
+        for run, route in done
+        if fnmatchcase(run, entry.run)
+        and fnmatchcase(route, entry.route)
+        and not any(entry.covers(each) for each in found if (each.run, each.route) == (run, route))
     ]
     return problems
 
@@ -266,6 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="*", metavar="PATTERN", help="names of runs, such as '*2026*'")
     options = parser.parse_args(argv)
     runs = [run for run in RUNS if fnmatchcase(run.name, options.only)]
+    with_tasks = fnmatchcase(TASK_RUN.name, options.only)
     try:
         installed = peers.provide("conformance")
     except peers.PeerMissing as error:
@@ -276,10 +320,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         results.mkdir()
         (Path(folder) / "stage").mkdir()
         with stage_in(Path(folder) / "stage") as stage:
+            suite = Suite(installed, results)
             urls = start_routes(stage)
-            found = compare(Suite(installed, results), urls, runs)
-    known = [entry for entry in read_known() if any(fnmatchcase(run.name, entry.run) for run in runs)]
-    problems = judge(found, known, [route for route in urls if route != DIRECT])
+            found = compare(suite, urls, runs)
+            if with_tasks:
+                found += task_mode(suite, start_task_mode(stage))
+    done = [(run.name, route) for run in runs for route in urls if route != DIRECT]
+    problems = judge(found, read_known(), [*done, *([(TASK_RUN.name, TASKS)] if with_tasks else ())])
     print(f"{len(found)} differences, {len(found) - sum(p.startswith('NEW') for p in problems)} of them known")
     print(*problems, sep="\n")
     return 1 if problems else 0
