@@ -87,8 +87,9 @@ class ToolCalls:
         catalog = await self.bridge.listed()
         profile = profile_for(request.host, self.bridge.settings.host_profiles)
         wrapped = self._fitting(catalog.tool_list(), profile.name_limit)
-        if request.version == tasks.EXPERIMENTAL_VERSION:
-            # Clients of that version must not ask for a task where a tool does not say that it can be one.
+        if request.version == tasks.EXPERIMENTAL_VERSION and self.bridge.settings.tasks == "task":
+            # Clients of that version must not ask for a task where a tool does not say that it can be one. Not by
+            # itself, since some then ask for nothing else (pydantic-ai), and their model would wait for each call.
             wrapped = [{**tool, "execution": {"taskSupport": "optional"}} for tool in wrapped]
         tools = [*(tool.listed(name) for name, tool in METATOOLS.items()), *wrapped]
         return paged(params, "tools", tools)
