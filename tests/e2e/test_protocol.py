@@ -375,12 +375,13 @@ def test_a_call_with_a_task_is_one_on_2025_11_25(experimenter: Client) -> None:
     assert canonical(again) == canonical(result)
 
 
-def test_tools_say_on_2025_11_25_that_they_can_be_called_as_tasks(experimenter: Client, between: Open) -> None:
-    """A client must not ask for a task where a tool does not say so; no other version has the field."""
-    tools = experimenter.tools()
+def test_tools_say_on_2025_11_25_that_they_can_be_tasks_where_the_config_wants_it(between: Open) -> None:
+    """Clients ask for tasks only where a tool says so, and some for nothing else; no other version has the field."""
+    tools = between(HANDSHAKE, HANDSHAKE, tasks="task").tools()
     assert {tools[name]["execution"]["taskSupport"] for name in ("sleep", "job", "echo")} == {"optional"}
     assert "execution" not in tools["await_future"]
-    assert not [each for each in between(MODERN, MODERN).tools().values() if "execution" in each]
+    for other in (between(MODERN, HANDSHAKE, tasks="task"), between(HANDSHAKE, HANDSHAKE)):
+        assert not [each for each in other.tools().values() if "execution" in each]
 
 
 def test_tasks_are_listed_and_cancelled_on_2025_11_25(experimenter: Client) -> None:
