@@ -34,7 +34,7 @@ from asyncfc_mcp.following import follow_task
 from asyncfc_mcp.futures import Future, FutureStore, Result, Scope, possible_name
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
 from asyncfc_mcp.ordering import EffectTemplate, declared_effect
-from asyncfc_mcp.processes import Reaper
+from asyncfc_mcp.processes import Child, Reaper
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions, refuse_unless_able
 from asyncfc_mcp.scheduler import Call, OnProgress, Scheduler
 from asyncfc_mcp.schemas import Validator, expected, json_type
@@ -78,6 +78,8 @@ class Bridge:
         cache: the listings last seen.
         log_folder: where each server's stderr goes; None keeps only its tail.
         echo: where stderr lines are repeated (`--verbose`).
+        reaper: what ends the servers' processes if we vanish, if there is one already.
+        children: the servers' processes that were started ahead, by server.
     """
 
     def __init__(
@@ -87,11 +89,13 @@ class Bridge:
         cache: OfferCache | None = None,
         log_folder: Path | None = None,
         echo: TextIO | None = None,
+        reaper: Reaper | None = None,
+        children: Mapping[str, Child] | None = None,
     ) -> None:
         self.config = config
         self.settings = config.settings
         self._cache = cache or OfferCache(None)
-        self._reaper = Reaper()
+        self._reaper = reaper or Reaper()
         self.store = FutureStore(
             anyio.current_time,
             max_pending=self.settings.max_pending,
@@ -122,6 +126,7 @@ class Bridge:
                 log_path=log,
                 echo=echo,
                 offer=self._cache.load(server),
+                child=(children or {}).get(server.name),
             )
         self.catalog = Catalog()
         self._wirings: dict[str, Wiring] = {}

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,7 @@ from asyncfc_mcp.errors import BridgeError, UnknownTool
 
 if TYPE_CHECKING:
     from asyncfc_mcp.bridge import Bridge
+    from asyncfc_mcp.processes import Child, Reaper
 
 logger = logging.getLogger("asyncfc_mcp")
 
@@ -52,8 +53,11 @@ def _load(config_file: Path | None, url: str | None, command: tuple[str, ...]) -
         found = "none of them" if given == 0 else "more than one"
         raise click.UsageError(f"say what to wrap, once: --config FILE, --url URL or -- CMD ARGS...; found {found}")
     if config_file is not None:
-        return load_config(config_file, os.environ)
-    return config_for_url(url) if url is not None else config_for_command(command)
+        config = load_config(config_file, os.environ)
+    else:
+        config = config_for_url(url) if url is not None else config_for_command(command)
+    _refuse_itself(config)
+    return config
 
 
 def _log_to_stderr(verbose: bool) -> None:
@@ -93,7 +97,13 @@ def _refuse_itself(config: BridgeConfig) -> None:
     os.environ[CHAIN_VARIABLE] = " ".join([*chain, own])
 
 
-def _bridge(config: BridgeConfig, *, verbose: bool) -> "Bridge":
+def _bridge(
+    config: BridgeConfig,
+    *,
+    verbose: bool,
+    reaper: "Reaper | None" = None,
+    children: "Mapping[str, Child] | None" = None,
+) -> "Bridge":
     import platformdirs
 
     from asyncfc_mcp.bridge import Bridge
@@ -101,10 +111,16 @@ def _bridge(config: BridgeConfig, *, verbose: bool) -> "Bridge":
 
     cache = os.environ.get("ASYNCFC_CACHE_DIR") or platformdirs.user_cache_dir("asyncfc-mcp")
     logs = os.environ.get("ASYNCFC_LOG_DIR") or platformdirs.user_log_dir("asyncfc-mcp")
-    _refuse_itself(config)
     for warning in config.warnings:
         logger.warning("%s", warning)
-    return Bridge(config, cache=OfferCache(Path(cache)), log_folder=Path(logs), echo=sys.stderr if verbose else None)
+    return Bridge(
+        config,
+        cache=OfferCache(Path(cache)),
+        log_folder=Path(logs),
+        echo=sys.stderr if verbose else None,
+        reaper=reaper,
+        children=children,
+    )
 
 
 def _run(main: Callable[[], Awaitable[Any]], *, sockets: bool = False) -> Any:
@@ -191,10 +207,14 @@ def serve(
     _log_to_stderr(verbose)
     config = _load(config_file, url, command)
     if transport == "stdio":
+        from asyncfc_mcp.processes import Reaper, start_ahead
+
+        reaper = Reaper()
+        children = start_ahead(config.servers, reaper)  # they start while we import
         from asyncfc_mcp.transports import serve_stdio
 
         _settle_memory()
-        _run(lambda: serve_stdio(_bridge(config, verbose=verbose)))
+        _run(lambda: serve_stdio(_bridge(config, verbose=verbose, reaper=reaper, children=children)))
         return
     from asyncfc_mcp.transports import MissingToken, scope_for, serve_http
 

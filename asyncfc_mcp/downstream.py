@@ -48,7 +48,7 @@ from asyncfc_mcp.config import ServerConfig, StdioSpec
 from asyncfc_mcp.errors import CallFailed, ProtocolFailure, ServerDied, ServerUnavailable
 from asyncfc_mcp.offers import LISTINGS, Offer
 from asyncfc_mcp.peer import Peer
-from asyncfc_mcp.processes import Reaper, Stderr, spawn
+from asyncfc_mcp.processes import Child, Reaper, Stderr, spawn
 from asyncfc_mcp.watching import Watching
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ class Downstream:
         log_path: the server's stderr log; None keeps only the tail.
         echo: where stderr lines are repeated (`--verbose`).
         offer: what the server offered when it was last seen; used until it is up.
+        child: the server's process, if it was started ahead.
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class Downstream:
         log_path: Path | None = None,
         echo: TextIO | None = None,
         offer: Offer | None = None,
+        child: Child | None = None,
     ) -> None:
         self.config = config
         self.name = config.name
@@ -194,6 +196,7 @@ class Downstream:
         self._listener = listener
         self._capabilities = capabilities
         self._reaper = reaper
+        self._child = child
         self._stderr = Stderr(config.name, log_path, echo)
         self._connection: _Connection | None = None
         self._refusal: Refusal | None = None
@@ -431,7 +434,8 @@ class Downstream:
         async with AsyncExitStack() as stack:
             spec = self.config.spec
             if isinstance(spec, StdioSpec):
-                process = await stack.enter_async_context(spawn(self.name, spec, self._stderr, self._reaper))
+                child, self._child = self._child, None  # a process serves once
+                process = await stack.enter_async_context(spawn(self.name, spec, self._stderr, self._reaper, child))
                 connection = _Connection(Peer(process.reader, process.writer), self._capabilities)
                 connection.ended_how = process.ended_how
             else:

@@ -9,16 +9,16 @@ import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
 import anyio
-import anyio.abc
 from anyio.abc import ByteReceiveStream
 
-from asyncfc_mcp.config import StdioSpec
+from asyncfc_mcp.config import ServerConfig, StdioSpec
 from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage, Sink, Source, StreamSink
 
 logger = logging.getLogger(__name__)
@@ -128,16 +128,28 @@ class Stderr:
             self._file = None
 
 
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process that was started, and our ends of its pipes."""
+
+    pid: int
+    exit_code: Callable[[], int | None]
+    """None while it runs; a signal's number, negative, if one ended it."""
+    kill: Callable[[], None]
+    stdin: Sink
+    stdout: Source
+    stderr: Source
+
+
 class ServerProcess:
     """A server's process and the group that it leads."""
 
-    def __init__(self, process: anyio.abc.Process, source: Source, sink: Sink, stderr: Stderr, name: str) -> None:
-        self._process, self._source, self._sink = process, source, sink
-        self._stderr, self._name = stderr, name
+    def __init__(self, child: Child, stderr: Stderr, name: str) -> None:
+        self._child, self._stderr, self._name = child, stderr, name
         self._noise = 0
         self._drained = anyio.Event()
-        self.reader = LineReader(source, self._malformed)
-        self.writer = LineWriter(sink, stall_s=STALL_S)
+        self.reader = LineReader(child.stdout, self._malformed)
+        self.writer = LineWriter(child.stdin, stall_s=STALL_S)
 
     async def _malformed(self, exc: MalformedMessage, line: bytes) -> None:
         """A line on stdout that is no message: a stray print. Said once per server, kept in its log."""
@@ -147,11 +159,10 @@ class ServerProcess:
             logger.warning("server %r writes to stdout what is no MCP message; see its log", self._name)
 
     async def read_stderr(self) -> None:
-        assert self._process.stderr is not None
         rest = b""
-        with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError, OSError):
-            async for chunk in self._process.stderr:
-                *lines, rest = (rest + chunk).split(b"\n")
+        with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, OSError, ValueError):
+            while True:
+                *lines, rest = (rest + await self._child.stderr.receive()).split(b"\n")
                 for line in lines:
                     self._stderr.line(line.decode(errors="replace").rstrip("\r"))
                 if len(rest) > 65536:
@@ -166,7 +177,7 @@ class ServerProcess:
         with anyio.move_on_after(1):
             await self._exited(1)
             await self._drained.wait()  # its last words are the most useful ones
-        code = self._process.returncode
+        code = self._child.exit_code()
         if code is None:
             return "closed its output"
         if code < 0:
@@ -179,7 +190,7 @@ class ServerProcess:
         would ever see its end."""
         if hasattr(os, "pidfd_open"):
             with suppress(OSError):
-                fd = os.pidfd_open(self._process.pid)
+                fd = os.pidfd_open(self._child.pid)
                 try:
                     await anyio.wait_readable(fd)
                 finally:
@@ -187,12 +198,12 @@ class ServerProcess:
         while not await self._exited(60):
             pass
         await anyio.sleep(DRAIN_S)
-        await _close(self._source)
+        await _close(self._child.stdout)
 
     async def _exited(self, timeout_s: float) -> bool:
         # Polled, because `wait()` also waits for the pipes, which a grandchild may keep open.
         deadline = anyio.current_time() + timeout_s
-        while self._process.returncode is None:
+        while self._child.exit_code() is None:
             if anyio.current_time() >= deadline:
                 return False
             await anyio.sleep(0.01)
@@ -202,9 +213,10 @@ class ServerProcess:
         """Whether there is anybody left in the group to receive it."""
         try:
             if os.name == "posix":
-                os.killpg(self._process.pid, number)
-            elif self._process.returncode is None:
-                self._process.kill()
+                self._child.exit_code()  # the dead are counted until they are asked for
+                os.killpg(self._child.pid, number)
+            elif self._child.exit_code() is None:
+                self._child.kill()
             else:
                 return False
         except (ProcessLookupError, PermissionError):
@@ -221,19 +233,16 @@ class ServerProcess:
 
     async def stop(self) -> None:
         """Close its input, then ask, then force, the whole group; every wait is bounded."""
-        await _close(self._sink)
+        await _close(self._child.stdin)
         await self._exited(EXIT_GRACE_S)
         # Those it started and left behind get the signals too, and no grace of their own when it is gone.
         if self._signal_group(signal.SIGTERM) and not await self._group_gone(EXIT_GRACE_S):
             self._signal_group(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
             await self._exited(EXIT_GRACE_S)
-        await _close(self._source)
+        await _close(self._child.stdout)
         with anyio.move_on_after(0.2):
             await self._drained.wait()
-        transport = getattr(getattr(self._process, "_process", None), "_transport", None)
-        if transport is not None:  # asyncio keeps the pipes open while a grandchild holds their other ends
-            with suppress(PermissionError):
-                transport.close()
+        await _close(self._child.stderr)  # a grandchild may hold its other end
 
 
 async def _close(end: Source | Sink) -> None:
@@ -244,43 +253,77 @@ async def _close(end: Source | Sink) -> None:
             await end.aclose()
 
 
-async def _start(spec: StdioSpec) -> tuple[anyio.abc.Process, Source, Sink]:
-    """The process and our ends of its pipes.
+def _start(spec: StdioSpec) -> Child:
+    """Start on descriptors of our own: an event loop's pipe objects cost more than the read itself.
 
-    Descriptors of our own where they can be waited on: an event loop's pipe objects cost more than the read itself.
-    """
-    command, env = [spec.command, *spec.args], {**os.environ, **spec.env}
-    if os.name != "posix":
-        process = await anyio.open_process(command, env=env, cwd=spec.cwd)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        return process, process.stdout, StreamSink(process.stdin.send, process.stdin.aclose)
-    its_stdin, ours_out = os.pipe()
-    ours_in, its_stdout = os.pipe()
-    try:
-        process = await anyio.open_process(
-            command, stdin=its_stdin, stdout=its_stdout, env=env, cwd=spec.cwd, start_new_session=True
-        )
-    except BaseException:
-        os.close(ours_in)
-        os.close(ours_out)
-        raise
-    finally:
-        os.close(its_stdin)
-        os.close(its_stdout)
-    return process, FdSource(ours_in), FdSink(ours_out)
-
-
-@asynccontextmanager
-async def spawn(name: str, spec: StdioSpec, stderr: Stderr, reaper: Reaper) -> AsyncGenerator[ServerProcess]:
-    """A server's process for as long as the block lasts; after it nothing of its group is left.
+    Needs no event loop. Only where descriptors can be waited on (POSIX).
 
     Raises:
         OSError: it cannot be started.
     """
-    process, source, sink = await _start(spec)
-    reaper.watch(process.pid)
-    server = ServerProcess(process, source, sink, stderr, name)
+    its_stdin, ours_out = os.pipe()
+    ours_in, its_stdout = os.pipe()
+    ours_err, its_stderr = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [spec.command, *spec.args],
+            stdin=its_stdin,
+            stdout=its_stdout,
+            stderr=its_stderr,
+            env={**os.environ, **spec.env},
+            cwd=spec.cwd,
+            start_new_session=True,
+        )
+    except BaseException:
+        for fd in (ours_out, ours_in, ours_err):
+            os.close(fd)
+        raise
+    finally:
+        for fd in (its_stdin, its_stdout, its_stderr):
+            os.close(fd)
+    return Child(process.pid, process.poll, process.kill, FdSink(ours_out), FdSource(ours_in), FdSource(ours_err))
+
+
+async def _start_in_loop(spec: StdioSpec) -> Child:
+    process = await anyio.open_process([spec.command, *spec.args], env={**os.environ, **spec.env}, cwd=spec.cwd)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    stdin = StreamSink(process.stdin.send, process.stdin.aclose)
+    return Child(process.pid, lambda: process.returncode, process.kill, stdin, process.stdout, process.stderr)
+
+
+def start_ahead(servers: Iterable[ServerConfig], reaper: Reaper) -> dict[str, Child]:
+    """Start servers, by name, before there is an event loop: they import what they need while we do.
+
+    One that cannot be started is left out; `spawn` will say why.
+    """
+    children: dict[str, Child] = {}
+    if os.name == "posix":
+        for server in servers:
+            if isinstance(server.spec, StdioSpec):
+                with suppress(OSError, ValueError):
+                    child = children[server.name] = _start(server.spec)
+                    reaper.watch(child.pid)
+    return children
+
+
+@asynccontextmanager
+async def spawn(
+    name: str, spec: StdioSpec, stderr: Stderr, reaper: Reaper, child: Child | None = None
+) -> AsyncGenerator[ServerProcess]:
+    """A server's process for as long as the block lasts; after it nothing of its group is left.
+
+    Args:
+        child: the process, if it was started ahead.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    if child is None:
+        child = _start(spec) if os.name == "posix" else await _start_in_loop(spec)
+        reaper.watch(child.pid)
+    server = ServerProcess(child, stderr, name)
     async with anyio.create_task_group() as tg:
         tg.start_soon(server.read_stderr)
         tg.start_soon(server.watch)
@@ -289,5 +332,5 @@ async def spawn(name: str, spec: StdioSpec, stderr: Stderr, reaper: Reaper) -> A
         finally:
             with anyio.CancelScope(shield=True):
                 await server.stop()
-            reaper.forget(process.pid)
+            reaper.forget(child.pid)
             tg.cancel_scope.cancel()

@@ -193,7 +193,9 @@ def spawning(toys: Mapping[str, Toy]) -> Any:
         raise AssertionError(f"{exc}: {line!r}")
 
     @asynccontextmanager
-    async def spawn(name: str, spec: StdioSpec, stderr: Any, reaper: Any) -> AsyncGenerator[_Process]:
+    async def spawn(
+        name: str, spec: StdioSpec, stderr: Any, reaper: Any, child: Any = None
+    ) -> AsyncGenerator[_Process]:
         toy = toys[spec.command]
         there, back = Pipe(), Pipe()
         async with anyio.create_task_group() as tg:
