@@ -82,11 +82,16 @@ PEERS: Mapping[str, Peer] = {
     peer.name: peer
     for peer in (
         Npm("npm", TESTS / "e2e" / "npm"),
+        Npm("npm_clients", TESTS / "e2e" / "npm_clients"),
         Npm("conformance", TESTS / "conformance" / "npm"),
         Venv("server_time", ("mcp-server-time==2026.10.19",)),
         Venv("server_git", ("mcp-server-git==2026.10.19",)),
         Venv("server_sqlite", ("mcp-server-sqlite==2025.4.25", "mcp==1.30.0")),
         Venv("python_sdk_1", ("mcp==1.30.0",)),
+        Venv("fastmcp", ("fastmcp-slim[client]==4.2.1", "mcp==2.3.0")),
+        Venv("langchain", ("langchain-mcp-adapters==0.3.2", "mcp==1.30.0")),
+        Venv("openai_agents", ("openai-agents==0.24.0", "mcp==2.3.0")),
+        Venv("pydantic_ai", ("pydantic-ai-slim[mcp]==2.68.0", "fastmcp-slim==4.2.1", "mcp==2.3.0")),
     )
 }
 
