@@ -22,7 +22,7 @@ def _text(text: str) -> Block:
     return {"type": "text", "text": text}
 
 
-def _is_text(block: object) -> bool:
+def is_text(block: object) -> bool:
     return isinstance(block, dict) and cast("Block", block).get("type") == "text"
 
 
@@ -31,12 +31,17 @@ def blocks_of(result: Result) -> list[Block]:
     return list(content) if isinstance(content, list) else []  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
+def meta_of(result: Result) -> Block:
+    meta = result.get("_meta")
+    return cast("Block", meta) if isinstance(meta, dict) else {}
+
+
 def value_of(result: Result) -> Any:
     """What a result says, as one JSON value: its structured content, else its text."""
     structured = result.get("structuredContent")
     if structured is not None:
         return structured
-    return "\n".join(str(block.get("text", "")) for block in blocks_of(result) if _is_text(block))
+    return "\n".join(str(block.get("text", "")) for block in blocks_of(result) if is_text(block))
 
 
 def failure_text(future: Future) -> str:
@@ -118,10 +123,9 @@ def with_result(future: Future) -> Result:
         **{key: value for key, value in result.items() if key not in ("content", "structuredContent", "_meta")},
         "content": [_text(line(future)), *blocks],
     }
-    if all(map(_is_text, blocks)):
+    if all(map(is_text, blocks)):
         answer["structuredContent"] = _full_record(future, ((), ""))
-    meta = result.get("_meta")
-    answer["_meta"] = {**(cast("Block", meta) if isinstance(meta, dict) else {}), META_KEY: [entry]}
+    answer["_meta"] = {**meta_of(result), META_KEY: [entry]}
     return answer
 
 
@@ -152,7 +156,7 @@ def several(futures: Iterable[tuple[Future, tuple[Sequence[str], str]]]) -> Resu
         content.append(_text(line(future, waiting)))
         if future.result is not None:
             blocks = blocks_of(future.result)
-            plain = plain and all(map(_is_text, blocks))
+            plain = plain and all(map(is_text, blocks))
             content += blocks
     answer: Result = {"content": content, "_meta": {META_KEY: records}}
     if plain:
@@ -166,7 +170,7 @@ def append(answer: Result, delivered: Sequence[Future], note: str | None = None)
     blocks: list[Block] = [*extra["content"]]
     if note is not None:
         blocks.append(_text(note))
-    meta = cast("Block", answer.get("_meta") or {})
+    meta = meta_of(answer)
     out: Result = {**answer, "content": [*blocks_of(answer), *blocks]}
     out["_meta"] = {**meta, META_KEY: [*meta.get(META_KEY, ()), *extra["_meta"][META_KEY]]}
     structured = answer.get("structuredContent")

@@ -27,6 +27,7 @@ from asyncfc_mcp.errors import (
     ConfigError,
     NameCollision,
     ProtocolFailure,
+    ServerDied,
     ServerUnavailable,
     UnknownTool,
 )
@@ -474,7 +475,7 @@ class Bridge:
         for server in servers:
             try:
                 return await self.ask(server, "resources/read", params)
-            except (ProtocolFailure, ServerUnavailable) as exc:
+            except (ProtocolFailure, ServerUnavailable, ServerDied) as exc:
                 first = first or exc
         raise first or ProtocolFailure("resources/read", -32002, f"Resource not found: {uri}", {"uri": uri})
 

@@ -28,7 +28,7 @@ from asyncfc_mcp.futures import Future, Question, Result, Scope, State
 from asyncfc_mcp.hosts import profile_for
 from asyncfc_mcp.listening import Attendance, Listeners
 from asyncfc_mcp.metatools import METATOOLS, Caller, Client, InputNeeded, wait
-from asyncfc_mcp.questions import Questions
+from asyncfc_mcp.questions import CLAIM_S, Questions
 from asyncfc_mcp.requests import Handler, Params, Request, paged
 from asyncfc_mcp.scheduler import wait_for
 
@@ -124,7 +124,7 @@ class ToolCalls:
                 if augmented:
                     raise MCPError(METHOD_NOT_FOUND, f"{name} cannot be called as a task")
                 answer = await tool.handler(self.bridge, caller, arguments or {})
-                if name == "await_future" and answers.META_KEY not in (answer.get("_meta") or {}):
+                if name == "await_future" and answers.META_KEY not in answers.meta_of(answer):
                     return answer  # a ready result goes up as the server gave it
             else:
                 wiring = await self.bridge.found(name)
@@ -320,6 +320,8 @@ class ToolCalls:
             self._clients[(name or "", habits)] = client
             if len(self._clients) > CLIENTS:
                 self._clients.popitem(last=False)
+        else:
+            self._clients.move_to_end((name or "", habits))
         return client
 
     def caller(self, request: Request) -> Caller:
@@ -372,7 +374,9 @@ class ToolCalls:
                         raise InputNeeded(claimed, [future])
                     if future.done:
                         return
-                    await changed.wait()
+                    # Who claimed a question may have left without a word.
+                    with anyio.move_on_after(CLAIM_S if future.questions else None):
+                        await changed.wait()
                 finally:
                     future.watchers.remove(watch)
 

@@ -315,15 +315,21 @@ class Downstream:
             await self._changed.wait()
 
     async def _live(self) -> _Connection:
-        if self.status is Status.FAILED and not self._fruitless:
-            # It ran before: start it again for this call instead of waiting out the pause.
-            self._wake.set()
-            await self._changed.wait()
-        await self.settled()
-        connection = self._connection
-        if connection is None:
-            raise ServerUnavailable(self.name, self.reason or self.status.value)
-        return connection
+        woken = False
+        while True:
+            await self.settled()
+            connection = self._connection
+            if connection is not None:
+                if not connection.closed.is_set():
+                    return connection
+                await self._changed.wait()  # it has ended and is being put away
+            elif self.status is Status.FAILED and not self._fruitless and not woken:
+                # It ran before: start it again for this call instead of waiting out the pause.
+                woken = True
+                self._wake.set()
+                await self._changed.wait()
+            else:
+                raise ServerUnavailable(self.name, self.reason or self.status.value)
 
     async def _how_it_ended(self, connection: _Connection, fallback: str) -> str:
         if connection.ended_how is None:
@@ -600,14 +606,17 @@ class Downstream:
         if connection is None:
             return
         kinds = ("resources", "resourceTemplates") if kind == "resources" else (kind,)
-        listings = dict(self.offer.listings)
+        fresh: dict[str, list[dict[str, Any]]] = {}
         try:
             for each in kinds:
-                listings[each] = await self._list(connection, each)
+                fresh[each] = await self._list(connection, each)
         except (ServerUnavailable, ServerDied) as exc:
             logger.warning("server %r: could not list %s again: %s", self.name, kind, exc)
             return
-        old = self.offer
+        if connection is not self._connection:
+            return
+        old = self.offer  # as it is now: another kind may have been listed meanwhile
+        listings = {**old.listings, **fresh}
         self._accept(
             Offer(old.capabilities, old.info, old.instructions, old.protocol_version, listings), frozenset(kinds)
         )

@@ -302,6 +302,15 @@ class Unanswered(CallFailed):
         )
 
 
+class MalformedQuestion(CallFailed):
+    """A server asked for input in a form that the protocol does not have."""
+
+    kind = "malformed_question"
+
+    def __init__(self, tool: str, found: object) -> None:
+        super().__init__(f"{tool} asked for input in a form that is not MCP's: inputRequests has {found!r:.80}")
+
+
 class CannotAsk(CallFailed):
     """The server needs an answer that this client cannot give."""
 

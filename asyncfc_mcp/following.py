@@ -10,9 +10,9 @@ from typing import Any, Final, cast
 import anyio
 
 from asyncfc_mcp.downstream import Downstream
-from asyncfc_mcp.errors import CallFailed, CannotAsk, ProtocolFailure
+from asyncfc_mcp.errors import CallFailed, CannotAsk, MalformedQuestion, ProtocolFailure, Unanswered
 from asyncfc_mcp.futures import Result
-from asyncfc_mcp.questions import Questions
+from asyncfc_mcp.questions import Questions, input_requests
 from asyncfc_mcp.scheduler import Call
 
 TASK_POLL_S: Final = (0.05, 1.0, 30.0)
@@ -61,7 +61,7 @@ async def follow_task(
                 case "completed" | "failed":
                     return await downstream.request("tasks/result", about)
                 case "input_required" if extension:
-                    asks = cast("dict[str, Any]", task.get("inputRequests") or {})
+                    asks = input_requests(call.future.tool, task)
                     fresh = {key: question for key, question in asks.items() if key not in asked}
                     if fresh:
                         answered = await questions.answer_round(call, {"inputRequests": fresh})
@@ -83,7 +83,7 @@ async def follow_task(
         if not over:
             await _cancel(downstream, about)
         raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
-    except CannotAsk:
+    except (CannotAsk, MalformedQuestion, Unanswered):
         await _cancel(downstream, about)
         raise
 

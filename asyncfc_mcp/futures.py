@@ -362,7 +362,8 @@ class FutureStore:
             if future.read_at != read_at:  # read again since, which stands further back
                 continue
             shelf = self._shelves[future.scope.key]
-            shelf.futures.pop(future.id, None)
+            if shelf.futures.pop(future.id, None) is None:
+                continue  # read once more by somebody who held it while it was forgotten
             if future.name is not None and shelf.names.get(future.name) == future.id:
                 del shelf.names[future.name]
             self.bytes -= future.size

@@ -13,7 +13,6 @@ from typing import Any, Final
 import anyio
 
 from asyncfc_mcp.bridge import Bridge
-from asyncfc_mcp.errors import CallFailed
 from asyncfc_mcp.futures import Future, Scope, State
 
 logger = logging.getLogger(__name__)
@@ -179,7 +178,7 @@ class Listeners:
         elif first:
             try:
                 await self._bridge.subscribe(uri)
-            except CallFailed:
+            except BaseException:  # a refusal, or its request was cancelled
                 listener.uris.discard(uri)
                 raise
 
@@ -201,6 +200,8 @@ class Listeners:
                 listener.tell("notifications/tasks", self._task_of(future))
 
         self._watch(listener, f"task:{future.key}", future, changed)
+        if future.done:
+            changed(future)  # on the way here, maybe, and nothing will change any more
 
     def _watch(self, listener: Listener, key: str, future: Future, watcher: Callable[[Future], None]) -> None:
         listener.futures[key] = future

@@ -4,6 +4,7 @@ Owns waiting on behalf of a client: how long, in which slices, with which progre
 so a host's permission prompt for every tool keeps working.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -211,6 +212,7 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
     watched = list(futures)
     for future in watched:
         future.watchers.append(watch)
+    said_at = began
     try:
         while True:
             for future in watched:
@@ -219,20 +221,25 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
                     last += 1e-3
                     total = None if len(watched) == 1 else float(len(watched))
                     await report(last, total, f"{future.id} {future.state.value}, asks: {question.text}")
-            with anyio.move_on_after(every_s):
+            # From the last report, not from the last change: futures that report often must not silence this one.
+            with anyio.CancelScope(deadline=said_at + every_s):
                 await changed.wait()
-            heard, changed = changed.is_set(), anyio.Event()
+            changed = anyio.Event()
+            heard = anyio.current_time() < said_at + every_s
             if len(watched) == 1 and (progress := watched[0].progress) is not None and progress != passed:
                 passed = progress
                 done, total, message = progress
                 # A server may say something new without being any further (the status of a task).
                 last = done if done > last else last + 1e-3
                 await report(last, total, message)
+                said_at = anyio.current_time()
                 await anyio.sleep(PROGRESS_S)
                 continue
             ended = sum(future.done for future in watched)
             if heard and (len(watched) == 1 or ended <= last):
+                await anyio.sleep(PROGRESS_S)
                 continue
+            said_at = anyio.current_time()
             seconds = f"{anyio.current_time() - began:.0f} s"
             if len(watched) == 1:
                 last += 1e-3
@@ -265,7 +272,10 @@ def _seconds(tool: str, arguments: Mapping[str, Any]) -> float | None:
             pass
     if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
         raise InvalidArguments(tool, f"timeout_s must be a number of seconds, 0 or more; found {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf
 
 
 async def await_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:

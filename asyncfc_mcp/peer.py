@@ -7,6 +7,7 @@ spends a third of its time on a call: no message models, no memory streams, no t
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, cast
 
@@ -28,15 +29,13 @@ CANCEL_WRITE_S: Final = 5.0
 
 _DUPLEX: Final = TransportContext(kind="lines", can_send_request=True)
 _ONE_WAY: Final = TransportContext(kind="lines", can_send_request=False)
+_NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
 
 
 def _key(request_id: object) -> int | str | None:
     """IDs correlate as the SDK has it: "7" and 7 are one. None for what can be no ID, which correlates with nothing."""
     if isinstance(request_id, str):
-        try:
-            return int(request_id)
-        except ValueError:
-            return request_id
+        return int(request_id) if _NUMBER.fullmatch(request_id) else request_id
     # `type` and not `isinstance`: True is an int, and no ID.
     return request_id if type(request_id) is int else None
 
@@ -56,7 +55,7 @@ class _Pending:
 class Inbound(DispatchContext[TransportContext]):
     """A message of the other side that is being handled."""
 
-    __slots__ = ("_closed", "_peer", "_request_id", "_token", "cancelled", "one_way", "scope")
+    __slots__ = ("_cancel_event", "_closed", "_peer", "_request_id", "_token", "cancelled", "one_way", "scope")
 
     def __init__(self, peer: "Peer", request_id: RequestId | None, params: Mapping[str, Any] | None) -> None:
         self._peer = peer
@@ -65,6 +64,7 @@ class Inbound(DispatchContext[TransportContext]):
         token = cast("dict[str, Any]", meta).get("progressToken") if isinstance(meta, dict) else None
         self._token = token if isinstance(token, str | int) and not isinstance(token, bool) else None
         self._closed = False
+        self._cancel_event: anyio.Event | None = None
         self.cancelled = False
         self.one_way = False
         """Whether the protocol forbids requests to the other side while handling this one."""
@@ -88,10 +88,18 @@ class Inbound(DispatchContext[TransportContext]):
 
     @property
     def cancel_requested(self) -> anyio.Event:
-        event = anyio.Event()
-        if self.cancelled:
-            event.set()
-        return event
+        if self._cancel_event is None:
+            self._cancel_event = anyio.Event()
+            if self.cancelled:
+                self._cancel_event.set()
+        return self._cancel_event
+
+    def cancel(self) -> None:
+        """The other side wants no answer any more."""
+        self.cancelled = True
+        if self._cancel_event is not None:
+            self._cancel_event.set()
+        self.scope.cancel()
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
@@ -247,6 +255,9 @@ class Peer:
                             self._notified(method, message.get("params"), on_notify)
                 except anyio.EndOfStream:
                     pass
+                finally:
+                    # Senders are shielded while they finish a line, so this group would wait for them for ever.
+                    await self._writer.finish()
                 self._close()
                 self._tg.cancel_scope.cancel()
         finally:
@@ -276,8 +287,7 @@ class Peer:
         if method == "notifications/cancelled":
             inbound = self._inbound.get(_key((params or {}).get("requestId")))
             if inbound is not None:
-                inbound.cancelled = True
-                inbound.scope.cancel()
+                inbound.cancel()
         elif method == "notifications/progress" and params is not None:
             pending = self._pending.get(_key(params.get("progressToken")))
             progress = params.get("progress")

@@ -103,8 +103,9 @@ class Stderr:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self._path.exists() and self._path.stat().st_size > LOG_BYTES
-            self._file = self._path.open("w" if fresh else "a", encoding="utf-8")
+            # To append, always: after a truncation another mode would go on where it was and leave a hole.
+            self._file = self._path.open("a", encoding="utf-8")
+            self._written = self._file.tell()
         except OSError as exc:
             logger.warning("no log file for server %r: %s", self._name, exc)
             self._path = None
@@ -119,7 +120,8 @@ class Stderr:
                 self._written += self._file.write(text + "\n")
                 self._file.flush()
         if self._echo is not None:
-            self._echo.write(f"[{self._name}] {text}\n")
+            with suppress(OSError, ValueError):  # nobody reads our stderr; the server's must be read on
+                self._echo.write(f"[{self._name}] {text}\n")
 
     def close(self) -> None:
         if self._file is not None:

@@ -14,7 +14,7 @@ import anyio
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_REQUEST, METHOD_NOT_FOUND
 
-from asyncfc_mcp.errors import CannotAsk, ProtocolFailure, Unanswered
+from asyncfc_mcp.errors import CannotAsk, MalformedQuestion, ProtocolFailure, Unanswered
 from asyncfc_mcp.futures import Event, Future, Question, Result, State
 from asyncfc_mcp.scheduler import Call, Scheduler, wait_for
 
@@ -52,6 +52,25 @@ def refuse_unless_able(capabilities: Mapping[str, Any], method: str, params: Map
     """
     if not can_answer(capabilities, method, params):
         raise MCPError(METHOD_NOT_FOUND, f"the client has not declared that it can answer {method}")
+
+
+def input_requests(tool: str, asking: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The questions of an `InputRequiredResult`, or of a task that needs input.
+
+    Raises:
+        MalformedQuestion: they are not what the protocol says.
+    """
+    found: object = asking.get("inputRequests") or {}
+    if not isinstance(found, dict):
+        raise MalformedQuestion(tool, found)
+    requests = cast("dict[str, Any]", found)
+    for request in requests.values():
+        if not isinstance(request, dict):
+            raise MalformedQuestion(tool, request)
+        asked = cast("dict[str, Any]", request)
+        if not isinstance(asked.get("method"), str) or not isinstance(asked.get("params") or {}, dict):
+            raise MalformedQuestion(tool, asked)
+    return requests
 
 
 class _Nobody(MCPError):
@@ -172,7 +191,7 @@ class Questions:
             ProtocolFailure: the client refused one.
             Unanswered: nobody answered one.
         """
-        asked = cast("dict[str, dict[str, Any]]", result.get("inputRequests") or {})
+        asked = input_requests(call.future.tool, result)
         responses: dict[str, Any] = {}
 
         async def ask(key: str, method: str, params: Mapping[str, Any]) -> None:

@@ -14,11 +14,11 @@ from mcp_types import INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from asyncfc_mcp.futures import Result
+from asyncfc_mcp.offers import TASKS_EXTENSION
 
 PAGE: Final = 1000
 """How many entries a page of a list has."""
 
-TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
 TASKS_CHOICE_KEY: Final = "asyncfc/tasks"
 """Key in a request's `_meta` by which a client chooses `task` or `handle` for one call."""
 

@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any, Final
 
-from asyncfc_mcp.answers import META_KEY, blocks_of, record
+from asyncfc_mcp.answers import META_KEY, blocks_of, is_text, record
 from asyncfc_mcp.futures import Future, Result
 
 SCHEME: Final = "future://"
@@ -70,7 +70,7 @@ def read(future: Future, uri: str, offset: int | None, limit: int) -> Result:
         return {"contents": [{"uri": uri, "mimeType": "text/plain", "text": part, "_meta": meta}]}
     contents: list[dict[str, Any]] = [{"uri": whole, "mimeType": "application/json", "text": text}]
     for number, block in enumerate(blocks_of(value)):
-        if block.get("type") in _BINARY and isinstance(block.get("data"), str):
+        if isinstance(block, dict) and block.get("type") in _BINARY and isinstance(block.get("data"), str):
             kind = block.get("mimeType", "application/octet-stream")
             contents.append({"uri": f"{whole}#{number}", "mimeType": kind, "blob": block["data"]})
     return {"contents": [each for each in contents if each["uri"] == uri] if block_number else contents}
@@ -103,7 +103,7 @@ def has_more(result: Result, max_bytes: int | None) -> bool:
 
 
 def _text_of(result: Result) -> str:
-    return "\n".join(str(block.get("text", "")) for block in blocks_of(result) if block.get("type") == "text")
+    return "\n".join(str(block.get("text", "")) for block in blocks_of(result) if is_text(block))
 
 
 def _structured_of(result: Result) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, cast
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from asyncfc_mcp import references
 from asyncfc_mcp.config import Policy
@@ -301,6 +302,7 @@ class Scheduler:
         Raises:
             CallFailed: it has no result.
         """
+        await anyio.lowlevel.checkpoint_if_cancelled()  # cancelled before its first step: it was never sent
         arguments = self._resolve(call)
         if call.policy.timeout_s is not None:
             # The limit is the call's own scope's, whose end tells the downstream to cancel: a running call is kept
@@ -308,7 +310,7 @@ class Scheduler:
             assert call.cancel_scope is not None
             call.cancel_scope.deadline = anyio.current_time() + call.policy.timeout_s
             call.verdict = CallTimedOut(call.future.tool, call.policy.timeout_s)
-        if call.policy.single_flight and call.read_only:
+        if call.policy.single_flight and call.read_only and not (call.asks_through or call.answers):
             return await self._shared(call, arguments)
         return await self._tried(call, arguments)
 

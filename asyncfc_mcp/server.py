@@ -30,7 +30,8 @@ from asyncfc_mcp.hosts import profile_for
 from asyncfc_mcp.listening import Listeners
 from asyncfc_mcp.metatools import instructions
 from asyncfc_mcp.offered import Offered
-from asyncfc_mcp.requests import TASKS_EXTENSION, Handler, Request
+from asyncfc_mcp.offers import TASKS_EXTENSION
+from asyncfc_mcp.requests import Handler, Request
 from asyncfc_mcp.subscriptions import Subscriptions
 from asyncfc_mcp.tasking import Tasks
 

@@ -5,7 +5,7 @@ Owns those methods. What is told, and when, is `listening`'s.
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import anyio
 import anyio.abc
@@ -17,8 +17,7 @@ from asyncfc_mcp.errors import CallFailed
 from asyncfc_mcp.futures import Result, Scope
 from asyncfc_mcp.listening import LEVELS, Listener, Listeners
 from asyncfc_mcp.requests import Handler, Request, need_tasks, uri_of
-
-SUBSCRIPTION_KEY: Final = "io.modelcontextprotocol/subscriptionId"
+from asyncfc_mcp.watching import SUBSCRIPTION_KEY
 
 
 class Subscriptions:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
 
-from asyncfc_mcp import tasks
+from asyncfc_mcp import answers, tasks
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.calls import ToolCalls
 from asyncfc_mcp.futures import Future, Result, Scope
@@ -82,8 +82,7 @@ class Tasks:
         if future.result is None:
             failure = tasks.error(future)
             raise MCPError(failure["code"], failure["message"], failure.get("data"))
-        meta = cast("dict[str, Any]", future.result.get("_meta") or {})
-        return {**future.result, "_meta": {**meta, tasks.RELATED: {"taskId": future.id}}}
+        return {**future.result, "_meta": {**answers.meta_of(future.result), tasks.RELATED: {"taskId": future.id}}}
 
     async def _list_tasks(self, request: Request) -> Result:
         _admit(request)

@@ -76,7 +76,7 @@ class Watching:
                     await self._changed.wait()
                 if stream.refused or uri not in stream.honored:
                     raise MCPError(INVALID_PARAMS, "the server does not tell of changes of this resource", {"uri": uri})
-        except MCPError:
+        except BaseException:  # a refusal, or its request was cancelled
             self._uris.pop(uri, None)
             raise
 
@@ -147,6 +147,7 @@ class Watching:
                 self._count += 1
                 request_id = f"listen-{self._count}"
                 self._streams[request_id] = stream
+                opened = anyio.current_time()
                 try:
                     await line.send("subscriptions/listen", {"notifications": stream.wanted}, request_id=request_id)
                 except MCPError as exc:
@@ -156,6 +157,8 @@ class Watching:
                         return
                 finally:
                     del self._streams[request_id]
+                if anyio.current_time() - opened > PAUSE_S[1]:
+                    pause = PAUSE_S[0]  # it served well; what ended it is no reason to stay away for long
                 await anyio.sleep(pause)
                 pause = min(pause * 2, PAUSE_S[1])
 

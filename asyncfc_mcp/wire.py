@@ -21,6 +21,8 @@ PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
 
 _CHUNK: Final = 256 * 1024
+FINISH_S: Final = 2.0
+"""At the end of a connection, how long a line that was begun may take to be written."""
 
 Message = dict[str, Any]
 """One JSON-RPC message."""
@@ -274,6 +276,13 @@ class LineWriter:
                 self._lock.release()
         finally:
             self._busy -= 1
+
+    async def finish(self) -> None:
+        """Give what was begun a moment to be written, then give it up: the other side may have stopped reading."""
+        with anyio.move_on_after(FINISH_S, shield=True):
+            async with self._lock:
+                return
+        self._sink.close()
 
 
 class _Fd:
