@@ -305,6 +305,16 @@ def test_a_result_is_kept_for_a_while_after_it_was_last_read(store: FutureStore,
     assert store.bytes == 0
 
 
+def test_a_result_read_by_who_held_it_when_it_was_forgotten_is_counted_once(store: FutureStore, clock: Clock):
+    """A `gather` may hold a future for longer than the store keeps it."""
+    future = finish(store, make(store), size=500)
+    for _ in range(2):
+        store.mark_read(future)
+        clock.now += 61
+        make(store)
+        assert store.bytes == 0
+
+
 def test_a_call_that_runs_longer_than_the_retention_is_not_forgotten_under_way(store: FutureStore, clock: Clock):
     """A call whose client waits for it counts as read from its start; its end must find it, and its bytes be given
     back."""

@@ -16,10 +16,10 @@ from mcp_types import CONNECTION_CLOSED
 
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.calls import Asking
-from asyncfc_mcp.errors import Unanswered
+from asyncfc_mcp.errors import MalformedQuestion, Unanswered
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Future, Question, Scope, State
 from asyncfc_mcp.metatools import Caller, Client, InputNeeded, wait
-from asyncfc_mcp.questions import CLAIM_S, HOLD_S, can_answer
+from asyncfc_mcp.questions import CLAIM_S, HOLD_S, can_answer, input_requests
 
 FORMS: Mapping[str, Any] = {"elicitation": {"form": {}}}
 ACCEPT = {"action": "accept"}
@@ -538,3 +538,12 @@ async def test_a_server_that_only_wants_its_call_again_is_not_run_after() -> Non
         assert await bridge.questions.answer_round(running, {"requestState": "s"}) == {"requestState": "s"}
         assert anyio.current_time() > began
         assert await bridge.questions.answer_round(running, {}) == {}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [7, ["x"], {"k": 1}, {"k": {}}, {"k": {"method": 1}}, {"k": {"method": "sampling/createMessage", "params": [1]}}],
+)
+def test_a_question_that_is_none_fails_its_call_and_nothing_else(asked: Any) -> None:
+    with pytest.raises(MalformedQuestion, match="t asked for input in a form that is not MCP's"):
+        input_requests("t", {"inputRequests": asked})

@@ -211,3 +211,12 @@ def test_the_first_part_of_a_failure_is_a_failure():
     assert answer["isError"] is True
     assert [each["future_id"] for each in answer["_meta"][META_KEY]] == ["f3"]
     assert "isError" not in results.first_part(completed(text("x" * 1000)), 100)
+
+
+@pytest.mark.parametrize("content", [[1, None, "x", {"type": "text", "text": "kept"}], "x", None, {}])
+def test_content_that_is_none_is_handed_out_and_breaks_nothing(content: Any):
+    future = completed({"content": content})
+    read = results.read(future, "future://f3", None, results.PAGE)
+    assert json.loads(read["contents"][0]["text"]) == {"content": content}
+    assert results.has_more({"content": content}, 2) is isinstance(content, list)
+    assert results.first_part(future, 2)["content"][0]["type"] == "text"

@@ -1175,3 +1175,15 @@ def test_unlimited_calls_take_as_long_as_the_critical_path(plan: list[Plan]):
         expected.append(max((expected[i] for i in before), default=0) + call.takes_s)
     assert ended == pytest.approx(expected)
     model.compare_with_the_oracle()
+
+
+@on_virtual_time
+async def test_a_call_cancelled_before_its_first_step_is_never_sent() -> None:
+    """Even with a time limit, which is not what ended it; and those behind it run as if it had not been."""
+    async with lab() as it:
+        limited = it.submit(writes="a", policy=Policy(timeout_s=9))
+        behind = it.submit(writes="a")
+        it.scheduler.cancel(limited)
+        await settle()
+        assert limited.state is State.CANCELLED
+        assert it.downstream.started == [behind.id]

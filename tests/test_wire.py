@@ -469,3 +469,27 @@ async def test_closing_a_descriptor_wakes_whoever_waits_for_it():
     assert sorted(ended) == ["read", "write"]
     source.close()
     os.close(other_writing)
+
+
+@pytest.mark.anyio
+async def test_a_reader_that_stopped_reading_keeps_nobody_from_leaving():
+    """What was begun gets a moment; then its sender is told that nobody reads."""
+    read_end, write_end = os.pipe()
+    writer = LineWriter(FdSink(write_end))
+    broken = anyio.Event()
+
+    async def send() -> None:
+        with pytest.raises(anyio.BrokenResourceError):
+            await writer.send({"jsonrpc": "2.0", "id": 1, "result": {"text": "x" * 1_000_000}})
+        broken.set()
+
+    try:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(send)
+            await anyio.wait_all_tasks_blocked()
+            tg.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await writer.finish()
+        assert broken.is_set()
+    finally:
+        os.close(read_end)

@@ -358,3 +358,32 @@ def test_a_client_that_leaves_before_the_servers_are_up_leaves_nothing(stage: St
     for bridge in bridges:
         bridge.hang_up()
     assert [bridge.wait() for bridge in bridges] == [0, 0]
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+def test_a_client_that_stops_reading_keeps_the_bridge_from_nothing(terminate: bool) -> None:
+    """Answers stand half written in a full pipe; the bridge ends all the same, by its input's end or by a signal."""
+    toy = [sys.executable, os.path.join(os.path.dirname(__file__), "..", "toys.py"), "raw"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "asyncfc_mcp", "serve", "--", *toy], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as bridge:
+        assert bridge.stdin is not None
+        client = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+        messages: list[Json] = [
+            {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client},
+            {"jsonrpc": "2.0", "method": "notifications/initialized"},
+            # Together their answers are larger than any pipe.
+            *({"jsonrpc": "2.0", "id": number, "method": "tools/list", "params": {}} for number in range(2, 402)),
+        ]
+        try:
+            for message in messages:
+                bridge.stdin.write(json.dumps(message).encode() + b"\n")
+            bridge.stdin.flush()
+            time.sleep(2)
+            if terminate:
+                bridge.send_signal(signal.SIGTERM)
+            else:
+                bridge.stdin.close()
+            bridge.wait(30)
+        finally:
+            bridge.kill()
