@@ -1052,23 +1052,33 @@ def test_a_stream_that_is_hung_up_is_forgotten_at_the_server(over_http: HttpBrid
 
 
 def test_a_listener_that_does_not_read_holds_up_nobody(over_http: HttpBridge) -> None:
-    """Its socket fills up; calls, and what others are told, go on as before."""
-    headers, body = modern_request("subscriptions/listen", {"notifications": {"resourceSubscriptions": ["new://blob"]}})
-    connection = http.client.HTTPConnection("127.0.0.1", over_http.port, timeout=PATIENCE)
-    connection.request(
-        "POST",
-        "/mcp",
-        json.dumps(body).encode(),
-        {**headers, "Accept": "text/event-stream, application/json", "Content-Type": "application/json"},
-    )
-    lively = Events(over_http, "POST", headers, body)
-    lively.told("notifications/subscriptions/acknowledged")
-    client = over_http.client()
-    for _ in range(50):
-        client.outcome(client.submit("new__touch", {"uri": "new://blob"}).id)
-    eventually(lambda: sum(each.get("method") == UPDATED for each in list(lively.messages)) == 50, "all are told")
+    """Its stream fills up; calls of others, and what they are told, go on, and so does it once it has hung up."""
+    deaf, client = over_http.client(), over_http.client()
+    assert deaf.session
+    assert client.session
+    unread = http.client.HTTPConnection("127.0.0.1", over_http.port, timeout=PATIENCE)
+    accept = {"Accept": "text/event-stream", "Mcp-Protocol-Version": HANDSHAKE}
+    unread.request("GET", "/mcp", headers={**accept, "Mcp-Session-Id": deaf.session})
+    response = unread.getresponse()
+    assert response.status == 200
+    lively = Events(over_http, "GET", {"Mcp-Session-Id": client.session, "Mcp-Protocol-Version": HANDSHAKE})
+    for each in (deaf, client):
+        each.request("logging/setLevel", {"level": "info"})
+    # 12 MB are more than any two sockets buffer.
+    arguments = {"text": "flood " + "x" * 300_000, "count": 40}
+    assert text_of(client.outcome(client.submit("old__log", arguments).id)) == "logged"
+
+    def floods() -> int:
+        bodies = [each["params"] for each in list(lively.messages) if each.get("method") == "notifications/message"]
+        return sum(str(body["data"]).startswith("flood") for body in bodies)
+
+    eventually(lambda: floods() == 40, "who reads is told everything")
+    assert text_of(client.outcome(client.submit("new__sleep", {"seconds": 0, "tag": "on"}).id)) == "slept 0 on"
+    response.close()
+    unread.close()
+    assert text_of(deaf.outcome(deaf.submit("new__sleep", {"seconds": 0, "tag": "back"}).id)) == "slept 0 back"
     lively.close()
-    connection.close()
+    deaf.close()
     client.close()
 
 
