@@ -87,9 +87,12 @@ class Figure:
         return "pass" if self.goal.met(self.spread.median, self.digits) else "FAIL"
 
     def worse_than(self, committed: float) -> float:
-        """How many times worse than `committed`: above 1 is worse, whichever way the figure counts."""
+        """How many times worse than `committed`: above 1 is worse, whichever way the figure counts.
+
+        By its better quartile: what another program does to some rounds of a short run is no regression.
+        """
         bigger_is_better = self.goal is not None and self.goal.kind == "≥"
-        old, new = (self.spread.median, committed) if bigger_is_better else (committed, self.spread.median)
+        old, new = (self.spread.high, committed) if bigger_is_better else (committed, self.spread.low)
         return new / old if old > 0 else 1.0
 
     def cells(self) -> list[str]:
@@ -196,13 +199,13 @@ def write_committed(section: Section) -> None:
     COMMITTED.write_text(json.dumps(dict(sorted(kept.items())), indent=2) + "\n")
 
 
-def regressions(section: Section) -> list[str]:
-    """Figures that are grossly worse than the committed ones, in words."""
+def regressions(section: Section) -> dict[str, str]:
+    """Figures that are grossly worse than the committed ones, in words, by key."""
     known = committed()
-    found: list[str] = []
+    found: dict[str, str] = {}
     for figure in section.figures:
         old = known.get(f"{section.name}.{figure.key}") if figure.key else None
         if old is not None and (times := figure.worse_than(old)) > GROSS:
             now = figure.spread.median
-            found.append(f"{section.name}.{figure.key}: {now:.2f}, committed {old:.2f}: {times:.2f} × worse")
+            found[figure.key] = f"{section.name}.{figure.key}: {now:.2f}, committed {old:.2f}: {times:.2f} × worse"
     return found

@@ -188,7 +188,7 @@ def test_worse_counts_in_the_direction_of_the_goal() -> None:
 def test_only_gross_regressions_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """A figure fails a smoke run when it is more than 1.5 times worse than the committed one."""
     monkeypatch.setattr(report, "committed", lambda: {"s.key": 1.0})
-    assert report.regressions(Section("s", "S", [figure(1.5, at_most(1.0))])) == []
+    assert report.regressions(Section("s", "S", [figure(1.5, at_most(1.0))])) == {}
     assert len(report.regressions(Section("s", "S", [figure(1.6, at_most(1.0))]))) == 1
 
 
