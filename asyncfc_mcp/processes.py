@@ -322,14 +322,16 @@ async def spawn(
     Raises:
         OSError: it cannot be started.
     """
+    watched = child is not None
     if child is None:
         child = _start(spec) if os.name == "posix" else await _start_in_loop(spec)
-        reaper.watch(child.pid)
     server = ServerProcess(child, stderr, name)
     async with anyio.create_task_group() as tg:
         tg.start_soon(server.read_stderr)
         tg.start_soon(server.watch)
         try:
+            if not watched:
+                reaper.watch(child.pid)
             yield server
         finally:
             with anyio.CancelScope(shield=True):

@@ -18,7 +18,23 @@ from typing import Any
 
 import anyio
 import mcp_types as types
-from fixtures import PROMPTS, RESOURCES, TEMPLATES, TOOLS, Asked, Call, Json, completion, fields, prompt, resource, text
+from fixtures import (
+    PROMPTS,
+    RESOURCES,
+    TEMPLATES,
+    TOOLS,
+    Asked,
+    Call,
+    Json,
+    completion,
+    directory,
+    fields,
+    prompt,
+    resource,
+    skill,
+    skills,
+    text,
+)
 from mcp.server.caching import CacheHint
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.stdio import stdio_server
@@ -129,7 +145,7 @@ def build() -> Server[Any]:
     async def nothing(_ctx: Any, _params: Any) -> types.EmptyResult:
         return types.EmptyResult()
 
-    return Server(
+    server: Server[Any] = Server(
         "conformance-fixture",
         version="1.0",
         cache_hints={
@@ -152,6 +168,21 @@ def build() -> Server[Any]:
         on_set_logging_level=nothing,
         on_subscriptions_listen=ListenHandler(fixture.bus),
     )
+    server.extensions["io.modelcontextprotocol/skills"] = {"directoryRead": True}
+
+    async def list_skills(_ctx: Any, _params: Any) -> Json:
+        return {"skills": skills(), "ttlMs": 60_000, "cacheScope": "public"}
+
+    async def get_skill(_ctx: Any, params: Any) -> Json:
+        return {"skill": skill(params.uri), "ttlMs": 60_000, "cacheScope": "public"}
+
+    async def read_directory(_ctx: Any, params: Any) -> Json:
+        return {"resources": directory(params.uri)}
+
+    server.add_request_handler("skills/list", types.PaginatedRequestParams, handler(list_skills))
+    server.add_request_handler("skills/get", types.ReadResourceRequestParams, handler(get_skill))
+    server.add_request_handler("resources/directory/read", types.ReadResourceRequestParams, handler(read_directory))
+    return server
 
 
 def main() -> None:

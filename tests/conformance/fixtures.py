@@ -562,10 +562,30 @@ async def prompt(name: str, call: Call) -> Json:
 
 # --- resources -----------------------------------------------------------------------------------------------------
 
+SKILL: Final = "skill://conformance/greeting"
+SKILL_FILES: Final[Mapping[str, str]] = {
+    f"{SKILL}/SKILL.md": "---\nname: greeting\ndescription: Greets people.\n---\n\nSay hello.\n",
+    f"{SKILL}/words/hello.md": "Hello.\n",
+}
+"""Files of the skills extension, by their URIs."""
+DIRECTORIES: Final[Mapping[str, list[Json]]] = {
+    SKILL: [
+        {"uri": f"{SKILL}/SKILL.md", "name": "greeting", "mimeType": "text/markdown"},
+        {"uri": f"{SKILL}/words", "name": "words", "mimeType": "inode/directory"},
+    ],
+    f"{SKILL}/words": [{"uri": f"{SKILL}/words/hello.md", "name": "hello.md", "mimeType": "text/markdown"}],
+}
+
 RESOURCES: Final[list[Json]] = [
     {"uri": "test://static-text", "name": "static-text", "mimeType": "text/plain"},
     {"uri": "test://static-binary", "name": "static-binary", "mimeType": "image/png"},
     {"uri": "test://watched-resource", "name": "watched-resource", "mimeType": "text/plain"},
+    {
+        "uri": f"{SKILL}/SKILL.md",
+        "name": "greeting",
+        "description": "Greets people.",
+        "mimeType": "text/markdown",
+    },
 ]
 TEMPLATES: Final[list[Json]] = [
     {"uriTemplate": "test://template/{id}/data", "name": "template", "mimeType": "application/json"}
@@ -580,6 +600,8 @@ def resource(uri: str, *, modern: bool) -> Json:
     }
     if uri in plain:
         content = {"uri": uri, "mimeType": "text/plain", "text": plain[uri]}
+    elif uri in SKILL_FILES:
+        content = {"uri": uri, "mimeType": "text/markdown", "text": SKILL_FILES[uri]}
     elif uri == "test://static-binary":
         content = {"uri": uri, "mimeType": "image/png", "blob": PNG}
     elif uri.startswith("test://template/") and uri.endswith("/data"):
@@ -595,3 +617,28 @@ def resource(uri: str, *, modern: bool) -> Json:
 def completion(_: Any) -> Json:
     """The answer of `completion/complete`."""
     return {"completion": {"values": ["paris", "park"], "total": 2, "hasMore": False}}
+
+
+def skills() -> list[Json]:
+    """What `skills/list` shows."""
+    files = [
+        {"uri": uri, "digest": f"sha256:{hashlib.sha256(words.encode()).hexdigest()}", "size": len(words.encode())}
+        for uri, words in SKILL_FILES.items()
+    ]
+    frontmatter = {"name": "greeting", "description": "Greets people."}
+    return [{"uri": f"{SKILL}/SKILL.md", "frontmatter": frontmatter, "resources": files}]
+
+
+def skill(uri: str) -> Json:
+    """What `skills/get` answers. Raises MCPError for a skill that there is not."""
+    for each in skills():
+        if each["uri"] == uri:
+            return each
+    raise MCPError(INVALID_PARAMS, f"No such skill: {uri}", {"uri": uri})
+
+
+def directory(uri: str) -> list[Json]:
+    """What `resources/directory/read` shows. Raises MCPError for what is no directory."""
+    if uri not in DIRECTORIES:
+        raise MCPError(INVALID_PARAMS, f"Not a directory: {uri}", {"uri": uri})
+    return DIRECTORIES[uri]

@@ -47,11 +47,13 @@ Verdicts = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Run:
-    """One call of the suite's `server` command."""
+    """Scenarios that are run together, by the suite's `server` command."""
 
     name: str
     package: str
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+    scenarios: tuple[str, ...] = ()
+    """Run one by one, where nothing that the command takes stands for them all."""
 
 
 NEW, OLD = "conformance-0.2", "conformance-0.1"
@@ -60,21 +62,29 @@ RUNS = (
     Run("0.2 2026-07-28", NEW, ("--requirements", "2026-07-28")),
     # Older versions of the protocol have no requirement sets, only whatever scenarios apply to them today.
     Run("0.2 2025-06-18", NEW, ("--suite", "all", "--spec-version", "2025-06-18")),
+    Run(
+        "0.2 skills",
+        NEW,
+        scenarios=("sep-2640-skills-directory", "sep-2640-skills-enumeration", "sep-2640-skills-manifest"),
+    ),
     Run("0.1", OLD, ("--suite", "all")),
 )
-TASK_SCENARIOS = (
-    "tasks-lifecycle",
-    "tasks-capability-negotiation",
-    "tasks-wire-fields",
-    "tasks-request-state-removal",
-    "tasks-mrtr-input",
-    "tasks-request-headers",
-    "tasks-dispatch-and-envelope",
-    "tasks-status-notifications",
-    "tasks-required-task-error",
-    "tasks-mrtr-composition",
+TASK_RUN = Run(
+    "0.2 tasks",
+    NEW,
+    scenarios=(
+        "tasks-lifecycle",
+        "tasks-capability-negotiation",
+        "tasks-wire-fields",
+        "tasks-request-state-removal",
+        "tasks-mrtr-input",
+        "tasks-request-headers",
+        "tasks-dispatch-and-envelope",
+        "tasks-status-notifications",
+        "tasks-required-task-error",
+        "tasks-mrtr-composition",
+    ),
 )
-TASK_RUN = Run("0.2 tasks", NEW, ())
 
 
 @dataclass(frozen=True)
@@ -123,12 +133,25 @@ class Suite:
         # On other platforms than the one of CI: whatever there is, if it is new enough.
         self._node = str(node) if node.exists() else "node"
 
-    def run(self, run: Run, url: str, arguments: Sequence[str] = ()) -> Verdicts:
-        """Run scenarios against a server. Raises AssertionError when there are no verdicts."""
+    def run(self, run: Run, url: str) -> Verdicts:
+        """Run against a server. Raises AssertionError when there are no verdicts."""
+        verdicts: dict[str, Mapping[str, str]] = {}
+        for arguments in [["--scenario", scenario] for scenario in run.scenarios] or [run.arguments]:
+            verdicts |= self._verdicts(run.package, url, arguments)
+        return verdicts
+
+    def again(self, run: Run, url: str, scenario: str) -> Verdicts:
+        """Run a single scenario of a run once more."""
+        version = [part for part in run.arguments if re.fullmatch(r"\d{4}-\d\d-\d\d", part)]
+        # Forced: extensions are on no timeline, so no version has them.
+        pinned = ["--spec-version", version[0], "--force"] if version else []
+        return self._verdicts(run.package, url, ["--scenario", scenario, *pinned])
+
+    def _verdicts(self, package: str, url: str, arguments: Sequence[str]) -> Verdicts:
         folder = self._results / str(next(self._count))
-        program = self._modules / run.package / "dist" / "index.js"
-        command = [self._node, str(program), "server", "--url", url, *(arguments or run.arguments), "-o", str(folder)]
-        if run.package == NEW:
+        program = self._modules / package / "dist" / "index.js"
+        command = [self._node, str(program), "server", "--url", url, *arguments, "-o", str(folder)]
+        if package == NEW:
             command += ["--timeout", str(SCENARIO_TIMEOUT_MS)]
         # The exit code says whether the server conforms, which is not what is asked here.
         done = subprocess.run(
@@ -137,13 +160,6 @@ class Suite:
         found = dict(_verdicts(folder))
         assert found, f"{' '.join(command)} left no verdicts:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         return found
-
-    def again(self, run: Run, url: str, scenario: str) -> Verdicts:
-        """Run a single scenario of a run once more."""
-        version = [part for part in run.arguments if re.fullmatch(r"\d{4}-\d\d-\d\d", part)]
-        # Forced: extensions are on no timeline, so no version has them.
-        pinned = ["--spec-version", version[0], "--force"] if version else []
-        return self.run(run, url, ["--scenario", scenario, *pinned])
 
 
 def _verdicts(folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -272,9 +288,7 @@ def compare(suite: Suite, urls: Mapping[str, str], runs: Sequence[Run]) -> list[
 
 def task_mode(suite: Suite, url: str) -> list[Difference]:
     """Run the scenarios of the tasks extension against the bridge itself; every check that does not pass."""
-    verdicts: dict[str, Mapping[str, str]] = {}
-    for scenario in TASK_SCENARIOS:
-        verdicts |= suite.run(TASK_RUN, url, ["--scenario", scenario])
+    verdicts = suite.run(TASK_RUN, url)
     print(*table(TASK_RUN, {TASKS: verdicts}), "", sep="\n", flush=True)
     return [
         Difference(TASKS, TASK_RUN.name, scenario, check, "SUCCESS", status)
