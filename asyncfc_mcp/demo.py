@@ -119,11 +119,11 @@ def draw(timeline: Timeline, span_s: float, width: int) -> Group:
     room = max(10, width - NAME_WIDTH - 9)
     seconds = timeline.seconds
     lines = [Text(f"{HEADINGS[timeline.how]}: {seconds:.1f} s", style="bold")]
-    thinking = [(start, seconds if end is None else end) for start, end in timeline.thinking]
+    thinking = [(start, seconds if end is None else end) for start, end in list(timeline.thinking)]
     model = Text(f"{'model':<{NAME_WIDTH}.{NAME_WIDTH}} ")
     model.append(_cells(thinking, room, span_s, "▒"), style="yellow")
     lines.append(model)
-    for bar in timeline.bars.values():
+    for bar in list(timeline.bars.values()):  # another thread hears of new ones
         end = seconds if bar.end is None else bar.end
         label = f"{bar.future} {bar.name}".strip()
         line = Text(f"{label:<{NAME_WIDTH}.{NAME_WIDTH}} ")

@@ -3,7 +3,8 @@
     python examples/one_turn_dag.py
 
 The scripted model emits all five calls at once: it names each with `_as`, passes results that do not exist yet as
-`$name`, and waits once, in the last call. A synchronous agent needs a turn for each link of the chain.
+`$name`, and waits once, in the last call. A host that waits for each call lets the model send the flight's ID only
+after it has seen it: two turns at least, and one for each call where the host makes one call at a time.
 """
 
 import json
@@ -63,7 +64,7 @@ async def main() -> None:
     for block in answer.content:
         text = " ".join(block.text.split())
         print(f"    {text if len(text) <= 100 else text[:97] + '...'}")
-    print(f"\n1 model turn, {took:.1f} s. A synchronous agent: {len(TURN)} calls in 4 turns, one for each link.")
+    print(f"\n1 model turn for {len(TURN)} dependent calls, {took:.1f} s.")
 
 
 if __name__ == "__main__":

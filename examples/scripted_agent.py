@@ -84,6 +84,21 @@ async def direct() -> dict[str, Any]:
     return results
 
 
+async def observe(client: Client, names: dict[str, str]) -> None:
+    """Tell when each call runs and ends. Only for the drawing: no model sees or waits for any of this."""
+    waiting = dict(names)
+    seen: set[str] = set()
+    while waiting:
+        answer = await client.call_tool("gather", {"future_ids": list(waiting), "return_when": "any"})
+        for record in answer.meta["asyncfc/futures"] if answer.meta else []:
+            name = record["name"]
+            if name not in seen:
+                seen.add(name)
+                tell("running", name=names[name], future=record["future_id"])
+            if record["status"] in ("completed", "failed", "cancelled") and name in waiting:
+                tell("done", name=waiting.pop(name), future=record["future_id"])
+
+
 async def bridged() -> dict[str, Any]:
     """Every call is answered with a future at once; the last call of a turn waits for all."""
     results: dict[str, Any] = {}
@@ -101,24 +116,19 @@ async def bridged() -> dict[str, Any]:
             tell("start")
             for number, turn in enumerate(TURNS):
                 await think(number)
-                futures: dict[str, str] = {}
-                for server, tool, arguments in turn:
-                    name = f"{server}__{tool}"
-                    tell("call", name=name)
-                    handle = await client.call_tool(name, arguments)
-                    [record] = handle.meta["asyncfc/futures"] if handle.meta else [{}]
-                    futures[record["future_id"]] = name
-                    tell("running", name=name, future=record["future_id"])
-                waiting = dict(futures)
-                while waiting:
-                    answer = await client.call_tool("gather", {"future_ids": list(waiting), "return_when": "any"})
-                    for record in answer.meta["asyncfc/futures"] if answer.meta else []:
-                        if record["status"] in ("completed", "failed", "cancelled") and record["future_id"] in waiting:
-                            tell("done", name=waiting.pop(record["future_id"]), future=record["future_id"])
-                for future, name in futures.items():
-                    results[name] = value(await client.call_tool("await_future", {"future_id": future}))
+                names = {tool: f"{server}__{tool}" for server, tool, _ in turn}
+                async with anyio.create_task_group() as tg:
+                    tg.start_soon(observe, client, names)
+                    for place, (server, tool, arguments) in enumerate(turn, 1):
+                        tell("call", name=f"{server}__{tool}")
+                        wait = {"_wait": "all"} if place == len(turn) else {}
+                        await client.call_tool(f"{server}__{tool}", {**arguments, "_as": tool, **wait})
             await think(len(TURNS))
             tell("answer")
+            # For the comparison of both runs: what each tool itself said.
+            for turn in TURNS:
+                for server, tool, _ in turn:
+                    results[f"{server}__{tool}"] = value(await client.call_tool("await_future", {"future_id": tool}))
     return results
 
 
