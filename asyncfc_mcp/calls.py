@@ -22,7 +22,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from asyncfc_mcp import answers, tasks
 from asyncfc_mcp.bridge import Ask, Bridge, Wiring
-from asyncfc_mcp.catalog import HOST_PREFIX, NAME_LIMIT, upstream_name
+from asyncfc_mcp.catalog import HOST_PREFIX, NAME_LIMIT, ToolEntry, upstream_name
 from asyncfc_mcp.errors import BridgeError, CallFailed, InvalidArguments, ProtocolFailure, UnknownFuture, UnknownTool
 from asyncfc_mcp.futures import Future, Question, Result, Scope, State
 from asyncfc_mcp.hosts import profile_for
@@ -156,11 +156,7 @@ class ToolCalls:
         """A call whose future is handed out as a task, in the way of the client's protocol version."""
         if "task" in request.params and not request.modern and request.version != tasks.EXPERIMENTAL_VERSION:
             raise MCPError(INVALID_PARAMS, f"protocol {request.version} has no task-augmented calls")
-        entry = wiring.entry
-        name = None
-        if arguments:
-            arguments = {k: v for k, v in arguments.items() if not (k == "_wait" and entry.takes_wait)}
-            name = arguments.pop("_as", None) if entry.takes_as else None
+        arguments, name, _ = _without_ours(wiring.entry, arguments)
         future = await self.bridge.submit(
             wiring,
             arguments,
@@ -219,11 +215,7 @@ class ToolCalls:
         resumed: Sequence[Future],
     ) -> Result:
         entry, client = wiring.entry, caller.client
-        name = wanted = None
-        if arguments and ((entry.takes_as and "_as" in arguments) or (entry.takes_wait and "_wait" in arguments)):
-            arguments = dict(arguments)
-            name = arguments.pop("_as", None) if entry.takes_as else None
-            wanted = arguments.pop("_wait", None) if entry.takes_wait else None
+        arguments, name, wanted = _without_ours(entry, arguments)
         note = None
         if resumed:
             # The client comes back with answers for a call that is running: it is not made again.
@@ -452,6 +444,16 @@ class ToolCalls:
         if tool is None or tool.policy.mode != "sync":
             return False
         return self.bridge.downstreams[tool.server].offer.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
+
+
+def _without_ours(entry: ToolEntry, arguments: dict[str, Any] | None) -> tuple[dict[str, Any] | None, Any, Any]:
+    """The arguments that are the tool's own, `_as`, and `_wait`. A tool that has one of that name itself keeps it."""
+    if not arguments or not ((entry.takes_as and "_as" in arguments) or (entry.takes_wait and "_wait" in arguments)):
+        return arguments, None, None
+    own = dict(arguments)
+    name = own.pop("_as", None) if entry.takes_as else None
+    wanted = own.pop("_wait", None) if entry.takes_wait else None
+    return own, name, wanted
 
 
 def _live(question: Question) -> Params:
