@@ -1,14 +1,13 @@
 """What handshake clients post over HTTP, looked at before the SDK does: one message, and one request per ID at a time.
 
 The SDK's transport for them takes a request with an impossible ID for a notification, so that its sender waits for
-ever; and of two requests with one ID in one session only the second is answered. (Its entry for 2026-07-28 does
-neither.) Refuses to know what is asked, and by whom.
+ever; and of two requests with one ID in one session only the second is answered. Refuses to know what is asked, and by
+whom. Requests of 2026-07-28 never come here: they are for `posts`.
 """
 
 from typing import TYPE_CHECKING, Final
 
 import anyio
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic_core import to_json
 
 from asyncfc_mcp.wire import MalformedMessage, parse_message
@@ -16,7 +15,6 @@ from asyncfc_mcp.wire import MalformedMessage, parse_message
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_VERSION: Final = b"mcp-protocol-version"
 _SESSION: Final = b"mcp-session-id"
 
 
@@ -39,9 +37,6 @@ class Bodies:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != self._path:
             return await self._app(scope, receive, send)
         headers = dict(scope["headers"])
-        version = headers.get(_VERSION)
-        if version is not None and version.decode("latin-1") not in HANDSHAKE_PROTOCOL_VERSIONS:
-            return await self._app(scope, receive, send)
         first = await receive()
         replayed = False
 

@@ -9,13 +9,13 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TextIO, cast
 
 import anyio
-from mcp.shared.exceptions import MCPError
-from mcp_types import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND
 
 from asyncfc_mcp import references
 from asyncfc_mcp.arrivals import Arrival, Arrivals
@@ -27,6 +27,7 @@ from asyncfc_mcp.errors import (
     ConfigError,
     NameCollision,
     ProtocolFailure,
+    RpcError,
     ServerDied,
     ServerUnavailable,
     UnknownTool,
@@ -36,8 +37,9 @@ from asyncfc_mcp.futures import Future, FutureStore, Result, Scope, possible_nam
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
 from asyncfc_mcp.ordering import EffectTemplate, declared_effect
 from asyncfc_mcp.processes import Child, Reaper
+from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, OnProgress
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions, refuse_unless_able
-from asyncfc_mcp.scheduler import Call, OnProgress, Scheduler
+from asyncfc_mcp.scheduler import Abandon, Call, Ended, Rest, Scheduler
 from asyncfc_mcp.schemas import Validator, expected, json_type
 
 logger = logging.getLogger(__name__)
@@ -56,8 +58,10 @@ ENVELOPE: Final = "io.modelcontextprotocol/"
 """Keys of `_meta` that belong to one hop; they are not passed on."""
 
 
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
 Ask = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
-"""Sends a request to the client and returns its result; raises `MCPError`."""
+"""Sends a request to the client and returns its result; raises `RpcError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,43 @@ class Wiring:
     validator: Validator
     loosened: Mapping[str, frozenset[str]]
     """Arguments that the server's schema wants as something else than text, and ours lets be text, with their types."""
+
+
+@dataclass(slots=True)  # not frozen: one is made for every call, and that would cost twice as much
+class Origin:
+    """Who makes a call, and how."""
+
+    scope: Scope
+    conversation: str | None = None
+    name: str | None = None
+    """How the caller wants to refer to the future (`_as`)."""
+    meta: Mapping[str, Any] | None = None
+    """`_meta` of the request."""
+    capabilities: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    """What the client can be asked."""
+    client: Hashable = None
+    """Which of its scope's clients it is."""
+    answers: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    """`inputResponses` and `requestState` of a call that is sent again, if its questions go through."""
+    asks_through: bool = False
+    """Questions go up in the result, as the server put them, instead of waiting on the future."""
+    answered_first: bool = False
+    """The caller is answered with a handle, at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Meant:
+    """What the references in a call's arguments mean."""
+
+    bindings: Mapping[str, str]
+    """Reference as written → key of its future."""
+    takes: tuple[str, ...] = ()
+    """Keys of the futures whose values the arguments take."""
+    missing: tuple[str, ...] = ()
+    """Names that nothing has yet, but a parallel call may be about to take."""
+
+
+NOTHING_MEANT: Final = _Meant(NOTHING)
 
 
 class Bridge:
@@ -108,6 +149,7 @@ class Bridge:
             self._execute,
             clock=anyio.current_time,
             server_limits={server.name: server.max_concurrency for server in config.servers},
+            send=self._send,
         )
         self.questions = Questions(self.scheduler, anyio.current_time, self.settings.question_timeout_s)
         self._client_capabilities: Mapping[str, Any] = {}
@@ -130,7 +172,8 @@ class Bridge:
                 child=(children or {}).get(server.name),
             )
         self.catalog = Catalog()
-        self._wirings: dict[str, Wiring] = {}
+        self.wirings: dict[str, Wiring] = {}
+        """The tools listed at this moment."""
         self._observers: list[Callable[[frozenset[str]], None]] = []
         _check_effects(config)
         self.arrivals = Arrivals(self.store, self.settings.forward_wait_ms / 1000)
@@ -191,15 +234,15 @@ class Bridge:
             RESERVED,
             {name: entry.server for name, entry in self.catalog.tools.items()},
         )
-        old, self._wirings = self._wirings, {}
+        old, self.wirings = self.wirings, {}
         for name, entry in self.catalog.tools.items():
             known = old.get(name)
             if known is not None and known.entry.raw is entry.raw:
-                self._wirings[name] = Wiring(entry, known.effect, known.validator, known.loosened)
+                self.wirings[name] = Wiring(entry, known.effect, known.validator, known.loosened)
                 continue
             policy = entry.policy
             effect = declared_effect(entry.server, policy.reads, policy.writes, policy.ordering, entry.annotations)
-            self._wirings[name] = Wiring(entry, effect, Validator(entry.input_schema), _loosened(entry))
+            self.wirings[name] = Wiring(entry, effect, Validator(entry.input_schema), _loosened(entry))
         if self.catalog.collisions and self._collision is None:
             self._collision = self.catalog.collisions[0]
             if self._settled.is_set():
@@ -212,7 +255,7 @@ class Bridge:
         Raises:
             UnknownTool: there is none.
         """
-        if name not in self._wirings:
+        if name not in self.wirings:
             await self.listed()
         return self.wiring(name)
 
@@ -222,9 +265,10 @@ class Bridge:
         Raises:
             UnknownTool: there is none.
         """
-        wiring = self._wirings.get(name)
+        wiring = self.wirings.get(name)
         if wiring is None:
-            raise UnknownTool(name, [*self._wirings, *RESERVED])
+            absent = [(server, why) for server, why in self.troubles() if not self.downstreams[server].known]
+            raise UnknownTool(name, [*self.wirings, *RESERVED], absent)
         return wiring
 
     def observe(self, observer: Callable[[frozenset[str]], None]) -> None:
@@ -261,7 +305,7 @@ class Bridge:
         """Remarks for `inspect`: on the catalog, and on declared state paths."""
         unknown = [
             f"{{{argument}}} in the state paths of {name} is no argument of it"
-            for name, wiring in self._wirings.items()
+            for name, wiring in self.wirings.items()
             for argument in _unknown_placeholders(wiring)
         ]
         return [*self.catalog.notes, *unknown, *map(str, self.catalog.collisions)]
@@ -272,7 +316,7 @@ class Bridge:
 
     def silent_tools(self) -> list[str]:
         """Tools that say nothing of what they change and are not ordered for that."""
-        return [name for name, wiring in self._wirings.items() if wiring.effect.source == "nothing said"]
+        return [name for name, wiring in self.wirings.items() if wiring.effect.source == "nothing said"]
 
     async def ask_extension(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Pass a request that no revision of MCP knows on to the servers that have extensions, in order.
@@ -304,27 +348,14 @@ class Bridge:
         self,
         wiring: Wiring,
         arguments: dict[str, Any] | None,
+        origin: "Origin",
         *,
-        scope: Scope,
-        conversation: str | None = None,
-        name: str | None = None,
-        meta: Mapping[str, Any] | None = None,
-        capabilities: Mapping[str, Any] | None = None,
-        client: Hashable = None,
-        answers: Mapping[str, Any] | None = None,
-        asks_through: bool = False,
         along: Sequence[str] = (),
         after_all: bool = False,
     ) -> Future:
         """Take a call on and return its future. Waits only where the arguments name a future that does not exist yet.
 
         Args:
-            name: how the caller wants to refer to the future (`_as`).
-            meta: `_meta` of the request.
-            capabilities: what the client can be asked.
-            client: which of its scope's clients it is.
-            answers: `inputResponses` and `requestState` of a call that is sent again, if its questions go through.
-            asks_through: questions go up in the result, as the server put them, instead of waiting on the future.
             along: IDs and names that the caller waits for beside this call; unknown ones refuse it.
             after_all: its caller wants to know of all calls that came before it, so none of them is submitted later.
 
@@ -333,13 +364,45 @@ class Bridge:
             UnknownFuture: there is none that `along` names, nor a call that is going to take the name.
             Cycle: the call refers to itself through others.
         """
-        entry = wiring.entry
-        policy = entry.policy
-        if name is not None:
-            self.store.check_name(scope, name)
+        scope = origin.scope
+        meant = self._meant(wiring, arguments, origin)
+        unknown = tuple(ref for ref in along if self.store.find(scope, ref) is None)
+        if meant.missing or unknown or self.arrivals:
+            effect = wiring.effect.bind(arguments or {}, lambda value: _may_refer(value))
+            await self.arrivals.pass_through(Arrival(scope, origin.name, effect, meant.missing, unknown, after_all))
+            for ref in unknown:
+                if self.arrivals.announced(scope, ref) is None:
+                    self.store.get(scope, ref)
+            meant = self._meant(wiring, arguments, origin)
+        return self._submit(wiring, arguments, origin, meant)
+
+    def submit_now(self, wiring: Wiring, arguments: dict[str, Any] | None, origin: Origin) -> Future | None:
+        """Like `submit`; None, and nothing is done, where that would have to wait.
+
+        Raises:
+            TooManyFutures, InvalidName, NameInUse: see `FutureStore.create`.
+        """
+        if self.arrivals:
+            return None
+        meant = self._meant(wiring, arguments, origin)
+        return None if meant.missing else self._submit(wiring, arguments, origin, meant)
+
+    def _meant(self, wiring: Wiring, arguments: dict[str, Any] | None, origin: "Origin") -> "_Meant":
+        """What the references in the arguments mean at this moment.
+
+        Raises:
+            InvalidName, NameInUse: see `FutureStore.check_name`.
+        """
+        entry, policy, scope = wiring.entry, wiring.entry.policy, origin.scope
+        if origin.name is not None:
+            self.store.check_name(scope, origin.name)
+        may_refer = policy.references == "all" or (
+            policy.references == "read-only" and entry.annotations.get("readOnlyHint") is True
+        )
+        if not arguments or not may_refer or not references.may_refer(arguments):
+            return NOTHING_MEANT
         bindings: dict[str, str] = {}
         announced: dict[str, None] = {}
-        takes: tuple[str, ...] = ()
 
         def known(ref: str) -> str | None:
             future = self.store.find(scope, ref)
@@ -350,28 +413,20 @@ class Bridge:
             bindings[ref] = future.key
             return future.key
 
-        may_refer = policy.references == "all" or (
-            policy.references == "read-only" and entry.annotations.get("readOnlyHint") is True
-        )
+        found = references.find(arguments, known)
         missing: tuple[str, ...] = ()
-        if arguments and may_refer:
-            found = references.find(arguments, known)
-            takes = found.keys
-            if policy.names and scope.listed and self.settings.forward_wait_ms > 0:
-                missing = tuple({**dict.fromkeys(found.unknown), **announced})
-        unknown = tuple(ref for ref in along if self.store.find(scope, ref) is None)
-        if missing or unknown or self.arrivals:
-            effect = wiring.effect.bind(arguments or {}, lambda value: _may_refer(value))
-            await self.arrivals.pass_through(Arrival(scope, name, effect, missing, unknown, after_all))
-            for ref in unknown:
-                if self.arrivals.announced(scope, ref) is None:
-                    self.store.get(scope, ref)
-            if arguments and may_refer:
-                bindings.clear()
-                takes = references.find(arguments, known).keys
-        arguments = _as_typed(arguments, wiring.loosened, bindings)
+        if policy.names and scope.listed and self.settings.forward_wait_ms > 0:
+            missing = tuple({**dict.fromkeys(found.unknown), **announced})
+        return _Meant(bindings, found.keys, missing)
+
+    def _submit(self, wiring: Wiring, arguments: dict[str, Any] | None, origin: "Origin", meant: "_Meant") -> Future:
+        entry, policy, scope, bindings = wiring.entry, wiring.entry.policy, origin.scope, meant.bindings
+        if wiring.loosened:
+            arguments = _as_typed(arguments, wiring.loosened, bindings)
         effect = wiring.effect.bind(arguments or {}, lambda value: references.is_reference(value, bindings.get))
-        future = self.store.create(scope, tool=entry.name, server=entry.server, name=name, conversation=conversation)
+        future = self.store.create(
+            scope, tool=entry.name, server=entry.server, name=origin.name, conversation=origin.conversation
+        )
         if not scope.listed and policy.on_failure == "stop":
             # Where nobody is known, nobody's failure may stop what somebody else has asked for.
             policy = replace(policy, on_failure="continue")
@@ -387,22 +442,48 @@ class Bridge:
                 validator=wiring.validator,
                 schema=entry.input_schema,
                 bindings=bindings,
-                takes=takes,
+                takes=meant.takes,
                 needs_task=entry.needs_task,
-                meta=meta,
-                capabilities=capabilities or {},
-                client=client,
-                asks_through=asks_through,
-                answers=answers or {},
+                meta=origin.meta,
+                capabilities=origin.capabilities,
+                client=origin.client,
+                asks_through=origin.asks_through,
+                answers=origin.answers,
+                answered_first=origin.answered_first,
             )
         )
-        if name is not None:
+        if origin.name is not None:
             self.arrivals.stir()
         return future
 
     async def _execute(
         self, call: Call, arguments: dict[str, Any] | None, on_progress: OnProgress, on_sent: Callable[[], None]
     ) -> Result:
+        params = self._params(call, arguments)
+        return await self._finish(call, params, await self._request(call, params, on_progress, on_sent))
+
+    def _send(self, call: Call, arguments: dict[str, Any] | None, ended: Ended) -> Abandon | None:
+        downstream = self.downstreams[call.future.server]
+        if not downstream.posts:
+            return None
+        params = self._params(call, arguments)
+
+        def answered(how: Result | CallFailed | Rest) -> None:
+            if isinstance(how, ProtocolFailure):
+                how = ProtocolFailure(call.future.tool, how.code, how.message, how.data)
+            elif not (isinstance(how, CallFailed) or callable(how) or _final(call, how)):
+                how = partial(self._finish, call, params, how)
+            ended(how)
+
+        return downstream.post(
+            "tools/call",
+            params,
+            answered,
+            on_progress=call.on_progress,
+            capabilities=client_part(call.capabilities),
+        )
+
+    def _params(self, call: Call, arguments: dict[str, Any] | None) -> dict[str, Any]:
         params: dict[str, Any] = {"name": call.tool}
         if arguments is not None:
             params["arguments"] = arguments
@@ -416,30 +497,46 @@ class Bridge:
         if meta:
             params["_meta"] = meta
         params |= call.answers
-        for _ in range(MAX_ROUNDS):
-            try:
-                result = await downstream.request(
-                    "tools/call",
-                    params,
-                    on_progress=on_progress,
-                    on_sent=on_sent,
-                    capabilities=client_part(call.capabilities),
-                )
-            except ProtocolFailure as exc:
-                raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
-            kind = result.get("resultType")
-            task = result.get("task")
-            if kind is None and isinstance(task, dict) and "content" not in result:
-                created = cast("dict[str, Any]", task)
-                return await follow_task(self.questions, call, downstream, created, extension=False)
-            if kind in (None, "complete") or (kind == "input_required" and call.asks_through):
+        return params
+
+    async def _request(
+        self,
+        call: Call,
+        params: dict[str, Any],
+        on_progress: OnProgress,
+        on_sent: Callable[[], None] | None = None,
+    ) -> Result:
+        try:
+            return await self.downstreams[call.future.server].request(
+                "tools/call",
+                params,
+                on_progress=on_progress,
+                on_sent=on_sent,
+                capabilities=client_part(call.capabilities),
+            )
+        except ProtocolFailure as exc:
+            raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
+
+    async def _finish(self, call: Call, params: dict[str, Any], result: Result) -> Result:
+        """The result of a call whose first answer this is: a task is followed, questions are answered and it is sent
+        again."""
+        downstream = self.downstreams[call.future.server]
+        for left in reversed(range(MAX_ROUNDS)):
+            if _final(call, result):
                 return result
+            kind, task = result.get("resultType"), result.get("task")
+            if kind is None:
+                return await follow_task(
+                    self.questions, call, downstream, cast("dict[str, Any]", task), extension=False
+                )
             if kind == "task":
                 return await follow_task(self.questions, call, downstream, result, extension=True)
             if kind != "input_required":
                 raise CallFailed(f"{call.future.tool} answered with a result of type {kind!r}, which is not known here")
             params = {key: value for key, value in params.items() if key not in ("inputResponses", "requestState")}
             params |= await self.questions.answer_round(call, result)
+            if left:
+                result = await self._request(call, params, call.on_progress)
         raise CallFailed(f"{call.future.tool} asked more than {MAX_ROUNDS} times and was given up")
 
     async def ask(self, server: str, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -514,7 +611,7 @@ class Bridge:
             refuse_unless_able(self._client_capabilities, method, params)
             return await self._direct(method, params)
         if not calls:
-            raise MCPError(METHOD_NOT_FOUND, f"there is nobody to answer {method}")
+            raise RpcError(METHOD_NOT_FOUND, f"there is nobody to answer {method}")
         return await self.questions.ask(calls, method, params)
 
     async def downstream_notifies(self, downstream: Downstream, method: str, params: Mapping[str, Any] | None) -> None:
@@ -581,6 +678,14 @@ def passed_on(meta: object) -> dict[str, Any]:
         for key, value in meta.items()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         if isinstance(key, str) and key != "progressToken" and not key.startswith((ENVELOPE, "asyncfc/"))
     }
+
+
+def _final(call: Call, result: Result) -> bool:
+    """Whether this is what the call came to: no task to be followed, no question to be answered."""
+    kind = result.get("resultType")
+    if kind is None:
+        return "content" in result or not isinstance(result.get("task"), dict)
+    return kind == "complete" or (kind == "input_required" and call.asks_through)
 
 
 def _may_refer(value: object) -> bool:

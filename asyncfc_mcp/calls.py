@@ -10,26 +10,40 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
 import anyio
 import anyio.abc
-from mcp.shared.exceptions import MCPError
-from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_PARAMS, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from asyncfc_mcp import answers, tasks
-from asyncfc_mcp.bridge import Ask, Bridge, Wiring
+from asyncfc_mcp.bridge import Ask, Bridge, Origin, Wiring
 from asyncfc_mcp.catalog import HOST_PREFIX, NAME_LIMIT, ToolEntry, upstream_name
-from asyncfc_mcp.errors import BridgeError, CallFailed, InvalidArguments, ProtocolFailure, UnknownFuture, UnknownTool
+from asyncfc_mcp.errors import (
+    BridgeError,
+    CallFailed,
+    InvalidArguments,
+    ProtocolFailure,
+    RpcError,
+    UnknownFuture,
+    UnknownTool,
+)
 from asyncfc_mcp.futures import Future, Question, Result, Scope, State
 from asyncfc_mcp.hosts import profile_for
 from asyncfc_mcp.listening import Attendance, Listeners
 from asyncfc_mcp.metatools import METATOOLS, Caller, Client, InputNeeded, wait
+from asyncfc_mcp.protocol import (
+    CONNECTION_CLOSED,
+    HANDSHAKE_VERSIONS,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    LOG_LEVEL_META_KEY,
+    METHOD_NOT_FOUND,
+    Later,
+)
 from asyncfc_mcp.questions import CLAIM_S, Questions
-from asyncfc_mcp.requests import Handler, Params, Request, paged
+from asyncfc_mcp.requests import Handler, Params, Request, awaited, paged
 from asyncfc_mcp.scheduler import wait_for
 
 logger = logging.getLogger(__name__)
@@ -73,9 +87,11 @@ class ToolCalls:
         self._seal = seal
         self._clients: OrderedDict[tuple[str, str | None], Client] = OrderedDict()
         self._aliases: dict[str, str] = {}
+        self._overdue = 0
+        """Calls that came and have not begun to be made, since they may have to wait before that."""
         self.epoch = time.time() - anyio.current_time()
         """The wall clock when the monotonic clock was zero, in seconds."""
-        self.methods: Mapping[str, Handler] = {"tools/list": self._list_tools, "tools/call": self._call_tool}
+        self.methods: Mapping[str, Handler] = {"tools/list": awaited(self._list_tools), "tools/call": self._call}
 
     def input_schema(self, name: str) -> Mapping[str, Any] | None:
         """The schema that a tool is listed with; None if it is not listed."""
@@ -105,24 +121,74 @@ class ToolCalls:
             fitting.append({**tool, "name": name} if name != tool["name"] else tool)
         return fitting
 
-    async def _call_tool(self, request: Request) -> Result:
+    def _call(self, request: Request) -> Result | Later:
+        """A call, answered at once where there is nothing to wait for."""
         params = request.params
         name, arguments = params.get("name"), params.get("arguments")
         if not isinstance(name, str):
-            raise MCPError(INVALID_PARAMS, f"tools/call: name must be a string; found {name!r:.80}")
+            raise RpcError(INVALID_PARAMS, f"tools/call: name must be a string; found {name!r:.80}")
         if arguments is not None and not isinstance(arguments, dict):
-            raise MCPError(INVALID_PARAMS, f"tools/call: arguments must be an object; found {arguments!r:.80}")
+            raise RpcError(INVALID_PARAMS, f"tools/call: arguments must be an object; found {arguments!r:.80}")
         arguments = cast("dict[str, Any] | None", arguments)
         name = self._aliases.get(name, name)
         caller = self.caller(request)
-        client = caller.client
+        wiring = self.bridge.wirings.get(name)
+        if wiring is not None and not self._overdue and not params.keys() & {"requestState", "task"}:
+            try:
+                answer = self._begin(request, caller, wiring, arguments)
+            except CallFailed:
+                raise
+            except BridgeError as exc:
+                answer = self._deliver(caller.client, answers.error(str(exc)))
+            if answer is not None:
+                return answer
+        # What comes after it must not be submitted before it, until it has taken its place among the arrivals, which it
+        # does in its task's first step. Tasks begin in the order in which they were started (not so on trio).
+        self._overdue += 1
+        return partial(self._call_in_time, request, caller, name, arguments)
+
+    def _begin(
+        self, request: Request, caller: Caller, wiring: Wiring, arguments: dict[str, Any] | None
+    ) -> Result | Later | None:
+        """Make a call if that needs no waiting, and answer it, or say what its answer waits for. None: nothing was
+        done."""
+        entry, client = wiring.entry, caller.client
+        if entry.policy.mode == "sync":
+            future = self._submit_sync(request, caller, wiring, arguments)
+            return None if future is None else partial(self._answer_sync, request, caller, future)
+        if request.chooses_task(self.bridge.settings.tasks):
+            return None
+        arguments, name, wanted = _without_ours(entry, arguments)
+        refs, note = self._beside(client, entry.name, wanted, name)
+        # Before it is submitted: making room for it may be the end of a future that it waits for.
+        also = [self.bridge.store.find(client.scope, ref) for ref in refs or ()]
+        quick = self._gives_grace(entry)
+        origin = self._origin(request, caller, name, answered_first=not (wanted or quick))
+        future = self.bridge.submit_now(wiring, arguments, origin) if None not in also else None
+        if future is None:
+            return None
+        if refs is None:
+            also = client.unread_futures()
+        futures = self._followed(client, future, [each for each in also if each is not None])
+        if wanted:
+            return partial(self._answer_wait, request, caller, futures, note)
+        if quick and future.state is State.RUNNING:
+            return partial(self._answer_grace, client, future, entry.policy.grace_ms / 1000)
+        return self._deliver(client, self._answer_with(futures, note))
+
+    async def _call_in_time(
+        self, request: Request, caller: Caller, name: str, arguments: dict[str, Any] | None
+    ) -> Result:
+        """A call that may have to wait before it can be made: for a listing, for names, for answers to questions."""
+        self._overdue -= 1
+        params, client = request.params, caller.client
         augmented = "task" in params and request.version == tasks.EXPERIMENTAL_VERSION
         tool = METATOOLS.get(name)
         try:
             resumed = self._resume(params, lenient=self._passes_questions(name))
             if tool is not None:
                 if augmented:
-                    raise MCPError(METHOD_NOT_FOUND, f"{name} cannot be called as a task")
+                    raise RpcError(METHOD_NOT_FOUND, f"{name} cannot be called as a task")
                 answer = await tool.handler(self.bridge, caller, arguments or {})
                 if name == "await_future" and answers.META_KEY not in answers.meta_of(answer):
                     return answer  # a ready result goes up as the server gave it
@@ -141,10 +207,10 @@ class ToolCalls:
         except InputNeeded as needed:
             return self._questions(needed)
         except UnknownTool as exc:
-            raise MCPError(INVALID_PARAMS, str(exc)) from None
+            raise RpcError(INVALID_PARAMS, str(exc)) from None
         except BridgeError as exc:
             if augmented:  # whoever asked for a task gets one or an error, never a result
-                raise MCPError(INVALID_PARAMS, str(exc)) from None
+                raise RpcError(INVALID_PARAMS, str(exc)) from None
             answer = answers.error(str(exc))
         return self._deliver(client, answer)
 
@@ -155,18 +221,9 @@ class ToolCalls:
     ) -> Result:
         """A call whose future is handed out as a task, in the way of the client's protocol version."""
         if "task" in request.params and not request.modern and request.version != tasks.EXPERIMENTAL_VERSION:
-            raise MCPError(INVALID_PARAMS, f"protocol {request.version} has no task-augmented calls")
+            raise RpcError(INVALID_PARAMS, f"protocol {request.version} has no task-augmented calls")
         arguments, name, _ = _without_ours(wiring.entry, arguments)
-        future = await self.bridge.submit(
-            wiring,
-            arguments,
-            scope=caller.client.scope,
-            conversation=caller.client.conversation,
-            name=name or None,
-            meta=request.params.get("_meta"),
-            capabilities=caller.capabilities,
-            client=caller.identity,
-        )
+        future = await self.bridge.submit(wiring, arguments, self._origin(request, caller, name))
         if request.modern:
             return tasks.created(future, self.epoch)
         return {"task": tasks.experimental(future, self.epoch)}
@@ -180,22 +237,44 @@ class ToolCalls:
         resumed: Sequence[Future],
     ) -> Result:
         """A call that is answered with its real result, ordered with all others; cancelling it cancels the call."""
+        future = resumed[-1] if resumed else self._submit_sync(request, caller, wiring, arguments)
+        if future is None:
+            future = await self.bridge.submit(wiring, arguments, self._sync_origin(request, caller))
+            self._answered(future)
+        return await self._result_of(request, caller, future)
+
+    def _sync_origin(self, request: Request, caller: Caller) -> Origin:
         params = request.params
-        if resumed:
-            future = resumed[-1]
-        else:
-            future = await self.bridge.submit(
-                wiring,
-                arguments,
-                scope=caller.client.scope,
-                meta=params.get("_meta"),
-                capabilities=caller.capabilities,
-                client=caller.identity,
-                answers={key: params[key] for key in ("inputResponses", "requestState") if key in params},
-                asks_through=request.modern,
-            )
-            future.answered = True
-            self.bridge.store.mark_read(future)
+        return Origin(
+            caller.client.scope,
+            meta=params.get("_meta"),
+            capabilities=caller.capabilities,
+            client=caller.identity,
+            answers={key: params[key] for key in ("inputResponses", "requestState") if key in params},
+            asks_through=request.modern,
+        )
+
+    def _submit_sync(
+        self, request: Request, caller: Caller, wiring: Wiring, arguments: dict[str, Any] | None
+    ) -> Future | None:
+        future = self.bridge.submit_now(wiring, arguments, self._sync_origin(request, caller))
+        if future is not None:
+            self._answered(future)
+        return future
+
+    def _answered(self, future: Future) -> None:
+        """Its request is answered with its result, so nobody has to look for that."""
+        future.answered = True
+        self.bridge.store.mark_read(future)
+
+    async def _answer_sync(self, request: Request, caller: Caller, future: Future) -> Result:
+        try:
+            return await self._result_of(request, caller, future)
+        except InputNeeded as needed:
+            return self._questions(needed)
+
+    async def _result_of(self, request: Request, caller: Caller, future: Future) -> Result:
+        """The real result of a sync call; cancelling its request cancels it."""
         try:
             with self._hearing(request, [future]):
                 await self.attend(future, caller)
@@ -217,24 +296,15 @@ class ToolCalls:
         entry, client = wiring.entry, caller.client
         arguments, name, wanted = _without_ours(entry, arguments)
         note = None
+        quick = False
         if resumed:
             # The client comes back with answers for a call that is running: it is not made again.
             futures = list(resumed)
-            future = futures[-1]
         else:
             refs, note = self._beside(client, entry.name, wanted, name)
-            future = await self.bridge.submit(
-                wiring,
-                arguments,
-                scope=client.scope,
-                conversation=client.conversation,
-                name=name or None,
-                meta=request.params.get("_meta"),
-                capabilities=caller.capabilities,
-                client=caller.identity,
-                along=refs or (),
-                after_all=refs is None,
-            )
+            origin = self._origin(request, caller, name)
+            quick = self._gives_grace(entry)
+            future = await self.bridge.submit(wiring, arguments, origin, along=refs or (), after_all=refs is None)
             also: Sequence[Future] = ()
             if refs is None:
                 also = client.unread_futures()
@@ -243,38 +313,74 @@ class ToolCalls:
                     also = await self.bridge.arrivals.futures(client.scope, refs)
                 except UnknownFuture as exc:  # its call came, and was refused
                     note = str(exc)
-            futures = [*{other.key: other for other in also if other is not future}.values(), future]
-            if client.conversation is not None:
-                client.follow(future)
+            futures = self._followed(client, future, also)
         if wanted:
-            try:
-                with self._hearing(request, futures):
-                    await wait(self.bridge, caller, futures)
-            except InputNeeded as needed:
-                raise InputNeeded(needed.questions, futures) from None
-        else:
-            await self._grace(future, entry.policy.grace_ms / 1000)
+            await self._wait_all(request, caller, futures)
+        elif quick and futures[-1].state is State.RUNNING:
+            await wait_for(futures[-1:], timeout_s=entry.policy.grace_ms / 1000)
+        return self._answer_with(futures, note)
+
+    def _followed(self, client: Client, future: Future, also: Sequence[Future]) -> list[Future]:
+        """A new call's future, counted among the conversation's, after those that its caller waits for beside it."""
+        if client.conversation is not None:
+            client.follow(future)
+        return [*{other.key: other for other in also if other is not future}.values(), future]
+
+    async def _wait_all(self, request: Request, caller: Caller, futures: Sequence[Future]) -> None:
+        try:
+            with self._hearing(request, futures):
+                await wait(self.bridge, caller, futures)
+        except InputNeeded as needed:
+            raise InputNeeded(needed.questions, futures) from None
+
+    async def _answer_wait(
+        self, request: Request, caller: Caller, futures: Sequence[Future], note: str | None
+    ) -> Result:
+        try:
+            await self._wait_all(request, caller, futures)
+        except InputNeeded as needed:
+            return self._questions(needed)
+        return self._deliver(caller.client, self._answer_with(futures, note))
+
+    async def _answer_grace(self, client: Client, future: Future, grace_s: float) -> Result:
+        await wait_for([future], timeout_s=grace_s)
+        return self._deliver(client, self._answer_with([future]))
+
+    def _origin(self, request: Request, caller: Caller, name: Any, *, answered_first: bool = False) -> Origin:
+        client = caller.client
+        return Origin(
+            client.scope,
+            client.conversation,
+            name or None,
+            request.params.get("_meta"),
+            caller.capabilities,
+            caller.identity,
+            answered_first=answered_first,
+        )
+
+    def _answer_with(self, futures: Sequence[Future], note: str | None = None) -> Result:
+        """What is known of a call's future, and of those that it waited for beside it."""
         for each in futures:
             if each.done:
                 self.bridge.store.mark_read(each)
-        scheduler = self.bridge.scheduler
+        waiting_for = self.bridge.scheduler.waiting_for
         if len(futures) > 1:
-            answer = answers.several((each, scheduler.waiting_for(each)) for each in futures)
-        elif future.done:
-            answer = answers.with_result(future)
+            answer = answers.several((each, waiting_for(each)) for each in futures)
+        elif futures[0].done:
+            answer = answers.with_result(futures[0])
         else:
-            answer = answers.handle(future, scheduler.waiting_for(future))
+            answer = answers.handle(futures[0], waiting_for(futures[0]))
         return answers.append(answer, (), note) if note else answer
 
-    async def _grace(self, future: Future, grace_s: float) -> None:
-        """Give a tool that is usually quick the time to save the model a turn."""
-        if grace_s <= 0 or future.done or future.state is State.WAITING:
-            return
+    def _gives_grace(self, entry: ToolEntry) -> bool:
+        """Whether a tool is usually quick, so that its result is given the time to come with the answer."""
+        grace_s = entry.policy.grace_ms / 1000
+        if grace_s <= 0:
+            return False
         scheduler = self.bridge.scheduler
-        median_s = scheduler.median_s(future.tool)
+        median_s = scheduler.median_s(entry.name)
         crowd = CROWD[0] if median_s is None else CROWD[1]
-        if (median_s is None or median_s <= grace_s) and scheduler.running_of(future) <= crowd:
-            await wait_for([future], timeout_s=grace_s)
+        return (median_s is None or median_s <= grace_s) and scheduler.running_of(entry.server, entry.tool) < crowd
 
     def _deliver(self, client: Client, answer: Result) -> Result:
         """Let finished, small, unread results of the conversation ride on this answer, in order of completion."""
@@ -320,7 +426,7 @@ class ToolCalls:
         """The client, in the course of this request."""
         client = self._client(request)
         put = None if request.modern else partial(self._put, request)
-        identity = None if self._pipe else (request.host, client.conversation) if request.modern else request.connection
+        identity = None if self._pipe else (request.host, client.conversation) if request.modern else request.session
         return Caller(client, request.report(), put, request.capabilities, identity)
 
     def _beside(
@@ -367,7 +473,7 @@ class ToolCalls:
                     if future.done:
                         return
                     # Who claimed a question may have left without a word.
-                    with anyio.move_on_after(CLAIM_S if future.questions else None):
+                    with anyio.move_on_after(CLAIM_S) if future.questions else nullcontext():
                         await changed.wait()
                 finally:
                     future.watchers.remove(watch)
@@ -375,8 +481,7 @@ class ToolCalls:
     def _hearing(self, request: Request, futures: Iterable[Future]) -> AbstractContextManager[None]:
         """While it lasts, the request hears what the servers of these futures log."""
         meta = cast("Mapping[str, Any]", request.params.get("_meta") or {})
-        connection = None if request.modern else request.connection
-        attendance = Attendance(request.channel.notify, meta.get(LOG_LEVEL_META_KEY), connection)
+        attendance = Attendance(request.channel.notify, meta.get(LOG_LEVEL_META_KEY), request.session)
         return self._listeners.attending(attendance, (future.server for future in futures))
 
     # --- questions -----------------------------------------------------------------------------------------------
@@ -408,7 +513,7 @@ class ToolCalls:
             lenient: a state that is not ours may be that of a server whose questions went up as it put them.
 
         Raises:
-            MCPError: the state is not ours, or the answers do not fit it.
+            RpcError: the state is not ours, or the answers do not fit it.
         """
         sealed = params.get("requestState")
         if sealed is None:
@@ -418,10 +523,10 @@ class ToolCalls:
             return []
         state: dict[str, Any] = json.loads(opened) if opened is not None else {}
         if state.get("scope") != self._scope.key:
-            raise MCPError(INVALID_PARAMS, "requestState is not one that this server gave")
+            raise RpcError(INVALID_PARAMS, "requestState is not one that this server gave")
         given = params.get("inputResponses", {})
         if not isinstance(given, dict):
-            raise MCPError(INVALID_PARAMS, "inputResponses must be an object")
+            raise RpcError(INVALID_PARAMS, "inputResponses must be an object")
         responses = cast("dict[str, Any]", given)
         for question_id in state["questions"]:
             question = self.bridge.questions.find(question_id)
@@ -435,7 +540,7 @@ class ToolCalls:
         found = [self.bridge.store.find(self._scope, key.rpartition("/")[2]) for key in state["futures"]]
         futures = [future for future in found if future is not None]
         if len(futures) < len(found):  # made again, the call would take effect twice
-            raise MCPError(INVALID_PARAMS, "the call that this requestState belongs to ended long ago and is forgotten")
+            raise RpcError(INVALID_PARAMS, "the call that this requestState belongs to ended long ago and is forgotten")
         return futures
 
     def _passes_questions(self, name: str) -> bool:
@@ -443,7 +548,7 @@ class ToolCalls:
         tool = self.bridge.catalog.tools.get(name)
         if tool is None or tool.policy.mode != "sync":
             return False
-        return self.bridge.downstreams[tool.server].offer.protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
+        return self.bridge.downstreams[tool.server].offer.protocol_version not in HANDSHAKE_VERSIONS
 
 
 def _without_ours(entry: ToolEntry, arguments: dict[str, Any] | None) -> tuple[dict[str, Any] | None, Any, Any]:
@@ -480,7 +585,7 @@ class Asking:
         """Put a question to the client of a request, unless it has been put on that connection and is still open; its
         answer settles the question, and what settles it otherwise withdraws it."""
         assert self._tasks is not None
-        key = (question.id, request.connection)
+        key = (question.id, request.session)
         if key not in self._asked:
             self._asked.add(key)
             self._tasks.start_soon(self._ask, questions, request.channel.send_raw_request, question, key)
@@ -489,11 +594,11 @@ class Asking:
         async def put() -> None:
             try:
                 question.settle(await ask(question.method, _live(question)))
-            except MCPError as exc:
+            except RpcError as exc:
                 if exc.code == CONNECTION_CLOSED:  # that client is gone; another may come for the same future
                     questions.release(question)
                 else:
-                    question.settle(None, (exc.code, exc.error.message, exc.error.data))
+                    question.settle(None, (exc.code, exc.message, exc.data))
             except Exception:
                 logger.exception("asking the client %s failed", question.method)
                 question.settle(None, (INTERNAL_ERROR, "the client could not be asked", None))

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 from asyncfc_mcp.config import Policy, ServerConfig
 from asyncfc_mcp.errors import NameCollision
-from asyncfc_mcp.schemas import add_reserved, admit_references, without_dialect
+from asyncfc_mcp.schemas import add_reserved, admit_references, without_dialect, without_echo
 
 HOST_PREFIX: Final = "mcp__asyncfc__"
 """What hosts put before a tool's name, with this program under the name that the README gives it."""
@@ -145,7 +145,8 @@ def list_tool(config: ServerConfig, raw: Json) -> ToolEntry:
     if policy.references == "all" or (policy.references == "read-only" and entry.annotations.get("readOnlyHint")):
         schema = admit_references(schema)
     schema, skipped = add_reserved(schema, as_=policy.names, wait=policy.wait)
-    listed["inputSchema"] = schema
+    # The name as listed: one that was cut short may have lost what the title still says.
+    listed["inputSchema"] = without_echo(schema, name)
     notes = tuple(f"{arg} is the tool's own argument; ours is off" for arg in skipped)
     return ToolEntry(
         name,

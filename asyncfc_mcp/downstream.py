@@ -4,8 +4,8 @@ Owns connecting, the choice of protocol era, listing what the server offers, fol
 and ending it so that nothing is left behind. Each connection lives in one owner task: entering and leaving an SDK
 client from different tasks breaks cancel scopes. Refuses to know futures, scopes and names upstream.
 
-Requests go through the SDK's dispatcher, not through its typed client: the typed models drop fields that they do not
-know and judge results, and what a server answers is not ours to change.
+Requests go through a dispatcher (`Peer`, or the SDK's over HTTP), not through the SDK's typed client: the typed models
+drop fields that they do not know and judge results, and what a server answers is not ours to change.
 """
 
 import logging
@@ -19,40 +19,33 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO, cast
 
 import anyio
 import anyio.abc
-from mcp.shared.dispatcher import CallOptions, DispatchContext, Dispatcher
-from mcp.shared.exceptions import MCPError
-from mcp.shared.inbound import (
-    MCP_METHOD_HEADER,
-    MCP_NAME_HEADER,
-    MCP_PROTOCOL_VERSION_HEADER,
-    NAME_BEARING_METHODS,
-    encode_header_value,
-    find_invalid_x_mcp_header,
-    mcp_param_headers,
-    x_mcp_header_map,
-)
-from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
-from mcp_types import (
-    CLIENT_CAPABILITIES_META_KEY,
-    CLIENT_INFO_META_KEY,
-    CONNECTION_CLOSED,
-    METHOD_NOT_FOUND,
-    PROTOCOL_VERSION_META_KEY,
-    SERVER_INFO_META_KEY,
-    UNSUPPORTED_PROTOCOL_VERSION,
-)
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
 
 from asyncfc_mcp import __version__
 from asyncfc_mcp.config import ServerConfig, StdioSpec
-from asyncfc_mcp.errors import CallFailed, ProtocolFailure, ServerDied, ServerUnavailable
+from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RpcError, ServerDied, ServerUnavailable
 from asyncfc_mcp.offers import LISTINGS, Offer
-from asyncfc_mcp.peer import Peer
+from asyncfc_mcp.peer import Peer, in_a_task
 from asyncfc_mcp.processes import Child, Reaper, Stderr, spawn
+from asyncfc_mcp.protocol import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    CONNECTION_CLOSED,
+    HANDSHAKE_VERSIONS,
+    LATEST_HANDSHAKE_VERSION,
+    METHOD_NOT_FOUND,
+    MODERN_VERSIONS,
+    PROTOCOL_VERSION_META_KEY,
+    SERVER_INFO_META_KEY,
+    UNSUPPORTED_PROTOCOL_VERSION,
+    CallOptions,
+    Later,
+    OnProgress,
+)
 from asyncfc_mcp.watching import Watching
+from asyncfc_mcp.wire import carried
 
 if TYPE_CHECKING:
-    from asyncfc_mcp.remote import Refusal
+    from asyncfc_mcp.remote import Mirror, Refusal, RemotePeer
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +76,6 @@ class Status(Enum):
     STOPPED = "stopped"
 
 
-class ProgressFn(Protocol):
-    async def __call__(self, progress: float, total: float | None, message: str | None) -> None: ...
-
-
 class Listener(Protocol):
     """Who owns a downstream is told of what happens to it."""
 
@@ -101,7 +90,7 @@ class Listener(Protocol):
     async def downstream_asks(
         self, downstream: "Downstream", method: str, params: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        """It sent a request to its client. Raise `MCPError` to refuse."""
+        """It sent a request to its client. Raise `RpcError` to refuse."""
         ...
 
     async def downstream_notifies(
@@ -114,17 +103,23 @@ class Listener(Protocol):
 class _Connection:
     """A live connection: the dispatcher, what was negotiated, and how it ended."""
 
-    def __init__(self, dispatcher: Dispatcher[Any], capabilities: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        dispatcher: "Peer | RemotePeer",
+        capabilities: Callable[[], Mapping[str, Any]],
+        mirror: "Mirror | None" = None,
+    ) -> None:
         self.dispatcher = dispatcher
         self._capabilities = capabilities
+        self.mirror = mirror
+        """Makes the headers, over HTTP."""
         self.version = LATEST_HANDSHAKE_VERSION
         self.closed = anyio.Event()
         self.ended_how: Callable[[], Awaitable[str]] | None = None
-        self.header_maps: dict[str, dict[tuple[str, ...], str]] = {}
 
     @property
     def modern(self) -> bool:
-        return self.version in MODERN_PROTOCOL_VERSIONS
+        return self.version in MODERN_VERSIONS
 
     def envelope(self, capabilities: Mapping[str, Any], version: str | None = None) -> dict[str, Any]:
         """The `_meta` that every request of the stateless protocol carries."""
@@ -134,24 +129,18 @@ class _Connection:
             CLIENT_CAPABILITIES_META_KEY: dict(capabilities),
         }
 
-    def headers(self, method: str, params: Mapping[str, Any]) -> dict[str, str]:
-        """The HTTP headers that mirror a request; other transports ignore them."""
-        headers = {MCP_PROTOCOL_VERSION_HEADER: self.version}
-        if self.modern:
-            headers[MCP_METHOD_HEADER] = method
-            key = "taskId" if method.startswith("tasks/") else NAME_BEARING_METHODS.get(method)
-            if key is not None and isinstance(name := params.get(key), str):
-                headers[MCP_NAME_HEADER] = encode_header_value(name)
-                if method == "tools/call" and (header_map := self.header_maps.get(name)):
-                    headers.update(mcp_param_headers(header_map, params.get("arguments") or {}))
-        return headers
+    def options(self, method: str, params: Mapping[str, Any], version: str | None = None) -> CallOptions:
+        """The headers that mirror a request, over HTTP."""
+        if self.mirror is None:
+            return {}
+        return {"headers": self.mirror.headers(version or self.version, method, params)}
 
     async def send(self, method: str, params: Mapping[str, Any], *, request_id: str | None = None) -> dict[str, Any]:
-        """A request of our own, in the way of the era. Raises: MCPError: it was refused, or the connection ended."""
+        """A request of our own, in the way of the era. Raises: RpcError: it was refused, or the connection ended."""
         out = dict(params)
         if self.modern:
             out["_meta"] = self.envelope(self._capabilities())
-        options: CallOptions = {"headers": self.headers(method, out)}
+        options = self.options(method, out)
         if request_id is not None:
             options["request_id"] = request_id
         return await self.dispatcher.send_raw_request(method, out, options)
@@ -205,7 +194,7 @@ class Downstream:
         self._changed = anyio.Event()
         self._failures = 0
         self._fruitless = False
-        self._prefer_handshake = bool(offer and offer.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS)
+        self._prefer_handshake = bool(offer and offer.protocol_version in HANDSHAKE_VERSIONS)
 
     # --- what others ask of it -----------------------------------------------------------------------------------
 
@@ -214,7 +203,7 @@ class Downstream:
         method: str,
         params: Mapping[str, Any] | None = None,
         *,
-        on_progress: ProgressFn | None = None,
+        on_progress: OnProgress | None = None,
         on_sent: Callable[[], None] | None = None,
         capabilities: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
@@ -232,30 +221,90 @@ class Downstream:
             ProtocolFailure: it answered with a JSON-RPC error.
         """
         connection = await self._live()
-        out = dict(params or {})
-        if connection.modern:
-            offered = self._capabilities() if capabilities is None else capabilities
-            out["_meta"] = {**cast("dict[str, Any]", out.get("_meta") or {}), **connection.envelope(offered)}
-        options: CallOptions = {"headers": connection.headers(method, out)}
-        if on_progress is not None:
-            options["on_progress"] = on_progress
+        out, options = self._outgoing(connection, method, params, capabilities, on_progress)
         if on_sent is not None:
             on_sent()
         try:
             return await connection.dispatcher.send_raw_request(method, out or None, options)
-        except MCPError as exc:
+        except RpcError as exc:
             raise await self._failure(connection, method, exc) from None
 
-    async def _failure(self, connection: _Connection, method: str, exc: MCPError) -> CallFailed:
+    @property
+    def posts(self) -> bool:
+        """Whether it is up and behind pipes, so that `post` has a chance."""
+        connection = self._connection
+        return (
+            connection is not None
+            and self.status is Status.READY
+            and isinstance(connection.dispatcher, Peer)
+            and not connection.closed.is_set()
+        )
+
+    def post(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        ended: Callable[[dict[str, Any] | CallFailed | Later], None],
+        *,
+        on_progress: OnProgress | None = None,
+        capabilities: Mapping[str, Any] | None = None,
+    ) -> Callable[[str], None] | None:
+        """Send a request at once and return; `ended` is told its result, why there is none, or what finds that out.
+
+        Returns:
+            What tells the server, with a reason, that nobody waits any more. None if it cannot be sent at once, and
+            then nothing was: the server is not up, is not behind pipes, or does not read; `request` can wait.
+        """
+        if not self.posts:
+            return None
+        connection = self._connection
+        assert connection is not None
+        peer = connection.dispatcher
+        assert isinstance(peer, Peer)
+        out, options = self._outgoing(connection, method, params, capabilities, on_progress)
+
+        def settle(result: dict[str, Any] | None, error: RpcError | None) -> None:
+            if error is None:
+                assert result is not None
+                ended(result)
+            elif error.code == CONNECTION_CLOSED:
+                ended(partial(self._explain_end, connection, method, error))
+            else:
+                ended(ProtocolFailure(method, error.code, error.message, error.data))
+
+        request_id = peer.post(method, out, settle, options)
+        return None if request_id is None else partial(peer.abandon, request_id)
+
+    async def _explain_end(self, connection: _Connection, method: str, error: RpcError) -> dict[str, Any]:
+        raise await self._failure(connection, method, error)
+
+    def _outgoing(
+        self,
+        connection: _Connection,
+        method: str,
+        params: Mapping[str, Any] | None,
+        capabilities: Mapping[str, Any] | None,
+        on_progress: OnProgress | None,
+    ) -> tuple[dict[str, Any], CallOptions]:
+        out = dict(params or {})
+        if connection.modern:
+            offered = self._capabilities() if capabilities is None else capabilities
+            out["_meta"] = {**cast("dict[str, Any]", out.get("_meta") or {}), **connection.envelope(offered)}
+        options = connection.options(method, out)
+        if on_progress is not None:
+            options["on_progress"] = on_progress
+        return out, options
+
+    async def _failure(self, connection: _Connection, method: str, exc: RpcError) -> CallFailed:
         if exc.code != CONNECTION_CLOSED:
-            return ProtocolFailure(method, exc.code, exc.error.message, exc.error.data)
-        how = await self._how_it_ended(connection, exc.error.message)
+            return ProtocolFailure(method, exc.code, exc.message, exc.data)
+        how = await self._how_it_ended(connection, exc.message)
         return ServerDied(self.name, how, self._stderr.tail)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification if the server is up; best effort."""
         if self._connection is not None:
-            options: CallOptions = {"headers": self._connection.headers(method, params or {})}
+            options = self._connection.options(method, params or {})
             await self._connection.dispatcher.notify(method, params, options)
 
     async def subscribe(self, uri: str) -> None:
@@ -267,7 +316,7 @@ class Downstream:
         connection = await self._live()
         try:
             await self._watching.subscribe(connection, uri)
-        except MCPError as exc:
+        except RpcError as exc:
             raise await self._failure(connection, "resources/subscribe", exc) from None
 
     async def unsubscribe(self, uri: str) -> None:
@@ -275,7 +324,7 @@ class Downstream:
         connection = self._connection
         try:
             await self._watching.unsubscribe(connection, uri)
-        except MCPError as exc:
+        except RpcError as exc:
             assert connection is not None
             raise await self._failure(connection, "resources/unsubscribe", exc) from None
 
@@ -292,7 +341,7 @@ class Downstream:
             return
         try:
             await connection.send("logging/setLevel", {"level": level})
-        except MCPError as exc:
+        except RpcError as exc:
             raise await self._failure(connection, "logging/setLevel", exc) from None
 
     @property
@@ -307,7 +356,7 @@ class Downstream:
     @property
     def modern(self) -> bool:
         """Whether it speaks the stateless protocol (2026-07-28), as far as is known."""
-        return self.offer.protocol_version in MODERN_PROTOCOL_VERSIONS
+        return self.offer.protocol_version in MODERN_VERSIONS
 
     async def settled(self) -> None:
         """Wait until it is known whether the server is up: not `starting`."""
@@ -417,8 +466,8 @@ class Downstream:
                 return f"it did not answer the handshake within {CONNECT_TIMEOUT_S:g} s"
             case _ if self._refusal is not None and self._refusal.said:
                 text = f"it refused the connection: {self._refusal.said}"
-            case MCPError():
-                text = f"it refused the connection: {exc.error.message} (JSON-RPC error {exc.code})"
+            case RpcError():
+                text = f"it refused the connection: {exc.message} (JSON-RPC error {exc.code})"
             case ServerDied():
                 text = f"it {exc.how} while starting"
             case _:
@@ -429,7 +478,7 @@ class Downstream:
     def _accept(self, offer: Offer, kinds: frozenset[str] = frozenset(LISTINGS)) -> None:
         changed = frozenset(kind for kind in kinds if not self.known or offer.listing(kind) != self.offer.listing(kind))
         self.offer, self.known = offer, True
-        self._prefer_handshake = offer.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS
+        self._prefer_handshake = offer.protocol_version in HANDSHAKE_VERSIONS
         self._listener.downstream_changed(self, changed)
 
     # --- connecting ----------------------------------------------------------------------------------------------
@@ -445,16 +494,18 @@ class Downstream:
                 connection = _Connection(Peer(process.reader, process.writer), self._capabilities)
                 connection.ended_how = process.ended_how
             else:
-                from asyncfc_mcp.remote import Refusal, connect  # an HTTP client is a cost that few starts need
+                from asyncfc_mcp.remote import Mirror, Refusal, RemotePeer, connect  # a cost that few starts need
 
                 self._refusal = Refusal()
                 streams = await stack.enter_async_context(connect(spec, self._refusal))
-                connection = _Connection(JSONRPCDispatcher(*streams), self._capabilities)
+                connection = _Connection(RemotePeer(streams), self._capabilities, Mirror())
             tg = await stack.enter_async_context(anyio.create_task_group())
 
             async def pump(*, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
                 try:
-                    await connection.dispatcher.run(self._on_request, self._on_notify, task_status=task_status)
+                    await connection.dispatcher.run(
+                        in_a_task(self._on_request), in_a_task(self._on_notify), task_status=task_status
+                    )
                 finally:
                     connection.closed.set()
 
@@ -467,32 +518,27 @@ class Downstream:
     async def _negotiate(self, connection: _Connection) -> None:
         """Find the protocol era: ask `server/discover`, else shake hands, as a server did before."""
         await self._listener.introduced()
-        if not self._prefer_handshake and await self._discover(connection, MODERN_PROTOCOL_VERSIONS[-1]):
+        if not self._prefer_handshake and await self._discover(connection, MODERN_VERSIONS[-1]):
             return
         try:
             await self._initialize(connection)
-        except MCPError as exc:
+        except RpcError as exc:
             # A modern-only server says so, and names its versions.
-            if exc.code != UNSUPPORTED_PROTOCOL_VERSION or not await self._discover(
-                connection, MODERN_PROTOCOL_VERSIONS[-1]
-            ):
+            if exc.code != UNSUPPORTED_PROTOCOL_VERSION or not await self._discover(connection, MODERN_VERSIONS[-1]):
                 raise
 
     async def _discover(self, connection: _Connection, version: str) -> bool:
-        options: CallOptions = {
-            "timeout": PROBE_TIMEOUT_S,
-            "cancel_on_abandon": False,
-            "headers": {MCP_PROTOCOL_VERSION_HEADER: version, MCP_METHOD_HEADER: "server/discover"},
-        }
         params = {"_meta": connection.envelope(self._capabilities(), version)}
+        options = connection.options("server/discover", params, version)
+        options |= {"timeout": PROBE_TIMEOUT_S, "cancel_on_abandon": False}
         try:
             result = await connection.dispatcher.send_raw_request("server/discover", params, options)
-        except MCPError as exc:
+        except RpcError as exc:
             if exc.code == CONNECTION_CLOSED and connection.closed.is_set():
-                raise ServerDied(self.name, await self._how_it_ended(connection, exc.error.message)) from None
+                raise ServerDied(self.name, await self._how_it_ended(connection, exc.message)) from None
             return False
         supported = result.get("supportedVersions")
-        mutual = [v for v in MODERN_PROTOCOL_VERSIONS if isinstance(supported, list) and v in supported]
+        mutual = [v for v in MODERN_VERSIONS if isinstance(supported, list) and v in supported]
         if not mutual:
             return False
         connection.version = mutual[-1]
@@ -508,18 +554,17 @@ class Downstream:
         }
         try:
             result = await connection.dispatcher.send_raw_request("initialize", params, {"cancel_on_abandon": False})
-        except MCPError as exc:
+        except RpcError as exc:
             if exc.code == CONNECTION_CLOSED:
-                raise ServerDied(self.name, await self._how_it_ended(connection, exc.error.message)) from None
+                raise ServerDied(self.name, await self._how_it_ended(connection, exc.message)) from None
             raise
         version = result.get("protocolVersion")
-        if version not in HANDSHAKE_PROTOCOL_VERSIONS:
+        if version not in HANDSHAKE_VERSIONS:
             raise ServerUnavailable(self.name, f"it speaks protocol version {version!r}, which is not known here")
         connection.version = version
         self._met(result, result.get("serverInfo"), version)
-        await connection.dispatcher.notify(
-            "notifications/initialized", None, {"headers": {MCP_PROTOCOL_VERSION_HEADER: version}}
-        )
+        method = "notifications/initialized"
+        await connection.dispatcher.notify(method, None, connection.options(method, {}))
 
     def _met(self, result: Mapping[str, Any], info: object, version: str) -> None:
         capabilities, instructions = result.get("capabilities"), result.get("instructions")
@@ -562,43 +607,27 @@ class Downstream:
             params: dict[str, Any] = {} if cursor is None else {"cursor": cursor}
             if connection.modern:
                 params["_meta"] = connection.envelope(self._capabilities())
-            options: CallOptions = {"timeout": LIST_TIMEOUT_S, "headers": connection.headers(method, params)}
+            options: CallOptions = {**connection.options(method, params), "timeout": LIST_TIMEOUT_S}
             try:
                 page = await connection.dispatcher.send_raw_request(method, params or None, options)
-            except MCPError as exc:
+            except RpcError as exc:
                 if exc.code == METHOD_NOT_FOUND:
                     return items
                 if exc.code == CONNECTION_CLOSED:
-                    raise ServerDied(self.name, await self._how_it_ended(connection, exc.error.message)) from None
-                raise ServerUnavailable(self.name, f"{method} failed: {exc.error.message}") from None
+                    raise ServerDied(self.name, await self._how_it_ended(connection, exc.message)) from None
+                raise ServerUnavailable(self.name, f"{method} failed: {exc.message}") from None
             entries = page.get(kind)
             if isinstance(entries, list):
-                items += [
-                    cast("dict[str, Any]", entry) for entry in cast("list[Any]", entries) if isinstance(entry, dict)
-                ]
+                items += [carried(entry) for entry in cast("list[Any]", entries) if isinstance(entry, dict)]
             cursor = page.get("nextCursor")
             if not isinstance(cursor, str):
-                if kind == "tools" and connection.modern:
-                    items = self._mirror_headers(connection, items)
+                if kind == "tools" and connection.modern and connection.mirror is not None:
+                    items = connection.mirror.learn(self.name, items)
                 return items
             if cursor in seen:
                 break
             seen.add(cursor)
         raise ServerUnavailable(self.name, f"{method} never ends: its pages repeat, or there are more than {PAGE_CAP}")
-
-    def _mirror_headers(self, connection: _Connection, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Learn which arguments travel as HTTP headers too; a tool whose annotations are invalid must be left out."""
-        kept: list[dict[str, Any]] = []
-        connection.header_maps.clear()
-        for tool in tools:
-            problem = find_invalid_x_mcp_header(tool.get("inputSchema"))
-            if problem is not None:
-                logger.warning("server %r: tool %r is left out: %s", self.name, tool.get("name"), problem)
-                continue
-            if header_map := x_mcp_header_map(tool.get("inputSchema")):
-                connection.header_maps[str(tool.get("name"))] = header_map
-            kept.append(tool)
-        return kept
 
     async def refresh(self, kind: str) -> None:
         """List one kind again and tell the listener if it changed; failures leave what is known."""
@@ -623,14 +652,12 @@ class Downstream:
 
     # --- what the server sends -----------------------------------------------------------------------------------
 
-    async def _on_request(
-        self, dctx: DispatchContext[Any], method: str, params: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    async def _on_request(self, channel: object, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
         if method == "ping":
             return {}
         return await self._listener.downstream_asks(self, method, params)
 
-    async def _on_notify(self, dctx: DispatchContext[Any], method: str, params: Mapping[str, Any] | None) -> None:
+    async def _on_notify(self, channel: object, method: str, params: Mapping[str, Any] | None) -> None:
         match method.split("/"):
             case ["notifications", ("tools" | "prompts" | "resources") as kind, "list_changed"]:
                 await self.refresh(kind)

@@ -6,10 +6,31 @@ and what to do about it. Turning these into wire errors is `server`'s job, done 
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class BridgeError(Exception):
     """Base of all errors that this program raises on purpose; `str(error)` is fit to show to a person or a model."""
+
+
+class RpcError(Exception):
+    """A JSON-RPC error: what another side answered, or what is answered to it.
+
+    No `BridgeError`: it travels, and is not shown to a model.
+
+    Attributes:
+        code, message, data: as on the wire; `data` is None where there is none.
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        self.code, self.message, self.data = code, message, data
+        super().__init__(message)
+
+    @property
+    def wire(self) -> dict[str, Any]:
+        """The `error` of a JSON-RPC message."""
+        error: dict[str, Any] = {"code": self.code, "message": self.message}
+        return error if self.data is None else {**error, "data": self.data}
 
 
 def nearest(wanted: str, known: Iterable[str], *, at_most: int = 3) -> list[str]:
@@ -50,12 +71,17 @@ class NameCollision(BridgeError):
 
 
 class UnknownTool(BridgeError):
-    """A call names a tool that is not listed."""
+    """A call names a tool that is not listed.
 
-    def __init__(self, name: str, known: Iterable[str]) -> None:
+    Args:
+        absent: server and condition of each server whose tools are not known, since it is not up.
+    """
+
+    def __init__(self, name: str, known: Iterable[str], absent: Iterable[tuple[str, str]] = ()) -> None:
         self.name = name
         close = nearest(name, known)
         hint = f"; did you mean {_listed(close)}?" if close else "; call tools/list to see what there is"
+        hint += "".join(f". Server {server} is not up, and its tools are not known ({why})" for server, why in absent)
         super().__init__(f"Unknown tool: {name}{hint}")
 
 
@@ -71,7 +97,8 @@ class UnknownFuture(BridgeError):
             hint = f"Nearest: {_listed(live)}. list_futures shows all."
         else:
             hint = "You have no futures yet; every tool call answers with the ID of one."
-        super().__init__(f"Unknown future {ref!r}. {hint}")
+        shown = ref if len(ref) <= 200 else ref[:200] + "…"
+        super().__init__(f"Unknown future {shown!r}. {hint}")
 
 
 class NameInUse(BridgeError):

@@ -44,7 +44,7 @@ async def follow_task(
             said = task.get("statusMessage")
             if isinstance(said, str):
                 done = call.future.progress[0] if call.future.progress is not None else 0.0
-                await call.on_progress(done, None, said)
+                call.on_progress(done, None, said)
             over = task.get("status") in ENDED
             match task.get("status"):
                 case "completed" if extension:

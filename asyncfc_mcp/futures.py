@@ -167,11 +167,11 @@ class Future:
     """Bytes of the result as JSON, approximately."""
     watchers: list[Callable[["Future"], None]] = field(default_factory=list[Callable[["Future"], None]])
     """Called after every change; a watcher removes itself."""
+    key: str = field(init=False)
+    """Identifies the future across scopes."""
 
-    @property
-    def key(self) -> str:
-        """Identifies the future across scopes."""
-        return f"{self.scope.key}/{self.id}"
+    def __post_init__(self) -> None:
+        self.key = f"{self.scope.key}/{self.id}"
 
     @property
     def done(self) -> bool:
@@ -263,7 +263,8 @@ class FutureStore:
             InvalidName: `name` could not be referred to.
             NameInUse: `name` belongs to a future that has not ended.
         """
-        self._forget_read()
+        now = self._clock()
+        self._forget_read(now)
         if self.pending >= self._max_pending:
             raise TooManyFutures(f"{self.pending} calls have not ended yet", str(self._max_pending), "max_pending")
         if self.bytes > self._max_bytes:
@@ -275,9 +276,7 @@ class FutureStore:
             self.check_name(scope, name)
         shelf.count += 1
         future_id = f"f{shelf.count}" if scope.listed else f"f{secrets.token_hex(16)}"
-        future = Future(
-            future_id, scope, tool, server, name=name, conversation=conversation, submitted_at=self._clock()
-        )
+        future = Future(future_id, scope, tool, server, name=name, conversation=conversation, submitted_at=now)
         shelf.futures[future_id] = future
         if name is not None:
             shelf.names[name] = future_id
@@ -354,9 +353,9 @@ class FutureStore:
             self._read.append((now, future))
         future.read_at = now
 
-    def _forget_read(self) -> None:
+    def _forget_read(self, now: float) -> None:
         """Drop results read long ago. One pass over the front of a queue, so the cost is spread over the reads."""
-        horizon = self._clock() - self._keep_s
+        horizon = now - self._keep_s
         while self._read and self._read[0][0] <= horizon:
             read_at, future = self._read.popleft()
             if future.read_at != read_at:  # read again since, which stands further back

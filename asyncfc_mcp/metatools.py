@@ -113,7 +113,7 @@ class Client:
         return longest if asked is None else min(asked, longest)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Caller:
     """A client in the course of one request."""
 

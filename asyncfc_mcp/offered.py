@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, Final, cast
 
-from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS
-
 from asyncfc_mcp import results
 from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.futures import Result, Scope, is_id
-from asyncfc_mcp.requests import Handler, Request, paged, uri_of
+from asyncfc_mcp.protocol import INVALID_PARAMS, RESOURCE_NOT_FOUND
+from asyncfc_mcp.requests import Handler, Request, awaited, paged, uri_of
 
-RESOURCE_NOT_FOUND: Final = -32002
 LISTED_FUTURES: Final = 100
 """How many futures are listed as resources, newest first."""
 
@@ -27,12 +25,12 @@ class Offered:
         self.bridge = bridge
         self._scope = scope
         self.methods: Mapping[str, Handler] = {
-            "prompts/list": self._list_prompts,
-            "prompts/get": self._get_prompt,
-            "resources/list": self._list_resources,
-            "resources/templates/list": self._list_templates,
-            "resources/read": self._read_resource,
-            "completion/complete": self._complete,
+            "prompts/list": awaited(self._list_prompts),
+            "prompts/get": awaited(self._get_prompt),
+            "resources/list": awaited(self._list_resources),
+            "resources/templates/list": awaited(self._list_templates),
+            "resources/read": awaited(self._read_resource),
+            "completion/complete": awaited(self._complete),
         }
 
     async def _list_prompts(self, request: Request) -> Result:
@@ -43,7 +41,7 @@ class Offered:
         params = request.params
         entry = (await self.bridge.listed()).prompts.get(str(params.get("name")))
         if entry is None:
-            raise MCPError(INVALID_PARAMS, f"Unknown prompt: {params.get('name')}")
+            raise RpcError(INVALID_PARAMS, f"Unknown prompt: {params.get('name')}")
         return await self.bridge.ask(entry.server, "prompts/get", {**params, "name": entry.prompt})
 
     async def _list_resources(self, request: Request) -> Result:
@@ -68,27 +66,27 @@ class Offered:
             return results.read(future, uri, wanted[1], wanted[2])
         if wanted is not None and is_id(wanted[0]):
             # Not to be asked of a server: it would learn an ID, and could answer for the future.
-            raise MCPError(RESOURCE_NOT_FOUND, f"Resource not found: {uri}", {"uri": uri})
+            raise RpcError(RESOURCE_NOT_FOUND, f"Resource not found: {uri}", {"uri": uri})
         return await self.bridge.read_resource(uri, params)
 
     async def _complete(self, request: Request) -> Result:
         params = request.params
         ref = params.get("ref")
         if not isinstance(ref, dict):
-            raise MCPError(INVALID_PARAMS, "completion/complete: ref must be an object")
+            raise RpcError(INVALID_PARAMS, "completion/complete: ref must be an object")
         target = cast("dict[str, Any]", ref)
         catalog = await self.bridge.listed()
         if target.get("type") == "ref/prompt":
             prompt = catalog.prompts.get(str(target.get("name")))
             if prompt is None:
-                raise MCPError(INVALID_PARAMS, f"Unknown prompt: {target.get('name')}")
+                raise RpcError(INVALID_PARAMS, f"Unknown prompt: {target.get('name')}")
             return await self.bridge.ask(
                 prompt.server, "completion/complete", {**params, "ref": {**target, "name": prompt.prompt}}
             )
         uri = str(target.get("uri"))
         server = catalog.templates.get(uri) or catalog.resources.get(uri)
         if server is None:
-            raise MCPError(INVALID_PARAMS, f"Unknown resource template: {uri}")
+            raise RpcError(INVALID_PARAMS, f"Unknown resource template: {uri}")
         return await self.bridge.ask(server[0], "completion/complete", params)
 
     async def extension(self, request: Request) -> Result:

@@ -1,35 +1,54 @@
-"""A JSON-RPC peer over lines: the SDK's `Dispatcher` interface without its cost.
+"""A JSON-RPC peer over lines: requests, results, notifications, cancellation and progress, both ways.
 
-Owns the correlation of requests and results, a task for each request that comes in, cancellation and progress.
-Refuses to know MCP beyond the two notifications that correlate (`cancelled`, `progress`). The SDK's
-`JSONRPCDispatcher` does the same over any transport; it serves where messages do not come as lines (HTTP). This one
-spends a third of its time on a call: no message models, no memory streams, no tracing span of its own.
+Owns the correlation of requests and results, and a task for each request that cannot be answered at once. Refuses to
+know MCP beyond the two notifications that correlate (`cancelled`, `progress`). The SDK's `JSONRPCDispatcher` does the
+same over any transport; it serves where messages do not come as lines (HTTP). This one costs a fraction of that: no
+message models, no memory streams, and neither a request that is answered at once nor one that goes out costs a task.
 """
 
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Final, cast
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.abc
-from mcp.shared.dispatcher import CallOptions, DispatchContext, OnNotify, OnNotifyIntercept, OnRequest, ProgressFnT
-from mcp.shared.exceptions import MCPError, NoBackChannelError
-from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
-from mcp.shared.message import MessageMetadata
-from mcp.shared.transport_context import TransportContext
-from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, REQUEST_TIMEOUT, ErrorData, RequestId
+import anyio.lowlevel
 
+from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.protocol import (
+    CONNECTION_CLOSED,
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    REQUEST_TIMEOUT,
+    CallOptions,
+    Later,
+    OnNotify,
+    OnProgress,
+    OnRequest,
+    RequestId,
+    progress_of,
+    progress_token,
+)
 from asyncfc_mcp.wire import LineReader, LineWriter, Message
 
 logger = logging.getLogger(__name__)
 
 CANCEL_WRITE_S: Final = 5.0
 """How long telling the other side of a cancellation may take."""
+FULL_S: Final = 1.0
+"""How long reading rests, at most, while the other side does not read its answers."""
+BREATH: Final = 32
+"""After so many messages that came at once the event loop gets a turn: answering at once must not starve the rest."""
 
-_DUPLEX: Final = TransportContext(kind="lines", can_send_request=True)
-_ONE_WAY: Final = TransportContext(kind="lines", can_send_request=False)
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
+
+_T = TypeVar("_T")
+
+Settle = Callable[[dict[str, Any] | None, RpcError | None], None]
+"""Told once how a request ended: its result, or else the error."""
 
 
 def _key(request_id: object) -> int | str | None:
@@ -43,84 +62,48 @@ def _key(request_id: object) -> int | str | None:
 class _Pending:
     """A request of ours that waits for its answer."""
 
-    __slots__ = ("done", "error", "on_progress", "result")
+    __slots__ = ("on_progress", "settle")
 
-    def __init__(self, on_progress: ProgressFnT | None) -> None:
-        self.done = anyio.Event()
-        self.result: dict[str, Any] | None = None
-        self.error: MCPError | None = None
-        self.on_progress = on_progress
+    def __init__(self, settle: Settle, on_progress: OnProgress | None) -> None:
+        self.settle, self.on_progress = settle, on_progress
 
 
-class Inbound(DispatchContext[TransportContext]):
-    """A message of the other side that is being handled."""
+class Inbound:
+    """A message of the other side that is being handled: the way back to it."""
 
-    __slots__ = ("_cancel_event", "_closed", "_peer", "_request_id", "_token", "cancelled", "one_way", "scope")
+    __slots__ = ("_closed", "_peer", "_token", "cancelled", "one_way", "request_id", "scope")
 
     def __init__(self, peer: "Peer", request_id: RequestId | None, params: Mapping[str, Any] | None) -> None:
         self._peer = peer
-        self._request_id = request_id
-        meta = params.get("_meta") if params else None
-        token = cast("dict[str, Any]", meta).get("progressToken") if isinstance(meta, dict) else None
-        self._token = token if isinstance(token, str | int) and not isinstance(token, bool) else None
+        self.request_id = request_id
+        self._token = progress_token(params)
         self._closed = False
-        self._cancel_event: anyio.Event | None = None
         self.cancelled = False
         self.one_way = False
         """Whether the protocol forbids requests to the other side while handling this one."""
-        self.scope = anyio.CancelScope()
-
-    @property
-    def transport(self) -> TransportContext:
-        return _ONE_WAY if self.one_way else _DUPLEX
-
-    @property
-    def can_send_request(self) -> bool:
-        return not (self._closed or self.one_way)
-
-    @property
-    def request_id(self) -> RequestId | None:
-        return self._request_id
-
-    @property
-    def message_metadata(self) -> MessageMetadata:
-        return None
-
-    @property
-    def cancel_requested(self) -> anyio.Event:
-        if self._cancel_event is None:
-            self._cancel_event = anyio.Event()
-            if self.cancelled:
-                self._cancel_event.set()
-        return self._cancel_event
+        self.scope: anyio.CancelScope | None = None
 
     def cancel(self) -> None:
         """The other side wants no answer any more."""
         self.cancelled = True
-        if self._cancel_event is not None:
-            self._cancel_event.set()
-        self.scope.cancel()
+        if self.scope is not None:
+            self.scope.cancel()
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
-        if not self.can_send_request:
-            raise NoBackChannelError(method)
+        if self._closed or self.one_way:
+            raise RpcError(INVALID_REQUEST, f"Cannot send {method!r}: there is no way back for requests here")
         return await self._peer.send_raw_request(method, params, opts)
 
-    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
+    async def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
         if not self._closed:
-            await self._peer.notify(method, params, opts)
+            await self._peer.notify(method, params)
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         if self._token is None:
             return
-        params: dict[str, Any] = {"progressToken": self._token, "progress": progress}
-        if total is not None:
-            params["total"] = total
-        if message is not None:
-            params["message"] = message
-        await self.notify("notifications/progress", params)
+        await self.notify("notifications/progress", progress_of(self._token, progress, total, message))
 
     def close(self) -> None:
         self._closed = True
@@ -130,12 +113,14 @@ class Peer:
     """One side of a connection. `run` drives it; requests may be sent while it runs.
 
     Args:
-        inline: methods that are handled before the next message is read (`initialize`).
+        unsent_limit: bytes of answers that may wait for the other side to read on; beyond, little more is read of it.
+            None for a server of ours: one that writes before it reads must be read from whatever waits for it.
     """
 
-    def __init__(self, reader: LineReader, writer: LineWriter, *, inline: frozenset[str] = frozenset()) -> None:
+    def __init__(self, reader: LineReader, writer: LineWriter, *, unsent_limit: int | None = None) -> None:
         self._reader, self._writer = reader, writer
-        self._inline = inline
+        self._unsent_limit = math.inf if unsent_limit is None else unsent_limit
+        self._flushing = False
         self._pending: dict[object, _Pending] = {}
         self._inbound: dict[object, Inbound] = {}
         self._last_id = 0
@@ -144,59 +129,96 @@ class Peer:
 
     # --- out -----------------------------------------------------------------------------------------------------
 
+    def post(
+        self, method: str, params: Mapping[str, Any] | None, settle: Settle, opts: CallOptions | None = None
+    ) -> RequestId | None:
+        """Send a request without waiting for anything; `settle` is called when it has ended, never from in here.
+
+        Returns:
+            Its ID, by which it can be abandoned; None if it cannot go out at once, and then nothing was sent.
+        """
+        if self._closed or self._tg is None or self._writer.unsent:
+            return None
+        request_id, message = self._message(method, params, opts or {})
+        key = _key(request_id)
+        if not self._post(message, partial(self._lose, key)):
+            return None
+        self._pending[key] = _Pending(settle, (opts or {}).get("on_progress"))
+        return request_id
+
+    def _lose(self, key: object) -> None:
+        """A request of ours had its place, and the other side stopped reading for good."""
+        if (pending := self._pending.pop(key, None)) is not None:
+            pending.settle(None, RpcError(CONNECTION_CLOSED, "Connection closed"))
+
+    def abandon(self, request_id: RequestId, reason: str) -> None:
+        """Tell the other side that nobody waits for its answer any more; `settle` is not called."""
+        if self._pending.pop(_key(request_id), None) is not None and not self._closed:
+            params = {"requestId": request_id, "reason": reason}
+            self._post({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+
+    def _message(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions) -> tuple[RequestId, Message]:
+        request_id: RequestId | None = opts.get("request_id")
+        if request_id is None:
+            self._last_id += 1
+            request_id = self._last_id
+        if opts.get("on_progress") is not None:
+            params = dict(params or {})
+            params["_meta"] = {**(params.get("_meta") or {}), "progressToken": request_id}
+        message: Message = {"jsonrpc": "2.0", "id": request_id, "method": method}
+        if params:
+            message["params"] = params
+        return request_id, message
+
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
         """Send a request and wait for its result. Cancelling the wait tells the other side.
 
         Raises:
-            MCPError: its error; `REQUEST_TIMEOUT` after `opts["timeout"]` seconds; `CONNECTION_CLOSED` when the
+            RpcError: its error; `REQUEST_TIMEOUT` after `opts["timeout"]` seconds; `CONNECTION_CLOSED` when the
                 connection ended.
         """
         opts = opts or {}
         if self._closed:
-            raise MCPError(CONNECTION_CLOSED, "Connection closed")
-        request_id: RequestId | None = opts.get("request_id")
-        if request_id is None:
-            self._last_id += 1
-            request_id = self._last_id
-        on_progress = opts.get("on_progress")
-        if on_progress is not None:
-            params = dict(params or {})
-            params["_meta"] = {**(params.get("_meta") or {}), "progressToken": request_id}
-        message: Message = {"jsonrpc": "2.0", "id": request_id, "method": method}
-        if params:
-            message["params"] = params
-        pending = _Pending(on_progress)
+            raise RpcError(CONNECTION_CLOSED, "Connection closed")
+        request_id, message = self._message(method, params, opts)
+        done = anyio.Event()
+        ended: list[tuple[dict[str, Any] | None, RpcError | None]] = []
+
+        def settle(result: dict[str, Any] | None, error: RpcError | None) -> None:
+            ended.append((result, error))
+            done.set()
+
         key = _key(request_id)
-        self._pending[key] = pending
+        self._pending[key] = pending = _Pending(settle, opts.get("on_progress"))
         timeout = opts.get("timeout")
         sent = False
         try:
-            if timeout is None:
-                await self._post(message)
+            with anyio.move_on_after(timeout):
+                try:
+                    await self._writer.send(message)
+                except anyio.BrokenResourceError:
+                    raise RpcError(CONNECTION_CLOSED, "Connection closed") from None
                 sent = True
-                await pending.done.wait()
-            else:
-                with anyio.move_on_after(timeout):
-                    await self._post(message)
-                    sent = True
-                    await pending.done.wait()
-                if not pending.done.is_set():
-                    await self._abandon(request_id, f"timed out after {timeout:g} s", opts)
-                    raise MCPError(REQUEST_TIMEOUT, f"Request {method!r} timed out")
+                await done.wait()
+            if not ended:
+                await self._tell_abandoned(request_id, f"timed out after {timeout:g} s", opts)
+                raise RpcError(REQUEST_TIMEOUT, f"Request {method!r} timed out")
         except anyio.get_cancelled_exc_class():
             if sent:
-                await self._abandon(request_id, "caller cancelled", opts)
+                await self._tell_abandoned(request_id, "caller cancelled", opts)
             raise
         finally:
-            self._pending.pop(key, None)
-        if pending.error is not None:
-            raise pending.error
-        assert pending.result is not None
-        return pending.result
+            if self._pending.get(key) is pending:
+                del self._pending[key]
+        [(result, error)] = ended
+        if error is not None:
+            raise error
+        assert result is not None
+        return result
 
-    async def _abandon(self, request_id: RequestId, reason: str, opts: CallOptions) -> None:
+    async def _tell_abandoned(self, request_id: RequestId, reason: str, opts: CallOptions) -> None:
         if not opts.get("cancel_on_abandon", True):
             return
         with anyio.move_on_after(CANCEL_WRITE_S, shield=True):
@@ -204,24 +226,39 @@ class Peer:
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         """Send a notification; one that cannot be delivered any more is dropped."""
+        if self._closed:
+            return
         message: Message = {"jsonrpc": "2.0", "method": method}
         if params:
             message["params"] = params
-        await self._send_or_drop(message)
-
-    async def _post(self, message: Message) -> None:
-        try:
-            await self._writer.send(message)
-        except anyio.BrokenResourceError:
-            raise MCPError(CONNECTION_CLOSED, "Connection closed") from None
-
-    async def _send_or_drop(self, message: Message) -> None:
-        if self._closed:
-            return
         try:
             await self._writer.send(message)
         except anyio.BrokenResourceError:
             logger.debug("dropped a message: the other side is gone")
+
+    def _post(self, message: Message, lost: Callable[[], None] | None = None) -> bool:
+        """Write a message at once, or have it written as soon as the other side reads on; False if it does not at all.
+
+        Args:
+            lost: called if that turns out later.
+        """
+        assert self._tg is not None
+        try:
+            if not self._writer.post(message, lost) and not self._flushing:
+                self._flushing = True
+                self._tg.start_soon(self._flush)
+        except anyio.BrokenResourceError:
+            logger.debug("dropped a message: the other side is gone")
+            return False
+        return True
+
+    async def _flush(self) -> None:
+        try:
+            await self._writer.flush()
+        except anyio.BrokenResourceError:
+            logger.debug("dropped messages: the other side is gone")
+        finally:
+            self._flushing = False
 
     # --- in ------------------------------------------------------------------------------------------------------
 
@@ -229,33 +266,29 @@ class Peer:
         self,
         on_request: OnRequest,
         on_notify: OnNotify,
-        on_notify_intercept: OnNotifyIntercept | None = None,
         *,
         task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Read until the other side closes; each request is handled in a task of its own."""
+        """Read until the other side closes. A request is answered at once where `on_request` has its result ready,
+        else in a task of its own."""
         try:
             async with anyio.create_task_group() as self._tg:
                 task_status.started()
+                take = partial(self._take, on_request, on_notify)
+                self._reader.offer(partial(self._take_all, take))
                 try:
                     while True:
-                        message = await self._reader.receive()
-                        method = message.get("method")
-                        if method is None:
-                            self._settle(message)
-                        elif "id" in message:
-                            params = message.get("params")
-                            inbound = Inbound(self, message["id"], params)
-                            self._inbound[_key(message["id"])] = inbound
-                            if method in self._inline:
-                                await self._handle(inbound, method, params, on_request)
-                            else:
-                                self._tg.start_soon(self._handle, inbound, method, params, on_request)
-                        else:
-                            self._notified(method, message.get("params"), on_notify)
+                        take(await self._reader.receive())
+                        if not self._take_all(take):
+                            await anyio.lowlevel.checkpoint()
+                        if self._writer.unsent > self._unsent_limit:
+                            # Not for ever: that its input has ended must be noticed all the same.
+                            with anyio.move_on_after(FULL_S):
+                                await self._writer.moved()
                 except anyio.EndOfStream:
                     pass
                 finally:
+                    self._reader.offer(None)
                     # Senders are shielded while they finish a line, so this group would wait for them for ever.
                     await self._writer.finish()
                 self._close()
@@ -263,24 +296,44 @@ class Peer:
         finally:
             self._close()
 
+    def _take_all(self, take: Callable[[Message], None]) -> bool:
+        """Take in the messages that are there; whether these were few, and their answers are read."""
+        for _ in range(BREATH):
+            if self._writer.unsent > self._unsent_limit:
+                return False
+            message = self._reader.receive_nowait()
+            if message is None:
+                return True
+            take(message)
+        return False
+
+    def _take(self, on_request: OnRequest, on_notify: OnNotify, message: Message) -> None:
+        try:
+            method = message.get("method")
+            if method is None:
+                self._settle(message)
+            elif "id" in message:
+                self._requested(message["id"], method, message.get("params"), on_request)
+            else:
+                self._notified(method, message.get("params"), on_notify)
+        except Exception:  # a fault of ours; what it was about is lost, and nothing else
+            logger.exception("a message could not be taken in")
+
     def _close(self) -> None:
         self._closed = True
-        for pending in self._pending.values():
-            if not pending.done.is_set():
-                pending.error = MCPError(CONNECTION_CLOSED, "Connection closed")
-                pending.done.set()
+        while self._pending:
+            _, pending = self._pending.popitem()
+            pending.settle(None, RpcError(CONNECTION_CLOSED, "Connection closed"))
 
     def _settle(self, message: Message) -> None:
-        pending = self._pending.get(_key(message.get("id")))
-        if pending is None or pending.done.is_set():
+        pending = self._pending.pop(_key(message.get("id")), None)
+        if pending is None:
             logger.debug("dropped an answer to no request: %r", message.get("id"))
-            return
-        if "result" in message:
-            pending.result = message["result"]
+        elif "result" in message:
+            pending.settle(message["result"], None)
         else:
             error = message["error"]
-            pending.error = MCPError(error["code"], str(error.get("message", "")), error.get("data"))
-        pending.done.set()
+            pending.settle(None, RpcError(error["code"], str(error.get("message", "")), error.get("data")))
 
     def _notified(self, method: str, params: dict[str, Any] | None, on_notify: OnNotify) -> None:
         assert self._tg is not None
@@ -293,39 +346,75 @@ class Peer:
             progress = params.get("progress")
             if pending is not None and pending.on_progress is not None and isinstance(progress, int | float):
                 total, text = params.get("total"), params.get("message")
-                self._tg.start_soon(
-                    _contained(pending.on_progress),
+                pending.on_progress(
                     progress,
                     total if isinstance(total, int | float) else None,
                     text if isinstance(text, str) else None,
                 )
-        self._tg.start_soon(_contained(on_notify), Inbound(self, None, params), method, params)
+        rest = on_notify(Inbound(self, None, params), method, params)
+        if rest is not None:
+            self._tg.start_soon(_contained(rest))
 
-    async def _handle(
-        self, inbound: Inbound, method: str, params: Mapping[str, Any] | None, on_request: OnRequest
+    def _requested(
+        self, request_id: RequestId, method: str, params: Mapping[str, Any] | None, on_request: OnRequest
     ) -> None:
-        request_id = inbound.request_id
-        answer: Message = {"jsonrpc": "2.0", "id": request_id}
+        assert self._tg is not None
+        inbound = Inbound(self, request_id, params)
         try:
-            with inbound.scope:
-                answer["result"] = await on_request(inbound, method, params)
-        except Exception as exc:  # noqa: BLE001 - the one place where an exception becomes an answer
-            answer["error"] = self._error(method, exc).model_dump(by_alias=True, exclude_none=True)
+            answer = on_request(inbound, method, params)
+        except Exception as exc:  # noqa: BLE001 - with its like below, where an exception becomes an answer
+            self._answer(inbound, error=_error(method, exc))
+            return
+        if callable(answer):
+            self._inbound[_key(request_id)] = inbound
+            self._tg.start_soon(self._wait, inbound, method, answer)
+        else:
+            self._answer(inbound, answer)
+
+    async def _wait(self, inbound: Inbound, method: str, later: Later) -> None:
+        result: dict[str, Any] | None = None
+        error: RpcError | None = None
+        inbound.scope = scope = anyio.CancelScope()
+        if inbound.cancelled:
+            scope.cancel()
+        try:
+            with scope:
+                result = await later()
+        except Exception as exc:  # noqa: BLE001
+            error = _error(method, exc)
         finally:
             inbound.close()
-            key = _key(request_id)
+            key = _key(inbound.request_id)
             if self._inbound.get(key) is inbound:
                 del self._inbound[key]
         # A request that was cancelled is never answered.
-        if not inbound.cancelled and ("result" in answer or "error" in answer):
-            await self._send_or_drop(answer)
+        if not inbound.cancelled and (result is not None or error is not None):
+            self._answer(inbound, result, error)
 
-    def _error(self, method: str, exc: Exception) -> ErrorData:
-        error = handler_exception_to_error_data(exc)
+    def _answer(self, inbound: Inbound, result: dict[str, Any] | None = None, error: RpcError | None = None) -> None:
+        inbound.close()
+        if self._closed:
+            return
         if error is None:
-            logger.error("handling %r failed", method, exc_info=exc)
-            error = ErrorData(code=INTERNAL_ERROR, message="Internal error")
-        return error
+            self._post({"jsonrpc": "2.0", "id": inbound.request_id, "result": result})
+        else:
+            self._post({"jsonrpc": "2.0", "id": inbound.request_id, "error": error.wire})
+
+
+def in_a_task(handler: Callable[..., Awaitable[_T]]) -> Callable[..., Callable[[], Awaitable[_T]]]:
+    """A handler that always takes its time."""
+
+    def taken(*args: object) -> Callable[[], Awaitable[_T]]:
+        return partial(handler, *args)
+
+    return taken
+
+
+def _error(method: str, exc: Exception) -> RpcError:
+    if isinstance(exc, RpcError):
+        return exc
+    logger.error("handling %r failed", method, exc_info=exc)
+    return RpcError(INTERNAL_ERROR, "Internal error")
 
 
 def _contained(function: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[Any, Any, None]]:

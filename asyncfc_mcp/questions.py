@@ -11,11 +11,10 @@ from math import inf
 from typing import Any, Final, cast
 
 import anyio
-from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_REQUEST, METHOD_NOT_FOUND
 
-from asyncfc_mcp.errors import CannotAsk, MalformedQuestion, ProtocolFailure, Unanswered
+from asyncfc_mcp.errors import CannotAsk, MalformedQuestion, ProtocolFailure, RpcError, Unanswered
 from asyncfc_mcp.futures import Event, Future, Question, Result, State
+from asyncfc_mcp.protocol import INVALID_REQUEST, METHOD_NOT_FOUND
 from asyncfc_mcp.scheduler import Call, Scheduler, wait_for
 
 CAPABILITY: Final[Mapping[str, str]] = {
@@ -48,10 +47,10 @@ def can_answer(capabilities: Mapping[str, Any], method: str, params: Mapping[str
 def refuse_unless_able(capabilities: Mapping[str, Any], method: str, params: Mapping[str, Any]) -> None:
     """
     Raises:
-        MCPError: a client with these capabilities may not be asked this.
+        RpcError: a client with these capabilities may not be asked this.
     """
     if not can_answer(capabilities, method, params):
-        raise MCPError(METHOD_NOT_FOUND, f"the client has not declared that it can answer {method}")
+        raise RpcError(METHOD_NOT_FOUND, f"the client has not declared that it can answer {method}")
 
 
 def input_requests(tool: str, asking: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -73,7 +72,7 @@ def input_requests(tool: str, asking: Mapping[str, Any]) -> dict[str, dict[str, 
     return requests
 
 
-class _Nobody(MCPError):
+class _Nobody(RpcError):
     """Nobody answered in time; the call is to fail with `verdict`."""
 
     def __init__(self, verdict: Unanswered) -> None:
@@ -113,7 +112,7 @@ class Questions:
         client's answer.
 
         Raises:
-            MCPError: the client refused with this error, or cannot be asked; or nobody answered, and the call fails.
+            RpcError: the client refused with this error, or cannot be asked; or nobody answered, and the call fails.
         """
         for call in calls:
             refuse_unless_able(call.capabilities, method, params)
@@ -129,7 +128,7 @@ class Questions:
         """Put a question on futures and return the client's answer.
 
         Raises:
-            MCPError: the client refused with this error; `_Nobody`: there is no answer.
+            RpcError: the client refused with this error; `_Nobody`: there is no answer.
         """
         self._count += 1
         question = Question(f"q{self._count}", method, params)
@@ -159,11 +158,11 @@ class Questions:
                 if future.state is State.INPUT_REQUIRED and not future.questions:
                     future.apply(Event.ANSWER)
         if question.refusal is not None:
-            raise MCPError(*question.refusal)
+            raise RpcError(*question.refusal)
         if question.answer is not None:
             return question.answer
         if all(future.done for future in futures):
-            raise MCPError(INVALID_REQUEST, "the call that asked has ended")
+            raise RpcError(INVALID_REQUEST, "the call that asked has ended")
         raise _Nobody(Unanswered(futures[0].tool, question.text, self._timeout_s))
 
     def find(self, question_id: str) -> Question | None:
@@ -205,12 +204,12 @@ class Questions:
                 for key, request in asked.items():
                     params: dict[str, Any] = request.get("params") or {}
                     tg.start_soon(ask, key, str(request.get("method")), params)
-        except* MCPError as group:
+        except* RpcError as group:
             exc = group.exceptions[0]
-            assert isinstance(exc, MCPError)
+            assert isinstance(exc, RpcError)
             if isinstance(exc, _Nobody):
                 raise exc.verdict from None
-            raise ProtocolFailure(call.future.tool, exc.code, exc.error.message, exc.error.data) from None
+            raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
         if not asked:
             await anyio.sleep(STATE_ONLY_S)
         again: dict[str, Any] = {}
@@ -229,7 +228,7 @@ class Questions:
         several have calls there it is held until those of one are left.
 
         Raises:
-            MCPError: that takes longer than `HOLD_S`, or cannot happen, since all of them wait to ask.
+            RpcError: that takes longer than `HOLD_S`, or cannot happen, since all of them wait to ask.
         """
         self._held[server] = self._held.get(server, 0) + 1
         try:
@@ -244,7 +243,7 @@ class Questions:
                     await wait_for([call.future for call in calls], any_=True)
         finally:
             self._held[server] -= 1
-        raise MCPError(
+        raise RpcError(
             INVALID_REQUEST,
             f"calls of several clients are running on {server!r}, and it cannot be told whose question this is; "
             "try again when it is alone",

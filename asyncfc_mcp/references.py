@@ -90,7 +90,7 @@ def find(arguments: Any, known: Known) -> Found:
 
     One walk, without recursion, where no string holds a `$`.
     """
-    if not _may_refer(arguments):
+    if not may_refer(arguments):
         return Found()
     unknown: dict[str, None] = {}
     keys: dict[str, None] = {}
@@ -130,7 +130,7 @@ def substitute(
     Raises:
         ReferenceFailed: a path leads nowhere, a value does not fit, or the arguments become too large.
     """
-    if not _may_refer(arguments):
+    if not may_refer(arguments):
         return arguments
     places = list(_readings(arguments, known, {}))
     if not places:
@@ -159,7 +159,7 @@ def substitute(
 # --- finding them ----------------------------------------------------------------------------------------------------
 
 
-def _may_refer(arguments: Any) -> bool:
+def may_refer(arguments: Any) -> bool:
     stack = [arguments]
     while stack:
         node = stack.pop()

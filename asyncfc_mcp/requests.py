@@ -3,18 +3,31 @@
 Pure but for the way back to the client that a request carries. Refuses to know any method.
 """
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, cast
 
-from mcp.shared.dispatcher import DispatchContext
-from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, MISSING_REQUIRED_CLIENT_CAPABILITY
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+import anyio
 
+from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.futures import Result
 from asyncfc_mcp.offers import TASKS_EXTENSION
+from asyncfc_mcp.protocol import (
+    INVALID_PARAMS,
+    LATEST_HANDSHAKE_VERSION,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    Channel,
+    Later,
+)
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S: Final = 5.0
+"""How long clearing up after a connection may take."""
 
 PAGE: Final = 1000
 """How many entries a page of a list has."""
@@ -31,6 +44,39 @@ class Progress(Protocol):
     async def __call__(self, progress: float, total: float | None = None, message: str | None = None) -> None: ...
 
 
+class Session:
+    """A connection that begins with a handshake (before 2026-07-28), until it ends.
+
+    Args:
+        notify: sends a notification that belongs to no request.
+        session_id: that of HTTP.
+    """
+
+    def __init__(
+        self, notify: Callable[[str, Mapping[str, Any] | None], Awaitable[None]], session_id: str | None = None
+    ) -> None:
+        self.notify = notify
+        self.id = session_id
+        self.version = LATEST_HANDSHAKE_VERSION
+        self.host: str | None = None
+        self.capabilities: Mapping[str, Any] = {}
+        self.accepted = False
+        """Whether it has shaken hands, so that it may ask for anything."""
+        self._ending = AsyncExitStack()
+
+    def at_end(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Have `callback` called when the connection ends; the last one first."""
+        self._ending.push_async_callback(callback)
+
+    async def close(self) -> None:
+        """It has ended. Takes at most `CLOSE_S`, and fails for nobody."""
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            try:
+                await self._ending.aclose()
+            except Exception:
+                logger.exception("clearing up after a connection failed")
+
+
 @dataclass(slots=True)
 class Request:
     """A request, whatever carried it: all that answering it needs to know."""
@@ -40,18 +86,22 @@ class Request:
     version: str
     host: str | None
     """`clientInfo.name`, if the client said it."""
-    session_id: str | None
     capabilities: Mapping[str, Any]
     """What the client said it can do, as it said it."""
-    channel: DispatchContext[Any]
+    channel: Channel
     """The way back to the client while this request is answered: progress, notifications, and requests where the
     protocol has them."""
-    connection: Any
-    """The SDK's `Connection`; of a handshake one it outlives the request."""
+    session: "Session | None" = None
+    """The connection that it came on; None on 2026-07-28, which has none."""
 
     @property
     def modern(self) -> bool:
-        return self.version in MODERN_PROTOCOL_VERSIONS
+        return self.session is None
+
+    @property
+    def session_id(self) -> str | None:
+        """The HTTP session that it came in."""
+        return self.session.id if self.session is not None else None
 
     def report(self) -> Progress | None:
         """How to send progress; None where nobody listens."""
@@ -65,18 +115,24 @@ class Request:
         return self.modern and TASKS_EXTENSION in extensions and meta.get(TASKS_CHOICE_KEY, default) == "task"
 
 
-Handler = Callable[[Request], Awaitable[Result]]
-"""Answers the requests of one method. Raises `MCPError`, or a `BridgeError` that says what was wrong."""
+Handler = Callable[[Request], Result | Later]
+"""Answers the requests of one method, or says what brings the answer. Both raise `RpcError`, or a `CallFailed` that
+says what was wrong."""
+
+
+def awaited(handler: Callable[[Request], Awaitable[Result]]) -> Handler:
+    """A handler that always takes its time."""
+    return lambda request: partial(handler, request)
 
 
 def need_tasks(request: Request) -> None:
     """Let only clients through that have declared the tasks extension (2026-07-28).
 
     Raises:
-        MCPError: this one has not.
+        RpcError: this one has not.
     """
     if TASKS_EXTENSION not in (request.capabilities.get("extensions") or {}):
-        raise MCPError(
+        raise RpcError(
             MISSING_REQUIRED_CLIENT_CAPABILITY,
             f"{request.method} needs the client to declare the extension {TASKS_EXTENSION}",
             {"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}},
@@ -86,7 +142,7 @@ def need_tasks(request: Request) -> None:
 def uri_of(request: Request) -> str:
     uri = request.params.get("uri")
     if not isinstance(uri, str):
-        raise MCPError(INVALID_PARAMS, f"{request.method}: uri must be a string")
+        raise RpcError(INVALID_PARAMS, f"{request.method}: uri must be a string")
     return uri
 
 
@@ -97,7 +153,7 @@ def paged(params: Params, key: str, items: list[dict[str, Any]]) -> Result:
     if cursor is not None:
         kind, _, offset = str(cursor).partition(":")
         if kind != key or not re.fullmatch(r"[0-9]{1,9}", offset) or not 0 < int(offset) < len(items):
-            raise MCPError(INVALID_PARAMS, f"Invalid cursor: {cursor!r:.80}")
+            raise RpcError(INVALID_PARAMS, f"Invalid cursor: {cursor!r:.80}")
         start = int(offset)
     page: Result = {key: items[start : start + PAGE]}
     if len(items) > start + PAGE:

@@ -9,9 +9,10 @@ import json
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from functools import partial
+from heapq import heapify, heappop, heappush
 from statistics import median
 from typing import Any, Final, Protocol, cast
 
@@ -33,6 +34,7 @@ from asyncfc_mcp.errors import (
 )
 from asyncfc_mcp.futures import Event, Future, FutureStore, Result, Scope, State
 from asyncfc_mcp.ordering import NOTHING, Effect, StateTree
+from asyncfc_mcp.protocol import OnProgress
 from asyncfc_mcp.schemas import Validator
 from asyncfc_mcp.wire import approximate_size
 
@@ -92,14 +94,21 @@ class Call:
     """Whether the downstream may have seen it."""
     ordered: bool = False
     cancel_scope: anyio.CancelScope | None = None
-    abandoned: bool = False
+    """Of the task in which it runs, if it runs in one."""
+    abandon: "Abandon | None" = None
+    """Tells the downstream that nobody waits any more, while it runs without a task."""
+    answered_first: bool = False
+    """Whether its caller has its answer, a handle, before it goes out: that is what a model waits for."""
+    deadline: float = math.inf
+    """When its time is over, on the event loop's clock."""
+    dropped: bool = False
     """Settled before it started; if it stands in a line for capacity, whoever comes to it there drops it."""
 
     def on_sent(self) -> None:
         """The downstream may have seen it from now on."""
         self.sent = True
 
-    async def on_progress(self, progress: float, total: float | None, message: str | None) -> None:
+    def on_progress(self, progress: float, total: float | None, message: str | None) -> None:
         """Keep the downstream's last progress on the future."""
         if not self.future.done and is_number(progress) and (total is None or is_number(total)):
             self.future.progress = (progress, total, message[:PROGRESS_TEXT] if message else message)
@@ -114,12 +123,26 @@ class Execute(Protocol):
     """
 
     async def __call__(
-        self, call: Call, arguments: dict[str, Any] | None, on_progress: "OnProgress", on_sent: Callable[[], None]
+        self, call: Call, arguments: dict[str, Any] | None, on_progress: OnProgress, on_sent: Callable[[], None]
     ) -> Result: ...
 
 
-class OnProgress(Protocol):
-    async def __call__(self, progress: float, total: float | None, message: str | None) -> None: ...
+Rest = Callable[[], Awaitable[Result]]
+"""What brings a result that takes more than one answer. Raises `CallFailed`."""
+Ended = Callable[[Result | CallFailed | Rest], None]
+"""Told once how a call ended that was sent, or what is left to be done."""
+Abandon = Callable[[str], None]
+"""Tells the downstream, with a reason, that nobody waits for its answer. Then `Ended` is not called any more."""
+
+
+class Send(Protocol):
+    """Sends a call downstream without waiting for anything; `ended` is called later, never from in here.
+
+    Returns:
+        None if that is not possible at this moment, and then nothing was sent.
+    """
+
+    def __call__(self, call: Call, arguments: dict[str, Any] | None, ended: Ended) -> Abandon | None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -149,11 +172,12 @@ class _Server(_Capacity):
 
 
 class Scheduler:
-    """Engine of one process: futures in memory, calls in tasks.
+    """Engine of one process: futures in memory. A call that can be sent at once costs no task: there may be thousands.
 
     Args:
         store: where futures are.
-        execute: sends a call.
+        execute: makes a call, in a task.
+        send: sends a call, where that needs no waiting; None makes every call in a task.
         clock: monotonic, in seconds.
         server_limits: `max_concurrency` of each server; absent or None means no limit.
     """
@@ -165,9 +189,11 @@ class Scheduler:
         *,
         clock: Callable[[], float],
         server_limits: Mapping[str, int | None] | None = None,
+        send: Send | None = None,
     ) -> None:
         self.store = store
         self._execute = execute
+        self._send = send
         self._clock = clock
         self._tree = StateTree()
         self._calls: dict[str, Call] = {}
@@ -178,13 +204,28 @@ class Scheduler:
         self._tools: dict[tuple[str, str], _Lane] = {}
         self._durations: dict[str, deque[float]] = {}
         self._flights: dict[str, Call] = {}
+        self._outbox: deque[Call] = deque()
+        """Calls that have started and go out as soon as their callers have been answered."""
+        self._filled = anyio.Event()
+        self._deadlines: list[tuple[float, str]] = []
+        """When the time of calls without a task is over, as a heap; some have ended before."""
+        self._earlier = anyio.Event()
         self._tg: anyio.abc.TaskGroup | None = None
+        self._over = False
+        """Nothing starts any more."""
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Own the tasks of all calls until cancelled."""
         async with anyio.create_task_group() as self._tg:
+            self._tg.start_soon(self._empty_outbox)
             task_status.started()
-            await anyio.sleep_forever()
+            try:
+                await self._keep_time()
+            finally:
+                self._over = True
+                for call in self._calls.values():
+                    if call.abandon is not None:
+                        call.abandon("the bridge is stopping")
 
     # --- submitting ----------------------------------------------------------------------------------------------
 
@@ -219,7 +260,7 @@ class Scheduler:
 
     def _consider(self, call: Call) -> None:
         """Start the call if nothing is missing, or let it stand in line for capacity."""
-        if call.needs or (call.ordered and not self._tree.ready(call.future.key)):
+        if self._over or call.needs or (call.ordered and not self._tree.ready(call.future.key)):
             return
         server, tool = self._lanes(call)
         if server.full or tool.full or server.lanes:
@@ -235,10 +276,10 @@ class Scheduler:
         One line for each tool, and none for the server: a call that moved from line to line would take a place of the
         first with it when it leaves the second, and who stands behind it in the first would never be called.
         """
-        while not server.full:
+        while not (server.full or self._over):
             first: _Lane | None = None
             for lane in tuple(server.lanes):
-                while lane.line and lane.line[0][1].abandoned:
+                while lane.line and lane.line[0][1].dropped:
                     heappop(lane.line)
                 if not lane.line:
                     del server.lanes[lane]
@@ -249,8 +290,13 @@ class Scheduler:
             self._start(heappop(first.line)[1])
 
     def _lanes(self, call: Call) -> tuple[_Server, _Lane]:
-        server = self._servers.setdefault(call.future.server, _Server(None))
-        tool = self._tools.setdefault((call.future.server, call.tool), _Lane(call.policy.max_concurrency))
+        name = call.future.server
+        server = self._servers.get(name)
+        if server is None:
+            server = self._servers[name] = _Server(None)
+        tool = self._tools.get((name, call.tool))
+        if tool is None:
+            tool = self._tools[name, call.tool] = _Lane(call.policy.max_concurrency)
         return server, tool
 
     def _start(self, call: Call) -> None:
@@ -261,30 +307,115 @@ class Scheduler:
         if call.ordered:
             self._tree.start(call.future.key)
         call.future.started_at = self._clock()
-        call.cancel_scope = anyio.CancelScope()
+        if call.policy.timeout_s is not None:
+            call.deadline = anyio.current_time() + call.policy.timeout_s
+        # What comes after a call that waits there goes out after it, whatever its own answer is.
+        if call.answered_first or self._outbox:
+            self._outbox.append(call)
+            self._filled.set()
+        else:
+            self._dispatch(call)
         call.future.apply(Event.START)
-        self._tg.start_soon(self._run, call)
 
-    # --- running -------------------------------------------------------------------------------------------------
+    async def _empty_outbox(self) -> None:
+        while True:
+            self._filled = anyio.Event()
+            while self._outbox:
+                call = self._outbox.popleft()
+                if not call.future.done:
+                    self._dispatch(call)
+            await self._filled.wait()
 
-    async def _run(self, call: Call) -> None:
+    def _dispatch(self, call: Call) -> None:
+        assert self._tg is not None
+        # References are resolved in a task: a failure there ends other calls, and we may be in the midst of that. So
+        # are identical calls brought together, since one waits for the other.
+        if self._send is not None and not call.bindings and not _shares(call):
+            try:
+                call.abandon = self._send(call, call.arguments, partial(self._ended, call))
+            except Exception:  # it must cost nobody else anything; in its task it is this call's failure
+                logger.exception("call %s of %s could not be sent at once", call.future.id, call.future.tool)
+        if call.abandon is None:
+            call.cancel_scope = anyio.CancelScope()
+            self._tg.start_soon(self._run, call, None)
+        else:
+            call.sent = True
+            if call.deadline < math.inf:
+                self._end_in_time(call)
+
+    # --- running without a task ----------------------------------------------------------------------------------
+
+    def _ended(self, call: Call, how: Result | CallFailed | Rest) -> None:
+        """A call that was sent has an answer."""
+        call.abandon = None
+        if callable(how):
+            if self._tg is not None and not self._over:
+                call.cancel_scope = anyio.CancelScope()
+                self._tg.start_soon(self._run, call, how)
+            return
+        try:
+            if isinstance(how, CallFailed):
+                self._settle_all([(call, Event.FAIL, how, "failed")])
+            else:
+                self._settle_with(call, how)
+        finally:
+            self._release(call)
+
+    def _give_up(self, call: Call, event: Event, failure: CallFailed, reason: str) -> None:
+        """End a call that runs without a task, or has not gone out yet, or has not started.
+
+        Args:
+            reason: told to the server. What it made of the call is unknown, so for those behind it this is a failure.
+        """
+        started = call.future.state is not State.WAITING
+        outcome = "void"
+        if call.abandon is not None:
+            abandon, call.abandon = call.abandon, None
+            abandon(reason)
+            outcome = "failed"
+        try:
+            self._settle_all([(call, event, failure, outcome)])
+        finally:
+            if started:
+                self._release(call)
+
+    def _end_in_time(self, call: Call) -> None:
+        if len(self._deadlines) > 2 * len(self._calls) + 64:  # mostly of calls that have ended
+            self._deadlines = [(at, key) for at, key in self._deadlines if key in self._calls]
+            heapify(self._deadlines)
+        heappush(self._deadlines, (call.deadline, call.future.key))
+        if self._deadlines[0][1] == call.future.key:
+            self._earlier.set()
+
+    async def _keep_time(self) -> None:
+        """End calls without a task whose time is over."""
+        while True:
+            self._earlier = anyio.Event()
+            with anyio.CancelScope(deadline=self._deadlines[0][0] if self._deadlines else math.inf):
+                await self._earlier.wait()
+            while self._deadlines and self._deadlines[0][0] <= anyio.current_time():
+                call = self._calls.get(heappop(self._deadlines)[1])
+                if call is not None and call.abandon is not None:
+                    self._give_up(call, Event.FAIL, _timed_out(call), f"timed out after {call.policy.timeout_s:g} s")
+
+    # --- running in a task ---------------------------------------------------------------------------------------
+
+    async def _run(self, call: Call, rest: Rest | None) -> None:
+        """Make a call, or do what is left of one that was sent without a task."""
         future = call.future
         assert call.cancel_scope is not None
         result: Result | None = None
         failure: CallFailed | None = None
         with call.cancel_scope as scope:
             try:
-                result = await self._attempt(call)
+                result = await self._attempt(call, rest)
             except CallFailed as exc:
                 failure = exc
             except Exception as exc:  # the last line: whatever escapes must end this call and no other
                 logger.exception("call %s of %s failed unexpectedly", future.id, future.tool)
                 failure = CallFailed(f"internal error in the bridge: {type(exc).__name__}: {exc}")
         if result is not None:
-            failed = result.get("isError") is True
-            future.result = result
-            event, outcome = (Event.FAIL, "failed") if failed else (Event.COMPLETE, "completed")
-            self._settle_all([(call, event, None, outcome)])
+            self._settle_with(call, result)
         elif failure is not None:
             self._settle_all([(call, Event.FAIL, failure, "failed")])
         elif scope.cancelled_caught and call.verdict is not None:
@@ -296,26 +427,28 @@ class Scheduler:
         # After settling: what this end made ready may have been submitted before those that stand in line.
         self._release(call)
 
-    async def _attempt(self, call: Call) -> Result:
+    async def _attempt(self, call: Call, rest: Rest | None) -> Result:
         """A call's arguments resolved, its time limit set, and the call made.
 
         Raises:
             CallFailed: it has no result.
         """
-        await anyio.lowlevel.checkpoint_if_cancelled()  # cancelled before its first step: it was never sent
+        await anyio.lowlevel.checkpoint_if_cancelled()  # before its first step: without `rest` it was never sent
         arguments = self._resolve(call)
-        if call.policy.timeout_s is not None:
-            # The limit is the call's own scope's, whose end tells the downstream to cancel: a running call is kept
-            # small, since there may be thousands.
+        if call.deadline < math.inf:
+            # The limit is the call's own scope's, whose end tells the downstream to cancel.
             assert call.cancel_scope is not None
-            call.cancel_scope.deadline = anyio.current_time() + call.policy.timeout_s
-            call.verdict = CallTimedOut(call.future.tool, call.policy.timeout_s)
-        if call.policy.single_flight and call.read_only and not (call.asks_through or call.answers):
+            call.cancel_scope.deadline = call.deadline
+            call.verdict = _timed_out(call)
+        if _shares(call):
             return await self._shared(call, arguments)
-        return await self._tried(call, arguments)
+        return await self._tried(call, arguments, rest)
 
-    async def _tried(self, call: Call, arguments: dict[str, Any] | None) -> Result:
+    async def _tried(self, call: Call, arguments: dict[str, Any] | None, rest: Rest | None = None) -> Result:
         """One call and its retries.
+
+        Args:
+            rest: of the first try, if that was sent already.
 
         Raises:
             CallFailed: what `execute` raises; transport failures of repeatable calls only after the last retry.
@@ -324,12 +457,14 @@ class Scheduler:
         attempt = 0
         while True:
             try:
+                if rest is not None:
+                    return await rest()
                 return await self._execute(call, arguments, call.on_progress, call.on_sent)
             except (ServerDied, ServerUnavailable):
                 if attempt == retries:
                     raise
             await anyio.sleep(RETRY_BACKOFF_S * 2**attempt)
-            attempt += 1
+            attempt, rest = attempt + 1, None
 
     async def _shared(self, call: Call, arguments: dict[str, Any] | None) -> Result:
         """Single-flight: the result of an identical call that is running, if there is one."""
@@ -382,6 +517,12 @@ class Scheduler:
 
     # --- settling ------------------------------------------------------------------------------------------------
 
+    def _settle_with(self, call: Call, result: Result) -> None:
+        call.future.result = result
+        failed = result.get("isError") is True
+        event, outcome = (Event.FAIL, "failed") if failed else (Event.COMPLETE, "completed")
+        self._settle_all([(call, event, None, outcome)])
+
     def _settle_all(self, ends: list[tuple[Call, Event, CallFailed | None, str]]) -> None:
         """End calls, and every call that their ends end: along references and orderings, never further.
 
@@ -395,8 +536,8 @@ class Scheduler:
             if future.done:
                 continue
             if future.state is State.WAITING:
-                call.abandoned = True
-            else:
+                call.dropped = True
+            elif call.sent or call.cancel_scope is not None:  # not what was cancelled before it went out
                 self._remember_duration(future)
             future.failure = failure
             if isinstance(failure, DependencyFailed | Stopped):
@@ -420,7 +561,7 @@ class Scheduler:
                 else:
                     work.append((dependent, Event.FAIL, _dependency_failed(future), "failed"))
         for call in freed.values():
-            if call.future.state is State.WAITING and not call.abandoned:
+            if call.future.state is State.WAITING and not call.dropped:
                 self._consider(call)
 
     def _stopped(self, call: Call, before_key: str, failed: Future) -> Stopped:
@@ -441,10 +582,10 @@ class Scheduler:
 
     # --- asked from above ----------------------------------------------------------------------------------------
 
-    def running_of(self, future: Future) -> int:
-        """How many calls of this future's tool are running."""
-        call = self._calls.get(future.key)
-        return self._lanes(call)[1].running if call is not None else 0
+    def running_of(self, server: str, tool: str) -> int:
+        """How many calls of a tool are running; `tool` is its name downstream."""
+        lane = self._tools.get((server, tool))
+        return lane.running if lane is not None else 0
 
     def median_s(self, tool: str) -> float | None:
         """The median of a tool's last calls in seconds; None before the first."""
@@ -467,7 +608,9 @@ class Scheduler:
 
     def abort(self, call: Call, verdict: CallFailed) -> None:
         """End a running call with a failure of ours; the downstream is told to cancel it."""
-        if call.cancel_scope is not None:
+        if call.cancel_scope is None:
+            self._give_up(call, Event.FAIL, verdict, "given up")
+        else:
             call.verdict = verdict
             call.cancel_scope.cancel()
 
@@ -484,8 +627,8 @@ class Scheduler:
             call.verdict = None  # whoever cancels is quicker than the time limit
             call.cancel_scope.cancel()
         else:
-            # It never happened, so writes behind it go on; what needs its value cannot.
-            self._settle_all([(call, Event.CANCEL, Cancelled(sent=False), "void")])
+            # If it was not sent it never happened: writes behind it go on, and what needs its value cannot.
+            self._give_up(call, Event.CANCEL, Cancelled(sent=call.abandon is not None), "caller cancelled")
 
     @property
     def unfinished(self) -> Sequence[Call]:
@@ -495,6 +638,16 @@ class Scheduler:
 def _visible(other: Future, future: Future) -> bool:
     """Whether the client of `future` may learn of `other`, which it did not name itself."""
     return other is future or (other.scope == future.scope and other.scope.listed)
+
+
+def _shares(call: Call) -> bool:
+    """Whether it may be answered with the result of an identical call."""
+    return call.policy.single_flight and call.read_only and not (call.asks_through or call.answers)
+
+
+def _timed_out(call: Call) -> CallTimedOut:
+    assert call.policy.timeout_s is not None
+    return CallTimedOut(call.future.tool, call.policy.timeout_s)
 
 
 def is_number(value: float) -> bool:

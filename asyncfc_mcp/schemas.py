@@ -19,6 +19,8 @@ Schema = dict[str, Any]
 Pointer = tuple[str, ...]
 
 RESERVED: Final = ("_as", "_wait")
+HEADER: Final = "x-mcp-header"
+"""Names the HTTP header that repeats an argument (2026-07-28)."""
 
 _REFERENCE_PATTERN: Final = r"\$"
 """What every reference contains: whole ones begin with it, interpolations hold it somewhere."""
@@ -335,7 +337,7 @@ def endless(pattern: str, text: str) -> bool:
     )
 
 
-# --- admitting references --------------------------------------------------------------------------------------------
+# --- leaving out what says nothing -----------------------------------------------------------------------------------
 
 
 _SAME_EVERYWHERE: Final = re.compile(r"https?://json-schema\.org/draft(-07|/2019-09|/2020-12)/schema#?")
@@ -366,6 +368,29 @@ def without_dialect(schema: Mapping[str, Any]) -> Schema:
     return {key: value for key, value in schema.items() if key != "$schema"}
 
 
+_ARGUMENTS: Final = re.compile(r"(?:arguments|args|parameters|params|input)$")
+_SEPARATORS: Final = re.compile(r"[\W_]+")
+
+
+def without_echo(schema: Mapping[str, Any], name: str) -> Schema:
+    """The schema without the root's `title`, where that only says "arguments of `name`"; else as it is.
+
+    The Python SDK makes one of each function's name (`statusArguments` of a tool `git_status`), pydantic of a model's
+    (`GitStatus`), in a third as many tokens as both of our own arguments take. Titles with a space or of other words
+    were written by somebody, and those of parameters stand in the forms that hosts show, so all of these stay.
+    """
+    title = schema.get("title")
+    if not isinstance(title, str) or not title.isidentifier():
+        return dict(schema)
+    stem = _ARGUMENTS.sub("", _SEPARATORS.sub("", title).casefold())
+    if not stem or not _SEPARATORS.sub("", name).casefold().endswith(stem):
+        return dict(schema)
+    return {key: value for key, value in schema.items() if key != "title"}
+
+
+# --- admitting references --------------------------------------------------------------------------------------------
+
+
 def admit_references(schema: Mapping[str, Any]) -> Schema:
     r"""The schema to list upstream: everything that `schema` takes, and a reference in place of any value inside of it.
 
@@ -383,7 +408,8 @@ def admit_references(schema: Mapping[str, Any]) -> Schema:
     `oneOf` becomes `anyOf`, because two branches may take the same reference. What a reference could break in both
     directions (`not`, `if`) is left out, unless it only speaks of which keys there are in the root. A constant that
     holds objects or arrays becomes an example. The root takes no reference, keeps its keywords and is of type
-    `object`; no `anyOf`, `oneOf` or `allOf` is added there, because hosts refuse them.
+    `object`; no `anyOf`, `oneOf` or `allOf` is added there, because hosts refuse them. An argument that clients repeat
+    in an HTTP header takes none either.
 
     The result is only shown and offered to hosts: the original decides before a call is sent. Never raises; a schema
     with nested `$id`s, dynamic references or no end is returned as it is.
@@ -467,6 +493,9 @@ class _Admission:
     def _outer(self, schema: Any, at: Pointer) -> Any:
         if not is_object(schema):
             return schema
+        if HEADER in schema:
+            # Clients repeat it in a header, for which its type must be one of three, alone; else they drop the tool.
+            return self._inner(schema, at)
         return self._admit(self._inner(schema, at, branches_outer=True), at)
 
     def _either(self, schema: Any, at: Pointer, *, outer: bool) -> Any:
@@ -649,9 +678,12 @@ def add_reserved(schema: Mapping[str, Any], *, as_: bool, wait: bool) -> tuple[S
     """The schema with the bridge's own optional arguments `_as` and `_wait`, and those that had to be left out.
 
     One is left out where the tool has an argument of that name itself. No description: what they mean is said once, in
-    the server's instructions. A root that is only a `$ref` is replaced by what it refers to, because hosts show the
-    root's `properties`. Parts that allow no further properties learn of the two; `propertyNames` and `maxProperties`
-    make room. Never raises; a schema whose `properties` are broken is returned as it is, with both left out.
+    the server's instructions. But a type, although `{}` would do with a third fewer tokens: the Gemini CLI skips a tool
+    if one of its arguments has none. They come last, because some clients (mcporter) give arguments by position.
+
+    A root that is only a `$ref` is replaced by what it refers to, because hosts show the root's `properties`. Parts
+    that allow no further properties learn of the two; `propertyNames` and `maxProperties` make room. Never raises; a
+    schema whose `properties` are broken is returned as it is, with both left out.
     """
     wanted = tuple(name for name, on in zip(RESERVED, (as_, wait), strict=True) if on)
     if not wanted:
@@ -753,9 +785,10 @@ def _inlined(root: Schema) -> Schema:
 class Validator:
     """Checks arguments against a tool's own input schema: JSON Schema 2020-12, unless `$schema` says otherwise.
 
-    Made when first used, because most tools are never given a reference and the library takes long to import. `format`
-    is no assertion, as 2020-12 has it. What cannot be checked (a broken schema, a `$ref` that leads nowhere or to
-    another document) is accepted: the downstream judges it.
+    Made when first used, because most tools are never given a reference and the library takes long to import: 50 ms or
+    more, in which nothing else is answered. So arguments that plainly fit an everyday schema never need it. `format` is
+    no assertion, as 2020-12 has it. What cannot be checked (a broken schema, a `$ref` that leads nowhere or to another
+    document) is accepted: the downstream judges it.
     """
 
     __slots__ = ("_check", "_schema")
@@ -766,10 +799,76 @@ class Validator:
 
     def first_error(self, arguments: Any) -> tuple[str, str] | None:
         """Where and how the arguments break the schema, in words; None if they do not."""
+        if _plainly_fits(self._schema, arguments):
+            return None
         if self._check is None:
             self._check = _compile(self._schema)
         error = self._check(arguments)
         return None if error is None else (shown_path(error.absolute_path), _problem(error))
+
+
+def _plainly_fits(schema: Any, value: Any, depth: int = 0) -> bool:
+    """Whether a value fits a schema for certain, by the everyday keywords that mean the same in all drafts. False says
+    nothing: the library decides, and finds the words."""
+    if schema is True:
+        return True
+    if not is_object(schema) or depth > _PLAIN_DEPTH:
+        return False
+    properties = schema.get("properties")
+    for word, wanted in schema.items():
+        match word:
+            case "type":
+                names = wanted if is_array(wanted) else [wanted]
+                fits = any(_is_plainly(name, value) for name in names)
+            case "enum":
+                fits = isinstance(value, str) and is_array(wanted) and value in wanted
+            case "anyOf":
+                fits = is_array(wanted) and any(_plainly_fits(sub, value, depth + 1) for sub in wanted)
+            case "required":
+                fits = is_array(wanted) and is_object(value) and all(isinstance(n, str) and n in value for n in wanted)
+            case "properties":
+                fits = is_object(wanted) and (
+                    not is_object(value)
+                    or all(_plainly_fits(wanted[name], value[name], depth + 1) for name in wanted.keys() & value.keys())
+                )
+            case "additionalProperties":
+                fits = wanted is True or (
+                    is_object(value)
+                    and all(
+                        _plainly_fits(wanted, value[name], depth + 1)
+                        for name in value.keys() - (properties.keys() if is_object(properties) else ())
+                    )
+                )
+            case "items":
+                fits = not is_array(value) or all(_plainly_fits(wanted, item, depth + 1) for item in value)
+            case _:
+                fits = word in _ANNOTATIONS or word == "format"
+        if not fits:
+            return False
+    return True
+
+
+_PLAIN_DEPTH: Final = 30
+
+
+def _is_plainly(name: object, value: object) -> bool:
+    if isinstance(value, bool):
+        return name == "boolean"
+    match name:
+        case "string":
+            return isinstance(value, str)
+        case "integer":
+            return isinstance(value, int)
+        case "number":
+            return isinstance(value, int | float)
+        case "array":
+            return is_array(value)
+        case "object":
+            return is_object(value)
+        case "null":
+            return value is None
+        case _:
+            return False
 
 
 Check = Callable[[Any], Any]

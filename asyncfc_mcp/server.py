@@ -1,63 +1,81 @@
 """The MCP server that clients see: every request's way in, every answer's way out.
 
-Owns which method is whose, the envelope of each protocol era, and the translation of errors to the wire, which happens
-here and nowhere else. It answers in a middleware of the SDK's low-level `Server`, without `call_next`: what a server
-downstream said then goes up as it came, neither validated nor sieved.
+Owns which method is whose, the handshake, the envelope of 2026-07-28, and the translation of errors to the wire, which
+happens here and nowhere else. Refuses to know what carries a message. What a server downstream said goes up
+as it came, neither validated nor sieved, which is why none of this is the SDK's low-level `Server`.
 """
 
 import secrets
-from collections.abc import Mapping
-from functools import cached_property
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import anyio.abc
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.lowlevel.server import Server
-from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState
-from mcp.shared.exceptions import MCPError
-from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
-from mcp_types import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, SERVER_INFO_META_KEY
-from mcp_types.methods import SPEC_CLIENT_METHODS
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from asyncfc_mcp import __version__, tasks
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.calls import Asking, ToolCalls
-from asyncfc_mcp.errors import CallFailed, ProtocolFailure
+from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RpcError
 from asyncfc_mcp.futures import Result, Scope
 from asyncfc_mcp.hosts import profile_for
 from asyncfc_mcp.listening import Listeners
 from asyncfc_mcp.metatools import instructions
 from asyncfc_mcp.offered import Offered
 from asyncfc_mcp.offers import TASKS_EXTENSION
-from asyncfc_mcp.requests import Handler, Request
+from asyncfc_mcp.protocol import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    CLIENT_METHODS,
+    HANDSHAKE_VERSIONS,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    LATEST_HANDSHAKE_VERSION,
+    METHOD_NOT_FOUND,
+    MODERN_VERSIONS,
+    PROTOCOL_VERSION_META_KEY,
+    SERVER_INFO_META_KEY,
+    UNSUPPORTED_PROTOCOL_VERSION,
+    Channel,
+    Later,
+)
+from asyncfc_mcp.requests import Handler, Params, Request, Session, awaited
 from asyncfc_mcp.subscriptions import Subscriptions
 from asyncfc_mcp.tasking import Tasks
 
+if TYPE_CHECKING:
+    from mcp.server.request_state import AESGCMRequestStateCodec
+
+INFO: Final = {"name": "asyncfc-mcp", "title": "asyncfc-mcp", "version": __version__}
+"""Who we are, to clients."""
 CACHEABLE: Final = frozenset(
-    {"tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read"}
+    {"server/discover", "tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read"}
 )
 """Methods whose results carry cache hints on 2026-07-28."""
-TASK_METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
-"""Methods whose `taskId` is repeated in an HTTP header on 2026-07-28."""
 
-Context = ServerRequestContext[Any, Any]
-
-NotInitialized: Final = MCPError(INVALID_PARAMS, "Not initialized: send initialize first, or the 2026-07-28 envelope")
+ENVELOPE: Final = (PROTOCOL_VERSION_META_KEY, CLIENT_CAPABILITIES_META_KEY)
+"""What every request of 2026-07-28 says in its `_meta`."""
+CLIENT_CAPABILITIES: Final = ("elicitation", "experimental", "extensions", "roots", "sampling", "tasks")
+"""What a client may say that it can do, each an object."""
+NOT_INITIALIZED: Final = "Not initialized: send initialize first, or the 2026-07-28 envelope"
 
 
 class _Seal:
     """The SDK's codec for `requestState` under a key of this process, made when the first question travels."""
 
     @cached_property
-    def _codec(self) -> AESGCMRequestStateCodec:
+    def _codec(self) -> "AESGCMRequestStateCodec":
+        from mcp.server.request_state import AESGCMRequestStateCodec
+
         return AESGCMRequestStateCodec([secrets.token_bytes(32)])
 
     def seal(self, payload: bytes) -> str:
         return self._codec.seal(payload)
 
     def open(self, token: str) -> bytes | None:
+        from mcp.server.request_state import InvalidRequestState
+
         try:
             return self._codec.unseal(token)
         except InvalidRequestState:
@@ -81,18 +99,19 @@ class Upstream:
         self._subscriptions = Subscriptions(bridge, scope, listeners)
         self._offered = Offered(bridge, scope)
         of_tasks = Tasks(bridge, scope, calls)
-        self.server: Server[Any] = Server(
-            "asyncfc-mcp", version=__version__, title="asyncfc-mcp", get_tool_input_schema=calls.input_schema
-        )
-        # Alone: the SDK's own tracing middleware would cost every call more than the handle does.
-        self.server.middleware[:] = [self._middleware]
-        self._stamp = self.server.server_info_stamp
         both: Mapping[str, Handler] = {**calls.methods, **self._offered.methods, **of_tasks.methods}
         subscriptions = self._subscriptions
         self._handshake: Mapping[str, Handler] = {
             **both, **subscriptions.handshake_methods, **of_tasks.handshake_methods
         }  # fmt: skip
-        self._modern: Mapping[str, Handler] = {**both, **subscriptions.modern_methods, **of_tasks.modern_methods}
+        self._modern: Mapping[str, Handler] = {
+            "server/discover": self._discover,
+            **both,
+            **subscriptions.modern_methods,
+            **of_tasks.modern_methods,
+        }
+        self._extension: Handler = awaited(self._offered.extension)
+        self.input_schema = calls.input_schema
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """What goes on beside requests, until cancelled: listeners are told, clients are asked."""
@@ -101,71 +120,68 @@ class Upstream:
             await tg.start(self._subscriptions.run)
             task_status.started()
 
-    async def _middleware(self, ctx: Context, call_next: CallNext) -> HandlerResult:
-        if ctx.request_id is None:
-            result = await call_next(ctx)
-            if ctx.method == "notifications/initialized":
-                self._subscriptions.listener(_connection(ctx))
-            elif ctx.method == "notifications/roots/list_changed":
-                await self.bridge.tell_servers(ctx.method)
-            return result
-        if not self.answers(ctx.method, modern=ctx.protocol_version in MODERN_PROTOCOL_VERSIONS):
-            result = await call_next(ctx)
-            if ctx.method in ("initialize", "server/discover") and isinstance(result, dict):
-                self._introduce(ctx, result)
-            return result
-        connection = _connection(ctx)
-        self.admit(connection, ctx.method)
-        _check_task_header(ctx)
-        info = ctx.session.client_params
-        return await self.answer(
-            Request(
-                ctx.method,
-                ctx.params if ctx.params is not None else {},
-                ctx.protocol_version,
-                info.client_info.name if info is not None else None,
-                connection.session_id,
-                wire_capabilities(connection),
-                ctx.session._request_outbound,  # pyright: ignore[reportPrivateUsage]
-                connection,
-            )
-        )
+    # --- the two eras --------------------------------------------------------------------------------------------
 
-    def admit(self, connection: Any, method: str) -> None:
-        """Let a handshake connection's request through.
+    def handshake(self, session: Session, channel: Channel, method: str, params: Params | None) -> Result | Later:
+        """Answer a request on a connection that shakes hands, or say what brings the answer.
 
         Raises:
-            MCPError: it has not shaken hands; for a method that nobody knows, that nobody knows it.
+            RpcError: the error to answer with; so does what brings the answer.
         """
-        if connection.initialize_accepted:
-            return
-        if method not in SPEC_CLIENT_METHODS:
-            raise MCPError(METHOD_NOT_FOUND, "Method not found", method)
-        raise NotInitialized
-
-    def answers(self, method: str, *, modern: bool) -> bool:
-        """Whether `answer` knows the method in this protocol era; all others are the SDK's."""
+        params = _checked(params)
+        if method == "initialize":
+            return self._initialize(session, params)
+        if method == "ping":
+            return {}
+        handler = self._handshake.get(method)
+        if handler is None and method in CLIENT_METHODS:
+            raise RpcError(METHOD_NOT_FOUND, "Method not found", method)
+        if not session.accepted:
+            # Who asks for a method that nobody knows hears that first: clients that probe go by it.
+            if method in CLIENT_METHODS:
+                raise RpcError(INVALID_PARAMS, NOT_INITIALIZED)
+            raise RpcError(METHOD_NOT_FOUND, "Method not found", method)
+        request = Request(method, params, session.version, session.host, session.capabilities, channel, session)
         # A method that MCP does not define may be that of a server's extension.
-        return method in (self._modern if modern else self._handshake) or method not in SPEC_CLIENT_METHODS
+        return self._answer(handler or self._extension, request)
 
-    async def answer(self, request: Request) -> Result:
-        """Answer a request of an initialized client, envelope included.
+    def modern(self, channel: Channel, method: str, params: Params | None) -> Result | Later:
+        """Answer a request that carries its own envelope (2026-07-28), or say what brings the answer.
 
         Raises:
-            MCPError: the JSON-RPC error to answer with.
+            RpcError: the error to answer with; so does what brings the answer.
         """
-        meta = request.params.get("_meta")
-        if meta is not None and not isinstance(meta, dict):
-            raise MCPError(INVALID_PARAMS, "_meta must be an object")
-        era = self._modern if request.modern else self._handshake
-        handler = era.get(request.method, self._offered.extension)
+        params = params or {}
+        version, host, capabilities = read_envelope(params)
+        handler = self._modern.get(method)
+        if handler is None and method in CLIENT_METHODS:
+            raise RpcError(METHOD_NOT_FOUND, "Method not found", method)
+        return self._answer(handler or self._extension, Request(method, params, version, host, capabilities, channel))
+
+    def notified(self, session: Session, method: str) -> Callable[[], Awaitable[None]] | None:
+        """Take in a notification of a client that shook hands; what is left to be done about it, if anything is.
+        (On 2026-07-28 clients have nothing to tell.)"""
+        if method == "notifications/initialized":
+            session.accepted = True
+            self._subscriptions.listener(session)
+        elif method == "notifications/roots/list_changed" and session.accepted:
+            return partial(self.bridge.tell_servers, method)
+        return None
+
+    def _answer(self, handler: Handler, request: Request) -> Result | Later:
         try:
-            result = await handler(request)
+            answer = handler(request)
         except CallFailed as exc:
             raise _wire_error(exc) from None
-        return self._envelope(request, result)
+        return partial(self._awaited, request, answer) if callable(answer) else self._enveloped(request, answer)
 
-    def _envelope(self, request: Request, result: Result) -> Result:
+    async def _awaited(self, request: Request, later: Later) -> Result:
+        try:
+            return self._enveloped(request, await later())
+        except CallFailed as exc:
+            raise _wire_error(exc) from None
+
+    def _enveloped(self, request: Request, result: Result) -> Result:
         """A result as the client's protocol era wants it; what a server downstream put there stays."""
         if not request.modern:
             if "resultType" in result:
@@ -177,12 +193,45 @@ class Upstream:
             out.setdefault("ttlMs", 0)
             out.setdefault("cacheScope", "private")
         if meta is None or isinstance(meta, dict):
-            out["_meta"] = {SERVER_INFO_META_KEY: self._stamp, **(meta or {})}
+            out["_meta"] = {SERVER_INFO_META_KEY: INFO, **(meta or {})}
         return out
 
-    def _introduce(self, ctx: Context, result: dict[str, Any]) -> None:
-        """Say what all servers together can do, and teach the model the protocol."""
-        modern = ctx.method == "server/discover"
+    # --- introductions -------------------------------------------------------------------------------------------
+
+    def _initialize(self, session: Session, params: Params) -> Result:
+        """Shake hands: say what all servers together can do, and teach the model the protocol."""
+        requested, capabilities, info = (params.get(key) for key in ("protocolVersion", "capabilities", "clientInfo"))
+        if not isinstance(requested, str):
+            raise RpcError(INVALID_PARAMS, f"initialize: protocolVersion must be a string; found {requested!r:.80}")
+        if not _are_capabilities(capabilities):
+            raise RpcError(
+                INVALID_PARAMS, f"initialize: capabilities must be an object of objects; found {capabilities!r:.80}"
+            )
+        name = _name(info)
+        if name is None:
+            raise RpcError(INVALID_PARAMS, f"initialize: clientInfo must be an object with a name; found {info!r:.80}")
+        session.version = requested if requested in HANDSHAKE_VERSIONS else LATEST_HANDSHAKE_VERSION
+        session.host, session.capabilities = name, cast("dict[str, Any]", capabilities)
+        session.accepted = True
+        offered = self._capabilities()
+        if session.version == tasks.EXPERIMENTAL_VERSION:
+            offered["tasks"] = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
+        return {
+            "protocolVersion": session.version,
+            "capabilities": offered,
+            "serverInfo": INFO,
+            "instructions": self._instructions(name),
+        }
+
+    def _discover(self, request: Request) -> Result:
+        extensions = {k: v for d in self.bridge.downstreams.values() for k, v in d.offer.extensions.items()}
+        return {
+            "supportedVersions": list(MODERN_VERSIONS),
+            "capabilities": {**self._capabilities(), "extensions": {**extensions, TASKS_EXTENSION: {}}},
+            "instructions": self._instructions(request.host),
+        }
+
+    def _capabilities(self) -> dict[str, Any]:
         capabilities: dict[str, Any] = {
             "tools": {"listChanged": True},
             # Futures are resources, whatever the servers have.
@@ -197,53 +246,106 @@ class Upstream:
             for kind in ("completions", "logging"):
                 if offers.get(kind) is not None:
                     capabilities[kind] = {}
-        if modern:
-            theirs = {k: v for d in self.bridge.downstreams.values() for k, v in d.offer.extensions.items()}
-            capabilities["extensions"] = {**theirs, TASKS_EXTENSION: {}}
-        elif result.get("protocolVersion") == tasks.EXPERIMENTAL_VERSION:
-            capabilities["tasks"] = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
-        result["capabilities"] = capabilities
-        name: str | None = None
-        if ctx.method == "initialize":
-            info: Mapping[str, Any] = (ctx.params or {}).get("clientInfo") or {}
-            name = info.get("name")
-        elif ctx.session.client_params is not None:
-            name = ctx.session.client_params.client_info.name
-        profile = profile_for(name, self.bridge.settings.host_profiles)
+        return capabilities
+
+    def _instructions(self, host: str | None) -> str:
+        profile = profile_for(host, self.bridge.settings.host_profiles)
         parts = [instructions(conversation=profile.single_conversation)]
         for server, downstream in self.bridge.downstreams.items():
             if downstream.offer.instructions:
                 parts.append(f"{server}: {downstream.offer.instructions}")
-        result["instructions"] = "\n\n".join(parts)
+        return "\n\n".join(parts)
 
 
-def _check_task_header(ctx: Context) -> None:
-    """Hold a request about a task to its `Mcp-Name`, as the SDK does with the methods that it knows.
+def has_envelope(params: object) -> bool:
+    """Whether a request says for itself what a handshake says for a connection (2026-07-28)."""
+    meta = cast("dict[str, Any]", params).get("_meta") if isinstance(params, dict) else None
+    return isinstance(meta, dict) and PROTOCOL_VERSION_META_KEY in meta
+
+
+def envelope_of(params: Params) -> Mapping[str, Any]:
+    """What a request of 2026-07-28 says of itself, as it says it.
 
     Raises:
-        MCPError: over HTTP on 2026-07-28 the header is missing, or names another task.
+        RpcError: what it must say is missing.
     """
-    if ctx.method not in TASK_METHODS or ctx.request is None or ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-        return
-    task_id = (ctx.params or {}).get("taskId")
-    if task_id is not None and decode_header_value(ctx.request.headers.get(MCP_NAME_HEADER)) != task_id:
-        raise MCPError(
-            HEADER_MISMATCH, f"{MCP_NAME_HEADER} header does not match the request body's 'taskId' parameter"
+    meta = params.get("_meta")
+    if not isinstance(meta, dict):
+        raise RpcError(
+            INVALID_PARAMS, f"params._meta must be an object with the keys {' and '.join(ENVELOPE)} (2026-07-28)"
         )
+    meta = cast("dict[str, Any]", meta)
+    if missing := [key for key in ENVELOPE if key not in meta]:
+        raise RpcError(INVALID_PARAMS, f"params._meta lacks {' and '.join(missing)}")
+    return meta
 
 
-def _connection(ctx: Context) -> Any:
-    # The SDK says to push clean-up onto `Connection.exit_stack` from middleware, but has no public way there yet.
-    return ctx.session._connection  # pyright: ignore[reportPrivateUsage]
+def read_envelope(params: Params) -> tuple[str, str | None, Mapping[str, Any]]:
+    """The protocol version, the client's name if it said one, and its capabilities, of a request of 2026-07-28.
+
+    Raises:
+        RpcError: something is missing or malformed, or the version is not spoken here.
+    """
+    meta = envelope_of(params)
+    version, capabilities = (meta[key] for key in ENVELOPE)
+    info = meta.get(CLIENT_INFO_META_KEY)
+    if not isinstance(version, str):
+        raise RpcError(INVALID_PARAMS, f"params._meta: {PROTOCOL_VERSION_META_KEY} must be a string")
+    if version not in MODERN_VERSIONS:
+        raise unsupported(version)
+    if not _are_capabilities(capabilities):
+        raise RpcError(
+            INVALID_PARAMS,
+            f"params._meta: {CLIENT_CAPABILITIES_META_KEY} must be an object; found {capabilities!r:.80}",
+        )
+    name = _name(info)
+    if name is None and info is not None:
+        raise RpcError(
+            INVALID_PARAMS, f"params._meta: {CLIENT_INFO_META_KEY} must be an object with a name; found {info!r:.80}"
+        )
+    return version, name, cast("dict[str, Any]", capabilities)
 
 
-def _wire_error(exc: CallFailed) -> MCPError:
+def unsupported(version: object) -> RpcError:
+    """The error for a protocol version that is not spoken here."""
+    data = {"supported": list(MODERN_VERSIONS), "requested": version}
+    return RpcError(UNSUPPORTED_PROTOCOL_VERSION, "Unsupported protocol version", data)
+
+
+def wrong_era(*, modern: bool, params: Params | None = None) -> RpcError:
+    """The error for a request of the other protocol era than the connection was opened with."""
+    if modern:
+        return RpcError(
+            UNSUPPORTED_PROTOCOL_VERSION,
+            "this connection was opened with the 2026-07-28 protocol; the initialize handshake is not accepted",
+            {"supported": list(MODERN_VERSIONS), "requested": (params or {}).get("protocolVersion")},
+        )
+    return RpcError(
+        INVALID_REQUEST,
+        "this connection was opened with the initialize handshake; "
+        "requests with the 2026-07-28 envelope are not accepted on it",
+    )
+
+
+def _checked(params: Params | None) -> Params:
+    meta = (params or {}).get("_meta")
+    if meta is not None and not isinstance(meta, dict):
+        raise RpcError(INVALID_PARAMS, "_meta must be an object")
+    return params or {}
+
+
+def _are_capabilities(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(cast("dict[str, Any]", value).get(key), dict | None) for key in CLIENT_CAPABILITIES
+    )
+
+
+def _name(info: object) -> str | None:
+    name = cast("dict[str, Any]", info).get("name") if isinstance(info, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _wire_error(exc: CallFailed) -> RpcError:
     if isinstance(exc, ProtocolFailure):
-        return MCPError(exc.code, exc.message, exc.data)
-    return MCPError(INTERNAL_ERROR, str(exc))
-
-
-def wire_capabilities(connection: Any) -> dict[str, Any]:
-    """A connection's client capabilities as they came."""
-    capabilities = connection.client_capabilities
-    return {} if capabilities is None else capabilities.model_dump(by_alias=True, mode="json", exclude_none=True)
+        return RpcError(exc.code, exc.message, exc.data)
+    return RpcError(INTERNAL_ERROR, str(exc))

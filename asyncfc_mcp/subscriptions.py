@@ -9,14 +9,13 @@ from typing import Any, cast
 
 import anyio
 import anyio.abc
-from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS
 
 from asyncfc_mcp.bridge import Bridge
-from asyncfc_mcp.errors import CallFailed
+from asyncfc_mcp.errors import CallFailed, RpcError
 from asyncfc_mcp.futures import Result, Scope
 from asyncfc_mcp.listening import LEVELS, Listener, Listeners
-from asyncfc_mcp.requests import Handler, Request, need_tasks, uri_of
+from asyncfc_mcp.protocol import INVALID_PARAMS
+from asyncfc_mcp.requests import Handler, Request, Session, awaited, need_tasks, uri_of
 from asyncfc_mcp.watching import SUBSCRIPTION_KEY
 
 
@@ -27,14 +26,14 @@ class Subscriptions:
         self.bridge = bridge
         self._scope = scope
         self._listeners = listeners
-        self._connections: dict[Any, Listener] = {}
+        self._sessions: dict[Session, Listener] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
         self.handshake_methods: Mapping[str, Handler] = {
-            "resources/subscribe": self._subscribe,
-            "resources/unsubscribe": self._unsubscribe,
-            "logging/setLevel": self._set_level,
+            "resources/subscribe": awaited(self._subscribe),
+            "resources/unsubscribe": awaited(self._unsubscribe),
+            "logging/setLevel": awaited(self._set_level),
         }
-        self.modern_methods: Mapping[str, Handler] = {"subscriptions/listen": self._listen}
+        self.modern_methods: Mapping[str, Handler] = {"subscriptions/listen": awaited(self._listen)}
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Tell listeners, until cancelled."""
@@ -43,37 +42,41 @@ class Subscriptions:
             task_status.started()
             await anyio.sleep_forever()
 
-    def listener(self, connection: Any) -> Listener:
+    def listener(self, session: Session) -> Listener:
         """A handshake connection as a listener, until it ends."""
-        listener = self._connections.get(connection)
+        listener = self._sessions.get(session)
         if listener is None:
             assert self._tasks is not None
             lists = ("tools", "prompts", "resources")
-            listener = Listener(connection.notify, self._scope, lists=lists, connection=connection)
-            self._connections[connection] = listener
+            listener = Listener(session.notify, self._scope, lists=lists, connection=session)
+            self._sessions[session] = listener
             self._listeners.add(listener)
             self._tasks.start_soon(listener.run)
 
             async def forget() -> None:
-                del self._connections[connection]
+                del self._sessions[session]
                 await self._listeners.discard(listener)
 
-            connection.exit_stack.push_async_callback(forget)
+            session.at_end(forget)
         return listener
 
+    def _listener_of(self, request: Request) -> Listener:
+        assert request.session is not None, "a method of the handshake versions"
+        return self.listener(request.session)
+
     async def _subscribe(self, request: Request) -> Result:
-        await self._listeners.subscribe(self.listener(request.connection), uri_of(request))
+        await self._listeners.subscribe(self._listener_of(request), uri_of(request))
         return {}
 
     async def _unsubscribe(self, request: Request) -> Result:
-        await self._listeners.unsubscribe(self.listener(request.connection), uri_of(request))
+        await self._listeners.unsubscribe(self._listener_of(request), uri_of(request))
         return {}
 
     async def _set_level(self, request: Request) -> Result:
         level = request.params.get("level")
         if level not in LEVELS:
-            raise MCPError(INVALID_PARAMS, f"logging/setLevel: level must be one of {', '.join(LEVELS)}")
-        self.listener(request.connection).level = str(level)
+            raise RpcError(INVALID_PARAMS, f"logging/setLevel: level must be one of {', '.join(LEVELS)}")
+        self._listener_of(request).level = str(level)
         await self.bridge.set_log_level(self._listeners.least_level() or str(level))
         return {}
 
@@ -82,7 +85,7 @@ class Subscriptions:
         wanted = request.params.get("notifications")
         request_id = request.channel.request_id
         if not isinstance(wanted, dict) or request_id is None:
-            raise MCPError(INVALID_PARAMS, "subscriptions/listen: notifications must be an object")
+            raise RpcError(INVALID_PARAMS, "subscriptions/listen: notifications must be an object")
         wanted = cast("dict[str, Any]", wanted)
         lists = [kind for kind in ("tools", "prompts", "resources") if wanted.get(f"{kind}ListChanged") is True]
         uris = _strings(wanted, "resourceSubscriptions")
@@ -121,9 +124,9 @@ def _strings(wanted: Mapping[str, Any], key: str) -> list[str]:
     """A list of a stream's filter.
 
     Raises:
-        MCPError: it is no list of strings.
+        RpcError: it is no list of strings.
     """
     value: object = wanted.get(key) or []
     if not isinstance(value, list) or not all(isinstance(each, str) for each in cast("list[object]", value)):
-        raise MCPError(INVALID_PARAMS, f"subscriptions/listen: {key} must be a list of strings")
+        raise RpcError(INVALID_PARAMS, f"subscriptions/listen: {key} must be a list of strings")
     return cast("list[str]", value)

@@ -6,15 +6,14 @@ Owns those methods; what a task looks like is `tasks`'.
 from collections.abc import Mapping
 from typing import Any, cast
 
-from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
-
 from asyncfc_mcp import answers, tasks
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.calls import ToolCalls
+from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.futures import Future, Result, Scope
 from asyncfc_mcp.metatools import CANCEL_WAIT_S
-from asyncfc_mcp.requests import Handler, Request, need_tasks, paged
+from asyncfc_mcp.protocol import INVALID_PARAMS, METHOD_NOT_FOUND
+from asyncfc_mcp.requests import Handler, Request, awaited, need_tasks, paged
 from asyncfc_mcp.scheduler import wait_for
 
 
@@ -25,24 +24,27 @@ class Tasks:
         self.bridge = bridge
         self._scope = scope
         self._calls = calls
-        self.methods: Mapping[str, Handler] = {"tasks/get": self._get_task, "tasks/cancel": self._cancel_task}
-        self.handshake_methods: Mapping[str, Handler] = {
-            "tasks/result": self._task_result,
-            "tasks/list": self._list_tasks,
+        self.methods: Mapping[str, Handler] = {
+            "tasks/get": awaited(self._get_task),
+            "tasks/cancel": awaited(self._cancel_task),
         }
-        self.modern_methods: Mapping[str, Handler] = {"tasks/update": self._update_task}
+        self.handshake_methods: Mapping[str, Handler] = {
+            "tasks/result": awaited(self._task_result),
+            "tasks/list": awaited(self._list_tasks),
+        }
+        self.modern_methods: Mapping[str, Handler] = {"tasks/update": awaited(self._update_task)}
 
     def _task_future(self, request: Request) -> Future:
         """The future that a `tasks/…` request is about.
 
         Raises:
-            MCPError: there is none, or the client may not ask.
+            RpcError: there is none, or the client may not ask.
         """
         _admit(request)
         task_id = request.params.get("taskId")
         future = self.bridge.store.find(self._scope, task_id) if isinstance(task_id, str) else None
         if future is None:
-            raise MCPError(INVALID_PARAMS, f"Task not found: {task_id}")
+            raise RpcError(INVALID_PARAMS, f"Task not found: {task_id}")
         return future
 
     async def _get_task(self, request: Request) -> Result:
@@ -56,7 +58,7 @@ class Tasks:
     async def _cancel_task(self, request: Request) -> Result:
         future = self._task_future(request)
         if future.done and not request.modern:
-            raise MCPError(INVALID_PARAMS, f"Task {future.id} has ended: {tasks.status(future)}")
+            raise RpcError(INVALID_PARAMS, f"Task {future.id} has ended: {tasks.status(future)}")
         self.bridge.scheduler.cancel(future)
         if request.modern:
             return {}
@@ -67,7 +69,7 @@ class Tasks:
         future = self._task_future(request)
         responses = request.params.get("inputResponses")
         if not isinstance(responses, dict):
-            raise MCPError(INVALID_PARAMS, "tasks/update: inputResponses must be an object")
+            raise RpcError(INVALID_PARAMS, "tasks/update: inputResponses must be an object")
         for question_id, answer in cast("dict[str, Any]", responses).items():
             question = future.questions.get(question_id)
             if question is not None and isinstance(answer, dict):
@@ -81,7 +83,7 @@ class Tasks:
         self.bridge.store.mark_read(future)
         if future.result is None:
             failure = tasks.error(future)
-            raise MCPError(failure["code"], failure["message"], failure.get("data"))
+            raise RpcError(failure["code"], failure["message"], failure.get("data"))
         return {**future.result, "_meta": {**answers.meta_of(future.result), tasks.RELATED: {"taskId": future.id}}}
 
     async def _list_tasks(self, request: Request) -> Result:
@@ -94,9 +96,9 @@ def _admit(request: Request) -> None:
     """Let only clients through whose protocol has tasks.
 
     Raises:
-        MCPError: it has none, or the client has not declared them.
+        RpcError: it has none, or the client has not declared them.
     """
     if request.modern:
         need_tasks(request)
     elif request.version != tasks.EXPERIMENTAL_VERSION:
-        raise MCPError(METHOD_NOT_FOUND, "Method not found", request.method)
+        raise RpcError(METHOD_NOT_FOUND, "Method not found", request.method)

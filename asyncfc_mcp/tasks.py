@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from mcp_types import INTERNAL_ERROR
-
 from asyncfc_mcp.errors import ProtocolFailure
 from asyncfc_mcp.futures import Future, State
+from asyncfc_mcp.protocol import INTERNAL_ERROR
 
 EXPERIMENTAL_VERSION: Final = "2025-11-25"
 """The one protocol version that has the experimental tasks."""

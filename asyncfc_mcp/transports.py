@@ -10,28 +10,21 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.abc
-from mcp.server.connection import Connection, NotifyOnlyOutbound
-from mcp.server.lowlevel.server import NotificationOptions
-from mcp.server.runner import ServerRunner, aclose_shielded, serve_one
-from mcp.shared.dispatcher import DispatchContext
-from mcp.shared.exceptions import MCPError
-from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
-from mcp_types import INVALID_REQUEST, PROTOCOL_VERSION_META_KEY, UNSUPPORTED_PROTOCOL_VERSION
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from asyncfc_mcp.bodies import Bodies
 from asyncfc_mcp.bridge import Ask, Bridge
 from asyncfc_mcp.errors import BridgeError
-from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
+from asyncfc_mcp.futures import LOCAL, PUBLIC, Result, Scope
 from asyncfc_mcp.peer import Inbound, Peer
-from asyncfc_mcp.requests import Request
-from asyncfc_mcp.server import Upstream, wire_capabilities
+from asyncfc_mcp.protocol import Later
+from asyncfc_mcp.requests import Params, Session
+from asyncfc_mcp.server import Upstream, has_envelope, read_envelope, wrong_era
 from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage
 
 if TYPE_CHECKING:
@@ -46,6 +39,8 @@ SHUTDOWN_S: Final = 2
 """How long open HTTP requests may last after we were told to stop."""
 EVERYTHING_ASKABLE: Final[Mapping[str, Any]] = {"elicitation": {"form": {}, "url": {}}, "sampling": {}}
 """What servers that shake hands are offered where many clients share them."""
+UNSENT_BYTES: Final = 32 << 20
+"""Over stdio, how much a client may leave unread while it asks for more."""
 MAX_BODY_BYTES: Final = 64 << 20
 """Largest request body over HTTP."""
 
@@ -147,22 +142,40 @@ class _OwnPipes:
 
 
 class _LineServer:
-    """One client on a pair of line streams, in the protocol era that its first request opens with.
-
-    What the bridge answers itself goes the short way, from the line to `Upstream.answer`; everything else (handshake,
-    discovery, subscriptions, ping, unknown methods) goes to the SDK's `ServerRunner`. The rules for the two eras are
-    those of the SDK's `serve_dual_era_loop`, which drives its own dispatcher only.
-    """
+    """One client on a pair of line streams, in the protocol era that its first request opens with."""
 
     def __init__(self, upstream: Upstream, peer: Peer) -> None:
         self._upstream, self._peer = upstream, peer
         self._modern: bool | None = None
-        self._connection = Connection.for_loop(peer)
-        options = upstream.server.create_initialization_options(NotificationOptions(tools_changed=True))
-        self._runner = ServerRunner(upstream.server, self._connection, {}, init_options=options)
-
-        self._client: tuple[str | None, Mapping[str, Any]] | None = None
+        self._session = Session(peer.notify)
         self._introduced = False
+
+    async def run(self) -> None:
+        try:
+            await self._peer.run(self._on_request, self._on_notify)
+        finally:
+            await self._session.close()
+
+    def _on_request(self, inbound: Inbound, method: str, params: Params | None) -> Result | Later:
+        enveloped = method != "initialize" and has_envelope(params)
+        if self._modern is None:
+            self._modern = enveloped
+        if self._modern:
+            if method == "initialize":
+                raise wrong_era(modern=True, params=params)
+            inbound.one_way = True
+            if not self._introduced:
+                self._introduce(read_envelope(params or {})[2], None)
+            return self._upstream.modern(inbound, method, params)
+        if enveloped:
+            raise wrong_era(modern=False)
+        answer = self._upstream.handshake(self._session, inbound, method, params)
+        if method == "initialize":
+            self._introduce(self._session.capabilities, self._peer.send_raw_request)
+        return answer
+
+    def _on_notify(self, inbound: Inbound, method: str, params: Params | None) -> Callable[[], Awaitable[None]] | None:
+        return None if self._modern else self._upstream.notified(self._session, method)
 
     def _introduce(self, capabilities: Mapping[str, Any], direct: Ask | None) -> None:
         """The one client of this process is there: servers that shake hands were waiting to hear what it can do."""
@@ -170,83 +183,17 @@ class _LineServer:
             self._introduced = True
             self._upstream.bridge.introduce(capabilities, direct)
 
-    async def run(self) -> None:
-        try:
-            await self._peer.run(self._on_request, self._runner.on_notify)
-        finally:
-            await aclose_shielded(self._connection)
-
-    async def _on_request(
-        self, dctx: DispatchContext[Any], method: str, params: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
-        meta = params.get("_meta") if params else None
-        enveloped = method != "initialize" and isinstance(meta, dict) and PROTOCOL_VERSION_META_KEY in meta
-        if self._modern is None:
-            self._modern = enveloped
-        if self._modern:
-            return await self._modern_request(dctx, method, params)
-        if enveloped:
-            raise MCPError(
-                INVALID_REQUEST,
-                "this connection was opened with the initialize handshake; "
-                "requests with the 2026-07-28 envelope are not accepted on it",
-            )
-        if not self._upstream.answers(method, modern=False):
-            result = await self._runner.on_request(dctx, method, params)
-            if method == "initialize":
-                self._introduce(wire_capabilities(self._connection), self._peer.send_raw_request)
-            return result
-        connection = self._connection
-        self._upstream.admit(connection, method)
-        if self._client is None:
-            info = connection.client_params
-            self._client = (info.client_info.name if info is not None else None, wire_capabilities(connection))
-        name, capabilities = self._client
-        return await self._upstream.answer(
-            Request(method, params or {}, connection.protocol_version, name, None, capabilities, dctx, connection)
-        )
-
-    async def _modern_request(
-        self, dctx: DispatchContext[Any], method: str, params: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
-        if method == "initialize":
-            raise MCPError(
-                UNSUPPORTED_PROTOCOL_VERSION,
-                "this connection was opened with the 2026-07-28 protocol; the initialize handshake is not accepted",
-                {"supported": list(MODERN_PROTOCOL_VERSIONS), "requested": (params or {}).get("protocolVersion")},
-            )
-        assert isinstance(dctx, Inbound)
-        dctx.one_way = True
-        route = classify_inbound_request({"method": method, "params": params})
-        if isinstance(route, InboundLadderRejection):
-            raise MCPError(route.code, route.message, route.data)
-        declared = cast("object", route.client_capabilities)
-        capabilities = cast("dict[str, Any]", declared) if isinstance(declared, dict) else {}
-        self._introduce(capabilities, None)
-        if self._upstream.answers(method, modern=True):
-            info = cast("object", route.client_info)
-            said = cast("dict[str, Any]", info).get("name") if isinstance(info, dict) else None
-            name = said if isinstance(said, str) else None
-            return await self._upstream.answer(
-                Request(method, params or {}, route.protocol_version, name, None, capabilities, dctx, None)
-            )
-        connection = Connection.from_envelope(
-            route.protocol_version,
-            route.client_info,
-            route.client_capabilities,
-            outbound=NotifyOnlyOutbound(self._peer),
-        )
-        return await serve_one(self._upstream.server, dctx, method, params, connection=connection, lifespan_state={})
-
 
 async def _serve_pipes(upstream: Upstream) -> None:
     """Serve standard input and output until the input ends."""
     if sys.platform == "win32":  # the event loop there cannot wait for standard streams; the SDK uses threads
         from mcp.server.stdio import stdio_server
 
-        options = upstream.server.create_initialization_options(NotificationOptions(tools_changed=True))
+        from asyncfc_mcp.sdk import sdk_server
+
+        server = sdk_server(upstream)
         async with stdio_server() as (reader, writer):
-            await upstream.server.run(reader, writer, options)
+            await server.run(reader, writer, server.create_initialization_options())
         return
     pipes = _OwnPipes()
     writer = LineWriter(pipes.sink)
@@ -261,7 +208,7 @@ async def _serve_pipes(upstream: Upstream) -> None:
 
     try:
         reader = LineReader(pipes.source, on_malformed)
-        await _LineServer(upstream, Peer(reader, writer, inline=frozenset({"initialize"}))).run()
+        await _LineServer(upstream, Peer(reader, writer, unsent_limit=UNSENT_BYTES)).run()
     finally:
         pipes.close()
 
@@ -322,6 +269,10 @@ def http_app(
     from starlette.responses import JSONResponse, Response
     from starlette.routing import BaseRoute, Mount, Route
 
+    from asyncfc_mcp.posts import Allowed, Posts
+    from asyncfc_mcp.sdk import sdk_server
+
+    hosts = origins = None
     if is_loopback(host):
         # A page in the user's browser must not reach us under a name of its own that resolves to loopback.
         names = ["127.0.0.1", "localhost", "[::1]", *({host} - {"127.0.0.1", "localhost", "::1"})]
@@ -330,6 +281,7 @@ def http_app(
             allowed_hosts=[*names, *(f"{name}:*" for name in names)],
             allowed_origins=[f"{scheme}://{name}:*" for scheme in ("http", "https") for name in names],
         )
+        hosts, origins = Allowed(security.allowed_hosts), Allowed(security.allowed_origins)
     else:
         security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
@@ -337,7 +289,7 @@ def http_app(
         return JSONResponse({"status": "ok"})
 
     routes: list[BaseRoute] = [Route("/healthz", healthz)]
-    options = upstream.server.create_initialization_options(NotificationOptions(tools_changed=True))
+    server = sdk_server(upstream)
     if sse:
         from mcp.server.sse import SseServerTransport
 
@@ -354,7 +306,7 @@ def http_app(
 
                 try:
                     async with transport.connect_sse(scope, receive, watch) as (reader, writer):
-                        await upstream.server.run(reader, writer, options)
+                        await server.run(reader, writer, server.create_initialization_options())
                 except ValueError:
                     # The SDK answers a foreign Host or Origin, and then raises all the same.
                     if not refused:
@@ -366,13 +318,14 @@ def http_app(
         ]
     app: ASGIApp
     if streamable:
-        app = upstream.server.streamable_http_app(
+        app = server.streamable_http_app(
             host=host,
             transport_security=security,
             max_request_body_size=MAX_BODY_BYTES,
             custom_starlette_routes=routes,  # pyright: ignore[reportArgumentType]
         )
         app = RequestBodyLimitMiddleware(Bodies(app, "/mcp"), MAX_BODY_BYTES)
+        app = Posts(app, upstream, "/mcp", hosts=hosts, origins=origins, max_body=MAX_BODY_BYTES)
     else:
         app = Starlette(routes=routes)
     return _Bearer(app, token) if token is not None else app
@@ -409,7 +362,12 @@ async def serve_http(
             upstream = Upstream(bridge, scope, pipe=False)
             app = http_app(bridge, upstream, host=host, token=token, streamable=streamable, sse=sse)
             config = uvicorn.Config(
-                app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_S, lifespan="on"
+                app,
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,  # nothing here goes by who a proxy says that the client is
+                timeout_graceful_shutdown=SHUTDOWN_S,
+                lifespan="on",
             )
             async with anyio.create_task_group() as tg:
                 await tg.start(upstream.run)

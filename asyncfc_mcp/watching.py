@@ -9,8 +9,9 @@ from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 import anyio
-from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
+
+from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.protocol import INVALID_PARAMS, METHOD_NOT_FOUND
 
 SUBSCRIPTION_KEY: Final = "io.modelcontextprotocol/subscriptionId"
 ANSWER_S: Final = 5.0
@@ -63,7 +64,7 @@ class Watching:
         """Return when the server will tell of a resource's changes.
 
         Raises:
-            MCPError: it refuses.
+            RpcError: it refuses.
         """
         self._uris[uri] = None
         try:
@@ -75,13 +76,13 @@ class Watching:
                 while (stream := self._serving(uri)) is None:
                     await self._changed.wait()
                 if stream.refused or uri not in stream.honored:
-                    raise MCPError(INVALID_PARAMS, "the server does not tell of changes of this resource", {"uri": uri})
+                    raise RpcError(INVALID_PARAMS, "the server does not tell of changes of this resource", {"uri": uri})
         except BaseException:  # a refusal, or its request was cancelled
             self._uris.pop(uri, None)
             raise
 
     async def unsubscribe(self, line: Line | None, uri: str) -> None:
-        """Raises: MCPError: the server refuses."""
+        """Raises: RpcError: the server refuses."""
         self._uris.pop(uri, None)
         self._dirty.set()
         if line is not None and not line.modern:
@@ -150,7 +151,7 @@ class Watching:
                 opened = anyio.current_time()
                 try:
                     await line.send("subscriptions/listen", {"notifications": stream.wanted}, request_id=request_id)
-                except MCPError as exc:
+                except RpcError as exc:
                     stream.refused = exc.code == METHOD_NOT_FOUND
                     self._settle(stream)
                     if stream.refused:
@@ -176,5 +177,5 @@ class Watching:
 
 
 async def _ask(line: Line, method: str, params: Mapping[str, Any]) -> None:
-    with suppress(MCPError):  # it did not refuse before; if it does now, there is nobody to tell
+    with suppress(RpcError):  # it did not refuse before; if it does now, there is nobody to tell
         await line.send(method, params)

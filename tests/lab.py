@@ -13,12 +13,12 @@ from typing import Any
 from unittest.mock import patch
 
 import anyio
-from mcp.shared.exceptions import MCPError
 from trio.testing import MockClock
 
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.config import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
-from asyncfc_mcp.peer import Inbound, Peer
+from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.peer import Inbound, Peer, in_a_task
 from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage
 
 FOREVER_S = 1e7
@@ -161,7 +161,7 @@ class Toy:
                     self.cancelled.append(got.tool)
                     raise
             case _:
-                raise MCPError(-32601, f"Method not found: {method}")
+                raise RpcError(-32601, f"Method not found: {method}")
 
     async def _on_notify(self, inbound: Any, method: str, params: Any) -> None: ...
 
@@ -200,7 +200,7 @@ def spawning(toys: Mapping[str, Toy]) -> Any:
         there, back = Pipe(), Pipe()
         async with anyio.create_task_group() as tg:
             toy.peer = Peer(LineReader(there, on_malformed), LineWriter(back))
-            await tg.start(toy.peer.run, toy._on_request, toy._on_notify)
+            await tg.start(toy.peer.run, in_a_task(toy._on_request), in_a_task(toy._on_notify))
             try:
                 yield _Process(LineReader(back, on_malformed), LineWriter(there))
             finally:

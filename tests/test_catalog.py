@@ -218,6 +218,19 @@ def test_a_tool_keeps_its_own_words_but_for_what_a_handle_would_break():
     assert "outputSchema" in FULL
 
 
+def test_an_input_schema_is_listed_without_a_title_made_of_the_name_it_is_listed_under():
+    """Parameters keep theirs; the schema that arguments are checked against is the server's own."""
+    schema = {"properties": {"q": {"title": "Q", "type": "string"}}, "type": "object", "title": "searchArguments"}
+    raw = {"name": "search", "inputSchema": schema}
+    entry = list_tool(server(), raw)
+    assert entry.listed["inputSchema"].keys() == {"properties", "type"}
+    assert arguments_of(entry)["q"] == {"title": "Q", "type": "string"}
+    assert entry.input_schema["title"] == "searchArguments"
+    long = "search_" * 20
+    cut = list_tool(server(), {"name": long, "inputSchema": {**schema, "title": f"{long}Arguments"}})
+    assert cut.listed["inputSchema"]["title"] == f"{long}Arguments"
+
+
 def test_a_sync_tool_is_listed_as_it_is():
     """It answers with the real result, so its output schema holds, and nothing of ours is added."""
     entry = list_tool(server(base=Policy(mode="sync")), FULL)

@@ -2,14 +2,20 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import mcp_types
 import pytest
+from mcp_types import methods, version
+
+from asyncfc_mcp import protocol
 
 PACKAGE = Path(__file__).resolve().parent.parent / "asyncfc_mcp"
 ALLOWED = {
     "mcp.client": {"remote"},
-    "mcp.server": {"server", "transports"},
+    "mcp.server": {"sdk", "server", "transports"},
 }
 
 
@@ -32,6 +38,23 @@ def test_each_side_of_the_sdk_is_used_in_one_place(part: str):
         if any(name == part or name.startswith(part + ".") for name in imported(module))
     }
     assert users <= ALLOWED[part]
+
+
+def test_a_bridge_over_pipes_does_not_load_the_sdk():
+    """Its models take longer to build, and more memory, than all that such a bridge needs."""
+    program = "import sys, asyncfc_mcp.cli, asyncfc_mcp.transports; print([m for m in sys.modules if 'mcp' == m[:3]])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_words_of_the_protocol_are_those_of_the_sdk():
+    """They are written down once more, so that nobody has to load the SDK for them."""
+    assert protocol.HANDSHAKE_VERSIONS == version.HANDSHAKE_PROTOCOL_VERSIONS
+    assert protocol.MODERN_VERSIONS == version.MODERN_PROTOCOL_VERSIONS
+    assert protocol.CLIENT_METHODS == methods.SPEC_CLIENT_METHODS
+    ours = {name: value for name, value in vars(protocol).items() if name.isupper() and hasattr(mcp_types, name)}
+    assert len(ours) >= 14
+    assert ours == {name: getattr(mcp_types, name) for name in ours}
 
 
 def test_nobody_imports_asyncio():

@@ -11,14 +11,13 @@ from typing import Any, cast
 import anyio
 import pytest
 from lab import Got, Toy, bridge_over, on_virtual_time, settle, text_result
-from mcp.shared.exceptions import MCPError
-from mcp_types import CONNECTION_CLOSED
 
-from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.bridge import Bridge, Origin
 from asyncfc_mcp.calls import Asking
-from asyncfc_mcp.errors import MalformedQuestion, Unanswered
+from asyncfc_mcp.errors import MalformedQuestion, RpcError, Unanswered
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Future, Question, Scope, State
 from asyncfc_mcp.metatools import Caller, Client, InputNeeded, wait
+from asyncfc_mcp.protocol import CONNECTION_CLOSED
 from asyncfc_mcp.questions import CLAIM_S, HOLD_S, can_answer, input_requests
 
 FORMS: Mapping[str, Any] = {"elicitation": {"form": {}}}
@@ -32,7 +31,7 @@ class Asker(Toy):
     def __init__(self, name: str = "toy") -> None:
         super().__init__(name)
         self.answers: list[dict[str, Any]] = []
-        self.refusals: list[MCPError] = []
+        self.refusals: list[RpcError] = []
         self.add("ask", self._ask)
 
     async def _ask(self, got: Got) -> dict[str, Any]:
@@ -40,7 +39,7 @@ class Asker(Toy):
         params = {"message": got.arguments.get("text", "?"), "requestedSchema": {}}
         try:
             self.answers.append(await self.peer.send_raw_request(METHOD, params))
-        except MCPError as exc:
+        except RpcError as exc:
             self.refusals.append(exc)
             return text_result("refused", isError=True)
         return text_result(f"answered {self.answers[-1]['action']}")
@@ -78,9 +77,7 @@ async def asking(*toys: Toy, **settings: Any) -> AsyncGenerator[tuple[Bridge, An
         future = await bridge.submit(
             bridge.wiring(tool),
             arguments,
-            scope=scope,
-            capabilities=able,
-            client=client,  # type: ignore[arg-type]
+            Origin(scope, capabilities=able, client=client),  # type: ignore[arg-type]
         )
         await settle()
         return future
@@ -93,10 +90,10 @@ class Line:
     """A connection to a live client, as a request carries it: what was put on it, and what was taken back."""
 
     def __init__(self) -> None:
-        self.connection = self.channel = self
+        self.session = self.channel = self
         self.put: list[str] = []
         self.withdrawn: list[str] = []
-        self.error: MCPError | None = None
+        self.error: RpcError | None = None
         self.answer = anyio.Event()
 
     async def send_raw_request(self, method: str, params: Mapping[str, Any], opts: Any = None) -> dict[str, Any]:
@@ -177,7 +174,7 @@ async def test_a_question_that_is_over_is_withdrawn() -> None:
 async def test_a_line_that_is_cut_refuses_nothing_for_its_user() -> None:
     """The question is for the next to wait; on the line that was cut it is not put again."""
     toy, cut, line = Asker(), Line(), Line()
-    cut.error = MCPError(CONNECTION_CLOSED, "Connection closed")
+    cut.error = RpcError(CONNECTION_CLOSED, "Connection closed")
     line.answer.set()
     async with asking(toy) as (bridge, call), user_on(bridge, cut) as gone, user_on(bridge, line) as user:
         future = await call(text="Who?")
@@ -192,7 +189,7 @@ async def test_a_line_that_is_cut_refuses_nothing_for_its_user() -> None:
 async def test_a_refusal_is_the_servers_to_hear() -> None:
     """With its code and its words."""
     toy, line = Asker(), Line()
-    line.error = MCPError(-1, "rejected by the user")
+    line.error = RpcError(-1, "rejected by the user")
     async with asking(toy) as (bridge, call), user_on(bridge, line) as user:
         await user.wait(await call())
         assert [(exc.code, exc.message) for exc in toy.refusals] == [(-1, "rejected by the user")]
@@ -485,12 +482,12 @@ async def test_a_question_without_a_call_goes_to_the_only_client() -> None:
 
     async with asking(toy) as (bridge, _):
         assert toy.peer is not None
-        with pytest.raises(MCPError, match="nobody to answer"):
+        with pytest.raises(RpcError, match="nobody to answer"):
             await toy.peer.send_raw_request("roots/list", None)
         bridge.introduce({"roots": {}}, direct)
         assert await toy.peer.send_raw_request("roots/list", None) == {"roots": []}
         for method in (METHOD, "sampling/createMessage", "nonsense/method"):
-            with pytest.raises(MCPError) as caught:
+            with pytest.raises(RpcError) as caught:
                 await toy.peer.send_raw_request(method, {"message": "x"})
             assert caught.value.code == -32601
     assert asked == ["roots/list"]

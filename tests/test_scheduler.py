@@ -1,7 +1,7 @@
 """The scheduler: what may run runs, in an order that keeps the result of calls made one after another."""
 
 import itertools
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from asyncfc_mcp.config import Policy
 from asyncfc_mcp.errors import CallFailed, CallTimedOut, ProtocolFailure, ServerDied, ServerUnavailable
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Future, FutureStore, Result, Scope, State
 from asyncfc_mcp.ordering import Effect, Path
-from asyncfc_mcp.scheduler import Call, Scheduler, wait_for
+from asyncfc_mcp.scheduler import Abandon, Call, Ended, Scheduler, wait_for
 from asyncfc_mcp.schemas import Validator
 
 pytestmark = pytest.mark.anyio
@@ -50,14 +50,28 @@ class Parked:
     progress: Any
     ended: anyio.Event = field(default_factory=anyio.Event)
     outcome: Result | Exception = field(default_factory=lambda: OK)
+    at_once: Callable[[Result | Exception], None] | None = None
+    """Ends a call that has no task."""
 
     def end(self, outcome: Result | Exception = OK) -> None:
         self.outcome = outcome
         self.ended.set()
+        if self.at_once is not None:
+            self.at_once(outcome)
+
+
+@pytest.fixture(params=["each call in a task", "calls sent at once"], scope="module", autouse=True)
+def _way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every promise is kept by both ways of making calls."""
+    Downstream.at_once = request.param == "calls sent at once"
+    yield
+    Downstream.at_once = False
 
 
 class Downstream:
-    """`execute` for a scheduler under test."""
+    """`execute` and `send` for a scheduler under test."""
+
+    at_once = False
 
     def __init__(self) -> None:
         self.running: dict[str, Parked] = {}
@@ -82,6 +96,31 @@ class Downstream:
         if isinstance(parked.outcome, Exception):
             raise parked.outcome
         return parked.outcome
+
+    def send(self, call: Call, arguments: Any, ended: Ended) -> Abandon | None:
+        if not (self.at_once and self.sends):
+            return None
+        parked = Parked(call, arguments, call.on_progress)
+        assert call.future.id not in self.running
+        self.running[call.future.id] = parked
+        self.started.append(call.future.id)
+
+        def end(outcome: Result | Exception) -> None:
+            async def die() -> Result:
+                assert isinstance(outcome, Exception)
+                raise outcome
+
+            del self.running[call.future.id]
+            # As it is in life: that a connection ended takes a while to explain.
+            died = isinstance(outcome, Exception) and not isinstance(outcome, ProtocolFailure)
+            ended(die if died else outcome)  # type: ignore[arg-type]
+
+        def abandon(reason: str) -> None:
+            del self.running[call.future.id]
+            self.cancelled.append(call.future.id)
+
+        parked.at_once = end
+        return abandon
 
 
 @dataclass
@@ -147,7 +186,8 @@ async def lab(execute: Any = None, limits: Mapping[str, int | None] | None = Non
     """A scheduler that runs. Whatever hangs fails after 5 seconds (of the test's clock)."""
     downstream = Downstream()
     store = FutureStore(anyio.current_time)
-    scheduler = Scheduler(store, execute or downstream, clock=anyio.current_time, server_limits=limits)
+    send = None if execute else downstream.send
+    scheduler = Scheduler(store, execute or downstream, clock=anyio.current_time, server_limits=limits, send=send)
     async with anyio.create_task_group() as tg:
         await tg.start(scheduler.run)
         yield Lab(store, scheduler, downstream)
@@ -449,7 +489,7 @@ async def test_cancelling_a_running_call_tells_the_downstream():
         running, behind, read = it.submit(writes="a"), it.submit(writes="a"), it.submit(reads="a")
         await settle()
         it.scheduler.cancel(running)
-        assert running.state is State.RUNNING
+        assert running.state is (State.CANCELLED if it.downstream.at_once else State.RUNNING)
         await settle()
         assert it.downstream.cancelled == ["f1"]
         assert states(running, behind, read) == ["cancelled", "cancelled", "running"]
@@ -506,6 +546,72 @@ async def test_the_end_of_the_scheduler_cancels_what_runs():
         it.submit()
         await settle()
     assert it.downstream.cancelled == ["f1"]
+
+
+async def test_a_call_whose_caller_is_answered_first_goes_out_right_after_that():
+    """It counts as running at once, so the answer says so; calls keep their order."""
+    async with lab() as it:
+        first, second = (it.submit(answered_first=True) for _ in range(2))
+        assert states(first, second) == ["running", "running"]
+        assert it.downstream.started == []
+        await settle()
+        assert sorted(it.downstream.started) == ["f1", "f2"]
+        if it.downstream.at_once:
+            assert it.downstream.started == ["f1", "f2"]
+        await it.end(first)
+        await it.end(second)
+        it.assert_nothing_is_left()
+
+
+async def test_calls_reach_a_server_in_the_order_in_which_they_came():
+    """However each is answered: one whose caller waits does not pass one that was answered with a handle."""
+    async with lab() as it:
+        it.submit(answered_first=True)
+        it.submit()
+        await settle()
+        assert sorted(it.downstream.started) == ["f1", "f2"]
+        if it.downstream.at_once:
+            assert it.downstream.started == ["f1", "f2"]
+
+
+async def test_a_call_that_cannot_be_sent_at_once_by_a_fault_of_ours_is_made_in_a_task(
+    caplog: pytest.LogCaptureFixture,
+):
+    """Nobody else notices, and its place is given back."""
+
+    def broken(call: Call, arguments: Any, ended: Ended) -> Abandon | None:
+        raise KeyError("a bug")
+
+    async with lab(limits={"s": 1}) as it:
+        it.scheduler._send = broken
+        first, second = it.submit(), it.submit(answered_first=True)
+        await it.end(first)
+        await it.end(second)
+        assert states(first, second) == ["completed", "completed"]
+        it.assert_nothing_is_left()
+    assert "a bug" in caplog.text
+
+
+async def test_a_call_that_is_cancelled_before_it_goes_out_never_happened():
+    """Its place is free again, and what is behind it goes on."""
+    async with lab(limits={"s": 1}) as it:
+        unsent, behind = it.submit(writes="a", answered_first=True), it.submit(writes="a")
+        it.scheduler.cancel(unsent)
+        assert str(unsent.failure) == "cancelled; it was never sent"
+        await settle()
+        assert it.downstream.started == ["f2"]
+        await it.end(behind)
+        it.assert_nothing_is_left()
+
+
+async def test_calls_that_ended_in_time_leave_nothing_behind():
+    """A long limit on many short calls costs nothing when they are over."""
+    async with lab() as it:
+        for _ in range(500):
+            await it.end(it.submit(policy=Policy(timeout_s=3600)))
+        it.assert_nothing_is_left()
+        scheduler: Any = it.scheduler
+        assert len(scheduler._deadlines) <= 100
 
 
 # --- time ----------------------------------------------------------------------------------------------------------
@@ -848,10 +954,10 @@ async def test_progress_is_kept_and_told():
         future.watchers.append(lambda f: seen.append(f.progress))
         await settle()
         progress = it.downstream.running["f1"].progress
-        await progress(1, 3, "step 1")
-        await progress(2, None, None)
+        progress(1, 3, "step 1")
+        progress(2, None, None)
         await it.end(future)
-        await progress(3, 3, "late")
+        progress(3, 3, "late")
         assert future.progress == (2, None, None)
         assert seen[:2] == [(1, 3, "step 1"), (2, None, None)]
 
@@ -1181,6 +1287,7 @@ def test_unlimited_calls_take_as_long_as_the_critical_path(plan: list[Plan]):
 async def test_a_call_cancelled_before_its_first_step_is_never_sent() -> None:
     """Even with a time limit, which is not what ended it; and those behind it run as if it had not been."""
     async with lab() as it:
+        it.scheduler._send = None  # what is sent at once has no step before that
         limited = it.submit(writes="a", policy=Policy(timeout_s=9))
         behind = it.submit(writes="a")
         it.scheduler.cancel(limited)

@@ -13,8 +13,17 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from mcp.shared.inbound import find_invalid_x_mcp_header
 
-from asyncfc_mcp.schemas import Expected, Validator, add_reserved, admit_references, expected, without_dialect
+from asyncfc_mcp.schemas import (
+    Expected,
+    Validator,
+    add_reserved,
+    admit_references,
+    expected,
+    without_dialect,
+    without_echo,
+)
 
 Schema = dict[str, Any]
 
@@ -597,6 +606,13 @@ def test_reserved_arguments_pass_any_root(schema: Schema) -> None:
     assert is_valid({"a": 1, "_as": "x", "_wait": "this"}, listed)
 
 
+def test_reserved_arguments_come_last_and_have_a_type() -> None:
+    """Some clients give arguments by position, and some leave out tools with an argument that has no type."""
+    for schema in REAL.values():
+        listed, _ = add_reserved(schema, as_=True, wait=True)
+        assert list(listed["properties"].items()) == [*schema["properties"].items(), *OURS.items()]
+
+
 def test_a_root_that_only_refers_shows_its_properties() -> None:
     """Hosts render the root's `properties`, so the reference is resolved, and the definition dropped if that is all."""
     schema = {"$ref": "#/$defs/args", "$defs": {"args": CLOSED_A, "b": CLOSED_B}, "type": "object"}
@@ -780,6 +796,70 @@ def test_the_library_is_imported_when_it_is_needed() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
+EVERYDAY: dict[str, Any] = {
+    "type": "object",
+    "title": "T",
+    "properties": {
+        "text": {"type": "string", "default": "x"},
+        "count": {"type": "integer"},
+        "some": {"type": ["number", "null"]},
+        "maybe": {"anyOf": [{"type": "boolean"}, {"type": "null"}]},
+        "kind": {"type": "string", "enum": ["a", "b"]},
+        "list": {"type": "array", "items": {"type": "object", "properties": {"id": {"type": "string"}}}},
+        "map": {"type": "object", "additionalProperties": {"type": "string"}},
+        "when": {"type": "string", "format": "date"},
+    },
+    "required": ["text"],
+    "additionalProperties": False,
+}
+
+
+def test_what_plainly_fits_never_waits_for_the_library() -> None:
+    """The first reference of a bridge must not hold everything up for the time that an import takes."""
+    arguments = {"text": "t", "count": 1, "some": 0.5, "maybe": None, "kind": "b", "list": [{"id": "i"}], "map": {}}
+    code = (
+        f"import sys; from asyncfc_mcp.schemas import Validator; "
+        f"assert Validator({EVERYDAY!r}).first_error({arguments!r}) is None; assert 'jsonschema' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.5, 1.0]) | st.sampled_from(["a", "b", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["id", "text", "x"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from([*EVERYDAY["properties"], "other"]), VALUES, max_size=4))
+def test_everyday_schemas_are_judged_as_the_library_does(arguments: dict[str, Any]) -> None:
+    """Whether arguments plainly fit or not, the verdict is the library's, closed schema or open."""
+    for schema in (EVERYDAY, {**EVERYDAY, "additionalProperties": {"type": "string"}, "required": []}):
+        valid = jsonschema.Draft202012Validator(schema).is_valid(arguments)
+        assert (Validator(schema).first_error(arguments) is None) == valid
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "minimum": 5},
+        {"type": "array", "items": [{"type": "string"}], "$schema": "http://json-schema.org/draft-07/schema#"},
+        {"properties": {"a": False}},
+        {"properties": {"a": {"type": "string"}}, "patternProperties": {"^b": False}, "additionalProperties": False},
+        {"$ref": "#/$defs/x", "$defs": {"x": {"type": "string"}}},
+        {"type": "boolean", "const": False},
+    ],
+)
+def test_whatever_is_not_everyday_is_left_to_the_library(schema: dict[str, Any]) -> None:
+    """A keyword that plain looking does not know is never passed over."""
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    for value in (1, 7, [1], ["x"], {"a": "x"}, {"a": 1, "b": 1}, "x", True, False, None):
+        assert (Validator(schema).first_error(value) is None) == kind(schema).is_valid(value)
+
+
 @pytest.mark.parametrize(
     ("schema", "kept"),
     [
@@ -795,3 +875,47 @@ def test_the_dialect_is_left_out_where_it_makes_no_difference(schema: dict[str, 
     assert without_dialect(said) == (said if kept else schema)
     unknown = {"$schema": "https://example.com/dialect", **schema}
     assert without_dialect(unknown) == unknown
+
+
+@pytest.mark.parametrize(
+    ("title", "name", "kept"),
+    [
+        ("statusArguments", "git_status", False),
+        ("create_branchArguments", "git__git_create_branch", False),
+        ("GitStatus", "git_status", False),
+        ("SearchInput", "search", False),
+        ("search_args", "web-search", False),
+        ("search_v2Arguments", "search", True),
+        ("create_branchArguments", "git_create_bra_0a1b2c3d", True),
+        ("Web search", "web_search", True),
+        ("Query", "search", True),
+        ("Input", "search", True),
+        ("", "search", True),
+        (["search"], "search", True),
+    ],
+)
+def test_a_title_that_says_the_tools_name_again_is_left_out(title: Any, name: str, kept: bool):
+    """Generated from the name, it tells a model nothing; whatever else a title says stays, and so do all others."""
+    inside = {"title": {"type": "string", "title": "search"}, "search": {"type": "object", "title": "search"}}
+    schema = {"type": "object", "title": title, "properties": inside}
+    before = copy.deepcopy(schema)
+    listed = without_echo(schema, name)
+    assert listed == (before if kept else {"type": "object", "properties": inside})
+    assert schema == before
+    assert without_echo({"properties": inside}, "search") == {"properties": inside}
+
+
+def test_an_argument_that_clients_repeat_in_a_header_is_listed_as_it_is() -> None:
+    """Its type must be one of three, alone: clients drop a tool whose annotation breaks that, whatever else it has."""
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {
+            "n": {"type": "integer", "x-mcp-header": "Num"},
+            "yes": {"type": "boolean", "x-mcp-header": "Yes"},
+            "other": {"type": "integer"},
+        },
+    }
+    listed = admit_references(schema)
+    assert find_invalid_x_mcp_header(listed) is None
+    assert listed["properties"]["n"] == schema["properties"]["n"]
+    assert listed["properties"]["other"] == {"type": ["integer", "string"]}

@@ -14,15 +14,20 @@ from typing import Any
 
 import anyio
 import pytest
-from lab import Got, Toy, bridge_over, on_virtual_time, text_result
+from lab import Got, Pipe, Toy, bridge_over, on_virtual_time, settle, text_result
 from mcp import Client, MCPError
 from mcp_types import Implementation
 
 from asyncfc_mcp.answers import META_KEY
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.calls import CONVERSATION_KEY
+from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
+from asyncfc_mcp.peer import Peer
+from asyncfc_mcp.sdk import sdk_server
 from asyncfc_mcp.server import Upstream
+from asyncfc_mcp.transports import _LineServer
+from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage, format_message
 
 ERAS = ["legacy", "2026-07-28"]
 SERVER_INFO = "io.modelcontextprotocol/serverInfo"
@@ -77,7 +82,7 @@ async def connected(
     async with anyio.create_task_group() as tg:
         await tg.start(upstream.run)
         info = Implementation(name=name, version="1")
-        async with Client(upstream.server, mode=era, client_info=info, cache=None) as client:
+        async with Client(sdk_server(upstream), mode=era, client_info=info, cache=None) as client:
             yield Host(client)
         tg.cancel_scope.cancel()
 
@@ -837,8 +842,9 @@ async def test_a_result_that_beats_its_cancellation_is_not_lost():
             return text_result("done all the same")
 
     async with stage(toy=toy) as it:
-        it.bridge.scheduler._execute = stubborn
+        it.bridge.scheduler._execute, it.bridge.scheduler._send = stubborn, None
         await it.host.call("gate", {"name": "g"})
+        await settle()
         answer = await it.host.call("cancel_future", {"future_id": "f1"})
         assert words(answer) == "f1 gate completed\nf1 gate completed\ndone all the same"
 
@@ -929,7 +935,7 @@ async def test_a_protocol_error_of_a_sync_tool_is_one_upstream(era: str):
     toy = Toy()
 
     async def refuse(got: Got) -> Answer:
-        raise MCPError(-32055, "the toy refuses", {"why": ["because", None], "retry": None})
+        raise RpcError(-32055, "the toy refuses", {"why": ["because", None], "retry": None})
 
     toy.add("refuse", refuse)
     async with stage(era, toy=toy, policy=SYNC) as it:
@@ -1195,7 +1201,7 @@ async def test_a_new_tool_of_a_server_is_announced_and_can_be_called():
         upstream = Upstream(bridge, LOCAL, pipe=True)
         async with anyio.create_task_group() as tg:
             await tg.start(upstream.run)
-            async with Client(upstream.server, mode="legacy", message_handler=hear, cache=None) as client:
+            async with Client(sdk_server(upstream), mode="legacy", message_handler=hear, cache=None) as client:
                 await anyio.sleep(1)
                 told.clear()
                 toy.add("late", toy._echo)
@@ -1217,9 +1223,9 @@ async def test_a_client_that_leaves_takes_nothing_with_it(era: str):
         async with anyio.create_task_group() as tg:
             await tg.start(upstream.run)
             for _ in range(2):
-                async with Client(upstream.server, mode=era, cache=None) as client:
+                async with Client(sdk_server(upstream), mode=era, cache=None) as client:
                     await Host(client).call("sleep", {"s": 20})
-            async with Client(upstream.server, mode=era, cache=None) as client:
+            async with Client(sdk_server(upstream), mode=era, cache=None) as client:
                 assert words(await Host(client).outcome("f1")) == "slept 20"
                 assert toy.cancelled == []
             tg.cancel_scope.cancel()
@@ -1349,3 +1355,48 @@ async def test_a_call_whose_name_is_waited_for_passes_the_one_that_waits():
             {"path": "a", "text": "first", "_as": "t"},
         )
         assert state == {"a": "written", "b": "written"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio starts tasks in any order
+async def test_a_call_that_waits_for_a_name_is_not_overtaken_by_the_next_line():
+    """Calls that come in one piece are made in order where they touch the same state, however each is answered."""
+    toy = Toy()
+    into, out = Pipe(), Pipe()
+
+    def line(number: int, method: str, params: Any) -> bytes:
+        return format_message({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+
+    def call(number: int, **arguments: Any) -> bytes:
+        return line(number, "tools/call", {"name": "echo", "arguments": arguments})
+
+    async with bridge_over(toy, policy={"writes": ("x",)}) as bridge, anyio.create_task_group() as tg:
+        upstream = Upstream(bridge, LOCAL, pipe=True)
+        await tg.start(upstream.run)
+        server = _LineServer(upstream, Peer(LineReader(into, never), LineWriter(out)))
+        tg.start_soon(server.run)
+        info = {"name": "test", "version": "1"}
+        into.send_now(line(1, "initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}))
+        into.send_now(call(2, v="$later") + call(3, v="next", _wait="this") + call(4, v="last"))
+        with anyio.fail_after(5):
+            while len(toy.got) < 3:  # noqa: ASYNC110 - nobody tells us
+                await anyio.sleep(0.01)
+        assert [got.arguments["v"] for got in toy.got] == ["$later", "next", "last"]
+        tg.cancel_scope.cancel()
+    into.close()
+    out.close()
+
+
+@on_virtual_time
+async def test_waiting_beside_a_result_that_is_forgotten_meanwhile_loses_no_call():
+    """Room is made when a call comes; the call that was made must not be answered as if it had not been."""
+    async with stage(keep_s=10) as it:
+        await it.host.call("echo", {"_as": "old", "_wait": "this"})
+        await anyio.sleep(20)
+        answer = await it.host.call("echo", {"_as": "new", "_wait": "old"})
+        assert "isError" not in answer or not answer["isError"]
+        assert "new" in words(answer)
+
+
+async def never(exc: MalformedMessage, line: bytes) -> None:
+    raise AssertionError(f"{exc}: {line!r}")

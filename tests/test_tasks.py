@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from asyncfc_mcp import tasks
-from asyncfc_mcp.downstream import _Connection
 from asyncfc_mcp.errors import Cancelled, DependencyFailed, ProtocolFailure, ServerDied
 from asyncfc_mcp.futures import LOCAL, Future, Question, Result, State
+from asyncfc_mcp.remote import Mirror
 
 EPOCH = 1_790_000_000.0
 EARLY = datetime.fromtimestamp(EPOCH).timestamp()
@@ -149,8 +149,7 @@ def test_the_status_message_is_the_most_urgent_that_there_is_to_say(more: dict[s
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/update", "tasks/cancel"])
 def test_a_request_about_a_task_of_a_server_is_routed_by_its_id(method: str):
     """Over HTTP the task's ID travels in `Mcp-Name`, for load balancers before the server; only since 2026-07-28."""
-    connection = _Connection(Any, dict)  # type: ignore[arg-type]
-    assert "mcp-name" not in connection.headers(method, {"taskId": "job-1"})
-    connection.version = "2026-07-28"
-    headers = {key.lower(): value for key, value in connection.headers(method, {"taskId": "job-1"}).items()}
+    mirror = Mirror()
+    assert "mcp-name" not in mirror.headers("2025-11-25", method, {"taskId": "job-1"})
+    headers = {key.lower(): value for key, value in mirror.headers("2026-07-28", method, {"taskId": "job-1"}).items()}
     assert (headers["mcp-method"], headers["mcp-name"]) == (method, "job-1")

@@ -6,8 +6,8 @@ from typing import Any
 import anyio
 import pytest
 from lab import on_virtual_time, settle
-from mcp.shared.exceptions import MCPError
 
+from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.watching import ANSWER_S, LISTS, PAUSE_S, SUBSCRIPTION_KEY, Watching
 
 LISTEN = "subscriptions/listen"
@@ -31,7 +31,7 @@ class Server:
     async def send(self, method: str, params: Mapping[str, Any], *, request_id: str | None = None) -> dict[str, Any]:
         self.asked.append((method, dict(params)))
         if self.error is not None or params.get("uri") in self.denied:
-            raise MCPError(self.error or -32055, "no")
+            raise RpcError(self.error or -32055, "no")
         if method != LISTEN:
             return {}
         assert request_id is not None
@@ -121,7 +121,7 @@ def test_what_is_refused_is_not_asked_for_again(modern: bool):
         async with anyio.create_task_group() as tg:
             await connect(tg, server)
             await watching.subscribe(server, "a://1")
-            with pytest.raises(MCPError):
+            with pytest.raises(RpcError):
                 await watching.subscribe(server, "a://2")
             tg.cancel_scope.cancel()
         async with anyio.create_task_group() as tg:
@@ -245,7 +245,7 @@ async def test_a_server_without_streams_is_asked_once_and_refuses_subscriptions(
     server.error = -32601
     async with anyio.create_task_group() as tg:
         await connect(tg, server)
-        with pytest.raises(MCPError):
+        with pytest.raises(RpcError):
             await watching.subscribe(server, "a://1")
         await anyio.sleep(3600)
         assert len(server.asked) == 2

@@ -24,6 +24,7 @@ from asyncfc_mcp.wire import (
     Message,
     StreamSink,
     approximate_size,
+    carried,
     format_message,
     parse_message,
 )
@@ -493,3 +494,10 @@ async def test_a_reader_that_stopped_reading_keeps_nobody_from_leaving():
         assert broken.is_set()
     finally:
         os.close(read_end)
+
+
+def test_text_that_cannot_be_carried_costs_a_list_no_other_entry():
+    """One server's lone surrogate becomes a replacement character; what is in order stays the very same."""
+    good = {"name": "a", "title": "\U0001f600 \u00e9", "n": [1, None]}
+    assert carried(good) is good
+    assert carried({"name": "a\ud800b", "\udfff": ["\U0001f600"]}) == {"name": "a\ufffdb", "\ufffd": ["\U0001f600"]}

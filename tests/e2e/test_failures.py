@@ -18,7 +18,7 @@ import psutil
 import pytest
 from toys import big_text
 
-from e2e.harness import Handle, Json, Stage, Wire, canonical, eventually, records, text_of
+from e2e.harness import Handle, Json, RpcError, Stage, Wire, canonical, eventually, records, text_of
 
 CLIENT_THAT_DIES = """
 import json, os, subprocess, sys, time
@@ -209,6 +209,8 @@ def test_servers_that_cannot_start_delay_nobody_and_say_why(stage: Stage) -> Non
     said = eventually(reasons, "list_futures says why servers are absent")
     assert "/nowhere/no-such-program" in said or "No such file" in said or "not found" in said
     eventually(lambda: "crashing" in bridge.stderr() and "missing" in bridge.stderr(), "stderr says so too")
+    with pytest.raises(RpcError, match=r"Unknown tool: missing__echo.*Server missing is not up.*no-such-program"):
+        bridge.call("missing__echo")
 
 
 def test_a_slow_server_appears_with_list_changed(stage: Stage) -> None:

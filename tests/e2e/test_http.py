@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -106,6 +108,107 @@ def test_results_cross_streamable_http_unchanged(bridge: HttpBridge, shared_stag
             assert canonical(client.outcome(client.submit(tool).id)) == canonical(direct.call(tool))
         with pytest.raises(RpcError):
             client.request("no/such/method")
+
+
+# --- requests of 2026-07-28, byte by byte ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sync_bridge(shared_stage: Stage) -> HttpBridge:
+    """A bridge whose calls are answered with their results."""
+    bridge = shared_stage.http_bridge({"toy": {**shared_stage.toy(), "asyncfc": {"prefix": "", "mode": "sync"}}})
+    with session(bridge) as client:
+        client.wait_for_tools("echo")
+    return bridge
+
+
+def posted(tool: str, arguments: Json, *, id: int = 1, chunked: bool = False, **meta: Any) -> tuple[bytes, bytes]:
+    """Head and body of a call."""
+    envelope = {
+        "io.modelcontextprotocol/protocolVersion": MODERN,
+        "io.modelcontextprotocol/clientCapabilities": {},
+        **meta,
+    }
+    params = {"name": tool, "arguments": arguments, "_meta": envelope}
+    body = json.dumps({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}).encode()
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+    head = (
+        f"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{length}\r\n"
+        f"Accept: application/json, text/event-stream\r\nMcp-Protocol-Version: {MODERN}\r\n"
+        f"Mcp-Method: tools/call\r\nMcp-Name: {tool}\r\n\r\n"
+    )
+    return head.encode(), body
+
+
+def read_until(connection: socket.socket, ends: Callable[[bytes], bool]) -> bytes:
+    """What a connection brings, until that is enough."""
+    got = b""
+    while not ends(got):
+        chunk = connection.recv(1 << 16)
+        assert chunk, got
+        got += chunk
+    return got
+
+
+@pytest.fixture
+def connection(sync_bridge: HttpBridge) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", sync_bridge.port), timeout=30) as connection:
+        yield connection
+
+
+def test_a_request_may_come_byte_by_byte_and_in_chunks(connection: socket.socket) -> None:
+    """Wherever it is cut, and whether or not its length is known before; the connection stays open."""
+    whole = b"".join(posted("echo", {"text": "cut"}))
+    for each in range(0, len(whole), 7):
+        connection.sendall(whole[each : each + 7])
+    assert b"cut" in read_until(connection, lambda got: got.rstrip().endswith(b"}"))
+    head, body = posted("echo", {"text": "chunked"}, chunked=True)
+    connection.sendall(head)
+    for each in range(0, len(body), 50):
+        piece = body[each : each + 50]
+        connection.sendall(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+    connection.sendall(b"0\r\n\r\n")
+    assert b"chunked" in read_until(connection, lambda got: got.rstrip().endswith(b"}"))
+
+
+def test_requests_in_a_row_are_answered_in_that_order(connection: socket.socket) -> None:
+    """Sent without waiting, as HTTP allows."""
+    connection.sendall(b"".join(part for n in range(5) for part in posted("echo", {"text": "x"}, id=n)))
+    answers = read_until(connection, lambda got: got.count(b"HTTP/1.1 200") == 5 and got.rstrip().endswith(b"}"))
+    assert [json.loads(each.partition(b"\r\n\r\n")[2])["id"] for each in answers.split(b"HTTP/1.1 ")[1:]] == [*range(5)]
+
+
+def test_a_body_that_is_too_large_is_not_read(connection: socket.socket) -> None:
+    """Who says that it will send more than 64 MB is refused before it has."""
+    head, _ = posted("echo", {})
+    connection.sendall(head.replace(b"Content-Length: ", b"Content-Length: 999999"))
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
+
+
+def test_progress_streams_over_http(connection: socket.socket) -> None:
+    """Events while the call runs, then its answer, then the end of the chunks."""
+    connection.sendall(b"".join(posted("progress", {"steps": 3}, progressToken="p")))
+    answer = read_until(connection, lambda got: got.endswith(b"0\r\n\r\n")).decode()
+    assert "content-type: text/event-stream" in answer.lower()
+    messages = [json.loads(line[5:]) for line in answer.split("\r\n") if line.startswith("data:")]
+    assert {each["params"]["progressToken"] for each in messages[:-1]} == {"p"}
+    assert messages[-1]["result"]["content"][0]["text"] == "made 3 steps"
+
+
+def test_hanging_up_cancels_a_call_over_http(sync_bridge: HttpBridge, connection: socket.socket) -> None:
+    """At once, and after a while; the server behind is told."""
+    with session(sync_bridge, era=MODERN) as client:
+
+        def told() -> int:
+            return len(client.call("seen_cancellations")["structuredContent"]["seen"])
+
+        for after in (0.0, 0.5):
+            before = told()
+            with socket.create_connection(("127.0.0.1", sync_bridge.port)) as other:
+                other.sendall(b"".join(posted("never", {})))
+                time.sleep(after)
+            eventually(lambda before=before: told() > before, "the toy is told")
+    assert "Traceback" not in sync_bridge.stderr()
 
 
 # --- who may come in -----------------------------------------------------------------------------------------------

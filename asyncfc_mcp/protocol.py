@@ -1,0 +1,129 @@
+"""MCP's own words: versions, methods, error codes, keys, progress, and the shape of what messages travel through.
+
+Pure. The SDK has the same constants, but importing any of them builds all of its message models,
+which takes longer and more memory than everything else that a bridge over pipes needs; a test holds the two equal.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol, TypedDict, cast
+
+HANDSHAKE_VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+"""Protocol versions in which a connection begins with `initialize`, oldest first."""
+LATEST_HANDSHAKE_VERSION: Final = HANDSHAKE_VERSIONS[-1]
+MODERN_VERSIONS: Final = ("2026-07-28",)
+"""Protocol versions in which every request carries its own envelope in `_meta`, oldest first."""
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+CONNECTION_CLOSED: Final = -32000
+REQUEST_TIMEOUT: Final = -32001
+RESOURCE_NOT_FOUND: Final = -32002
+HEADER_MISMATCH: Final = -32020
+MISSING_REQUIRED_CLIENT_CAPABILITY: Final = -32021
+UNSUPPORTED_PROTOCOL_VERSION: Final = -32022
+
+PROTOCOL_VERSION_META_KEY: Final = "io.modelcontextprotocol/protocolVersion"
+CLIENT_INFO_META_KEY: Final = "io.modelcontextprotocol/clientInfo"
+CLIENT_CAPABILITIES_META_KEY: Final = "io.modelcontextprotocol/clientCapabilities"
+SERVER_INFO_META_KEY: Final = "io.modelcontextprotocol/serverInfo"
+LOG_LEVEL_META_KEY: Final = "io.modelcontextprotocol/logLevel"
+
+CLIENT_METHODS: Final = frozenset(
+    {
+        "completion/complete",
+        "initialize",
+        "logging/setLevel",
+        "ping",
+        "prompts/get",
+        "prompts/list",
+        "resources/list",
+        "resources/read",
+        "resources/subscribe",
+        "resources/templates/list",
+        "resources/unsubscribe",
+        "server/discover",
+        "subscriptions/listen",
+        "tools/call",
+        "tools/list",
+    }
+)
+"""Requests that some protocol version lets a client send; a method that is none of these may be an extension's."""
+
+RequestId = int | str
+OnProgress = Callable[[float, float | None, str | None], None]
+"""Told of progress: how far, of how much, in words. Plain, so that it is told before the result that follows."""
+
+
+class CallOptions(TypedDict, total=False):
+    """What may be said of a request beside what is asked."""
+
+    timeout: float
+    """Seconds after which it is given up."""
+    cancel_on_abandon: bool
+    """Whether the other side is told when it is given up; it is, unless the protocol forbids that."""
+    on_progress: OnProgress
+    request_id: RequestId
+    """The ID to send it under, instead of the next number."""
+    headers: dict[str, str]
+    """Sent along over HTTP; other transports have none."""
+
+
+class Outbound(Protocol):
+    """What messages can be sent through."""
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> dict[str, Any]:
+        """Send a request and return its result as it came.
+
+        Raises:
+            RpcError: the other side answered with an error, or there is no answer.
+        """
+        ...
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
+        """Send a notification; one that cannot be delivered is dropped."""
+        ...
+
+
+class Channel(Outbound, Protocol):
+    """The way back to whoever sent a message, while it is being handled."""
+
+    @property
+    def request_id(self) -> RequestId | None:
+        """The ID of the request; None for a notification."""
+        ...
+
+    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        """Report progress, if the sender asked for it."""
+        ...
+
+
+Later = Callable[[], Awaitable[dict[str, Any]]]
+"""What brings a result that is not there yet. Not a coroutine: one that is never run would complain of it."""
+OnRequest = Callable[[Any, str, Mapping[str, Any] | None], dict[str, Any] | Later]
+"""Handles a request, given its channel, method and parameters: its result, or what brings it. Both raise `RpcError` to
+answer with that error."""
+OnNotify = Callable[[Any, str, Mapping[str, Any] | None], Callable[[], Awaitable[None]] | None]
+"""Takes in a notification; what is left to be done about it, if anything is."""
+
+
+def progress_token(params: Mapping[str, Any] | None) -> RequestId | None:
+    """Under which token the sender of a request wants to hear of progress; None if it does not."""
+    meta = params.get("_meta") if params else None
+    token = cast("dict[str, Any]", meta).get("progressToken") if isinstance(meta, dict) else None
+    # True is an int, and no token.
+    return token if isinstance(token, str | int) and not isinstance(token, bool) else None
+
+
+def progress_of(token: RequestId, progress: float, total: float | None, message: str | None) -> dict[str, Any]:
+    """The parameters of `notifications/progress`."""
+    params: dict[str, Any] = {"progressToken": token, "progress": progress}
+    if total is not None:
+        params["total"] = total
+    if message is not None:
+        params["message"] = message
+    return params

@@ -1,0 +1,82 @@
+"""The bridge as a low-level `Server` of the SDK, for what the SDK carries: HTTP sessions, HTTP+SSE, in-process clients.
+
+Owns the way from the SDK's contexts to `Upstream` and back, errors included. It answers in a middleware, without
+`call_next`: the SDK validates and sieves what its handlers return, and a server's answer is not ours to change. Refuses
+to decide anything about a request. Imported only where it is needed: it brings the whole SDK with it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.lowlevel.server import Server
+from mcp.shared.dispatcher import CallOptions as SdkOptions
+from mcp.shared.exceptions import MCPError
+
+from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.protocol import MODERN_VERSIONS, CallOptions, RequestId
+from asyncfc_mcp.requests import Session
+from asyncfc_mcp.server import INFO, Upstream
+
+SESSION: Final = "asyncfc"
+"""Key of our `Session` in the state of the SDK's `Connection`."""
+
+Context = ServerRequestContext[Any, Any]
+
+
+def sdk_server(upstream: Upstream) -> Server[Any]:
+    """A server that answers everything with `upstream`."""
+    server: Server[Any] = Server(
+        INFO["name"], version=INFO["version"], title=INFO["title"], get_tool_input_schema=upstream.input_schema
+    )
+
+    async def answer(ctx: Context, call_next: CallNext) -> HandlerResult:
+        modern = ctx.protocol_version in MODERN_VERSIONS
+        try:
+            if ctx.request_id is None:
+                await call_next(ctx)  # the SDK keeps its own account of the handshake
+                if not modern and (rest := upstream.notified(_session(ctx), ctx.method)) is not None:
+                    await rest()
+                return None
+            channel = _Channel(ctx.session._request_outbound)  # pyright: ignore[reportPrivateUsage]
+            if modern:
+                result = upstream.modern(channel, ctx.method, ctx.params)
+            else:
+                result = upstream.handshake(_session(ctx), channel, ctx.method, ctx.params)
+            return await result() if callable(result) else result
+        except RpcError as exc:
+            raise MCPError(exc.code, exc.message, exc.data) from None
+
+    # Alone: the SDK's own tracing middleware would cost every call more than the handle does.
+    server.middleware[:] = [answer]
+    return server
+
+
+class _Channel:
+    """A way back to the client that raises our errors."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self.request_id: RequestId | None = channel.request_id
+        self.notify = channel.notify
+        self.progress = channel.progress
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> dict[str, Any]:
+        try:
+            sdk_opts: SdkOptions | None = opts  # pyright: ignore[reportAssignmentType]
+            return await self._channel.send_raw_request(method, params, sdk_opts)
+        except MCPError as exc:
+            raise RpcError(exc.code, exc.message, exc.data) from None
+
+
+def _session(ctx: Context) -> Session:
+    """Our side of the SDK's connection."""
+    # The SDK says to push clean-up onto `Connection.exit_stack` from middleware, but has no public way there yet.
+    connection = ctx.session._connection  # pyright: ignore[reportPrivateUsage]
+    session: Session | None = connection.state.get(SESSION)
+    if session is None:
+        session = connection.state[SESSION] = Session(connection.notify, connection.session_id)
+        connection.exit_stack.push_async_callback(session.close)
+    return session

@@ -1,0 +1,350 @@
+"""The JSON-RPC peer: what is asked is answered, in both directions, and nothing that ends keeps anybody waiting."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+from lab import Pipe, settle
+
+from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.peer import BREATH, Inbound, Peer
+from asyncfc_mcp.protocol import CONNECTION_CLOSED, REQUEST_TIMEOUT
+from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage, format_message, parse_message
+
+pytestmark = pytest.mark.anyio
+
+
+async def refuse(exc: MalformedMessage, line: bytes) -> None:
+    raise AssertionError(f"{exc}: {line!r}")
+
+
+class Narrow(Pipe):
+    """A pipe that takes nothing until it is opened, and then everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = anyio.Event()
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        return super().send_now(data) if self.opened.is_set() else 0
+
+    async def send(self, data: bytes | memoryview) -> None:
+        await self.opened.wait()
+        super().send_now(data)
+
+    def close(self) -> None:
+        super().close()
+        self.opened.set()
+
+
+@dataclass
+class Wire:
+    """A peer under test, and the far ends of its pipes."""
+
+    peer: Peer
+    into: Pipe
+    out: Pipe
+    log: list[str] = field(default_factory=list)
+    notified: list[tuple[str, Any]] = field(default_factory=list)
+
+    def say(self, *messages: dict[str, Any]) -> None:
+        """Send messages to the peer, all in one piece."""
+        self.into.send_now(b"".join(format_message({"jsonrpc": "2.0", **message}) for message in messages))
+
+    async def hear(self) -> dict[str, Any]:
+        """The next message that the peer sends."""
+        with anyio.fail_after(5):
+            while b"\n" not in self._heard:
+                self._heard += await self.out.receive()
+        line, _, self._heard = self._heard.partition(b"\n")
+        return parse_message(line)
+
+    _heard: bytes = b""
+
+
+@asynccontextmanager
+async def wire(out: Pipe | None = None, **more: Any) -> AsyncGenerator[Wire]:
+    """A peer that answers: `at_once`, `refuse` and `break` without waiting, `wait` in a task."""
+    into, out = Pipe(), out or Pipe()
+    it = Wire(Peer(LineReader(into, refuse), LineWriter(out), **more), into, out)
+
+    def on_request(inbound: Inbound, method: str, params: Any) -> Any:
+        it.log.append(f"{method} {inbound.request_id}")
+        match method:
+            case "at_once":
+                return {"got": params}
+            case "refuse":
+                raise RpcError(-32055, "no", {"why": None})
+            case "break":
+                raise KeyError("a bug")
+            case _:
+                return partial(wait, inbound)
+
+    async def wait(inbound: Inbound) -> dict[str, Any]:
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            it.log.append(f"cancelled {inbound.request_id}")
+            raise
+        return {}
+
+    def on_notify(inbound: Inbound, method: str, params: Any) -> None:
+        it.notified.append((method, params))
+
+    async with anyio.create_task_group() as tg:
+        await tg.start(it.peer.run, on_request, on_notify)
+        try:
+            yield it
+        finally:
+            tg.cancel_scope.cancel()
+            into.close()
+            out.close()
+
+
+# --- asked by the other side -----------------------------------------------------------------------------------------
+
+
+async def test_what_is_ready_is_answered_before_the_next_message_is_looked_at():
+    """In order, and without a task in between."""
+    async with wire() as it:
+        it.say(*({"id": n, "method": "at_once", "params": {"n": n}} for n in range(3)))
+        assert [await it.hear() for _ in range(3)] == [
+            {"jsonrpc": "2.0", "id": n, "result": {"got": {"n": n}}} for n in range(3)
+        ]
+
+
+async def test_a_refusal_is_answered_as_the_error_that_it_is():
+    """Code, message and data; `null` inside of data stays."""
+    async with wire() as it:
+        it.say({"id": "x", "method": "refuse"})
+        assert (await it.hear())["error"] == {"code": -32055, "message": "no", "data": {"why": None}}
+
+
+async def test_a_bug_is_answered_without_its_details(caplog: pytest.LogCaptureFixture):
+    """They are in the log; the connection goes on."""
+    async with wire() as it:
+        it.say({"id": 1, "method": "break"}, {"id": 2, "method": "at_once"})
+        assert (await it.hear())["error"] == {"code": -32603, "message": "Internal error"}
+        assert (await it.hear())["result"] == {"got": None}
+    assert "a bug" in caplog.text
+
+
+async def test_a_request_that_is_cancelled_is_stopped_and_not_answered():
+    """Also where its cancellation comes in the same piece, before its task has begun."""
+    async with wire() as it:
+        cancelled = {"method": "notifications/cancelled", "params": {"requestId": 1}}
+        it.say({"id": 1, "method": "wait"}, cancelled, {"id": 2, "method": "at_once"})
+        assert (await it.hear())["id"] == 2
+        await settle()
+        assert it.log == ["wait 1", "at_once 2", "cancelled 1"]
+        assert [method for method, _ in it.notified] == ["notifications/cancelled"]
+
+
+async def test_a_flood_of_quick_requests_lets_everybody_else_have_a_turn():
+    """The event loop gets its turn after every few of them, however many come in one piece."""
+    async with wire() as it:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await anyio.lowlevel.checkpoint()
+                turns += 1
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(count)
+            await settle()
+            turns = 0
+            it.say(*({"id": n, "method": "at_once"} for n in range(20 * BREATH)))
+            while len(it.log) < 20 * BREATH:
+                await anyio.lowlevel.checkpoint()
+            tg.cancel_scope.cancel()
+        assert turns >= 19
+
+
+async def test_answers_wait_for_a_reader_that_is_slow_and_keep_their_order():
+    """What cannot be written at once is not lost, and nothing passes it."""
+    narrow = Narrow()
+    async with wire(narrow) as it:
+        it.say(*({"id": n, "method": "at_once"} for n in range(3)))
+        await settle()
+        it.say({"id": 3, "method": "at_once"})
+        await settle()
+        narrow.opened.set()
+        assert [(await it.hear())["id"] for _ in range(4)] == [0, 1, 2, 3]
+
+
+async def test_a_client_that_asks_and_does_not_read_is_read_from_no_more():
+    """What it left unread is bounded; when it reads on, nothing is missing."""
+    narrow = Narrow()
+    async with wire(narrow, unsent_limit=1000) as it:
+        for number in range(200):
+            it.say({"id": number, "method": "at_once"})
+        await settle()
+        assert 10 < len(it.log) < 30
+        narrow.opened.set()
+        assert [(await it.hear())["id"] for _ in range(200)] == list(range(200))
+
+
+async def test_the_end_of_a_client_that_does_not_read_is_noticed():
+    """However much waits for it."""
+    narrow = Narrow()
+    async with wire(narrow, unsent_limit=10) as it:
+        it.say({"id": 1, "method": "at_once"}, {"id": 2, "method": "at_once"})
+        await settle()
+        it.into.close()
+        with anyio.fail_after(5):
+            while not it.peer._closed:  # noqa: ASYNC110 - nobody tells us
+                await anyio.sleep(0.01)
+
+
+# --- asked by us -----------------------------------------------------------------------------------------------------
+
+
+class Outcome:
+    """What a posted request came to."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, Any]] = []
+
+    def __call__(self, result: Any, error: Any) -> None:
+        self.told.append((result, error))
+
+
+async def test_a_posted_request_is_told_its_result_or_its_error():
+    """Once, whatever else comes under its number."""
+    async with wire() as it:
+        good, bad = Outcome(), Outcome()
+        first, second = it.peer.post("ask", {"a": 1}, good), it.peer.post("ask", None, bad)
+        assert await it.hear() == {"jsonrpc": "2.0", "id": first, "method": "ask", "params": {"a": 1}}
+        assert await it.hear() == {"jsonrpc": "2.0", "id": second, "method": "ask"}
+        it.say({"id": second, "error": {"code": -1, "message": "no"}}, {"id": first, "result": {"ok": True}})
+        it.say({"id": first, "result": {"ok": False}})
+        await settle()
+        assert good.told == [({"ok": True}, None)]
+        [(result, error)] = bad.told
+        assert result is None
+        assert error.wire == {"code": -1, "message": "no"}
+
+
+async def test_an_abandoned_request_tells_the_other_side_and_nobody_else():
+    """The answer that comes all the same is for nobody."""
+    async with wire() as it:
+        outcome = Outcome()
+        number = it.peer.post("ask", None, outcome)
+        assert number is not None
+        it.peer.abandon(number, "changed my mind")
+        it.peer.abandon(number, "said once")
+        await it.hear()
+        said = await it.hear()
+        assert (said["method"], said["params"]) == (
+            "notifications/cancelled",
+            {"requestId": number, "reason": "changed my mind"},
+        )
+        it.say({"id": number, "result": {}})
+        await settle()
+        assert outcome.told == []
+
+
+async def test_the_end_of_the_connection_is_an_answer_to_everything_open():
+    """Nobody waits for an answer that cannot come, and nothing more can be posted."""
+    async with wire() as it:
+        outcome = Outcome()
+        it.peer.post("ask", None, outcome)
+        it.into.close()
+        await settle()
+        [(result, error)] = outcome.told
+        assert result is None
+        assert error.code == CONNECTION_CLOSED
+        assert it.peer.post("ask", None, outcome) is None
+        with pytest.raises(RpcError, match="Connection closed"):
+            await it.peer.send_raw_request("ask", None)
+    assert len(outcome.told) == 1
+
+
+async def test_nothing_is_posted_to_a_peer_that_does_not_read():
+    """Whoever posts does something else then; what was asked for with `send_raw_request` waits."""
+    narrow = Narrow()
+    async with wire(narrow) as it:
+        outcome = Outcome()
+        assert it.peer.post("first", None, outcome) is not None  # it waits for its turn, and was promised
+        assert it.peer.post("second", None, outcome) is None
+        narrow.opened.set()
+        assert (await it.hear())["method"] == "first"
+        await settle()
+        assert it.peer.post("third", None, outcome) is not None
+
+
+async def test_a_request_that_cannot_be_written_after_all_has_ended():
+    """The other side stopped reading for good, though it has not closed its own end."""
+    narrow = Narrow()
+    async with wire(narrow) as it:
+        outcome = Outcome()
+        assert it.peer.post("ask", None, outcome) is not None
+        await settle()
+        narrow.close()
+        await settle()
+        [(result, error)] = outcome.told
+        assert result is None
+        assert error.code == CONNECTION_CLOSED
+        assert it.peer.post("ask", None, outcome) is None, "at once, there is nobody to ask"
+        assert not it.peer._closed
+
+
+async def test_progress_and_the_result_behind_it_come_in_order():
+    """Both in one piece: a server's last word of progress is not lost."""
+    async with wire() as it:
+        heard: list[Any] = []
+        number = it.peer.post(
+            "ask", None, lambda result, error: heard.append(result), {"on_progress": lambda *said: heard.append(said)}
+        )
+        progress = {"method": "notifications/progress", "params": {"progressToken": number, "progress": 1}}
+        it.say(progress, {"id": number, "result": {}})
+        await settle()
+        assert heard == [(1, None, None), {}]
+
+
+async def test_a_connection_ends_though_answers_are_left_that_nobody_reads():
+    """However many came in the last piece."""
+    narrow = Narrow()
+    async with wire(narrow) as it:
+        it.say(*({"id": n, "method": "at_once"} for n in range(3 * BREATH)))
+        it.into.close()
+        with anyio.fail_after(10):
+            while not it.peer._closed:  # noqa: ASYNC110 - nobody tells us
+                await anyio.sleep(0.01)
+
+
+async def test_progress_reaches_whoever_asked_for_it():
+    """By the token that the request carried; numbers and text only."""
+    async with wire() as it:
+        heard: list[Any] = []
+
+        def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            heard.append((progress, total, message))
+
+        number = it.peer.post("ask", {"_meta": {"mine": 1}}, Outcome(), {"on_progress": on_progress})
+        assert (await it.hear())["params"]["_meta"] == {"mine": 1, "progressToken": number}
+        about = {"method": "notifications/progress"}
+        it.say({**about, "params": {"progressToken": number, "progress": 1, "total": 2, "message": "half"}})
+        it.say({**about, "params": {"progressToken": number, "progress": "much"}})
+        it.say({**about, "params": {"progressToken": 99, "progress": 1}})
+        await settle()
+        assert heard == [(1, 2, "half")]
+
+
+async def test_a_request_that_takes_too_long_is_given_up_and_the_other_side_told():
+    """`REQUEST_TIMEOUT`, unless the protocol forbids telling."""
+    async with wire() as it:
+        with pytest.raises(RpcError) as caught:
+            await it.peer.send_raw_request("ask", None, {"timeout": 0.01})
+        assert caught.value.code == REQUEST_TIMEOUT
+        assert [(await it.hear())["method"] for _ in range(2)] == ["ask", "notifications/cancelled"]
+        with pytest.raises(RpcError):
+            await it.peer.send_raw_request("initialize", None, {"timeout": 0.01, "cancel_on_abandon": False})
+        await it.peer.notify("done", None)
+        assert [(await it.hear())["method"] for _ in range(2)] == ["initialize", "done"]
