@@ -241,6 +241,16 @@ def cpu_seconds(pid: int) -> float:
         return spent.user + spent.system
 
 
+def queued_seconds(pid: int) -> float | None:
+    """Time that a process's main thread and the processes below it were ready to run and had no core; None where the
+    system does not tell."""
+    try:
+        family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+        return sum(int(Path(f"/proc/{each}/schedstat").read_text().split()[1]) for each in family) / 1e9
+    except (OSError, ValueError, IndexError, psutil.Error):
+        return None
+
+
 def rss_mb(pid: int) -> float:
     """Resident memory of one process, in MB (2**20 bytes)."""
     return psutil.Process(pid).memory_info().rss / 2**20

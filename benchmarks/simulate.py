@@ -246,12 +246,19 @@ class Schedule:
 
 
 def simulate(
-    task: Task, way: Way, turn_s: float, *, durations: Mapping[str, float] | None = None, grace_s: float = 0.025
+    task: Task,
+    way: Way,
+    turn_s: float,
+    *,
+    late_s: float = 0.0,
+    durations: Mapping[str, float] | None = None,
+    grace_s: float = 0.025,
 ) -> Schedule:
     """The schedule through a bridge (or a host) without any overhead, with as much capacity as it takes.
 
     Args:
         turn_s: seconds to decode a turn with one call in it.
+        late_s: seconds by which every turn took longer than that, where it is known.
         durations: seconds of each call, by `name.attempt`, where they are known better than from the script.
         grace_s: how long a handle may wait for the result of a quick tool.
     """
@@ -261,7 +268,7 @@ def simulate(
     ran: list[tuple[Step, float]] = []
     unread: dict[str, float] = {}
     while (move := agent.decide()) is not None:
-        decode_s = move.decode_s(turn_s)
+        decode_s = move.decode_s(turn_s) + late_s
         now += decode_s
         model_s += decode_s
         read: set[str] = set()

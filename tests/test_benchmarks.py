@@ -1,15 +1,21 @@
-"""The pure parts of the benchmarks: the scripted agent, the ideal schedule, and what counts as a regression."""
+"""The pure parts of the benchmarks: the scripted agent, the ideal schedule, what is played in which order, how runs
+are compared, and what counts as a regression."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import report
+from benchmarks import replay, report
+from benchmarks.harness import Options
+from benchmarks.replay import Block, Job, Played, Room
 from benchmarks.report import Figure, Section, Spread, at_least, at_most
 from benchmarks.simulate import (
     ADDED,
@@ -19,8 +25,10 @@ from benchmarks.simulate import (
     PARALLEL,
     SYNC,
     Agent,
+    Schedule,
     Step,
     Task,
+    Way,
     bound,
     critical_path_s,
     simulate,
@@ -168,6 +176,120 @@ def test_durations_that_were_measured_take_the_place_of_the_script() -> None:
     """The ideal of a run is made from what its calls really took."""
     plan = one_request(Step("a", "read", 0.5, cell="x"))
     assert simulate(plan, SYNC, 1.0, durations={"a.1": 0.75}).seconds == 2.75
+
+
+def test_turns_that_ended_late_count_in_the_ideal() -> None:
+    """What an event loop adds to a turn is no one's overhead."""
+    plan = one_request(Step("a", "read", 0.5, cell="x"))
+    schedule = simulate(plan, SYNC, 1.0, late_s=0.25)
+    assert (schedule.seconds, schedule.model_s) == (3.0, 2.5)
+
+
+# --- replays ---------------------------------------------------------------------------------------------------------
+
+
+def played(way: Way, lost_s: float, *, repetition: int = 0, late_s: float = 0.0, shape: str = "judged chain") -> Played:
+    """A run of the cell with turns and tools of 200 ms that lost so much."""
+    job = Job(shape, 0.2, 0.2, way, repetition)
+    script = job.by_the_script()
+    ideal = Schedule(script.seconds + late_s, script.turns, script.model_s)
+    return Played(job, ideal.seconds + lost_s, script.turns, ideal, {"values": {}, "cells": {}}, 0.0)
+
+
+def full() -> list[Block]:
+    """What a full run plays."""
+    return replay.blocks(Options(rounds=9))
+
+
+def test_the_ways_of_a_cell_are_played_next_to_each_other_and_begin_in_turn() -> None:
+    """Whatever changes on the machine meets all of them, and none always follows the same one."""
+    for block in full():
+        assert len({(job.cell, job.repetition) for job in block.jobs}) == 1
+        assert {SYNC, PARALLEL, BRIDGE} <= {job.way for job in block.jobs}
+    first = Counter(block.jobs[0].way.name for block in full())
+    assert min(first.values()) > len(full()) / 4
+
+
+def test_the_whole_grid_is_played_and_short_cells_more_often() -> None:
+    """A fixed number of times, by the length of the synchronous run alone."""
+    times = Counter(block.jobs[0].cell for block in full())
+    assert len(times) == 60
+    for block in full():
+        assert times[block.jobs[0].cell] == (5 if block.seconds < 4 else 3)
+    ablated = {job.cell for block in full() for job in block.jobs if job.way == BARE}
+    assert ablated == {cell for cell in times if cell[1] == replay.ABLATED_TURN_S}
+
+
+def test_repetitions_of_a_cell_are_far_apart() -> None:
+    """Every cell has been played once before any is played again."""
+    order = [block.jobs[0].repetition for block in full()]
+    assert order == sorted(order)
+
+
+def test_a_smoke_run_plays_few_cells_once() -> None:
+    """Turns of 200 ms, quick tools."""
+    found = replay.blocks(Options(rounds=3, smoke=True))
+    assert sum(len(block.jobs) for block in found) == 30
+
+
+@pytest.mark.anyio
+async def test_agents_play_at_once_only_as_far_as_there_is_room() -> None:
+    """Together they never need more than `ROOM`, unless one alone does."""
+    room, now, seen = Room(), [0.0], []
+
+    async def play(need: float) -> None:
+        async with room.take(need):
+            now.append(need)
+            seen.append(tuple(now[1:]))
+            await anyio.lowlevel.checkpoint()
+            now.remove(need)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tg:
+            for need in (0.3, 0.5, 0.4, 2.0, 0.1):
+                tg.start_soon(play, need * replay.ROOM)
+    assert len(seen) == 5
+    assert max(len(each) for each in seen) > 1
+    assert all(len(each) == 1 or sum(each) <= replay.ROOM for each in seen)
+
+
+def test_runs_compare_by_what_was_lost() -> None:
+    """Timers that happened to be late in one of two runs make neither slower."""
+    sync = [played(SYNC, 0.02, late_s=0.5)]
+    assert replay.gains(sync, [played(BRIDGE, 0.02)]) == pytest.approx([1.0])
+    (clock,) = replay.gains(sync, [played(BRIDGE, 0.02)], lambda run: run.seconds)
+    assert clock > 1.1
+
+
+def test_runs_compare_within_their_repetition() -> None:
+    """A slow minute hits both."""
+    sync = [played(SYNC, lost, repetition=n) for n, lost in enumerate((0.02, 1.0, 0.02))]
+    bridge = [played(BRIDGE, lost, repetition=n) for n, lost in enumerate((0.02, 1.0, 0.02))]
+    assert replay.gains(sync, bridge) == pytest.approx([1.0, 1.0, 1.0])
+    assert replay.gains(sync, [bridge[1]]) == pytest.approx([1.0])
+
+
+def test_the_worst_cell_is_worst_by_its_median() -> None:
+    """One disturbed repetition of three moves no figure; it shows in the spread."""
+    runs = [played(way, 0.02, repetition=n) for n in range(3) for way in (SYNC, PARALLEL)]
+    runs += [played(BRIDGE, lost, repetition=n) for n, lost in enumerate((0.03, 0.9, 0.04))]
+    section = replay.summary(runs, 0.1)
+    figures = {figure.key: figure for figure in section.figures if figure.key}
+    script = Job("judged chain", 0.2, 0.2, BRIDGE).by_the_script().seconds
+    assert figures["ideal_worst"].spread.median == pytest.approx(script / (script + 0.04))
+    assert figures["ideal_worst"].spread.low < 0.95
+    assert figures["wrong"].spread.median == 0
+    assert figures["turns"].spread.median == 0
+    (row,) = section.tables[0].rows
+    assert f"{script / (script + 0.9):.3f}–{script / (script + 0.03):.3f} (3)" in row
+
+
+def test_other_results_are_counted() -> None:
+    """A run that ends in another state than the synchronous one is wrong, however fast."""
+    runs = [played(way, 0.02) for way in (SYNC, PARALLEL, BRIDGE)]
+    runs[2].outcome["cells"] = {"a": "something else"}
+    figures = {figure.key: figure for figure in replay.summary(runs, 0.1).figures}
+    assert figures["wrong"].spread.median == 1
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------
