@@ -328,11 +328,12 @@ class Scheduler:
 
     def _dispatch(self, call: Call) -> None:
         assert self._tg is not None
-        # References are resolved in a task: a failure there ends other calls, and we may be in the midst of that. So
-        # are identical calls brought together, since one waits for the other.
-        if self._send is not None and not call.bindings and not _shares(call):
+        # Identical calls are brought together in a task, since one waits for the other.
+        if self._send is not None and not _shares(call):
             try:
-                call.abandon = self._send(call, call.arguments, partial(self._ended, call))
+                call.abandon = self._send(call, self._resolve(call), partial(self._ended, call))
+            except CallFailed:
+                pass  # a failure here ends other calls, and we may be in the midst of that: its task comes to the same
             except Exception:  # it must cost nobody else anything; in its task it is this call's failure
                 logger.exception("call %s of %s could not be sent at once", call.future.id, call.future.tool)
         if call.abandon is None:

@@ -592,6 +592,36 @@ async def test_a_call_that_cannot_be_sent_at_once_by_a_fault_of_ours_is_made_in_
     assert "a bug" in caplog.text
 
 
+async def test_a_call_that_takes_values_goes_out_in_the_step_that_brought_the_last_of_them():
+    """With the values in place; a chain costs no task for each of its links."""
+    async with lab() as it:
+        one, two = it.submit(), it.submit()
+        both = it.submit(needs=[one, two])
+        await it.end(one, text("1"))
+        assert it.running == ["f2"]
+        it.downstream.running["f2"].end(text("2"))
+        if it.downstream.at_once:
+            assert it.running == ["f3"]
+        await settle()
+        assert it.downstream.running["f3"].arguments == {"f1": "1", "f2": "2"}
+        await it.end(both)
+        it.assert_nothing_is_left()
+
+
+async def test_values_that_do_not_fit_fail_their_call_alone():
+    """It is never sent; what else became ready with it is."""
+    async with lab() as it:
+        one = it.submit()
+        unfit = it.submit(needs=[one], arguments={"x": "$f1.nowhere"})
+        behind, beside = it.submit(needs=[unfit]), it.submit(needs=[one])
+        await it.end(one, text("1"))
+        assert states(unfit, behind, beside) == ["failed", "failed", "running"]
+        assert "nowhere" in str(unfit.failure)
+        await it.end(beside)
+        assert it.downstream.started == ["f1", "f4"]
+        it.assert_nothing_is_left()
+
+
 async def test_a_call_that_is_cancelled_before_it_goes_out_never_happened():
     """Its place is free again, and what is behind it goes on."""
     async with lab(limits={"s": 1}) as it:
