@@ -89,11 +89,15 @@ def scope_for(host: str, token: str | None, *, insecure: bool) -> Scope:
 
 @asynccontextmanager
 async def _stopping() -> AsyncGenerator[anyio.CancelScope]:
-    """A scope that SIGINT and SIGTERM cancel, so that everything inside is cleaned up."""
+    """A scope that SIGINT, SIGTERM and SIGHUP cancel, so that everything inside is cleaned up."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # Under nohup a bridge is to outlive its terminal.
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     async with anyio.create_task_group() as tg:
 
         async def watch(*, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            with anyio.open_signal_receiver(*numbers) as signals:
                 task_status.started()
                 async for number in signals:
                     logger.info("stopping on %s", number.name)
@@ -331,6 +335,21 @@ def http_app(
     return _Bearer(app, token) if token is not None else app
 
 
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.create_server((host.strip("[]"), port), family=family, backlog=512)
+    # Connections inherit it. asyncio turns Nagle's algorithm off by itself only where the socket was made with a
+    # protocol number, which `create_server` does not give. With it an answer in two pieces, head and body, takes 40 ms
+    # longer (measured): the second waits until the client has acknowledged the first.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
 async def serve_http(
     bridge: Bridge,
     *,
@@ -354,11 +373,10 @@ async def serve_http(
     import uvicorn
 
     scope = scope_for(host, token, insecure=insecure)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Clients come and go, and each call says what its own can be asked.
     bridge.introduce(EVERYTHING_ASKABLE)
     async with _stopping(), bridge.open():
-        with socket.create_server((host.strip("[]"), port), family=family, backlog=512) as sock:
+        with listening_socket(host, port) as sock:
             upstream = Upstream(bridge, scope, pipe=False)
             app = http_app(bridge, upstream, host=host, token=token, streamable=streamable, sse=sse)
             config = uvicorn.Config(
@@ -372,7 +390,7 @@ async def serve_http(
             async with anyio.create_task_group() as tg:
                 await tg.start(upstream.run)
                 tg.start_soon(_say_silent, bridge)
-                shown = f"[{host.strip('[]')}]" if family == socket.AF_INET6 else host
+                shown = f"[{host.strip('[]')}]" if sock.family == socket.AF_INET6 else host
                 listening(f"http://{shown}:{sock.getsockname()[1]}")
                 server = uvicorn.Server(config)
                 tg.start_soon(_stop_when_cancelled, server)

@@ -291,9 +291,9 @@ def test_a_signal_ends_a_bridge_whose_output_is_a_file(stage: Stage) -> None:
         assert bridge.wait(15) in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_mid_call_ends_everything(stage: Stage, number: signal.Signals) -> None:
-    """SIGTERM or Ctrl-C in the middle of calls: an orderly end without a traceback."""
+    """SIGTERM, Ctrl-C or a terminal that is closed in the middle of calls: an orderly end without a traceback."""
     bridge = busy_bridge(stage)
     os.kill(bridge.pid, number)
     assert bridge.wait() in (0, 128 + number, -number)
