@@ -12,7 +12,7 @@ COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY asyncfc_mcp ./asyncfc_mcp
 COPY examples ./examples
 RUN python -m venv /opt/asyncfc \
- && /opt/asyncfc/bin/pip install --constraint constraints.txt .
+ && /opt/asyncfc/bin/pip install --constraint constraints.txt ".[fast]"
 
 FROM python:3.11.13-slim-bookworm
 LABEL org.opencontainers.image.title="asyncfc-mcp" \

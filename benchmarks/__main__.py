@@ -39,7 +39,8 @@ def machine() -> str:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=REPO, capture_output=True, text=True, check=False
     ).stdout.strip()
-    packages = ", ".join(f"{name} {version(name)}" for name in ("mcp", "anyio", "pydantic", "uvicorn", "uvloop"))
+    names = ("mcp", "anyio", "pydantic", "uvicorn", "uvloop", "httptools")
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return (
         f"{time.strftime('%Y-%m-%d')}, commit `{commit or 'unknown'}`; {cpu}, {cores or '?'} cores, "
