@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import anyio.abc
 
-from asyncfc_mcp.bodies import Bodies
 from asyncfc_mcp.bridge import Ask, Bridge
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Result, Scope
@@ -28,6 +27,7 @@ from asyncfc_mcp.server import Upstream, has_envelope, read_envelope, wrong_era
 from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Message, Receive, Send
     from starlette.types import Scope as AsgiScope
 
@@ -263,76 +263,89 @@ class _Bearer:
         await self._app(scope, receive, send)
 
 
-def http_app(
-    bridge: Bridge, upstream: Upstream, *, host: str, token: str | None, streamable: bool, sse: bool
-) -> "ASGIApp":
+class HttpApp:
+    """ASGI: everything that is served over HTTP.
+
+    Args:
+        stop: has requests that wait answered, and streams ended, since the server is about to.
+    """
+
+    def __init__(self, app: "ASGIApp", stop: Callable[[], None]) -> None:
+        self._app, self.stop = app, stop
+
+    async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
+        await self._app(scope, receive, send)
+
+
+def http_app(upstream: Upstream, *, host: str, token: str | None, streamable: bool, sse: bool) -> HttpApp:
     """The ASGI application: `/mcp`, `/sse` or both, and `/healthz`."""
-    from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecuritySettings
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
-    from starlette.routing import BaseRoute, Mount, Route
+    from starlette.routing import BaseRoute, Route
 
-    from asyncfc_mcp.posts import Allowed, Posts
-    from asyncfc_mcp.sdk import sdk_server
+    from asyncfc_mcp.exchange import Allowed, Door
+    from asyncfc_mcp.streamable import Streamable
 
     hosts = origins = None
     if is_loopback(host):
         # A page in the user's browser must not reach us under a name of its own that resolves to loopback.
         names = ["127.0.0.1", "localhost", "[::1]", *({host} - {"127.0.0.1", "localhost", "::1"})]
-        security = TransportSecuritySettings(
-            enable_dns_rebinding_protection=True,
-            allowed_hosts=[*names, *(f"{name}:*" for name in names)],
-            allowed_origins=[f"{scheme}://{name}:*" for scheme in ("http", "https") for name in names],
-        )
-        hosts, origins = Allowed(security.allowed_hosts), Allowed(security.allowed_origins)
-    else:
-        security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+        hosts = [*names, *(f"{name}:*" for name in names)]
+        origins = [f"{scheme}://{name}:*" for scheme in ("http", "https") for name in names]
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     routes: list[BaseRoute] = [Route("/healthz", healthz)]
-    server = sdk_server(upstream)
     if sse:
-        from mcp.server.sse import SseServerTransport
-
-        transport = SseServerTransport("/messages/", security_settings=security)
-
-        class Sse:
-            async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
-                refused = False
-
-                async def watch(message: "Message") -> None:
-                    nonlocal refused
-                    refused = refused or message.get("status", 200) >= 400
-                    await send(message)
-
-                try:
-                    async with transport.connect_sse(scope, receive, watch) as (reader, writer):
-                        await server.run(reader, writer, server.create_initialization_options())
-                except ValueError:
-                    # The SDK answers a foreign Host or Origin, and then raises all the same.
-                    if not refused:
-                        raise
-
-        routes += [
-            Route("/sse", Sse(), methods=["GET"]),
-            Mount("/messages/", app=transport.handle_post_message),
-        ]
-    app: ASGIApp
+        routes += _sse_routes(upstream, hosts, origins)
+    app: ASGIApp = Starlette(routes=routes)
+    stop: Callable[[], None] = lambda: None  # noqa: E731
     if streamable:
-        app = server.streamable_http_app(
-            host=host,
-            transport_security=security,
-            max_request_body_size=MAX_BODY_BYTES,
-            custom_starlette_routes=routes,  # pyright: ignore[reportArgumentType]
+        door = Door(
+            hosts=None if hosts is None else Allowed(hosts),
+            origins=None if origins is None else Allowed(origins),
+            max_body=MAX_BODY_BYTES,
         )
-        app = RequestBodyLimitMiddleware(Bodies(app, "/mcp"), MAX_BODY_BYTES)
-        app = Posts(app, upstream, "/mcp", hosts=hosts, origins=origins, max_body=MAX_BODY_BYTES)
-    else:
-        app = Starlette(routes=routes)
-    return _Bearer(app, token) if token is not None else app
+        app = front = Streamable(app, upstream, "/mcp", door)
+        stop = front.stop
+    return HttpApp(_Bearer(app, token) if token is not None else app, stop)
+
+
+def _sse_routes(upstream: Upstream, hosts: list[str] | None, origins: list[str] | None) -> "list[BaseRoute]":
+    """HTTP+SSE, the transport of 2024-11-05, by the SDK."""
+    from mcp.server.sse import SseServerTransport
+    from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecuritySettings
+    from starlette.routing import Mount, Route
+
+    from asyncfc_mcp.sdk import sdk_server
+
+    server = sdk_server(upstream)
+    security = TransportSecuritySettings(
+        enable_dns_rebinding_protection=hosts is not None, allowed_hosts=hosts or [], allowed_origins=origins or []
+    )
+    transport = SseServerTransport("/messages/", security_settings=security)
+
+    class Sse:
+        async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
+            refused = False
+
+            async def watch(message: "Message") -> None:
+                nonlocal refused
+                refused = refused or message.get("status", 200) >= 400
+                await send(message)
+
+            try:
+                async with transport.connect_sse(scope, receive, watch) as (reader, writer):
+                    await server.run(reader, writer, server.create_initialization_options())
+            except ValueError:
+                # The SDK answers a foreign Host or Origin, and then raises all the same.
+                if not refused:
+                    raise
+
+    messages = RequestBodyLimitMiddleware(transport.handle_post_message, MAX_BODY_BYTES)
+    return [Route("/sse", Sse(), methods=["GET"]), Mount("/messages/", app=messages)]
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -378,7 +391,7 @@ async def serve_http(
     async with _stopping(), bridge.open():
         with listening_socket(host, port) as sock:
             upstream = Upstream(bridge, scope, pipe=False)
-            app = http_app(bridge, upstream, host=host, token=token, streamable=streamable, sse=sse)
+            app = http_app(upstream, host=host, token=token, streamable=streamable, sse=sse)
             config = uvicorn.Config(
                 app,
                 log_config=None,
@@ -393,15 +406,17 @@ async def serve_http(
                 shown = f"[{host.strip('[]')}]" if sock.family == socket.AF_INET6 else host
                 listening(f"http://{shown}:{sock.getsockname()[1]}")
                 server = uvicorn.Server(config)
-                tg.start_soon(_stop_when_cancelled, server)
+                tg.start_soon(_stop_when_cancelled, server, app)
                 with anyio.CancelScope(shield=True):
                     await server.serve(sockets=[sock])
                 tg.cancel_scope.cancel()
 
 
-async def _stop_when_cancelled(server: Any) -> None:
+async def _stop_when_cancelled(server: Any, app: HttpApp) -> None:
     # uvicorn is asked, not cancelled: cancelled in the middle, it leaves requests hanging and says so with tracebacks.
+    # It waits for those that are being answered, so they are answered now.
     try:
         await anyio.sleep_forever()
     finally:
         server.should_exit = True
+        app.stop()

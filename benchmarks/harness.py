@@ -173,12 +173,12 @@ def http_process(
 
 @asynccontextmanager
 async def http(
-    command: Sequence[str], port: int, env: Mapping[str, str] | None = None, path: str = "/mcp"
+    command: Sequence[str], port: int, env: Mapping[str, str] | None = None, *, mode: str = "auto"
 ) -> AsyncGenerator[Peer]:
     """The SDK's client on a process that listens on `port`, over Streamable HTTP."""
     with http_process(command, port, env) as process:
-        url = f"http://127.0.0.1:{port}{path}"
-        async with Client(url, client_info=types.Implementation(name="benchmark", version="1")) as client:
+        info = types.Implementation(name="benchmark", version="1")
+        async with Client(f"http://127.0.0.1:{port}/mcp", client_info=info, mode=mode) as client:
             await client.list_tools()
             yield Peer(client, process.pid)
 

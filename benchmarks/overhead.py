@@ -40,6 +40,11 @@ the machine has gone to sleep in between, which is most of what is measured then
 KNOWN_HOST: Final = "claude-code"
 """A client name that the bridge knows as one conversation: what it keeps for a conversation must not cost per call."""
 WITHOUT_UVLOOP: Final = "import sys; sys.modules['uvloop'] = None; from asyncfc_mcp.cli import main; main()"
+PLAIN: Final = "import sys; sys.modules['uvloop'] = sys.modules['httptools'] = None; "
+"""As it is where neither is installed."""
+PLAIN_BRIDGE: Final = PLAIN + "from asyncfc_mcp.cli import main; main()"
+PLAIN_SCRIPT: Final = PLAIN + "import runpy; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+SYNC: Final = {"mode": "sync"}
 
 
 async def run(options: Options) -> Section:
@@ -283,42 +288,58 @@ async def in_flight(shop: Workshop, options: Options, proxies: Sequence[peers.Pr
 
 
 async def over_http(shop: Workshop, options: Options, proxies: Sequence[peers.Proxy]) -> list[Figure]:
-    """One call at a time over Streamable HTTP on loopback, to a stdio downstream."""
+    """One call at a time over Streamable HTTP on loopback, to a stdio downstream, in both protocol eras."""
     echo = server_command("echo")
     calls = options.scaled(40, 20)
+    found: list[Figure] = []
     async with AsyncExitStack() as stack:
 
-        async def peer(command: Sequence[str], port: int) -> Peer:
-            return await stack.enter_async_context(http(command, port, shop.env() | peers.QUIET))
+        async def peer(command: Sequence[str], port: int, mode: str = "auto") -> Peer:
+            return await stack.enter_async_context(http(command, port, shop.env() | peers.QUIET, mode=mode))
 
-        ports = iter([free_port() for _ in range(3 + len(proxies))])
-        direct_port = next(ports)
-        direct = await peer(server_command("echo", "--http", str(direct_port)), direct_port)
+        async def direct(era: str = "auto", *, plain: bool = False) -> Peer:
+            port = free_port()
+            command = server_command("echo", "--http", str(port))
+            return await peer([command[0], "-c", PLAIN_SCRIPT, *command[1:]] if plain else command, port, era)
 
-        async def bridge(**asyncfc: Any) -> Peer:
-            port = next(ports)
-            command = shop.bridge({"s": shop.entry(echo, **asyncfc)})
-            return await peer([*command, "--transport", "http", "--port", str(port)], port)
+        async def bridge(era: str = "auto", *, plain: bool = False, **asyncfc: Any) -> Peer:
+            port = free_port()
+            command = [*shop.bridge({"s": shop.entry(echo, **asyncfc)}), "--transport", "http", "--port", str(port)]
+            return await peer([command[0], "-c", PLAIN_BRIDGE, *command[3:]] if plain else command, port, era)
 
+        async def relay() -> Peer:
+            port = free_port()
+            return await peer(server_command("relay", "--http", str(port)), port)
+
+        slow = {"seconds": SLOW_S}
         contenders = {
-            "direct": Contender(calling(direct), calls),
-            "sync": Contender(calling(await bridge(mode="sync")), calls),
-            "handle": Contender(calling(await bridge(), "slow", {"seconds": SLOW_S}), calls, drain),
+            "direct": Contender(calling(await direct()), calls),
+            "direct, old": Contender(calling(await direct("legacy")), calls),
+            "direct, plain": Contender(calling(await direct(plain=True)), calls),
+            "sync": Contender(calling(await bridge(**SYNC)), calls),
+            "sync, old": Contender(calling(await bridge("legacy", **SYNC)), calls),
+            "sync, plain": Contender(calling(await bridge(plain=True, **SYNC)), calls),
+            "handle": Contender(calling(await bridge(), "slow", slow), calls, drain),
+            "handle, old": Contender(calling(await bridge("legacy"), "slow", slow), calls, drain),
+            "floor": Contender(calling(await relay()), calls),
         }
         for proxy in proxies:
-            port = next(ports)
+            port = free_port()
             contenders[proxy.title] = Contender(calling(await peer(proxy.http(echo, port), port)), calls)
         await race(contenders, options.rounds)
-    words = {
-        "sync": ("http_sync", "Streamable HTTP → stdio, sync call, p50", at_most(1.2)),
-        "handle": ("http_handle", "… handle for a slow call", at_most(0.9)),
-    }
-    found: list[Figure] = []
-    for name, contender in contenders.items():
-        if name != "direct":
-            key, what, goal = words.get(name, ("", f"… {name}", None))
-            spread = ratio(contender.medians, contenders["direct"].medians)
-            found.append(Figure(key, what, spread, goal, against(contender, contenders["direct"])))
+
+        def row(key: str, what: str, which: str, goal: Goal | None = None, base: str = "direct") -> None:
+            one, baseline = contenders[which], contenders[base]
+            found.append(Figure(key, what, ratio(one.medians, baseline.medians), goal, against(one, baseline)))
+
+        row("http_sync", "Streamable HTTP → stdio, sync call, p50", "sync", at_most(1.2))
+        row("http_sync_handshake", "… handshake era", "sync, old", at_most(1.2), "direct, old")
+        row("http_sync_plain", "… without uvloop and httptools, both", "sync, plain", at_most(1.2), "direct, plain")
+        row("", "… floor: bytes relayed to that stdio server by nothing that knows MCP", "floor")
+        for proxy in proxies:
+            row("", f"… {proxy.title}", proxy.title)
+        row("http_handle", "… handle for a slow call", "handle", at_most(0.9))
+        row("http_handle_handshake", "… handshake era", "handle, old", at_most(0.9), "direct, old")
     return found
 
 

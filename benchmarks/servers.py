@@ -3,6 +3,7 @@
     python benchmarks/servers.py echo [--http PORT]   the SDK's low-level server, as anybody would write it
     python benchmarks/servers.py state                the same with state, for scripted agents
     python benchmarks/servers.py raw                  standard library only: cheap, holds any number of calls
+    python benchmarks/servers.py relay --http PORT    `echo` over stdio, its bytes relayed to HTTP: no bridge beats it
 
 `echo` and `state` are built on the SDK on purpose, with its own transports: they are the baseline. Run as a script, so
 that a proxy in another virtual environment can start them with our interpreter.
@@ -14,7 +15,11 @@ import argparse
 import hashlib
 import json
 import os
+import re
+import socket
+import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -194,14 +199,62 @@ def write(message: Json) -> None:
         data = data[os.write(1, data) :]
 
 
+# --- relay ---------------------------------------------------------------------------------------------------------
+
+
+def relay(port: int) -> None:
+    """Put what is posted on the standard input of an `echo`, and its next line into the response. One blocking thread
+    for each connection, one request at a time, no parser."""
+    echo = [sys.executable, __file__, "echo"]
+    with (
+        subprocess.Popen(echo, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
+        socket.create_server(("127.0.0.1", port)) as listener,
+    ):
+        assert child.stdin
+        assert child.stdout
+        there, back = child.stdin.fileno(), child.stdout.fileno()
+        turn = threading.Lock()
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=relay_connection, args=(connection, there, back, turn), daemon=True).start()
+
+
+def relay_connection(connection: socket.socket, there: int, back: int, turn: threading.Lock) -> None:
+    """All requests of a connection."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    got = b""
+    while True:
+        while b"\r\n\r\n" not in got:
+            chunk = connection.recv(1 << 16)
+            if not chunk:
+                return
+            got += chunk
+        head, _, got = got.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: *([0-9]+)", head)
+        assert length, head
+        size = int(length[1])
+        while len(got) < size:
+            got += connection.recv(1 << 16)
+        body, got = got[:size], got[size:]
+        line = b""
+        with turn:
+            os.write(there, body + b"\n")
+            while not line.endswith(b"\n"):
+                line += os.read(back, 1 << 16)
+        answer = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(line)}\r\n\r\n"
+        connection.sendall(answer.encode() + line)
+
+
 def main() -> None:
     """Serve until the client goes away."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["echo", "state", "raw"])
+    parser.add_argument("kind", choices=["echo", "state", "raw", "relay"])
     parser.add_argument("--http", type=int, metavar="PORT")
     options = parser.parse_args()
     if options.kind == "raw":
         serve_raw()
+    elif options.kind == "relay":
+        relay(options.http)
     else:
         serve(echo_server() if options.kind == "echo" else state_server(), options.http)
 

@@ -40,9 +40,11 @@ def test_each_side_of_the_sdk_is_used_in_one_place(part: str):
     assert users <= ALLOWED[part]
 
 
-def test_a_bridge_over_pipes_does_not_load_the_sdk():
-    """Its models take longer to build, and more memory, than all that such a bridge needs."""
-    program = "import sys, asyncfc_mcp.cli, asyncfc_mcp.transports; print([m for m in sys.modules if 'mcp' == m[:3]])"
+@pytest.mark.parametrize("module", ["transports", "streamable"])
+def test_a_bridge_does_not_load_the_sdk(module: str):
+    """Neither over pipes nor over Streamable HTTP: its models take longer to build, and more memory, than all that a
+    bridge needs."""
+    program = f"import sys, asyncfc_mcp.cli, asyncfc_mcp.{module}; print([m for m in sys.modules if 'mcp' == m[:3]])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

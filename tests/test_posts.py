@@ -9,11 +9,13 @@ from typing import Any
 
 import anyio
 import pytest
+from asgi import Exchange, alive
 from lab import Got, Toy, bridge_over, on_virtual_time, text_result
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared import inbound
 
 from asyncfc_mcp import posts, transports
+from asyncfc_mcp.exchange import PING_S, Waits
 from asyncfc_mcp.futures import LOCAL
 from asyncfc_mcp.sdk import sdk_server
 from asyncfc_mcp.server import Upstream
@@ -76,89 +78,6 @@ def call(tool: str, arguments: Json | None = None, **more: Any) -> Json:
     return ask("tools/call", {"name": tool} if arguments is None else {"name": tool, "arguments": arguments}, **more)
 
 
-class Exchange:
-    """One request to an ASGI app, and what came back. `hang_up` ends it from the client's side."""
-
-    def __init__(self, app: App, post: Post) -> None:
-        self._app, self._post = app, post
-        self._pieces = post.pieces()
-        self._hung_up = anyio.Event()
-        self.reads = anyio.Event()
-        """Unset, the client reads nothing of what it is sent."""
-        self.reads.set()
-        self.status: int | None = None
-        self.headers: dict[str, str] = {}
-        self.chunks: list[bytes] = []
-        self.ended = False
-
-    async def run(self) -> "Exchange":
-        scope = {
-            "type": "http",
-            "http_version": "1.1",
-            "method": self._post.method,
-            "scheme": "http",
-            "path": "/mcp",
-            "raw_path": b"/mcp",
-            "root_path": "",
-            "query_string": b"",
-            "headers": self._post.raw_headers(),
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 8642),
-        }
-        await self._app(scope, self._receive, self._send)
-        return self
-
-    async def _receive(self) -> Json:
-        if self._pieces and not self._hung_up.is_set():
-            piece = self._pieces.pop(0)
-            return {"type": "http.request", "body": piece, "more_body": bool(self._pieces)}
-        await self._hung_up.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Json) -> None:
-        await self.reads.wait()
-        assert not self.ended
-        if message["type"] == "http.response.start":
-            assert self.status is None
-            self.status = message["status"]
-            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
-        else:
-            assert self.status is not None
-            self.chunks.append(message.get("body", b""))
-            self.ended = not message.get("more_body", False)
-
-    def hang_up(self) -> None:
-        self._hung_up.set()
-        self.reads.set()
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(self.chunks)
-
-    @property
-    def json(self) -> Json:
-        return json.loads(self.body)
-
-    @property
-    def streams(self) -> bool:
-        return self.headers.get("content-type") == "text/event-stream"
-
-    def events(self) -> list[Json]:
-        """The messages of a stream."""
-        blocks = [block for block in self.body.decode().split("\r\n\r\n") if block and not block.startswith(":")]
-        assert all(block.startswith("event: message\r\ndata: ") for block in blocks)
-        return [json.loads(block.partition("data: ")[2]) for block in blocks]
-
-    def pings(self) -> int:
-        return self.body.count(b": ping\r\n\r\n")
-
-    def seen(self) -> tuple[Any, ...]:
-        """What a client can tell apart."""
-        kind = self.headers.get("content-type")
-        body: Any = self.events() if self.streams else self.json if kind == "application/json" else self.body
-        return self.status, kind, self.headers.get("allow"), self.headers.get("mcp-session-id"), body
-
-
 @dataclass
 class Stage:
     """The app as it is served, and the SDK's entry for the same server."""
@@ -170,30 +89,6 @@ class Stage:
 
     async def post(self, body: Any = None, **more: Any) -> Exchange:
         return await Exchange(self.ours, Post(body, **more)).run()
-
-
-@asynccontextmanager
-async def alive(app: App) -> AsyncGenerator[None]:
-    """An app between its start and its end."""
-    up, down, over = anyio.Event(), anyio.Event(), anyio.Event()
-    asked = iter(({"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}))
-
-    async def receive() -> Json:
-        message = next(asked)
-        if message["type"] == "lifespan.shutdown":
-            await down.wait()
-        return message
-
-    async def send(message: Json) -> None:
-        assert message["type"] != "lifespan.startup.failed", message
-        (up if message["type"] == "lifespan.startup.complete" else over).set()
-
-    async with anyio.create_task_group() as tg:
-        tg.start_soon(app, {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
-        await up.wait()
-        yield
-        down.set()
-        await over.wait()
 
 
 def boom(request: Any) -> Json:
@@ -230,7 +125,7 @@ async def stage(*, mode: str = "sync") -> AsyncGenerator[Stage]:
         await tg.start(upstream.run)
         security = TransportSecuritySettings(allowed_hosts=HOSTS, allowed_origins=ORIGINS)
         theirs = sdk_server(upstream).streamable_http_app(transport_security=security, max_request_body_size=LIMIT)
-        ours = transports.http_app(bridge, upstream, host="127.0.0.1", token=None, streamable=True, sse=False)
+        ours = transports.http_app(upstream, host="127.0.0.1", token=None, streamable=True, sse=False)
         for app in (ours, theirs):
             await stack.enter_async_context(alive(app))
         yield Stage(ours, theirs, toy, upstream)
@@ -485,9 +380,7 @@ def test_headers_are_read_as_the_sdk_writes_them(text: str):
 async def test_beyond_loopback_every_name_is_let_in():
     """There the token decides who may come in; a name proves nothing."""
     async with stage() as it:
-        app = transports.http_app(
-            it.upstream.bridge, it.upstream, host="0.0.0.0", token="t", streamable=True, sse=False
-        )
+        app = transports.http_app(it.upstream, host="0.0.0.0", token="t", streamable=True, sse=False)
         async with alive(app):
             good = {"host": "example.org", "origin": "http://x", "authorization": "Bearer t"}
             assert (await Exchange(app, Post(LIST, headers=good)).run()).status == 200
@@ -503,19 +396,18 @@ async def test_beyond_loopback_every_name_is_let_in():
 async def test_an_answer_that_is_there_at_once_takes_no_task():
     """A handle: no stream, no watcher, nothing left behind."""
     async with stage(mode="future") as it:
-        [waiting] = [posts_of(it.ours)]
+        waits = waits_of(it.ours)
         for number in range(3):
             got = await it.post(call("sleep", {"s": 100, "_as": f"n{number}"}))
             assert got.status == 200
             assert got.json["result"]["structuredContent"]["status"] == "running"
-        assert not waiting._unwatched
+        assert not waits._unwatched
         await anyio.sleep(1)
-        assert not waiting._unwatched
+        assert not waits._unwatched
 
 
-def posts_of(app: Any) -> posts.Posts:
-    assert isinstance(app, posts.Posts)
-    return app
+def waits_of(app: Any) -> Waits:
+    return app._app._waits
 
 
 @on_virtual_time
@@ -567,7 +459,7 @@ async def test_hanging_up_cancels_the_call(after_s: float):
             await anyio.sleep(1)
             assert it.toy.cancelled == ["gate"]
         assert not exchange.ended
-        assert not posts_of(it.ours)._unwatched
+        assert not waits_of(it.ours)._unwatched
 
 
 @on_virtual_time
@@ -591,7 +483,7 @@ async def test_a_listener_hears_until_it_hangs_up():
             await anyio.sleep(1)
             (first,) = exchange.events()
             assert first["method"] == "notifications/subscriptions/acknowledged"
-            await anyio.sleep(posts.PING_S * 3)
+            await anyio.sleep(PING_S * 3)
             assert exchange.pings() == 3
             it.toy.add("late", it.toy._echo)
             await it.toy.changed()
@@ -652,7 +544,7 @@ async def test_a_connection_that_cannot_be_watched_costs_nobody_else_anything():
         async with anyio.create_task_group() as tg:
             tg.start_soon(broken.run)
             tg.start_soon(whole.run)
-            await anyio.sleep(posts.PING_S * 2)
+            await anyio.sleep(PING_S * 2)
             assert it.toy.cancelled == ["gate"]
             assert whole.pings() == 1
             whole.hang_up()

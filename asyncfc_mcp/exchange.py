@@ -1,0 +1,388 @@
+"""An HTTP request of an MCP client, whatever its protocol era, straight from ASGI: who may send it, and the way back.
+
+Owns whose pages may talk to us, how much may be said, when an answer becomes a stream of events, that quiet streams
+live, and who notices that a client has hung up. Refuses to know what a request asks, and what its era makes of a client
+that hangs up. The SDK's entries do the same through a router, message models, task groups and memory streams for each
+request; here a request that is answered at once costs a parse, two sends and no task.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.abc
+
+from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.futures import Result
+from asyncfc_mcp.protocol import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    CallOptions,
+    Later,
+    RequestId,
+    progress_of,
+    progress_token,
+)
+from asyncfc_mcp.requests import Params
+from asyncfc_mcp.wire import MalformedMessage, Message, format_message, parse_message
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Send
+
+logger = logging.getLogger(__name__)
+
+PING_S: Final = 15.0
+"""How long an answer may take until a stream is made of it, and how often a stream then shows that it lives: proxies
+close what is silent for longer."""
+UNWATCHED_S: Final = 0.05
+"""How long a request may wait for its result before somebody looks out for its client's hanging up."""
+
+VERSION: Final = b"mcp-protocol-version"
+JSON: Final = (b"content-type", b"application/json")
+
+_JSON_KINDS: Final = ("application/json", "application/*")
+_STREAM_KINDS: Final = ("text/event-stream", "text/*")
+_STREAM_HEADERS: Final = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"connection", b"keep-alive"),
+    (b"x-accel-buffering", b"no"),
+)
+_PING: Final = b": ping\r\n\r\n"
+_LINE_ENDS: Final = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
+"""What ends no line of a stream, but of a text: clients have been seen to split at these."""
+
+Header = tuple[bytes, bytes]
+
+
+class Refusal(Exception):
+    """Answered by HTTP alone: it does not come to JSON-RPC."""
+
+    def __init__(self, status: int, text: bytes = b"", *headers: Header) -> None:
+        super().__init__(status)
+        self.status, self.text, self.headers = status, text, headers
+
+
+class Headers:
+    """The headers of a request; of one that comes several times the first counts."""
+
+    __slots__ = ("raw", "values")
+
+    def __init__(self, raw: list[Header]) -> None:
+        self.raw = raw
+        self.values: dict[bytes, bytes] = {}
+        for name, value in raw:
+            self.values.setdefault(name, value)
+
+    def get(self, name: bytes) -> str | None:
+        value = self.values.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def accepted(self) -> tuple[bool, bool]:
+        """Whether the client takes JSON, and whether it takes streams of events."""
+        kinds = {kind.partition(";")[0].strip().lower() for kind in (self.get(b"accept") or "").split(",")}
+        if "*/*" in kinds:
+            return True, True
+        return not kinds.isdisjoint(_JSON_KINDS), not kinds.isdisjoint(_STREAM_KINDS)
+
+
+class Allowed:
+    """Values of a header that are let in: as they are, or with `:*` at their end for any port."""
+
+    def __init__(self, patterns: Collection[str]) -> None:
+        self._exactly = frozenset(patterns)
+        self._before_port = tuple(pattern[:-1] for pattern in patterns if pattern.endswith(":*"))
+
+    def __contains__(self, value: str) -> bool:
+        return value in self._exactly or value.startswith(self._before_port)
+
+
+class Door:
+    """Who and what is let in.
+
+    Args:
+        hosts, origins: what `Host` and `Origin` may say, so that a page in the user's browser cannot reach us under a
+            name of its own; None lets everybody in.
+        max_body: largest body, in bytes.
+    """
+
+    def __init__(self, *, hosts: Allowed | None, origins: Allowed | None, max_body: int) -> None:
+        self._hosts, self._origins, self._max_body = hosts, origins, max_body
+
+    def admit(self, headers: Headers, *, post: bool = True) -> None:
+        """Let a request through whose headers are in order.
+
+        Raises:
+            Refusal: they are not.
+        """
+        if post:
+            length = headers.get(b"content-length") or ""
+            if length.isdecimal() and (len(length) > 18 or int(length) > self._max_body):
+                raise _too_large()
+            if not (headers.get(b"content-type") or "").lower().startswith("application/json"):
+                raise Refusal(400, b"Invalid Content-Type header")
+        if self._hosts is not None and (headers.get(b"host") or "") not in self._hosts:
+            raise Refusal(421, b"Invalid Host header")
+        if self._origins is not None and (origin := headers.get(b"origin")) and origin not in self._origins:
+            raise Refusal(403, b"Invalid Origin header")
+
+    async def read(self, receive: "Receive") -> bytes | None:
+        """The body; None if the client hung up in the middle of it.
+
+        Raises:
+            Refusal: it is too large.
+        """
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            part = await receive()
+            if part["type"] != "http.request":
+                return None
+            chunk = part.get("body", b"")
+            size += len(chunk)
+            if size > self._max_body:
+                raise _too_large()
+            chunks.append(chunk)
+            if not part.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large() -> Refusal:
+    return Refusal(413, b"Request body too large")
+
+
+def read_message(body: bytes) -> Message:
+    """The message that was posted.
+
+    Raises:
+        RpcError: it is none.
+    """
+    try:
+        return parse_message(body)
+    except MalformedMessage as exc:
+        raise RpcError(exc.code, str(exc)) from None
+
+
+class Stream:
+    """A response of events, each written whole and after the one before.
+
+    Args:
+        headers: sent along with those of a stream.
+    """
+
+    __slots__ = ("_lock", "_send", "begun", "closed", "headers")
+
+    def __init__(self, send: "Send", headers: Sequence[Header] = ()) -> None:
+        self._send = send
+        self.headers = headers
+        self._lock: anyio.Lock | None = None
+        self.begun = False
+        """Whether its headers are out: until then it may still be something else."""
+        self.closed = False
+
+    async def write(self, message: Message) -> None:
+        await self._write(_event(message))
+
+    async def ping(self) -> None:
+        await self._write(_PING)
+
+    async def begin(self) -> None:
+        await self._write(b"")
+
+    async def _write(self, event: bytes) -> None:
+        # Several may tell at once; and a client that reads slowly must not see an event before the headers.
+        if self._lock is None:
+            self._lock = anyio.Lock()
+        async with self._lock:
+            if self.closed:
+                return
+            if not self.begun:
+                headers = [*_STREAM_HEADERS, *self.headers]
+                await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+                self.begun = True
+            if event:
+                await self._send({"type": "http.response.body", "body": event, "more_body": True})
+
+    async def end(self, message: Message | None, status: int) -> None:
+        """Send the last message, or none; nothing comes after it. What has not become a stream is a plain answer."""
+        self.closed = True
+        if self._lock is not None:
+            async with self._lock:  # until what was begun is out
+                pass
+        if self.begun:
+            await self._send({"type": "http.response.body", "body": _event(message) if message is not None else b""})
+        else:
+            assert message is not None, "a stream that was never begun"
+            await respond(self._send, status, format_message(message), JSON, *self.headers)
+
+
+class Exchange(Stream):
+    """The way back to a client while its request is answered: a `Channel` over HTTP.
+
+    A notification makes the answer a stream of events; until then it may still be a plain one, with its own status.
+    """
+
+    __slots__ = ("_token", "request_id", "scope", "verdict", "watcher")
+
+    def __init__(self, send: "Send", request_id: RequestId, params: Params, headers: Sequence[Header] = ()) -> None:
+        super().__init__(send, headers)
+        self.request_id: RequestId | None = request_id
+        self._token = progress_token(params)
+        self.scope = anyio.CancelScope()
+        """Cancelled when nobody wants the answer any more."""
+        self.verdict: RpcError | None = None
+        """What is answered where the request was cancelled, and its client is still there."""
+        self.watcher: anyio.CancelScope | None = None
+        """What waits for the client to hang up, once something does."""
+
+    async def waits(self) -> None:
+        """Its result takes its time."""
+
+    def status_of(self, error: RpcError) -> int:
+        """The HTTP status of an error that is an answer by itself."""
+        return 200
+
+    def hung_up(self) -> None:
+        """The client is gone."""
+        self.closed = True
+
+    def cancel(self, verdict: RpcError) -> None:
+        """Answer the request with an error, instead of what it waits for."""
+        self.verdict = verdict
+        self.scope.cancel()
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> dict[str, Any]:
+        raise RpcError(INVALID_REQUEST, f"Cannot send {method!r}: there is no way back for requests here")
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
+        await self.write(notification(method, params))
+
+    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        if self._token is None:
+            return
+        await self.notify("notifications/progress", progress_of(self._token, progress, total, message))
+
+
+class Waits:
+    """Requests that wait for their results, and who looks out for their clients' hanging up.
+
+    Args:
+        ping_s: see `PING_S`.
+    """
+
+    def __init__(self, ping_s: float = PING_S) -> None:
+        self._ping_s = ping_s
+        self._waiting: dict[Exchange, None] = {}
+        self._unwatched: dict[Exchange, Receive] = {}
+        """Those for whose end nobody looks out yet."""
+        self._some = anyio.Event()
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Give a watcher to every request that is not answered soon: a task for each would cost most of them more than
+        everything else here."""
+        async with anyio.create_task_group() as tg:
+            task_status.started()
+            while True:
+                await self._some.wait()
+                self._some = anyio.Event()
+                while self._unwatched:
+                    seen = list(self._unwatched)
+                    await anyio.sleep(UNWATCHED_S)
+                    for exchange in seen:
+                        receive = self._unwatched.pop(exchange, None)
+                        if receive is not None:
+                            exchange.watcher = anyio.CancelScope()
+                            tg.start_soon(self._watch, exchange, exchange.watcher, receive)
+
+    async def answer(self, exchange: Exchange, receive: "Receive", begin: Callable[[], Result | Later]) -> None:
+        """Answer a request with what `begin` gives or brings, or with the error that either raises."""
+        try:
+            answer = begin()
+            result = await self._awaited(answer, exchange, receive) if callable(answer) else answer
+            if result is None:
+                if exchange.verdict is None:
+                    return  # there is nobody to be answered
+                raise exchange.verdict
+            done: Message = {"jsonrpc": "2.0", "id": exchange.request_id, "result": result}
+            status = 200
+        except Exception as exc:  # noqa: BLE001 - where an exception becomes an answer
+            error = exc if isinstance(exc, RpcError) else _bug(exc)
+            done = {"jsonrpc": "2.0", "id": exchange.request_id, "error": error.wire}
+            status = exchange.status_of(error)
+        if not exchange.closed:
+            await exchange.end(done, status)
+
+    async def _awaited(self, later: Later, exchange: Exchange, receive: "Receive") -> Result | None:
+        """A result that takes its time; None if it was cancelled."""
+        if not self._unwatched:
+            self._some.set()
+        self._unwatched[exchange] = receive
+        self._waiting[exchange] = None
+        try:
+            with exchange.scope:
+                await exchange.waits()
+                return await later()
+        finally:
+            del self._waiting[exchange]
+            self._unwatched.pop(exchange, None)
+            if exchange.watcher is not None:
+                exchange.watcher.cancel()
+        return None
+
+    async def _watch(self, exchange: Exchange, scope: anyio.CancelScope, receive: "Receive") -> None:
+        with scope:
+            try:
+                await self.attend(exchange, receive)
+                exchange.hung_up()
+            except Exception:  # all watchers share a task group
+                logger.exception("a connection cannot be watched any more")
+                exchange.hung_up()
+
+    async def attend(self, stream: Stream, receive: "Receive") -> None:
+        """Show that a stream lives while nothing else is said on it, until its client hangs up."""
+        while True:
+            with anyio.move_on_after(self._ping_s) as silence:
+                if (await receive())["type"] == "http.disconnect":
+                    return
+            if silence.cancelled_caught:
+                await stream.ping()
+
+    def cancel(self, verdict: RpcError) -> None:
+        """Answer everything that waits with an error."""
+        for exchange in tuple(self._waiting):
+            exchange.cancel(verdict)
+
+
+def _bug(exc: Exception) -> RpcError:
+    logger.error("handling a request failed", exc_info=exc)
+    return RpcError(INTERNAL_ERROR, "Internal server error")
+
+
+def notification(method: str, params: Mapping[str, Any] | None) -> Message:
+    message: Message = {"jsonrpc": "2.0", "method": method}
+    if params is not None:
+        message["params"] = params
+    return message
+
+
+def _event(message: Message) -> bytes:
+    data = format_message(message)[:-1]
+    for raw, escaped in _LINE_ENDS:
+        data = data.replace(raw, escaped)
+    return b"event: message\r\ndata: " + data + b"\r\n\r\n"
+
+
+async def respond(send: "Send", status: int, body: bytes = b"", *headers: Header) -> None:
+    """A plain response."""
+    start = [(b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_error(send: "Send", status: int, error: RpcError, *headers: Header) -> None:
+    """An error that belongs to no request."""
+    message: Message = {"jsonrpc": "2.0", "id": None, "error": error.wire}
+    await respond(send, status, format_message(message), JSON, *headers)

@@ -1,0 +1,56 @@
+"""Streamable HTTP: one path for clients of every protocol version, each to the part that serves it.
+
+Owns which that is, and what goes on beside requests. Refuses to answer anything.
+"""
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.exchange import PING_S, VERSION, Door, Headers, Waits
+from asyncfc_mcp.posts import Posts
+from asyncfc_mcp.protocol import CONNECTION_CLOSED, HANDSHAKE_VERSIONS
+from asyncfc_mcp.server import Upstream
+from asyncfc_mcp.sessions import Sessions
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class Streamable:
+    """ASGI: Streamable HTTP at one path.
+
+    Args:
+        app: what all other paths go to.
+        door: who is let in.
+        ping_s: see `exchange.PING_S`.
+    """
+
+    def __init__(self, app: "ASGIApp", upstream: Upstream, path: str, door: Door, *, ping_s: float = PING_S) -> None:
+        self._app = app
+        self._paths = (path, f"{path}/")
+        self._waits = Waits(ping_s)
+        self._posts = Posts(upstream, door, self._waits)
+        self._sessions = Sessions(upstream, door, self._waits)
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] == "lifespan":
+            async with anyio.create_task_group() as tg:
+                await tg.start(self._waits.run)
+                await tg.start(self._sessions.run)
+                await self._app(scope, receive, send)
+                tg.cancel_scope.cancel()
+        elif scope["type"] == "http" and scope["path"] in self._paths:
+            headers = Headers(scope["headers"])
+            version = headers.get(VERSION)
+            eras = self._sessions if version is None or version in HANDSHAKE_VERSIONS else self._posts
+            await eras.serve(scope, headers, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def stop(self) -> None:
+        """Answer what waits, and let go of who listens: the server is about to end."""
+        why = RpcError(CONNECTION_CLOSED, "The bridge is stopping")
+        self._sessions.leave(why)
+        self._waits.cancel(why)
