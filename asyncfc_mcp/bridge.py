@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final, TextIO, cast
 
 import anyio
+import anyio.lowlevel
 
 from asyncfc_mcp import references
 from asyncfc_mcp.arrivals import Arrival, Arrivals
@@ -35,7 +36,7 @@ from asyncfc_mcp.errors import (
 from asyncfc_mcp.following import follow_task
 from asyncfc_mcp.futures import Future, FutureStore, Result, Scope, possible_name
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
-from asyncfc_mcp.ordering import EffectTemplate, declared_effect
+from asyncfc_mcp.ordering import Effect, EffectTemplate, declared_effect
 from asyncfc_mcp.processes import Child, Reaper
 from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, OnProgress
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions, refuse_unless_able
@@ -73,6 +74,28 @@ class Wiring:
     validator: Validator
     loosened: Mapping[str, frozenset[str]]
     """Arguments that the server's schema wants as something else than text, and ours lets be text, with their types."""
+    fixed_effect: Effect | None
+    """The effect of every call, where it does not depend on the arguments."""
+    schema: Mapping[str, Any]
+    read_only: bool
+    repeatable: bool
+    needs_task: bool
+
+    @classmethod
+    def of(cls, entry: ToolEntry) -> "Wiring":
+        policy = entry.policy
+        effect = declared_effect(entry.server, policy.reads, policy.writes, policy.ordering, entry.annotations)
+        return cls(
+            entry,
+            effect,
+            Validator(entry.input_schema),
+            _loosened(entry),
+            None if effect.placeholders else effect.bind({}, lambda value: False),
+            entry.input_schema,
+            entry.annotations.get("readOnlyHint") is True,
+            entry.repeatable,
+            entry.needs_task,
+        )
 
 
 @dataclass(slots=True)  # not frozen: one is made for every call, and that would cost twice as much
@@ -112,6 +135,24 @@ class _Meant:
 NOTHING_MEANT: Final = _Meant(NOTHING)
 
 
+def loop_clock() -> Callable[[], float]:
+    """The clock of the event loop in which it is first asked, in seconds.
+
+    `anyio.current_time` finds out which loop that is each time anew: five calls instead of one, and every call of a
+    tool asks twice.
+    """
+    clock: Callable[[], float] | None = None
+
+    def now() -> float:
+        nonlocal clock
+        if clock is None:
+            loop: Any = anyio.lowlevel.current_token().native_token
+            clock = cast("Callable[[], float]", getattr(loop, "time", anyio.current_time))
+        return clock()
+
+    return now
+
+
 class Bridge:
     """All wrapped servers behind one door.
 
@@ -138,8 +179,9 @@ class Bridge:
         self.settings = config.settings
         self._cache = cache or OfferCache(None)
         self._reaper = reaper or Reaper()
+        clock = loop_clock()
         self.store = FutureStore(
-            anyio.current_time,
+            clock,
             max_pending=self.settings.max_pending,
             max_bytes=self.settings.max_result_bytes_total,
             keep_s=self.settings.keep_s,
@@ -147,7 +189,7 @@ class Bridge:
         self.scheduler = Scheduler(
             self.store,
             self._execute,
-            clock=anyio.current_time,
+            clock=clock,
             server_limits={server.name: server.max_concurrency for server in config.servers},
             send=self._send,
         )
@@ -237,12 +279,8 @@ class Bridge:
         old, self.wirings = self.wirings, {}
         for name, entry in self.catalog.tools.items():
             known = old.get(name)
-            if known is not None and known.entry.raw is entry.raw:
-                self.wirings[name] = Wiring(entry, known.effect, known.validator, known.loosened)
-                continue
-            policy = entry.policy
-            effect = declared_effect(entry.server, policy.reads, policy.writes, policy.ordering, entry.annotations)
-            self.wirings[name] = Wiring(entry, effect, Validator(entry.input_schema), _loosened(entry))
+            same = known is not None and known.entry.raw is entry.raw
+            self.wirings[name] = replace(known, entry=entry) if known is not None and same else Wiring.of(entry)
         if self.catalog.collisions and self._collision is None:
             self._collision = self.catalog.collisions[0]
             if self._settled.is_set():
@@ -393,12 +431,10 @@ class Bridge:
         Raises:
             InvalidName, NameInUse: see `FutureStore.check_name`.
         """
-        entry, policy, scope = wiring.entry, wiring.entry.policy, origin.scope
+        policy, scope = wiring.entry.policy, origin.scope
         if origin.name is not None:
             self.store.check_name(scope, origin.name)
-        may_refer = policy.references == "all" or (
-            policy.references == "read-only" and entry.annotations.get("readOnlyHint") is True
-        )
+        may_refer = policy.references == "all" or (policy.references == "read-only" and wiring.read_only)
         if not arguments or not may_refer or not references.may_refer(arguments):
             return NOTHING_MEANT
         bindings: dict[str, str] = {}
@@ -421,9 +457,11 @@ class Bridge:
 
     def _submit(self, wiring: Wiring, arguments: dict[str, Any] | None, origin: "Origin", meant: "_Meant") -> Future:
         entry, policy, scope, bindings = wiring.entry, wiring.entry.policy, origin.scope, meant.bindings
-        if wiring.loosened:
+        if arguments and wiring.loosened:
             arguments = _as_typed(arguments, wiring.loosened, bindings)
-        effect = wiring.effect.bind(arguments or {}, lambda value: references.is_reference(value, bindings.get))
+        effect = wiring.fixed_effect
+        if effect is None:
+            effect = wiring.effect.bind(arguments or {}, lambda value: references.is_reference(value, bindings.get))
         future = self.store.create(
             scope, tool=entry.name, server=entry.server, name=origin.name, conversation=origin.conversation
         )
@@ -437,13 +475,13 @@ class Bridge:
                 arguments,
                 policy,
                 effect,
-                read_only=entry.annotations.get("readOnlyHint") is True,
-                repeatable=entry.repeatable,
+                read_only=wiring.read_only,
+                repeatable=wiring.repeatable,
                 validator=wiring.validator,
-                schema=entry.input_schema,
+                schema=wiring.schema,
                 bindings=bindings,
                 takes=meant.takes,
-                needs_task=entry.needs_task,
+                needs_task=wiring.needs_task,
                 meta=origin.meta,
                 capabilities=origin.capabilities,
                 client=origin.client,

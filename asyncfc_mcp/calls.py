@@ -161,7 +161,7 @@ class ToolCalls:
         arguments, name, wanted = _without_ours(entry, arguments)
         refs, note = self._beside(client, entry.name, wanted, name)
         # Before it is submitted: making room for it may be the end of a future that it waits for.
-        also = [self.bridge.store.find(client.scope, ref) for ref in refs or ()]
+        also = [self.bridge.store.find(client.scope, ref) for ref in refs] if refs else []
         quick = self._gives_grace(entry)
         origin = self._origin(request, caller, name, answered_first=not (wanted or quick))
         future = self.bridge.submit_now(wiring, arguments, origin) if None not in also else None
@@ -169,7 +169,7 @@ class ToolCalls:
             return None
         if refs is None:
             also = client.unread_futures()
-        futures = self._followed(client, future, [each for each in also if each is not None])
+        futures = self._followed(client, future, [each for each in also if each is not None] if also else ())
         if wanted:
             return partial(self._answer_wait, request, caller, futures, note)
         if quick and future.state is State.RUNNING:
@@ -324,6 +324,8 @@ class ToolCalls:
         """A new call's future, counted among the conversation's, after those that its caller waits for beside it."""
         if client.conversation is not None:
             client.follow(future)
+        if not also:
+            return [future]
         return [*{other.key: other for other in also if other is not future}.values(), future]
 
     async def _wait_all(self, request: Request, caller: Caller, futures: Sequence[Future]) -> None:

@@ -29,7 +29,14 @@ Result = dict[str, Any]
 """A `CallToolResult` as it came off the wire, unknown fields included."""
 
 
-class State(Enum):
+class _Word(Enum):
+    """Hashed as the one object that each member is: Enum's own way is written in Python, and asked several times a
+    call."""
+
+    __hash__ = object.__hash__
+
+
+class State(_Word):
     """Where a future is in its life. The value is what users read."""
 
     WAITING = "waiting"
@@ -53,7 +60,7 @@ class State(Enum):
 _TERMINAL: Final = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 
 
-class Event(Enum):
+class Event(_Word):
     """What can happen to a future."""
 
     START = "start"
@@ -184,6 +191,8 @@ class Future:
     @property
     def question(self) -> str | None:
         """The first open question, in a few words."""
+        if not self.questions:
+            return None
         return next((question.text for question in self.questions.values() if not question.settled), None)
 
     def apply(self, event: Event) -> None:
@@ -271,7 +280,9 @@ class FutureStore:
             raise TooManyFutures(
                 f"{self.bytes} bytes of results are stored", str(self._max_bytes), "max_result_bytes_total"
             )
-        shelf = self._shelves.setdefault(scope.key, _Shelf())
+        shelf = self._shelves.get(scope.key)
+        if shelf is None:
+            shelf = self._shelves[scope.key] = _Shelf()
         if name is not None:
             self.check_name(scope, name)
         shelf.count += 1

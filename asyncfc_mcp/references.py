@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from asyncfc_mcp.errors import (
     ArgumentsTooLarge,
@@ -166,12 +166,12 @@ def may_refer(arguments: Any) -> bool:
         if isinstance(node, str):
             if "$" in node:
                 return True
-        elif is_object(node):
+        elif isinstance(node, dict):
             if "$future" in node:
                 return True
-            stack.extend(node.values())
-        elif is_array(node):
-            stack.extend(node)
+            stack.extend(cast("dict[str, Any]", node).values())
+        elif isinstance(node, list):
+            stack += node
     return False
 
 

@@ -110,9 +110,11 @@ class Request:
 
     def chooses_task(self, default: str) -> bool:
         """Whether a call of this client becomes a task of the extension (2026-07-28) instead of a handle."""
-        extensions = cast("Mapping[str, Any]", self.capabilities.get("extensions") or {})
+        extensions = self.capabilities.get("extensions")
+        if self.session is not None or not extensions or TASKS_EXTENSION not in extensions:
+            return False
         meta = cast("Mapping[str, Any]", self.params.get("_meta") or {})
-        return self.modern and TASKS_EXTENSION in extensions and meta.get(TASKS_CHOICE_KEY, default) == "task"
+        return meta.get(TASKS_CHOICE_KEY, default) == "task"
 
 
 Handler = Callable[[Request], Result | Later]

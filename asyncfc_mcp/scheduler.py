@@ -178,7 +178,7 @@ class Scheduler:
         store: where futures are.
         execute: makes a call, in a task.
         send: sends a call, where that needs no waiting; None makes every call in a task.
-        clock: monotonic, in seconds.
+        clock: the event loop's, in seconds.
         server_limits: `max_concurrency` of each server; absent or None means no limit.
     """
 
@@ -203,6 +203,7 @@ class Scheduler:
         self._servers = {name: _Server(limit) for name, limit in (server_limits or {}).items()}
         self._tools: dict[tuple[str, str], _Lane] = {}
         self._durations: dict[str, deque[float]] = {}
+        self._medians: dict[str, float] = {}
         self._flights: dict[str, Call] = {}
         self._outbox: deque[Call] = deque()
         """Calls that have started and go out as soon as their callers have been answered."""
@@ -268,7 +269,7 @@ class Scheduler:
             server.lanes[tool] = None
             self._admit(server)
         else:
-            self._start(call)
+            self._start(call, server, tool)
 
     def _admit(self, server: _Server) -> None:
         """Start calls that stand in line while there is room: in order of submission, but for their tools' limits.
@@ -287,7 +288,7 @@ class Scheduler:
                     first = lane
             if first is None:
                 return
-            self._start(heappop(first.line)[1])
+            self._start(heappop(first.line)[1], server, first)
 
     def _lanes(self, call: Call) -> tuple[_Server, _Lane]:
         name = call.future.server
@@ -299,16 +300,15 @@ class Scheduler:
             tool = self._tools[name, call.tool] = _Lane(call.policy.max_concurrency)
         return server, tool
 
-    def _start(self, call: Call) -> None:
+    def _start(self, call: Call, server: _Server, tool: _Lane) -> None:
         assert self._tg is not None, "submit() before run()"
-        server, tool = self._lanes(call)
         server.running += 1
         tool.running += 1
         if call.ordered:
             self._tree.start(call.future.key)
         call.future.started_at = self._clock()
         if call.policy.timeout_s is not None:
-            call.deadline = anyio.current_time() + call.policy.timeout_s
+            call.deadline = self._clock() + call.policy.timeout_s
         # What comes after a call that waits there goes out after it, whatever its own answer is.
         if call.answered_first or self._outbox:
             self._outbox.append(call)
@@ -580,6 +580,7 @@ class Scheduler:
         assert future.started_at is not None
         durations = self._durations.setdefault(future.tool, deque(maxlen=DURATIONS))
         durations.append(self._clock() - future.started_at)
+        self._medians[future.tool] = median(durations)
 
     # --- asked from above ----------------------------------------------------------------------------------------
 
@@ -590,8 +591,7 @@ class Scheduler:
 
     def median_s(self, tool: str) -> float | None:
         """The median of a tool's last calls in seconds; None before the first."""
-        durations = self._durations.get(tool)
-        return median(durations) if durations else None
+        return self._medians.get(tool)
 
     def waiting_for(self, future: Future) -> tuple[tuple[str, ...], str]:
         """What a waiting call waits for, as IDs of its scope, and why in a few words."""

@@ -110,6 +110,7 @@ class Upstream:
             **subscriptions.modern_methods,
             **of_tasks.modern_methods,
         }
+        self._envelopes = _Envelopes()
         self._extension: Handler = awaited(self._offered.extension)
         self.input_schema = calls.input_schema
 
@@ -152,7 +153,7 @@ class Upstream:
             RpcError: the error to answer with; so does what brings the answer.
         """
         params = params or {}
-        version, host, capabilities = read_envelope(params)
+        version, host, capabilities = self._envelopes.read(params)
         handler = self._modern.get(method)
         if handler is None and method in CLIENT_METHODS:
             raise RpcError(METHOD_NOT_FOUND, "Method not found", method)
@@ -304,6 +305,29 @@ def read_envelope(params: Params) -> tuple[str, str | None, Mapping[str, Any]]:
             INVALID_PARAMS, f"params._meta: {CLIENT_INFO_META_KEY} must be an object with a name; found {info!r:.80}"
         )
     return version, name, cast("dict[str, Any]", capabilities)
+
+
+class _Envelopes:
+    """Reads envelopes. One that says what the last one said, as all of one client do, is compared and no more."""
+
+    def __init__(self) -> None:
+        self._said: tuple[Any, ...] = ()
+        self._read: tuple[str, str | None, Mapping[str, Any]] = ("", None, {})
+
+    def read(self, params: Params) -> tuple[str, str | None, Mapping[str, Any]]:
+        """See `read_envelope`."""
+        meta: Any = params.get("_meta")
+        if meta.__class__ is not dict:
+            return read_envelope(params)
+        said = (
+            meta.get(PROTOCOL_VERSION_META_KEY),
+            meta.get(CLIENT_CAPABILITIES_META_KEY),
+            meta.get(CLIENT_INFO_META_KEY),
+        )
+        if said != self._said:
+            self._read = read_envelope(params)
+            self._said = said
+        return self._read
 
 
 def unsupported(version: object) -> RpcError:
