@@ -76,10 +76,6 @@ class Wiring:
     """Arguments that the server's schema wants as something else than text, and ours lets be text, with their types."""
     fixed_effect: Effect | None
     """The effect of every call, where it does not depend on the arguments."""
-    schema: Mapping[str, Any]
-    read_only: bool
-    repeatable: bool
-    needs_task: bool
 
     @classmethod
     def of(cls, entry: ToolEntry) -> "Wiring":
@@ -91,10 +87,6 @@ class Wiring:
             Validator(entry.input_schema),
             _loosened(entry),
             None if effect.placeholders else effect.bind({}, lambda value: False),
-            entry.input_schema,
-            entry.annotations.get("readOnlyHint") is True,
-            entry.repeatable,
-            entry.needs_task,
         )
 
 
@@ -138,8 +130,7 @@ NOTHING_MEANT: Final = _Meant(NOTHING)
 def loop_clock() -> Callable[[], float]:
     """The clock of the event loop in which it is first asked, in seconds.
 
-    `anyio.current_time` finds out which loop that is each time anew: five calls instead of one, and every call of a
-    tool asks twice.
+    `anyio.current_time` finds out which loop that is each time anew: five calls instead of one.
     """
     clock: Callable[[], float] | None = None
 
@@ -193,7 +184,7 @@ class Bridge:
             server_limits={server.name: server.max_concurrency for server in config.servers},
             send=self._send,
         )
-        self.questions = Questions(self.scheduler, anyio.current_time, self.settings.question_timeout_s)
+        self.questions = Questions(self.scheduler, clock, self.settings.question_timeout_s)
         self._client_capabilities: Mapping[str, Any] = {}
         self._introduced = anyio.Event()
         self._direct: Ask | None = None
@@ -434,7 +425,7 @@ class Bridge:
         policy, scope = wiring.entry.policy, origin.scope
         if origin.name is not None:
             self.store.check_name(scope, origin.name)
-        may_refer = policy.references == "all" or (policy.references == "read-only" and wiring.read_only)
+        may_refer = policy.references == "all" or (policy.references == "read-only" and wiring.entry.read_only)
         if not arguments or not may_refer or not references.may_refer(arguments):
             return NOTHING_MEANT
         bindings: dict[str, str] = {}
@@ -475,13 +466,13 @@ class Bridge:
                 arguments,
                 policy,
                 effect,
-                read_only=wiring.read_only,
-                repeatable=wiring.repeatable,
+                read_only=entry.read_only,
+                repeatable=entry.repeatable,
                 validator=wiring.validator,
-                schema=wiring.schema,
+                schema=entry.input_schema,
                 bindings=bindings,
                 takes=meant.takes,
-                needs_task=wiring.needs_task,
+                needs_task=entry.needs_task,
                 meta=origin.meta,
                 capabilities=origin.capabilities,
                 client=origin.client,

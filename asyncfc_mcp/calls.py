@@ -18,7 +18,7 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp import answers, tasks
-from asyncfc_mcp.bridge import Ask, Bridge, Origin, Wiring
+from asyncfc_mcp.bridge import Bridge, Origin, Wiring
 from asyncfc_mcp.catalog import HOST_PREFIX, NAME_LIMIT, ToolEntry, upstream_name
 from asyncfc_mcp.errors import (
     BridgeError,
@@ -40,6 +40,7 @@ from asyncfc_mcp.protocol import (
     INVALID_PARAMS,
     LOG_LEVEL_META_KEY,
     METHOD_NOT_FOUND,
+    Channel,
     Later,
 )
 from asyncfc_mcp.questions import CLAIM_S, Questions
@@ -488,9 +489,10 @@ class ToolCalls:
 
     # --- questions -----------------------------------------------------------------------------------------------
 
-    def _put(self, request: Request, question: Question) -> None:
-        """Ask the client at once, beside the request that waits; the user may take longer than that waits."""
-        self._asking.start(self.bridge.questions, request, question)
+    def _put(self, request: Request, question: Question) -> bool:
+        """Ask the client at once, beside the request that waits; the user may take longer than that waits. False if it
+        cannot be asked."""
+        return request.channel.reachable and self._asking.start(self.bridge.questions, request, question)
 
     def _questions(self, needed: InputNeeded) -> Result:
         """The answer that is a question (2026-07-28); its sealed state says which, and what was being waited for."""
@@ -576,28 +578,34 @@ class Asking:
 
     def __init__(self) -> None:
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._asked: set[tuple[str, Any]] = set()
+        self._asked: dict[tuple[str, Any], object] = {}
+        """Question and connection → None, or the channel on which it did not reach the client, until it is over."""
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         async with anyio.create_task_group() as self._tasks:
             task_status.started()
             await anyio.sleep_forever()
 
-    def start(self, questions: Questions, request: Request, question: Question) -> None:
+    def start(self, questions: Questions, request: Request, question: Question) -> bool:
         """Put a question to the client of a request, unless it has been put on that connection and is still open; its
-        answer settles the question, and what settles it otherwise withdraws it."""
+        answer settles the question, and what settles it otherwise withdraws it. False if it cannot be put there: it did
+        not reach the client on that channel before."""
         assert self._tasks is not None
         key = (question.id, request.session)
-        if key not in self._asked:
-            self._asked.add(key)
-            self._tasks.start_soon(self._ask, questions, request.channel.send_raw_request, question, key)
+        if key in self._asked and (cut := self._asked[key]) in (None, request.channel):
+            return cut is None
+        self._asked[key] = None
+        self._tasks.start_soon(self._ask, questions, request.channel, question, key)
+        return True
 
-    async def _ask(self, questions: Questions, ask: Ask, question: Question, key: tuple[str, Any]) -> None:
+    async def _ask(self, questions: Questions, channel: Channel, question: Question, key: tuple[str, Any]) -> None:
         async def put() -> None:
             try:
-                question.settle(await ask(question.method, _live(question)))
+                question.settle(await channel.send_raw_request(question.method, _live(question)))
             except RpcError as exc:
-                if exc.code == CONNECTION_CLOSED:  # that client is gone; another may come for the same future
+                if exc.code == CONNECTION_CLOSED:
+                    # It is for whoever comes for the same future, on another connection or another stream of this one.
+                    self._asked[key] = channel
                     questions.release(question)
                 else:
                     question.settle(None, (exc.code, exc.message, exc.data))
@@ -611,4 +619,4 @@ class Asking:
                 await questions.over(question)
                 tg.cancel_scope.cancel()
         finally:
-            self._asked.discard(key)
+            self._asked.pop(key, None)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, Final, cast
 
 from asyncfc_mcp.config import Policy, ServerConfig
@@ -34,7 +35,7 @@ class Source:
     templates: Sequence[Json] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for `cached_property`: every call asks
 class ToolEntry:
     """A tool: its name upstream, where it leads, and how it is listed."""
 
@@ -51,26 +52,30 @@ class ToolEntry:
     takes_wait: bool = False
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def annotations(self) -> Mapping[str, Any]:
         annotations = self.raw.get("annotations")
         return annotations if isinstance(annotations, dict) else {}  # pyright: ignore[reportUnknownVariableType]
 
-    @property
+    @cached_property
     def input_schema(self) -> Json:
         schema = self.raw.get("inputSchema")
         return schema if isinstance(schema, dict) else {"type": "object"}  # pyright: ignore[reportUnknownVariableType]
 
-    @property
+    @cached_property
     def needs_task(self) -> bool:
         """Whether it can only be called as a task (2025-11-25)."""
         execution: object = self.raw.get("execution")
         return isinstance(execution, dict) and cast("Json", execution).get("taskSupport") == "required"
 
-    @property
+    @cached_property
+    def read_only(self) -> bool:
+        return self.annotations.get("readOnlyHint") is True
+
+    @cached_property
     def repeatable(self) -> bool:
         """Whether sending it twice does no more than sending it once, as the server says."""
-        return self.annotations.get("readOnlyHint") is True or self.annotations.get("idempotentHint") is True
+        return self.read_only or self.annotations.get("idempotentHint") is True
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,7 @@ def list_tool(config: ServerConfig, raw: Json) -> ToolEntry:
     listed.pop("execution", None)
     entry = ToolEntry(name, config.name, tool, raw, listed, policy)
     schema: Json = without_dialect(entry.input_schema)
-    if policy.references == "all" or (policy.references == "read-only" and entry.annotations.get("readOnlyHint")):
+    if policy.references == "all" or (policy.references == "read-only" and entry.read_only):
         schema = admit_references(schema)
     schema, skipped = add_reserved(schema, as_=policy.names, wait=policy.wait)
     # The name as listed: one that was cut short may have lost what the title still says.

@@ -36,7 +36,8 @@ PING_S: Final = 15.0
 """How long an answer may take until a stream is made of it, and how often a stream then shows that it lives: proxies
 close what is silent for longer."""
 UNWATCHED_S: Final = 0.05
-"""How long a request may wait for its result before somebody looks out for its client's hanging up."""
+"""A request that waits for its result this long, or at most twice, has somebody who looks out for its client's hanging
+up."""
 
 VERSION: Final = b"mcp-protocol-version"
 JSON: Final = (b"content-type", b"application/json")
@@ -59,9 +60,16 @@ Header = tuple[bytes, bytes]
 class Refusal(Exception):
     """Answered by HTTP alone: it does not come to JSON-RPC."""
 
-    def __init__(self, status: int, text: bytes = b"", *headers: Header) -> None:
+    def __init__(self, status: int, body: bytes = b"", *headers: Header) -> None:
         super().__init__(status)
-        self.status, self.text, self.headers = status, text, headers
+        self.status, self.body, self.headers = status, body, headers
+
+
+class Explained(Refusal):
+    """Answered with an HTTP status and a JSON-RPC error that belongs to no request."""
+
+    def __init__(self, status: int, error: RpcError, *headers: Header) -> None:
+        super().__init__(status, format_message({"jsonrpc": "2.0", "id": None, "error": error.wire}), JSON, *headers)
 
 
 class Headers:
@@ -92,10 +100,13 @@ class Allowed:
 
     def __init__(self, patterns: Collection[str]) -> None:
         self._exactly = frozenset(patterns)
-        self._before_port = tuple(pattern[:-1] for pattern in patterns if pattern.endswith(":*"))
+        self._before_port = frozenset(pattern[:-1] for pattern in patterns if pattern.endswith(":*"))
 
     def __contains__(self, value: str) -> bool:
-        return value in self._exactly or value.startswith(self._before_port)
+        if value in self._exactly:
+            return True
+        name, colon, port = value.rpartition(":")
+        return name + colon in self._before_port and port.isdecimal()
 
 
 class Door:
@@ -156,12 +167,12 @@ def read_message(body: bytes) -> Message:
     """The message that was posted.
 
     Raises:
-        RpcError: it is none.
+        Refusal: it is none.
     """
     try:
         return parse_message(body)
     except MalformedMessage as exc:
-        raise RpcError(exc.code, str(exc)) from None
+        raise Explained(400, RpcError(exc.code, str(exc))) from None
 
 
 class Stream:
@@ -181,8 +192,9 @@ class Stream:
         """Whether its headers are out: until then it may still be something else."""
         self.closed = False
 
-    async def write(self, message: Message) -> None:
-        await self._write(_event(message))
+    async def write(self, message: Message) -> bool:
+        """Write one message; False if it was too late for that."""
+        return await self._write(_event(message))
 
     async def ping(self) -> None:
         await self._write(_PING)
@@ -190,19 +202,20 @@ class Stream:
     async def begin(self) -> None:
         await self._write(b"")
 
-    async def _write(self, event: bytes) -> None:
+    async def _write(self, event: bytes) -> bool:
         # Several may tell at once; and a client that reads slowly must not see an event before the headers.
         if self._lock is None:
             self._lock = anyio.Lock()
         async with self._lock:
             if self.closed:
-                return
+                return False
             if not self.begun:
                 headers = [*_STREAM_HEADERS, *self.headers]
                 await self._send({"type": "http.response.start", "status": 200, "headers": headers})
                 self.begun = True
             if event:
                 await self._send({"type": "http.response.body", "body": event, "more_body": True})
+            return True
 
     async def end(self, message: Message | None, status: int) -> None:
         """Send the last message, or none; nothing comes after it. What has not become a stream is a plain answer."""
@@ -252,6 +265,10 @@ class Exchange(Stream):
         self.verdict = verdict
         self.scope.cancel()
 
+    @property
+    def reachable(self) -> bool:
+        return False
+
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
@@ -279,6 +296,7 @@ class Waits:
         self._unwatched: dict[Exchange, Receive] = {}
         """Those for whose end nobody looks out yet."""
         self._some = anyio.Event()
+        self._over: RpcError | None = None
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Give a watcher to every request that is not answered soon: a task for each would cost most of them more than
@@ -317,6 +335,8 @@ class Waits:
 
     async def _awaited(self, later: Later, exchange: Exchange, receive: "Receive") -> Result | None:
         """A result that takes its time; None if it was cancelled."""
+        if self._over is not None:
+            raise self._over
         if not self._unwatched:
             self._some.set()
         self._unwatched[exchange] = receive
@@ -350,8 +370,9 @@ class Waits:
             if silence.cancelled_caught:
                 await stream.ping()
 
-    def cancel(self, verdict: RpcError) -> None:
-        """Answer everything that waits with an error."""
+    def end(self, verdict: RpcError) -> None:
+        """Answer everything that waits with an error, and whatever would wait from now on."""
+        self._over = verdict
         for exchange in tuple(self._waiting):
             exchange.cancel(verdict)
 
@@ -375,14 +396,13 @@ def _event(message: Message) -> bytes:
     return b"event: message\r\ndata: " + data + b"\r\n\r\n"
 
 
+async def refuse(send: "Send", refusal: Refusal) -> None:
+    """The response that a refusal is."""
+    await respond(send, refusal.status, refusal.body, *refusal.headers)
+
+
 async def respond(send: "Send", status: int, body: bytes = b"", *headers: Header) -> None:
     """A plain response."""
     start = [(b"content-length", str(len(body)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body})
-
-
-async def respond_error(send: "Send", status: int, error: RpcError, *headers: Header) -> None:
-    """An error that belongs to no request."""
-    message: Message = {"jsonrpc": "2.0", "id": None, "error": error.wire}
-    await respond(send, status, format_message(message), JSON, *headers)

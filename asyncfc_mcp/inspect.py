@@ -47,7 +47,7 @@ def _limits(wiring: Wiring, server_limit: int | None) -> dict[str, Any]:
         "timeout_s": policy.timeout_s,
         "grace_ms": policy.grace_ms,
         "retries": policy.retries if wiring.entry.repeatable else 0,
-        "single_flight": policy.single_flight and wiring.entry.annotations.get("readOnlyHint") is True,
+        "single_flight": policy.single_flight and wiring.entry.read_only,
         "on_failure": policy.on_failure,
         "references": policy.references,
         "names": wiring.entry.takes_as,

@@ -120,8 +120,8 @@ class Caller:
     client: Client
     report: Report | None = None
     """Sends progress; None where it did not ask for any."""
-    put: Callable[[Question], None] | None = None
-    """Puts a question to it at once, in the background; None where questions travel in answers."""
+    put: Callable[[Question], bool] | None = None
+    """Puts a question to it at once, in the background, or cannot; None where questions travel in answers."""
     capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What it can be asked."""
     identity: Hashable = None

@@ -83,6 +83,10 @@ class Inbound:
         """Whether the protocol forbids requests to the other side while handling this one."""
         self.scope: anyio.CancelScope | None = None
 
+    @property
+    def reachable(self) -> bool:
+        return not (self._closed or self.one_way)
+
     def cancel(self) -> None:
         """The other side wants no answer any more."""
         self.cancelled = True
@@ -92,7 +96,7 @@ class Inbound:
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
-        if self._closed or self.one_way:
+        if not self.reachable:
             raise RpcError(INVALID_REQUEST, f"Cannot send {method!r}: there is no way back for requests here")
         return await self._peer.send_raw_request(method, params, opts)
 

@@ -16,12 +16,13 @@ from asyncfc_mcp.exchange import (
     VERSION,
     Door,
     Exchange,
+    Explained,
     Headers,
     Refusal,
     Waits,
     read_message,
+    refuse,
     respond,
-    respond_error,
 )
 from asyncfc_mcp.futures import Result
 from asyncfc_mcp.protocol import (
@@ -38,6 +39,7 @@ from asyncfc_mcp.protocol import (
     RequestId,
 )
 from asyncfc_mcp.requests import Params
+from asyncfc_mcp.schemas import HEADER
 from asyncfc_mcp.server import Upstream, envelope_of, unsupported
 from asyncfc_mcp.wire import format_message
 
@@ -72,7 +74,7 @@ _METHOD: Final = b"mcp-method"
 _NAME: Final = b"mcp-name"
 _ROUTING: Final = frozenset({VERSION, _METHOD, _NAME})
 _PARAM: Final = b"mcp-param-"
-_DECLARATION: Final = b'"x-mcp-header"'
+_DECLARATION: Final = f'"{HEADER}"'.encode()
 
 
 class _Exchange(Exchange):
@@ -106,23 +108,21 @@ class Posts:
             if not all(headers.accepted()):
                 raise Refusal(406)
             body = await self._door.read(receive)
+            if body is not None:
+                await self._answer(body, headers, receive, send)
         except Refusal as exc:
-            return await respond(send, exc.status, exc.text, *exc.headers)
-        if body is not None:
-            await self._answer(body, headers, receive, send)
+            await refuse(send, exc)
 
     async def _answer(self, body: bytes, headers: Headers, receive: "Receive", send: "Send") -> None:
-        try:
-            message = read_message(body)
-            if "method" not in message:
-                raise RpcError(INVALID_REQUEST, "Invalid Request: an answer; post a request or a notification")
-            if "id" not in message:
-                # A client has nothing to tell on this wire (it cancels by hanging up), but some do.
-                if (version := headers.get(VERSION)) not in MODERN_VERSIONS:
-                    raise unsupported(version)
-                return await respond(send, 202)
-        except RpcError as exc:
-            return await respond_error(send, STATUS[exc.code], exc)
+        message = read_message(body)
+        if "method" not in message:
+            problem = "Invalid Request: an answer; post a request or a notification"
+            raise Explained(400, RpcError(INVALID_REQUEST, problem))
+        if "id" not in message:
+            # A client has nothing to tell on this wire (it cancels by hanging up), but some do.
+            if (version := headers.get(VERSION)) not in MODERN_VERSIONS:
+                raise Explained(400, unsupported(version))
+            return await respond(send, 202)
         params = cast("Params", message.get("params") or {})
         exchange = _Exchange(send, cast("RequestId", message["id"]), params)
         begin = partial(self._begin, exchange, headers, cast("str", message["method"]), params)
@@ -144,16 +144,16 @@ class Posts:
         if not isinstance(name, str) or not isinstance(arguments, dict | None):
             return
         arguments = cast("dict[str, Any] | None", arguments)
-        sent = _any_parameter(headers)
+        sent = any(each.startswith(_PARAM) for each in headers.values)
         if not sent and not arguments:
             return
         schema = self._upstream.input_schema(name)
         if schema is None or not (sent or self._declares(name, schema)):
             return
         from mcp.shared.inbound import validate_mcp_param_headers
-        from starlette.datastructures import Headers
+        from starlette.datastructures import Headers as AllHeaders
 
-        rejection = validate_mcp_param_headers(schema, arguments or {}, Headers(raw=headers.raw))
+        rejection = validate_mcp_param_headers(schema, arguments or {}, AllHeaders(raw=headers.raw))
         if rejection is not None:
             raise RpcError(rejection.code, rejection.message, rejection.data)
 
@@ -175,11 +175,6 @@ def _repeated(headers: Headers) -> str | None:
             return name.decode()
         seen.add(name)
     return None
-
-
-def _any_parameter(headers: Headers) -> bool:
-    """Whether arguments of a tool are repeated."""
-    return any(name.startswith(_PARAM) for name in headers.values)
 
 
 def _check_headers(headers: Headers, method: str, params: Params) -> None:

@@ -98,6 +98,11 @@ class Channel(Outbound, Protocol):
         """The ID of the request; None for a notification."""
         ...
 
+    @property
+    def reachable(self) -> bool:
+        """Whether a request would come to the sender at this moment, as far as is known."""
+        ...
+
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Report progress, if the sender asked for it."""
         ...

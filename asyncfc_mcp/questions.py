@@ -251,7 +251,7 @@ class Questions:
 
     @contextmanager
     def taking(
-        self, put: Callable[[Question], None] | None, capabilities: Mapping[str, Any]
+        self, put: Callable[[Question], bool] | None, capabilities: Mapping[str, Any]
     ) -> Generator[Callable[[Iterable[Future]], list[tuple[Future, Question]]]]:
         """Take questions on for a client, as long as one of its requests waits.
 
@@ -259,7 +259,7 @@ class Questions:
         the client can answer. It puts them to the client; where that cannot be done, it returns them.
 
         Args:
-            put: puts a question to the client at once; None where questions travel in answers.
+            put: puts a question to the client at once, or cannot; None where questions travel in answers.
             capabilities: what the client can be asked.
         """
         held: list[Question] = []
@@ -269,10 +269,12 @@ class Questions:
             if put is None:
                 return claimed
             for _, question in claimed:
+                if not put(question):
+                    question.claimed_until = 0.0  # who hung up waits on, but cannot be asked
+                    continue
                 # For as long as the request waits: a user who takes their time is not asked twice.
                 question.claimed_until = inf
                 held.append(question)
-                put(question)
             return []
 
         try:

@@ -306,9 +306,9 @@ class Scheduler:
         tool.running += 1
         if call.ordered:
             self._tree.start(call.future.key)
-        call.future.started_at = self._clock()
+        call.future.started_at = now = self._clock()
         if call.policy.timeout_s is not None:
-            call.deadline = self._clock() + call.policy.timeout_s
+            call.deadline = now + call.policy.timeout_s
         # What comes after a call that waits there goes out after it, whatever its own answer is.
         if call.answered_first or self._outbox:
             self._outbox.append(call)
@@ -394,7 +394,7 @@ class Scheduler:
             self._earlier = anyio.Event()
             with anyio.CancelScope(deadline=self._deadlines[0][0] if self._deadlines else math.inf):
                 await self._earlier.wait()
-            while self._deadlines and self._deadlines[0][0] <= anyio.current_time():
+            while self._deadlines and self._deadlines[0][0] <= self._clock():
                 call = self._calls.get(heappop(self._deadlines)[1])
                 if call is not None and call.abandon is not None:
                     self._give_up(call, Event.FAIL, _timed_out(call), f"timed out after {call.policy.timeout_s:g} s")

@@ -1,4 +1,5 @@
-"""The bridge as a low-level `Server` of the SDK, for what the SDK carries: HTTP sessions, HTTP+SSE, in-process clients.
+"""The bridge as a low-level `Server` of the SDK, for what the SDK carries: HTTP+SSE, standard streams on Windows, and
+its own Streamable HTTP, with which tests compare ours.
 
 Owns the way from the SDK's contexts to `Upstream` and back, errors included. It answers in a middleware, without
 `call_next`: the SDK validates and sieves what its handlers return, and a server's answer is not ours to change. Refuses
@@ -58,6 +59,7 @@ class _Channel:
     def __init__(self, channel: Any) -> None:
         self._channel = channel
         self.request_id: RequestId | None = channel.request_id
+        self.reachable = True
         self.notify = channel.notify
         self.progress = channel.progress
 

@@ -3,16 +3,15 @@
 Owns sessions from `initialize` to DELETE, to half an hour without a request, or to our end; what of a session's traffic
 belongs together (a call and its cancellation, a question and its answer); and where that goes which the server says by
 itself. What can be answered at once is plain JSON; else the response is a stream from the beginning, so that its client
-has read its head when the result comes. Nothing is kept for a client that comes back: a stream that broke off is not
-resumed. Refuses to know what is asked, and requests of
-2026-07-28: those are for `posts`.
+has read its head when the result comes. No stream that broke off is resumed; while a client has none, it is only kept
+that lists have changed. Refuses to know what is asked, and requests of 2026-07-28: those are for `posts`.
 """
 
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -23,14 +22,15 @@ from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.exchange import (
     Door,
     Exchange,
+    Explained,
     Headers,
     Refusal,
     Stream,
     Waits,
     notification,
     read_message,
+    refuse,
     respond,
-    respond_error,
 )
 from asyncfc_mcp.futures import Result
 from asyncfc_mcp.protocol import (
@@ -38,7 +38,6 @@ from asyncfc_mcp.protocol import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
     REQUEST_CANCELLED,
-    REQUEST_TIMEOUT,
     CallOptions,
     Later,
     RequestId,
@@ -58,12 +57,30 @@ IDLE_S: Final = 1800.0
 """A session without any request for so long has been left: most clients do not say that they go."""
 SWEEP_S: Final = 60.0
 """How often somebody looks for such sessions."""
-UNHEARD: Final = 64
-"""Notifications kept for a client that has not opened its stream yet; the oldest go first."""
+LEFT_S: Final = 60.0
+"""Where there are too many, the one that has had no request for longest, and for so long at least, makes room."""
+UNHEARD: Final = 256
+"""What a client that reads slowly, or not at all, may leave unheard; the oldest goes first."""
+END_S: Final = 1.0
+"""How long the end of a stream may take that its client may not be reading."""
 WITHDRAW_S: Final = 5.0
 """How long telling a client that a question is over may take."""
 
 _ID: Final = b"mcp-session-id"
+
+
+class _Asked:
+    """A question that was put to a client."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        """Where."""
+        self.settled = anyio.Event()
+        self.answer: Result | RpcError | None = None
+
+    def settle(self, answer: Result | RpcError) -> None:
+        self.answer = answer
+        self.settled.set()
 
 
 class _Opened:
@@ -74,12 +91,16 @@ class _Opened:
         self.headers = ((_ID, session_id.encode()),)
         self.exchanges: dict[_Exchange, None] = {}
         """Requests that are being answered."""
-        self._asked: dict[str, Callable[[Result | RpcError], None]] = {}
-        """Questions that have been put, by ID."""
+        self._asked: dict[str, _Asked] = {}
+        """Questions that have been put and not answered, by ID."""
         self._count = 0
-        self._streams: list[Stream] = []
-        """What the client hears what nobody asked for on; of several the newest."""
+        self._stream: Stream | None = None
+        """Where the client hears what belongs to none of its requests."""
+        self._retire: Callable[[], None] = lambda: None
+        """Ends that stream."""
         self._unheard: deque[Message] = deque(maxlen=UNHEARD)
+        """What it shall hear there."""
+        self._more = anyio.Event()
         self.over = anyio.Event()
         self._busy = 0
         self._idle_since = anyio.current_time()
@@ -99,94 +120,88 @@ class _Opened:
 
     # --- what the server says by itself ----------------------------------------------------------------------------
 
-    async def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
-        """Tell the client something that belongs to none of its requests."""
-        await self._say(notification(method, params))
+    @property
+    def listens(self) -> bool:
+        """Whether the client has a stream of its own."""
+        return self._stream is not None
 
-    async def _say(self, message: Message) -> None:
-        if self._streams:
-            await self._streams[-1].write(message)
-        elif not self.over.is_set():
-            # Lists may change before the client has come to listen.
+    async def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
+        """Tell the client something that belongs to none of its requests. Waits for nothing: it may not be reading."""
+        message = notification(method, params)
+        if self.listens:
+            self._unheard.append(message)
+            self._more.set()
+        elif method.endswith("/list_changed") and message not in self._unheard:
+            # It may not have come to listen yet, and would go on with the old list for ever.
             self._unheard.append(message)
 
-    @contextmanager
-    def heard_on(self, stream: Stream) -> Generator[None]:
-        """The client listens on a stream."""
-        self._streams.append(stream)
+    async def speak(self, stream: Stream, retire: Callable[[], None]) -> None:
+        """Say on a stream what the client shall hear, until it is cancelled, the session ends, or the client opens
+        another: it may have lost this one before we have noticed."""
+        self._retire()
+        self._stream, self._retire = stream, retire
         try:
-            yield
+            while not self.over.is_set():
+                self._more = anyio.Event()
+                while self._unheard:
+                    await stream.write(self._unheard.popleft())
+                await self._more.wait()
         finally:
-            self._streams.remove(stream)
-
-    async def catch_up(self, stream: Stream) -> None:
-        while self._unheard:
-            await stream.write(self._unheard.popleft())
+            if self._stream is stream:
+                self._stream, self._retire = None, lambda: None
+            self.lost(stream)
 
     # --- questions -------------------------------------------------------------------------------------------------
 
-    async def ask(
-        self, exchange: "_Exchange", method: str, params: Mapping[str, Any] | None, opts: CallOptions
-    ) -> dict[str, Any]:
+    async def ask(self, exchange: "_Exchange", method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
         """Put a question on the response to one of the client's requests, or where that is over, on its stream.
 
         Raises:
-            RpcError: its error; `CONNECTION_CLOSED` when there is no way to the client; `REQUEST_TIMEOUT`.
+            RpcError: its error; `CONNECTION_CLOSED` when there is no way to the client, or none any more.
         """
+        stream = self._stream if exchange.closed else exchange
         self._count += 1
         question_id = f"asyncfc-{self._count}"
-        message: Message = {"jsonrpc": "2.0", "id": question_id, **notification(method, params)}
-        answers: list[Result | RpcError] = []
-        answered = anyio.Event()
+        question: Message = {"jsonrpc": "2.0", "id": question_id, **notification(method, params)}
+        if stream is not None:
+            self._asked[question_id] = asked = _Asked(stream)
+            try:
+                if await stream.write(question):
+                    await asked.settled.wait()
+            except anyio.get_cancelled_exc_class():
+                if question_id in self._asked:
+                    await self._withdraw(stream, question_id)
+                raise
+            finally:
+                self._asked.pop(question_id, None)
+            if isinstance(asked.answer, RpcError):
+                raise asked.answer
+            if asked.answer is not None:
+                return asked.answer
+        raise RpcError(CONNECTION_CLOSED, "the client does not listen any more")
 
-        def settle(answer: Result | RpcError) -> None:
-            answers.append(answer)
-            answered.set()
-
-        self._asked[question_id] = settle
-        try:
-            with anyio.move_on_after(opts.get("timeout")):
-                await self._put(exchange, message)
-                await answered.wait()
-            if not answers:
-                await self._withdraw(exchange, question_id)
-                raise RpcError(REQUEST_TIMEOUT, f"Request {method!r} timed out")
-        except anyio.get_cancelled_exc_class():
-            await self._withdraw(exchange, question_id)
-            raise
-        finally:
-            self._asked.pop(question_id, None)
-        [answer] = answers
-        if isinstance(answer, RpcError):
-            raise answer
-        return answer
-
-    async def _put(self, exchange: "_Exchange", message: Message) -> None:
-        if not exchange.closed:
-            await exchange.write(message)
-        elif self._streams:
-            await self._say(message)
-        else:
-            raise RpcError(CONNECTION_CLOSED, "the client does not listen any more")
-
-    async def _withdraw(self, exchange: "_Exchange", question_id: str) -> None:
+    async def _withdraw(self, stream: Stream, question_id: str) -> None:
+        """Tell the client that a question is over."""
         params = {"requestId": question_id, "reason": "nobody waits for it any more"}
         with anyio.move_on_after(WITHDRAW_S, shield=True):
-            try:
-                await self._put(exchange, notification("notifications/cancelled", params))
-            except RpcError:
-                pass  # who cannot be told need not be
+            if not await stream.write(notification("notifications/cancelled", params)) and self._stream is not None:
+                await self._stream.write(notification("notifications/cancelled", params))
 
     def answered(self, message: Message) -> None:
-        """Take in what the client answers."""
-        settle = self._asked.get(str(message["id"]))
-        if settle is None:
+        """Take in what the client answers; the first answer counts."""
+        asked = self._asked.pop(str(message["id"]), None)
+        if asked is None:
             logger.debug("dropped an answer to no question: %r", message["id"])
         elif "result" in message:
-            settle(cast("Result", message["result"]))
+            asked.settle(cast("Result", message["result"]))
         else:
             error = cast("dict[str, Any]", message["error"])
-            settle(RpcError(error["code"], str(error.get("message", "")), error.get("data")))
+            asked.settle(RpcError(error["code"], str(error.get("message", "")), error.get("data")))
+
+    def lost(self, stream: Stream) -> None:
+        """The client has hung up on a stream: whoever else awaits what was asked there may be asked instead."""
+        for question_id in [each for each, asked in self._asked.items() if asked.stream is stream]:
+            self._asked.pop(question_id).settle(RpcError(CONNECTION_CLOSED, "the client has hung up"))
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -201,8 +216,9 @@ class _Opened:
     def leave(self, why: RpcError) -> None:
         """Let go of everything that goes on in it."""
         self.over.set()
-        for settle in tuple(self._asked.values()):
-            settle(why)
+        self._more.set()
+        while self._asked:
+            self._asked.popitem()[1].settle(why)
         for exchange in tuple(self.exchanges):
             exchange.cancel(why)
 
@@ -219,10 +235,18 @@ class _Exchange(Exchange):
     async def waits(self) -> None:
         await self.begin()
 
+    @property
+    def reachable(self) -> bool:
+        return not self.closed or self.opened.listens
+
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
-        return await self.opened.ask(self, method, params, opts or {})
+        return await self.opened.ask(self, method, params)
+
+    def hung_up(self) -> None:
+        super().hung_up()
+        self.opened.lost(self)
 
 
 class Sessions:
@@ -231,6 +255,7 @@ class Sessions:
     def __init__(self, upstream: Upstream, door: Door, waits: Waits) -> None:
         self._upstream, self._door, self._waits = upstream, door, waits
         self._all: dict[str, _Opened] = {}
+        self._over = False
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """End sessions that were left, until cancelled; then all."""
@@ -238,18 +263,19 @@ class Sessions:
         try:
             while True:
                 await anyio.sleep(SWEEP_S)
-                for session_id, opened in tuple(self._all.items()):
-                    if opened.idle_s() > IDLE_S:
-                        logger.info("a session ended: it was left")
-                        await self._end(session_id)
+                await self._end_all([key for key, opened in self._all.items() if opened.idle_s() > IDLE_S])
         finally:
             with anyio.CancelScope(shield=True):  # each takes a bounded time
-                async with anyio.create_task_group() as tg:
-                    for session_id in tuple(self._all):
-                        tg.start_soon(self._end, session_id)
+                await self._end_all(tuple(self._all))
+
+    async def _end_all(self, session_ids: Sequence[str]) -> None:
+        async with anyio.create_task_group() as tg:
+            for session_id in session_ids:
+                tg.start_soon(self._end, session_id)
 
     def leave(self, why: RpcError) -> None:
-        """Let go of everything that goes on; the sessions themselves end with `run`."""
+        """Let go of everything that goes on, and open no session any more; those that are open end with `run`."""
+        self._over = True
         for opened in self._all.values():
             opened.leave(why)
 
@@ -266,73 +292,79 @@ class Sessions:
         method = scope["method"]
         session_id = headers.get(_ID)
         opened = self._all.get(session_id) if session_id is not None else None
+        if opened is not None and opened.over.is_set():
+            opened = None
         try:
             self._door.admit(headers, post=method == "POST")
             if session_id is not None and opened is None:
-                raise _Refused(404, "Session not found")
+                raise _unknown()
             json, stream = headers.accepted()
             match method:
                 case "POST":
                     if not (json and stream):
-                        raise _Refused(406, "Client must accept both application/json and text/event-stream")
-                    body = await self._door.read(receive)
-                    if body is not None:
-                        await self._post(opened, body, receive, send)
+                        raise _refusal(406, "Client must accept both application/json and text/event-stream")
+                    with opened.busy() if opened is not None else nullcontext():
+                        await self._post(opened, receive, send)
                 case "GET":
                     if not stream:
-                        raise _Refused(406, "Client must accept text/event-stream")
+                        raise _refusal(406, "Client must accept text/event-stream")
                     await self._listen(_existing(opened), receive, send)
                 case "DELETE":
                     await self._end(str(_existing(opened).session.id))
                     await respond(send, 200, b"", *_existing(opened).headers)
                 case _:
-                    raise _Refused(405, "Method Not Allowed", (b"allow", b"GET, POST, DELETE"))
+                    raise _refusal(405, "Method Not Allowed", (b"allow", b"GET, POST, DELETE"))
         except Refusal as exc:
-            await respond(send, exc.status, exc.text, *exc.headers)
-        except _Refused as exc:
-            await respond_error(send, exc.status, exc.error, *exc.headers)
+            await refuse(send, exc)
 
     async def _listen(self, opened: _Opened, receive: "Receive", send: "Send") -> None:
-        """A client's stream of what belongs to no request, until it hangs up or the session ends."""
+        """A client's stream of what belongs to no request, until it hangs up or opens another, or the session ends."""
         stream = Stream(send, opened.headers)
+        gone = False
         with opened.busy():
             await stream.begin()
-            with opened.heard_on(stream):
-                async with anyio.create_task_group() as tg:
+            async with anyio.create_task_group() as tg:
 
-                    async def until_gone() -> None:
+                async def until_gone() -> None:
+                    nonlocal gone
+                    try:
                         await self._waits.attend(stream, receive)
-                        stream.closed = True
-                        tg.cancel_scope.cancel()
-
-                    tg.start_soon(until_gone)
-                    await opened.catch_up(stream)
-                    await opened.over.wait()
+                    except Exception:
+                        logger.exception("a stream cannot be kept up any more")
+                    gone = True
                     tg.cancel_scope.cancel()
-        if not stream.closed:
-            await stream.end(None, 200)
 
-    async def _post(self, opened: _Opened | None, body: bytes, receive: "Receive", send: "Send") -> None:
-        try:
-            message = read_message(body)
-        except RpcError as exc:
-            raise _Refused(400, exc.message, code=exc.code) from None
+                tg.start_soon(until_gone)
+                await opened.speak(stream, tg.cancel_scope.cancel)
+                tg.cancel_scope.cancel()
+        if not gone:
+            with anyio.move_on_after(END_S):
+                await stream.end(None, 200)
+
+    async def _post(self, opened: _Opened | None, receive: "Receive", send: "Send") -> None:
+        body = await self._door.read(receive)
+        if body is None:
+            return
+        if opened is not None and opened.over.is_set():
+            raise _unknown()  # it ended while the body came
+        message = read_message(body)
         method, params = message.get("method"), cast("Params | None", message.get("params"))
         if method == "initialize" and "id" in message:
             return await self._initialize(opened, message, receive, send)
         opened = _existing(opened)
-        with opened.busy():
-            if method is not None and "id" in message:
-                exchange = _Exchange(send, message["id"], params or {}, opened)
-                begin = partial(self._upstream.handshake, opened.session, exchange, method, params)
-                return await self._answer(exchange, receive, begin)
-            await respond(send, 202, b"", *opened.headers)
-            if method is None:
-                opened.answered(message)
-            elif method == "notifications/cancelled":
-                opened.cancelled(params)
-            elif (rest := self._upstream.notified(opened.session, method)) is not None:
-                await rest()
+        if method is not None and "id" in message:
+            exchange = _Exchange(send, message["id"], params or {}, opened)
+            begin = partial(self._upstream.handshake, opened.session, exchange, method, params)
+            return await self._answer(exchange, receive, begin)
+        if method is None and message.get("id") is None:
+            raise _refusal(400, "Invalid answer: it needs the id of its request")
+        await respond(send, 202, b"", *opened.headers)
+        if method is None:
+            opened.answered(message)
+        elif method == "notifications/cancelled":
+            opened.cancelled(params)
+        elif (rest := self._upstream.notified(opened.session, method)) is not None:
+            await rest()
 
     async def _answer(self, exchange: _Exchange, receive: "Receive", begin: Callable[[], Result | Later]) -> None:
         exchanges = exchange.opened.exchanges
@@ -345,8 +377,7 @@ class Sessions:
     async def _initialize(self, opened: _Opened | None, message: Message, receive: "Receive", send: "Send") -> None:
         """Shake hands, and open a session where that succeeds; one that is open may do it again."""
         if opened is None:
-            if len(self._all) >= MAX_SESSIONS:
-                raise _Refused(503, f"Too many sessions are open (at most {MAX_SESSIONS})", code=INTERNAL_ERROR)
+            await self._make_room()
             opened = _Opened(secrets.token_hex(16))
         params = cast("Params", message.get("params") or {})
         exchange = _Exchange(send, message["id"], params, opened)
@@ -360,16 +391,32 @@ class Sessions:
 
         await self._answer(exchange, receive, begin)
 
+    async def _make_room(self) -> None:
+        """Let there be room for one session more.
 
-class _Refused(Exception):
-    """Answered with an HTTP status, and a JSON-RPC error that belongs to no request."""
+        Raises:
+            Refusal: all are in use.
+        """
+        if self._over:
+            raise _refusal(503, "The bridge is stopping", code=CONNECTION_CLOSED)
+        if len(self._all) < MAX_SESSIONS:
+            return
+        longest = max(self._all, key=lambda session_id: self._all[session_id].idle_s())
+        if self._all[longest].idle_s() < LEFT_S:
+            problem = f"{MAX_SESSIONS} sessions are in use; end one (DELETE), or try again later"
+            raise _refusal(503, problem, code=INTERNAL_ERROR)
+        await self._end(longest)
 
-    def __init__(self, status: int, text: str, *headers: tuple[bytes, bytes], code: int = INVALID_REQUEST) -> None:
-        super().__init__(text)
-        self.status, self.headers, self.error = status, headers, RpcError(code, text)
+
+def _refusal(status: int, problem: str, *headers: tuple[bytes, bytes], code: int = INVALID_REQUEST) -> Refusal:
+    return Explained(status, RpcError(code, problem), *headers)
+
+
+def _unknown() -> Refusal:
+    return _refusal(404, "Session not found")
 
 
 def _existing(opened: _Opened | None) -> _Opened:
     if opened is None:
-        raise _Refused(400, "Bad Request: Missing session ID")
+        raise _refusal(400, "Bad Request: Missing session ID")
     return opened

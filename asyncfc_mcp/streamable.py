@@ -6,6 +6,7 @@ Owns which that is, and what goes on beside requests. Refuses to answer anything
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.abc
 
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.exchange import PING_S, VERSION, Door, Headers, Waits
@@ -16,6 +17,7 @@ from asyncfc_mcp.sessions import Sessions
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import Message as AsgiMessage
 
 
 class Streamable:
@@ -36,11 +38,7 @@ class Streamable:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] == "lifespan":
-            async with anyio.create_task_group() as tg:
-                await tg.start(self._waits.run)
-                await tg.start(self._sessions.run)
-                await self._app(scope, receive, send)
-                tg.cancel_scope.cancel()
+            await self._live(scope, receive, send)
         elif scope["type"] == "http" and scope["path"] in self._paths:
             headers = Headers(scope["headers"])
             version = headers.get(VERSION)
@@ -49,8 +47,31 @@ class Streamable:
         else:
             await self._app(scope, receive, send)
 
+    async def _live(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """What goes on beside requests, from the server's start to its end, which waits for our sessions' ends."""
+        ended = anyio.Event()
+
+        async def beside(*, task_status: anyio.abc.TaskStatus[anyio.CancelScope]) -> None:
+            async with anyio.create_task_group() as inner:
+                await inner.start(self._waits.run)
+                await inner.start(self._sessions.run)
+                task_status.started(inner.cancel_scope)
+            ended.set()
+
+        async with anyio.create_task_group() as tg:
+            running: anyio.CancelScope = await tg.start(beside)
+
+            async def after(message: "AsgiMessage") -> None:
+                if message["type"] == "lifespan.shutdown.complete":
+                    running.cancel()
+                    await ended.wait()
+                await send(message)
+
+            await self._app(scope, receive, after)
+            running.cancel()
+
     def stop(self) -> None:
         """Answer what waits, and let go of who listens: the server is about to end."""
         why = RpcError(CONNECTION_CLOSED, "The bridge is stopping")
         self._sessions.leave(why)
-        self._waits.cancel(why)
+        self._waits.end(why)

@@ -263,22 +263,11 @@ class _Bearer:
         await self._app(scope, receive, send)
 
 
-class HttpApp:
-    """ASGI: everything that is served over HTTP.
-
-    Args:
-        stop: has requests that wait answered, and streams ended, since the server is about to.
-    """
-
-    def __init__(self, app: "ASGIApp", stop: Callable[[], None]) -> None:
-        self._app, self.stop = app, stop
-
-    async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
-        await self._app(scope, receive, send)
-
-
-def http_app(upstream: Upstream, *, host: str, token: str | None, streamable: bool, sse: bool) -> HttpApp:
-    """The ASGI application: `/mcp`, `/sse` or both, and `/healthz`."""
+def http_app(
+    upstream: Upstream, *, host: str, token: str | None, streamable: bool, sse: bool
+) -> "tuple[ASGIApp, Callable[[], None]]":
+    """The ASGI application: `/mcp`, `/sse` or both, and `/healthz`; and what to call when the server is about to end,
+    so that whoever waits at `/mcp` is answered."""
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
@@ -301,7 +290,7 @@ def http_app(upstream: Upstream, *, host: str, token: str | None, streamable: bo
     if sse:
         routes += _sse_routes(upstream, hosts, origins)
     app: ASGIApp = Starlette(routes=routes)
-    stop: Callable[[], None] = lambda: None  # noqa: E731
+    front: Streamable | None = None
     if streamable:
         door = Door(
             hosts=None if hosts is None else Allowed(hosts),
@@ -309,8 +298,12 @@ def http_app(upstream: Upstream, *, host: str, token: str | None, streamable: bo
             max_body=MAX_BODY_BYTES,
         )
         app = front = Streamable(app, upstream, "/mcp", door)
-        stop = front.stop
-    return HttpApp(_Bearer(app, token) if token is not None else app, stop)
+    if token is not None:
+        app = _Bearer(app, token)
+    return app, front.stop if front is not None else _nothing
+
+
+def _nothing() -> None: ...
 
 
 def _sse_routes(upstream: Upstream, hosts: list[str] | None, origins: list[str] | None) -> "list[BaseRoute]":
@@ -391,11 +384,12 @@ async def serve_http(
     async with _stopping(), bridge.open():
         with listening_socket(host, port) as sock:
             upstream = Upstream(bridge, scope, pipe=False)
-            app = http_app(upstream, host=host, token=token, streamable=streamable, sse=sse)
+            app, stop = http_app(upstream, host=host, token=token, streamable=streamable, sse=sse)
             config = uvicorn.Config(
                 app,
                 log_config=None,
                 access_log=False,
+                http="h11",  # httptools, where it is installed, loses the body of a request that offers h2c (Java's do)
                 proxy_headers=False,  # nothing here goes by who a proxy says that the client is
                 timeout_graceful_shutdown=SHUTDOWN_S,
                 lifespan="on",
@@ -406,17 +400,17 @@ async def serve_http(
                 shown = f"[{host.strip('[]')}]" if sock.family == socket.AF_INET6 else host
                 listening(f"http://{shown}:{sock.getsockname()[1]}")
                 server = uvicorn.Server(config)
-                tg.start_soon(_stop_when_cancelled, server, app)
+                tg.start_soon(_stop_when_cancelled, server, stop)
                 with anyio.CancelScope(shield=True):
                     await server.serve(sockets=[sock])
                 tg.cancel_scope.cancel()
 
 
-async def _stop_when_cancelled(server: Any, app: HttpApp) -> None:
+async def _stop_when_cancelled(server: Any, stop: Callable[[], None]) -> None:
     # uvicorn is asked, not cancelled: cancelled in the middle, it leaves requests hanging and says so with tracebacks.
     # It waits for those that are being answered, so they are answered now.
     try:
         await anyio.sleep_forever()
     finally:
         server.should_exit = True
-        app.stop()
+        stop()

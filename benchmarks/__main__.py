@@ -39,7 +39,7 @@ def machine() -> str:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=REPO, capture_output=True, text=True, check=False
     ).stdout.strip()
-    names = ("mcp", "anyio", "pydantic", "uvicorn", "uvloop", "httptools")
+    names = ("mcp", "anyio", "pydantic", "uvicorn", "uvloop")
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return (

@@ -234,13 +234,19 @@ def relay_connection(connection: socket.socket, there: int, back: int, turn: thr
         assert length, head
         size = int(length[1])
         while len(got) < size:
-            got += connection.recv(1 << 16)
+            chunk = connection.recv(1 << 16)
+            if not chunk:
+                return
+            got += chunk
         body, got = got[:size], got[size:]
         line = b""
         with turn:
             os.write(there, body + b"\n")
             while not line.endswith(b"\n"):
-                line += os.read(back, 1 << 16)
+                chunk = os.read(back, 1 << 16)
+                if not chunk:
+                    return
+                line += chunk
         answer = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(line)}\r\n\r\n"
         connection.sendall(answer.encode() + line)
 

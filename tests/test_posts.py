@@ -125,7 +125,7 @@ async def stage(*, mode: str = "sync") -> AsyncGenerator[Stage]:
         await tg.start(upstream.run)
         security = TransportSecuritySettings(allowed_hosts=HOSTS, allowed_origins=ORIGINS)
         theirs = sdk_server(upstream).streamable_http_app(transport_security=security, max_request_body_size=LIMIT)
-        ours = transports.http_app(upstream, host="127.0.0.1", token=None, streamable=True, sse=False)
+        ours, _ = transports.http_app(upstream, host="127.0.0.1", token=None, streamable=True, sse=False)
         for app in (ours, theirs):
             await stack.enter_async_context(alive(app))
         yield Stage(ours, theirs, toy, upstream)
@@ -245,6 +245,7 @@ SAME: dict[str, Post] = {
     "listen, json only": Post(LISTEN, headers={"accept": "application/json"}),
     # who asks
     "localhost": Post(LIST, headers={"host": "localhost"}),
+    "ipv6 alone": Post(LIST, headers={"host": "[::1]"}),
     "ipv6": Post(LIST, headers={"host": "[::1]:80"}),
     "no host": Post(LIST, headers={"host": None}),
     "empty host": Post(LIST, headers={"host": ""}),
@@ -380,7 +381,7 @@ def test_headers_are_read_as_the_sdk_writes_them(text: str):
 async def test_beyond_loopback_every_name_is_let_in():
     """There the token decides who may come in; a name proves nothing."""
     async with stage() as it:
-        app = transports.http_app(it.upstream, host="0.0.0.0", token="t", streamable=True, sse=False)
+        app, _ = transports.http_app(it.upstream, host="0.0.0.0", token="t", streamable=True, sse=False)
         async with alive(app):
             good = {"host": "example.org", "origin": "http://x", "authorization": "Bearer t"}
             assert (await Exchange(app, Post(LIST, headers=good)).run()).status == 200
@@ -407,7 +408,7 @@ async def test_an_answer_that_is_there_at_once_takes_no_task():
 
 
 def waits_of(app: Any) -> Waits:
-    return app._app._waits
+    return app._waits
 
 
 @on_virtual_time

@@ -51,8 +51,11 @@ class User:
     def __init__(self, bridge: Bridge, *, live: bool = True, capabilities: Mapping[str, Any] = FORMS) -> None:
         self.bridge = bridge
         self.asked: list[Question] = []
-        put = self.asked.append if live else None
-        self.caller = Caller(Client(LOCAL), None, put, capabilities)
+        self.caller = Caller(Client(LOCAL), None, self._put if live else None, capabilities)
+
+    def _put(self, question: Question) -> bool:
+        self.asked.append(question)
+        return True
 
     async def wait(self, *futures: Future, timeout_s: float | None = None) -> None:
         """One wait; what has to be asked in its answer counts as asked."""
@@ -114,8 +117,8 @@ async def user_on(bridge: Bridge, line: Line) -> AsyncGenerator[User]:
     asking = Asking()
     user = User(bridge)
 
-    def put(question: Question) -> None:
-        asking.start(bridge.questions, cast("Any", line), question)
+    def put(question: Question) -> bool:
+        return asking.start(bridge.questions, cast("Any", line), question)
 
     user.caller = Caller(Client(LOCAL), None, put, FORMS)
     async with anyio.create_task_group() as tg:

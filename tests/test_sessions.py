@@ -1,7 +1,7 @@
 """Sessions over Streamable HTTP, from raw ASGI: what the SDK's do, questions, streams, and how they end."""
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from mcp.server import streamable_http
 from mcp.server.transport_security import TransportSecuritySettings
 
 from asyncfc_mcp import protocol, sessions, transports
+from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.exchange import PING_S
 from asyncfc_mcp.futures import LOCAL
 from asyncfc_mcp.sdk import sdk_server
@@ -113,10 +114,11 @@ class Stage:
     ours: Any
     theirs: App
     toy: Toy
+    stop: Callable[[], None]
 
     @property
     def sessions(self) -> sessions.Sessions:
-        return self.ours._app._sessions
+        return self.ours._sessions
 
 
 @asynccontextmanager
@@ -147,10 +149,10 @@ async def stage(*, mode: str = "sync") -> AsyncGenerator[Stage]:
         await tg.start(upstream.run)
         security = TransportSecuritySettings(allowed_hosts=HOSTS, allowed_origins=ORIGINS)
         theirs = sdk_server(upstream).streamable_http_app(transport_security=security, max_request_body_size=LIMIT)
-        ours = transports.http_app(upstream, host="127.0.0.1", token=None, streamable=True, sse=False)
+        ours, stop = transports.http_app(upstream, host="127.0.0.1", token=None, streamable=True, sse=False)
         for app in (ours, theirs):
             await stack.enter_async_context(alive(app))
-        yield Stage(ours, theirs, toy)
+        yield Stage(ours, theirs, toy, stop)
 
 
 # --- as the SDK's sessions -----------------------------------------------------------------------------------------
@@ -202,6 +204,7 @@ REFUSED: dict[str, tuple[Any, Mapping[str, Any]]] = {
     "empty": (b"", {}),
     "no json": (b"what?", {}),
     "batch": ([LIST, LIST], {}),
+    "error of nothing": ({"jsonrpc": "2.0", "error": {"code": 1, "message": "m"}}, {}),
     "no jsonrpc": ({"id": 1, "method": "ping"}, {}),
     "params are a list": ({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": [1]}, {}),
 }
@@ -290,15 +293,23 @@ async def test_sessions_are_told_apart():
 
 @on_virtual_time
 async def test_there_may_be_too_many_sessions(monkeypatch: pytest.MonkeyPatch):
-    """A further one is refused with a reason; those that are open go on, and one that ends makes room."""
-    monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
+    """Where all are in use a further one is refused and told what to do; one that ends, or was left, makes room."""
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
     async with stage() as it:
-        client = await shake_hands(it.ours)
-        refused = await Exchange(it.ours, Http(ask("initialize", INITIALIZE))).run()
-        assert refused.status == 503
-        assert "Too many sessions" in refused.json["error"]["message"]
-        assert (await client.send(LIST)).status == 200
-        await client.send(method="DELETE")
+        busy, left = await shake_hands(it.ours), await shake_hands(it.ours)
+        stream = busy.exchange(method="GET")
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(stream.run)
+            await anyio.sleep(1)
+            refused = await Exchange(it.ours, Http(ask("initialize", INITIALIZE))).run()
+            assert refused.status == 503
+            assert "DELETE" in refused.json["error"]["message"]
+            assert (await left.send(LIST)).status == 200
+            await anyio.sleep(sessions.LEFT_S)
+            await shake_hands(it.ours)
+            assert (await left.send(LIST)).status == 404
+            assert (await busy.send(LIST)).status == 200
+            await busy.send(method="DELETE")
         await shake_hands(it.ours)
 
 
@@ -320,6 +331,41 @@ async def test_a_session_that_was_left_ends():
             assert list(it.sessions._all) == [each.session for each in (listening, waiting)]
             it.toy.open("long")
             stream.hang_up()
+
+
+@on_virtual_time
+async def test_another_handshake_is_a_request_too():
+    """Who shakes hands again and again has not left."""
+    async with stage() as it:
+        client = await shake_hands(it.ours)
+        for _ in range(4):
+            await anyio.sleep(sessions.IDLE_S / 2)
+            assert (await client.send(ask("initialize", INITIALIZE))).status == 200
+
+
+@pytest.mark.parametrize("body", [LIST, ask("initialize", INITIALIZE)])
+@on_virtual_time
+async def test_a_session_that_ends_while_a_body_comes_stays_ended(body: Json):
+    """Nothing is done in it any more, and it does not come back."""
+    async with stage() as it:
+        client = await shake_hands(it.ours)
+        whole = json.dumps(body).encode()
+        slow = client.exchange([whole[:10], whole[10:]])
+        reads, slow_receive = anyio.Event(), slow._receive
+
+        async def receive() -> Json:
+            if len(slow._pieces) == 1:
+                await reads.wait()
+            return await slow_receive()
+
+        slow._receive = receive
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(slow.run)
+            await anyio.sleep(1)
+            await client.send(method="DELETE")
+            reads.set()
+        assert slow.status == 404
+        assert (await client.send(LIST)).status == 404
 
 
 # --- requests ------------------------------------------------------------------------------------------------------
@@ -432,25 +478,57 @@ async def test_a_listener_hears_what_changed_before_it_came_and_after():
 
 
 @on_virtual_time
-async def test_of_several_streams_the_newest_is_told():
-    """A client that lost its connection listens again before anybody has noticed."""
+async def test_another_stream_takes_the_place_of_one_that_is_not_read():
+    """A client whose connection was lost listens again before anybody has noticed: what the old one has not taken goes
+    to the new one, and nobody waits for the old one."""
     async with stage() as it:
         client = await shake_hands(it.ours)
         old, new = client.exchange(method="GET"), client.exchange(method="GET")
         async with anyio.create_task_group() as tg:
-            for each in (old, new):
-                tg.start_soon(each.run)
-                await anyio.sleep(1)
-            it.toy.add("late", it.toy._echo)
-            await it.toy.changed()
+            tg.start_soon(old.run)
+            await anyio.sleep(1)
+            old.reads = anyio.Event()
+            for number in range(3):
+                it.toy.add(f"late{number}", it.toy._echo)
+                await it.toy.changed()
+                await anyio.sleep(5)
+            assert not old.events()
+            tg.start_soon(new.run)
             await anyio.sleep(5)
-            assert (len(old.events()), len(new.events())) == (0, 1)
-            new.hang_up()
+            assert len(new.events()) == 2, "one is on its way on the old one"
             it.toy.add("later", it.toy._echo)
             await it.toy.changed()
             await anyio.sleep(5)
-            assert (len(old.events()), len(new.events())) == (1, 1)
-            old.hang_up()
+            assert len(new.events()) == 3
+            assert (await client.send(method="DELETE")).status == 200
+        assert new.ended
+
+
+@on_virtual_time
+async def test_a_stream_that_cannot_be_kept_up_ends_alone():
+    """Somebody else's fault is logged, and costs nobody else anything."""
+    async with stage() as it:
+        client = await shake_hands(it.ours)
+        broken = client.exchange(method="GET")
+
+        async def fail() -> Json:
+            raise OSError
+
+        broken._receive = fail
+        await broken.run()
+        assert (await client.send(LIST)).status == 200
+
+
+@on_virtual_time
+async def test_who_does_not_listen_is_told_of_lists_alone():
+    """And once of each: what else happens without a listener is not kept."""
+    async with stage() as it:
+        client = await shake_hands(it.ours)
+        opened = it.sessions._all[client.session]
+        for _ in range(1000):
+            await opened.notify("notifications/message", {"level": "error", "data": "x" * 1000})
+            await opened.notify("notifications/tools/list_changed", None)
+        assert len(opened._unheard) == 1
 
 
 # --- questions -----------------------------------------------------------------------------------------------------
@@ -473,6 +551,53 @@ async def test_a_question_is_put_on_the_response_of_the_call_and_answered_by_a_p
         text = json.dumps(exchange.events()[-1])
         assert ("decline" if "result" in answer else "not now") in text
         assert (await client.send({"jsonrpc": "2.0", "id": question["id"], **answer})).status == 202, "said twice"
+
+
+@pytest.mark.parametrize("then", ["answered again", "the client leaves"])
+@on_virtual_time
+async def test_the_first_answer_counts(then: str):
+    """Whatever else comes in the same step."""
+    async with stage() as it:
+        client = await shake_hands(it.ours)
+        exchange = client.exchange(call("who"))
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(exchange.run)
+            await anyio.sleep(1)
+            [question] = exchange.events()
+            opened = it.sessions._all[client.session]
+            yes = {"id": question["id"], "result": {"action": "accept", "content": {"name": "Ada"}}}
+            opened.answered(yes)
+            if then == "answered again":
+                opened.answered({**yes, "result": {"action": "decline"}})
+                await anyio.sleep(1)
+                assert "Ada" in json.dumps(last(exchange))
+            else:
+                opened.leave(RpcError(protocol.CONNECTION_CLOSED, "left"))
+                await anyio.sleep(1)
+                assert exchange.ended
+
+
+@pytest.mark.parametrize("same", [True, False])
+@on_virtual_time
+async def test_a_question_whose_client_hangs_up_is_put_to_whoever_awaits_the_call(same: bool):
+    """At once, on the response of that wait: the call goes on without the client that made it."""
+    async with stage(mode="future") as it:
+        client = await shake_hands(it.ours)
+        other = client if same else await shake_hands(it.ours)
+        first = client.exchange(call("who", {"_wait": "this", "_as": "w"}))
+        second = other.exchange(call("await_future", {"future_id": "w"}, id=2))
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(first.run)
+            await anyio.sleep(1)
+            assert [each["method"] for each in first.events()] == ["elicitation/create"]
+            first.hang_up()
+            await anyio.sleep(1)
+            tg.start_soon(second.run)
+            await anyio.sleep(1)
+            [question] = second.events()
+            answer = {"action": "accept", "content": {"name": "Ada"}}
+            await other.send({"jsonrpc": "2.0", "id": question["id"], "result": answer})
+        assert "Ada" in json.dumps(second.events()[-1])
 
 
 @on_virtual_time
@@ -530,9 +655,13 @@ async def test_the_end_answers_what_waits_and_ends_streams(how: str):
             if how == "the client leaves":
                 assert (await client.send(method="DELETE")).status == 200
             else:
-                it.ours.stop()
+                it.stop()
         said = "The session has ended" if how == "the client leaves" else "The bridge is stopping"
         assert last(waiting)["error"]["message"] == last(asking)["error"]["message"] == said
         assert stream.ended
+        if how == "the server stops":
+            assert (await client.send(call("gate", {"name": "late"}))).status == 404
+            assert (await client.send(method="GET")).status == 404
+            assert (await Exchange(it.ours, Http(ask("initialize", INITIALIZE))).run()).status == 503
         await anyio.sleep(1)
         assert sorted(it.toy.cancelled) == ["gate", "who"]

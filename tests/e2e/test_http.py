@@ -171,6 +171,14 @@ def test_a_request_may_come_byte_by_byte_and_in_chunks(connection: socket.socket
     assert b"chunked" in read_until(connection, lambda got: got.rstrip().endswith(b"}"))
 
 
+def test_a_client_that_offers_http2_is_answered(connection: socket.socket) -> None:
+    """Java's client offers h2c with its first request; that is no reason to lose what it posted."""
+    head, body = posted("echo", {"text": "java"})
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+    connection.sendall(head.removesuffix(b"\r\n") + offer + body)
+    assert b"java" in read_until(connection, lambda got: got.rstrip().endswith(b"}"))
+
+
 def test_requests_in_a_row_are_answered_in_that_order(connection: socket.socket) -> None:
     """Sent without waiting, as HTTP allows."""
     connection.sendall(b"".join(part for n in range(5) for part in posted("echo", {"text": "x"}, id=n)))
