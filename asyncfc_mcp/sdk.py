@@ -1,9 +1,9 @@
-"""The bridge as a low-level `Server` of the SDK, for what the SDK carries: HTTP+SSE, standard streams on Windows, and
-its own Streamable HTTP, with which tests compare ours.
+"""The bridge as a low-level `Server` of the SDK, for what the SDK carries.
 
-Owns the way from the SDK's contexts to `Upstream` and back, errors included. It answers in a middleware, without
-`call_next`: the SDK validates and sieves what its handlers return, and a server's answer is not ours to change. Refuses
-to decide anything about a request. Imported only where it is needed: it brings the whole SDK with it.
+That is HTTP+SSE, standard streams on Windows, and its own Streamable HTTP, with which tests compare ours. Owns the way
+from the SDK's contexts to `Upstream` and back, errors included. It answers in a middleware, without `call_next`: the
+SDK validates and sieves what its handlers return, and a server's answer is not ours to change. Refuses to decide
+anything about a request. Imported only where it is needed: it brings the whole SDK with it.
 """
 
 from collections.abc import Mapping
