@@ -136,12 +136,12 @@ class _Opened:
             self._unheard.append(message)
 
     async def speak(self, stream: Stream, retire: Callable[[], None]) -> None:
-        """Say on a stream what the client shall hear, until it is cancelled, the session ends, or the client opens
-        another: it may have lost this one before we have noticed."""
+        """Say on a stream what the client shall hear, until that is cancelled. `retire` is called to have it cancelled:
+        when the session ends, or the client opens another stream, since it may have lost this one unnoticed."""
         self._retire()
         self._stream, self._retire = stream, retire
         try:
-            while not self.over.is_set():
+            while True:
                 self._more = anyio.Event()
                 while self._unheard:
                     await stream.write(self._unheard.popleft())
@@ -216,7 +216,7 @@ class _Opened:
     def leave(self, why: RpcError) -> None:
         """Let go of everything that goes on in it."""
         self.over.set()
-        self._more.set()
+        self._retire()
         while self._asked:
             self._asked.popitem()[1].settle(why)
         for exchange in tuple(self.exchanges):
@@ -336,7 +336,6 @@ class Sessions:
 
                 tg.start_soon(until_gone)
                 await opened.speak(stream, tg.cancel_scope.cancel)
-                tg.cancel_scope.cancel()
         if not gone:
             with anyio.move_on_after(END_S):
                 await stream.end(None, 200)

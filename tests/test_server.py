@@ -19,13 +19,14 @@ from mcp import Client, MCPError
 from mcp_types import Implementation
 
 from asyncfc_mcp.answers import META_KEY
-from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.bridge import Bridge, loop_clock
 from asyncfc_mcp.calls import CONVERSATION_KEY
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
 from asyncfc_mcp.peer import Peer
+from asyncfc_mcp.protocol import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PROTOCOL_VERSION_META_KEY
 from asyncfc_mcp.sdk import sdk_server
-from asyncfc_mcp.server import Upstream
+from asyncfc_mcp.server import Upstream, _Envelopes
 from asyncfc_mcp.transports import _LineServer
 from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage, format_message
 
@@ -1400,3 +1401,56 @@ async def test_waiting_beside_a_result_that_is_forgotten_meanwhile_loses_no_call
 
 async def never(exc: MalformedMessage, line: bytes) -> None:
     raise AssertionError(f"{exc}: {line!r}")
+
+
+# --- what is found once --------------------------------------------------------------------------------------------
+
+
+def test_an_envelope_is_compared_with_the_last_one_alone():
+    """Clients that take turns are told apart, and one that is malformed is refused between two that are not."""
+
+    def saying(name: object, **capabilities: Any) -> dict[str, Any]:
+        meta = {PROTOCOL_VERSION_META_KEY: "2026-07-28", CLIENT_CAPABILITIES_META_KEY: capabilities}
+        return {"_meta": {**meta, CLIENT_INFO_META_KEY: {"name": name}, "progressToken": str(name)}}
+
+    envelopes = _Envelopes()
+    for _ in range(2):
+        assert envelopes.read(saying("one", sampling={})) == ("2026-07-28", "one", {"sampling": {}})
+        assert envelopes.read(saying("two")) == ("2026-07-28", "two", {})
+        assert envelopes.read(saying("two")) == ("2026-07-28", "two", {})
+        for wrong in (saying(2), {}, {"_meta": {}}, {"_meta": None}):
+            with pytest.raises(RpcError):
+                envelopes.read(wrong)
+        assert envelopes.read(saying("two")) == ("2026-07-28", "two", {})
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_clock_of_a_loop_is_that_of_anyio(backend: str):
+    """Which finds out which loop it is in, each time."""
+
+    async def compare() -> None:
+        clock = loop_clock()
+        for _ in range(2):
+            before = anyio.current_time()
+            assert before <= clock() <= anyio.current_time()
+
+    anyio.run(compare, backend=backend)
+
+
+@on_virtual_time
+async def test_an_effect_is_fixed_only_where_arguments_do_not_matter():
+    """And a tool that is listed anew has its effect found anew."""
+    toy = Toy()
+    tools = {"echo": {"reads": ["a/{path}"], "writes": []}, "sleep": {"reads": [], "writes": ["a"]}}
+    async with bridge_over(toy, server={"tools": tools}) as bridge:
+        assert bridge.wirings["echo"].fixed_effect is None
+        fixed = bridge.wirings["sleep"].fixed_effect
+        assert fixed is not None
+        assert fixed.writes == (("toy", "a"),)
+        assert bridge.wirings["gate"].fixed_effect is not None
+        toy.listing[2] = {**toy.listing[2], "annotations": {"readOnlyHint": True}}
+        before = bridge.wirings["fail"].fixed_effect
+        await toy.changed()
+        await anyio.sleep(5)
+        assert bridge.wirings["sleep"].fixed_effect == fixed
+        assert bridge.wirings["fail"].fixed_effect != before

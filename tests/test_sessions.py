@@ -505,6 +505,24 @@ async def test_another_stream_takes_the_place_of_one_that_is_not_read():
 
 
 @on_virtual_time
+async def test_a_stream_that_is_not_read_ends_with_its_session():
+    """Nobody waits for its client."""
+    async with stage() as it:
+        client = await shake_hands(it.ours)
+        stuck = client.exchange(method="GET")
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(stuck.run)
+            await anyio.sleep(1)
+            stuck.reads = anyio.Event()
+            it.toy.add("late", it.toy._echo)
+            await it.toy.changed()
+            await anyio.sleep(5)
+            with anyio.fail_after(5):
+                assert (await client.send(method="DELETE")).status == 200
+        assert not stuck.events()
+
+
+@on_virtual_time
 async def test_a_stream_that_cannot_be_kept_up_ends_alone():
     """Somebody else's fault is logged, and costs nobody else anything."""
     async with stage() as it:
