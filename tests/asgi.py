@@ -4,32 +4,59 @@ Owns no assertions but those of ASGI itself.
 """
 
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import anyio
 
 Json = dict[str, Any]
 App = Callable[[Any, Any, Any], Any]
+LIMIT = 10_000
+"""Largest body of the apps under test, in bytes."""
+HOSTS = ["127.0.0.1", "localhost", "[::1]", "127.0.0.1:*", "localhost:*", "[::1]:*"]
+ORIGINS = [f"{scheme}://{name}:*" for scheme in ("http", "https") for name in HOSTS[:3]]
 
 
-class Request(Protocol):
-    """An HTTP request."""
+@dataclass(frozen=True)
+class Http:
+    """An HTTP request; what is not said is as a good client that shook hands says it."""
 
-    method: str
+    version: ClassVar[str] = "2025-11-25"
+
+    body: Any = None
+    """JSON, unless it is bytes or pieces of them."""
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    """Beside or instead of a good client's; None leaves one out."""
+    more: Sequence[tuple[str, str]] = ()
+    """Headers added even if they are there already."""
+    method: str = "POST"
 
     def pieces(self) -> list[bytes]:
         """The body, as it arrives."""
-        ...
+        if isinstance(self.body, list) and self.body and isinstance(self.body[0], bytes):
+            return list(self.body)
+        return [self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()]
 
-    def raw_headers(self) -> list[tuple[bytes, bytes]]: ...
+    def good_headers(self) -> dict[str, str]:
+        return {
+            "host": "127.0.0.1:8642",
+            "content-type": "application/json",
+            "accept": "application/json, text/event-stream",
+            "mcp-protocol-version": self.version,
+        }
+
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        said = {**self.good_headers(), **self.headers}
+        kept = [(name, value) for name, value in said.items() if value is not None]
+        return [(name.encode(), value.encode("latin-1")) for name, value in [*kept, *self.more]]
 
 
 class Exchange:
     """One request to an ASGI app, and what came back. `hang_up` ends it from the client's side."""
 
-    def __init__(self, app: App, post: Request) -> None:
+    def __init__(self, app: App, post: Http) -> None:
         self._app, self._post = app, post
         self._pieces = post.pieces()
         self._hung_up = anyio.Event()

@@ -2,14 +2,14 @@
 
 import base64
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 import pytest
-from asgi import Exchange, alive
+from asgi import HOSTS, LIMIT, ORIGINS, App, Exchange, Http, Json, alive
 from lab import Got, Toy, bridge_over, on_virtual_time, text_result
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared import inbound
@@ -24,48 +24,23 @@ VERSION = "2026-07-28"
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES_KEY = "io.modelcontextprotocol/clientCapabilities"
 META = {VERSION_KEY: VERSION, CAPABILITIES_KEY: {}}
-LIMIT = 10_000
-"""Largest body of both apps here, in bytes."""
-HOSTS = ["127.0.0.1", "localhost", "[::1]", "127.0.0.1:*", "localhost:*", "[::1]:*"]
-ORIGINS = [f"{scheme}://{name}:*" for scheme in ("http", "https") for name in HOSTS[:3]]
-
-Json = dict[str, Any]
-App = Callable[[Any, Any, Any], Any]
 
 
 @dataclass(frozen=True)
-class Post:
-    """An HTTP request; what is not said is as a good client says it."""
+class Post(Http):
+    """An HTTP request; what is not said is as a good client of 2026-07-28 says it."""
 
-    body: Any = None
-    """JSON, unless it is bytes or pieces of them."""
-    headers: Mapping[str, str | None] = field(default_factory=dict)
-    """Beside or instead of a good client's; None leaves one out."""
-    more: Sequence[tuple[str, str]] = ()
-    """Headers added even if they are there already."""
-    method: str = "POST"
+    version = VERSION
 
-    def pieces(self) -> list[bytes]:
-        if isinstance(self.body, list) and self.body and isinstance(self.body[0], bytes):
-            return list(self.body)
-        return [self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()]
-
-    def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        said: dict[str, str | None] = {
-            "host": "127.0.0.1:8642",
-            "content-type": "application/json",
-            "accept": "application/json, text/event-stream",
-            "mcp-protocol-version": VERSION,
-        }
+    def good_headers(self) -> dict[str, str]:
+        said = super().good_headers()
         if isinstance(self.body, dict) and isinstance(self.body.get("method"), str):
             said["mcp-method"] = self.body["method"]
             params = self.body.get("params")
             name = params.get(posts.NAMED_BY.get(said["mcp-method"], "")) if isinstance(params, dict) else None
             if isinstance(name, str):
                 said["mcp-name"] = name
-        said |= dict(self.headers)
-        kept = [(name, value) for name, value in said.items() if value is not None]
-        return [(name.encode(), value.encode("latin-1")) for name, value in [*kept, *self.more]]
+        return said
 
 
 def ask(method: str, params: Json | None = None, *, id: Any = 1, meta: Any = None, **more: Any) -> Json:

@@ -3,12 +3,12 @@
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 import pytest
-from asgi import App, Exchange, Json, alive
+from asgi import HOSTS, LIMIT, ORIGINS, App, Exchange, Http, Json, alive
 from lab import Got, Toy, bridge_over, on_virtual_time, text_result
 from mcp.server import streamable_http
 from mcp.server.transport_security import TransportSecuritySettings
@@ -20,44 +20,13 @@ from asyncfc_mcp.futures import LOCAL
 from asyncfc_mcp.sdk import sdk_server
 from asyncfc_mcp.server import Upstream
 
-VERSION = "2025-11-25"
-LIMIT = 10_000
-"""Largest body of both apps here, in bytes."""
-HOSTS = ["127.0.0.1", "localhost", "[::1]", "127.0.0.1:*", "localhost:*", "[::1]:*"]
-ORIGINS = [f"{scheme}://{name}:*" for scheme in ("http", "https") for name in HOSTS[:3]]
 INITIALIZE: dict[str, Any] = {
-    "protocolVersion": VERSION,
+    "protocolVersion": Http.version,
     "capabilities": {"elicitation": {}},
     "clientInfo": {"name": "test", "version": "1"},
 }
 CANCELLED = "notifications/cancelled"
 FORM = {"message": "Who?", "requestedSchema": {"type": "object", "properties": {"name": {"type": "string"}}}}
-
-
-@dataclass(frozen=True)
-class Http:
-    """An HTTP request; what is not said is as a good client says it."""
-
-    body: Any = None
-    """JSON, unless it is bytes or pieces of them."""
-    headers: Mapping[str, str | None] = field(default_factory=dict)
-    """Beside or instead of a good client's; None leaves one out."""
-    method: str = "POST"
-
-    def pieces(self) -> list[bytes]:
-        if isinstance(self.body, list) and self.body and isinstance(self.body[0], bytes):
-            return list(self.body)
-        return [self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()]
-
-    def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        said: dict[str, str | None] = {
-            "host": "127.0.0.1:8642",
-            "content-type": "application/json",
-            "accept": "application/json, text/event-stream",
-            "mcp-protocol-version": VERSION,
-            **self.headers,
-        }
-        return [(name.encode(), value.encode("latin-1")) for name, value in said.items() if value is not None]
 
 
 def ask(method: str, params: Json | None = None, *, id: Any = 1) -> Json:
@@ -83,7 +52,7 @@ class Client:
 
     def exchange(self, body: Any = None, *, method: str = "POST", **headers: str | None) -> Exchange:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
-        return Exchange(self.app, Http(body, {"mcp-session-id": self.session, **given}, method))
+        return Exchange(self.app, Http(body, {"mcp-session-id": self.session, **given}, method=method))
 
     async def send(self, body: Any = None, **more: Any) -> Exchange:
         return await self.exchange(body, **more).run()
