@@ -347,14 +347,17 @@ class FutureStore:
         for shelf in self._shelves.values():
             yield from shelf.futures.values()
 
-    def ended(self, future: Future, size: int) -> None:
-        """Account for a future that has just become terminal with a result of `size` bytes."""
+    def ended(self, future: Future) -> None:
+        """Account for a future that is about to become terminal."""
         future.ended_at = self._clock()
         if future.read_at is not None:  # its caller has waited for it
             future.read_at = future.ended_at
             self._read.append((future.read_at, future))
-        future.size = size
         self.pending -= 1
+
+    def weigh(self, future: Future, size: int) -> None:
+        """Account for the result of a future, of `size` bytes."""
+        future.size = size
         self.bytes += size
 
     def mark_read(self, future: Future) -> None:

@@ -347,8 +347,11 @@ class _Node:
 
     def earliest_against(self, lane: int) -> int:
         """Number of the first call that excludes those in `lane`; theirs is the turn if they are not behind it."""
-        lanes = self.lanes
-        return min((lanes[other].head.call.number for other in _WAITS_FOR[lane] if other in lanes), default=_NOBODY)
+        lanes, earliest = self.lanes, _NOBODY
+        for other in _WAITS_FOR[lane]:
+            if other in lanes and (number := lanes[other].head.call.number) < earliest:
+                earliest = number
+        return earliest
 
 
 _NOBODY: Final = 1 << 62

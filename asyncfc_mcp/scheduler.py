@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Se
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heapify, heappop, heappush
-from statistics import median
 from typing import Any, Final, Protocol, cast
 
 import anyio
@@ -538,14 +537,16 @@ class Scheduler:
                 continue
             if future.state is State.WAITING:
                 call.dropped = True
-            elif call.sent or call.cancel_scope is not None:  # not what was cancelled before it went out
-                self._remember_duration(future)
+            ran = future.state is not State.WAITING and (call.sent or call.cancel_scope is not None)
             future.failure = failure
             if isinstance(failure, DependencyFailed | Stopped):
                 future.cause = failure.cause
             self._calls.pop(future.key, None)
-            self.store.ended(future, approximate_size(future.result) if future.result is not None else 0)
-            future.apply(event)
+            self.store.ended(future)
+            future.apply(event)  # whoever waits for it gets it now; what it leaves to be counted can wait
+            self.store.weigh(future, approximate_size(future.result) if future.result is not None else 0)
+            if ran:  # and not what was cancelled before it went out
+                self._remember_duration(future)
             if call.ordered:
                 settled = self._tree.settle(future.key, outcome=outcome)  # pyright: ignore[reportArgumentType]
                 for key in settled.ready:
@@ -580,7 +581,7 @@ class Scheduler:
         assert future.started_at is not None
         durations = self._durations.setdefault(future.tool, deque(maxlen=DURATIONS))
         durations.append(self._clock() - future.started_at)
-        self._medians[future.tool] = median(durations)
+        self._medians[future.tool] = sorted(durations)[len(durations) // 2]
 
     # --- asked from above ----------------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ def parse_message(line: bytes) -> Message:
     if not isinstance(value, dict):
         what = "a batch" if isinstance(value, list) else "not an object"
         raise MalformedMessage(INVALID_REQUEST, f"Invalid Request: {what}; send one JSON-RPC message at a time")
-    message = cast("Message", value)
+    message: Message = value  # pyright: ignore[reportUnknownVariableType]
     request_id = message.get("id")
     # `type` and not `isinstance`: True is an int, and no ID.
     shown = request_id if type(request_id) is int or type(request_id) is str else None
@@ -582,21 +582,19 @@ class StreamSink:
 
 def approximate_size(value: Any) -> int:
     """Bytes of `value` as JSON, roughly, without writing it: escapes and long numbers are taken for short."""
-    total, stack = 0, [value]
+    total = 0
+    stack: list[Any] = [value]
     while stack:
         item = stack.pop()
-        if isinstance(item, str):
+        kind = type(item)  # pyright: ignore[reportUnknownVariableType]
+        if kind is str:
             total += 2 + (len(item) if item.isascii() else len(item.encode("utf-8", "surrogatepass")))
-        elif isinstance(item, dict):
-            entries = cast("dict[str, Any]", item)
-            total += 2 + sum(len(key) + 4 for key in entries)
-            stack.extend(entries.values())
-        elif isinstance(item, list):
-            elements = cast("list[Any]", item)
-            total += 2 + len(elements)
-            stack.extend(elements)
-        elif isinstance(item, float):
-            total += 8
+        elif kind is dict:
+            total += 2 + 4 * len(item) + len("".join(item))
+            stack += item.values()
+        elif kind is list:
+            total += 2 + len(item)
+            stack += item
         else:
-            total += 4
+            total += 8 if kind is float else 4
     return total

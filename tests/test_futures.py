@@ -44,7 +44,8 @@ def finish(store: FutureStore, future: Future, size: int = 10) -> Future:
     if future.state is State.WAITING:
         future.apply(Event.START)
     future.apply(Event.COMPLETE)
-    store.ended(future, size)
+    store.ended(future)
+    store.weigh(future, size)
     return future
 
 
