@@ -55,7 +55,7 @@ SET_LEVEL_S: Final = 5.0
 """How long servers may take to accept a log level."""
 STRAGGLERS_S: Final = 2.0
 """How long those that know their lists wait for the servers that do not."""
-ENVELOPE: Final = "io.modelcontextprotocol/"
+_OURS: Final = ("io.modelcontextprotocol/", "asyncfc/")
 """Keys of `_meta` that belong to one hop; they are not passed on."""
 
 
@@ -187,9 +187,10 @@ class Bridge:
         self.questions = Questions(self.scheduler, clock, self.settings.question_timeout_s)
         self._client_capabilities: Mapping[str, Any] = {}
         self._introduced = anyio.Event()
+        self._parts = _ClientParts()
         self._direct: Ask | None = None
         self._log_level: str | None = None
-        self.on_notification: Callable[[str, str, Mapping[str, Any]], Awaitable[None]] | None = None
+        self.on_notification: Callable[[str, str, Mapping[str, Any]], Callable[[], Awaitable[None]]] | None = None
         """Told of what servers say that is for clients: the server, the method, the parameters."""
         self.downstreams: dict[str, Downstream] = {}
         for server in config.servers:
@@ -492,9 +493,6 @@ class Bridge:
         return await self._finish(call, params, await self._request(call, params, on_progress, on_sent))
 
     def _send(self, call: Call, arguments: dict[str, Any] | None, ended: Ended) -> Abandon | None:
-        downstream = self.downstreams[call.future.server]
-        if not downstream.posts:
-            return None
         params = self._params(call, arguments)
 
         def answered(how: Result | CallFailed | Rest) -> None:
@@ -504,12 +502,12 @@ class Bridge:
                 how = partial(self._finish, call, params, how)
             ended(how)
 
-        return downstream.post(
+        return self.downstreams[call.future.server].post(
             "tools/call",
             params,
             answered,
             on_progress=call.on_progress,
-            capabilities=client_part(call.capabilities),
+            capabilities=self._parts.of(call.capabilities),
         )
 
     def _params(self, call: Call, arguments: dict[str, Any] | None) -> dict[str, Any]:
@@ -541,7 +539,7 @@ class Bridge:
                 params,
                 on_progress=on_progress,
                 on_sent=on_sent,
-                capabilities=client_part(call.capabilities),
+                capabilities=self._parts.of(call.capabilities),
             )
         except ProtocolFailure as exc:
             raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
@@ -643,9 +641,10 @@ class Bridge:
             raise RpcError(METHOD_NOT_FOUND, f"there is nobody to answer {method}")
         return await self.questions.ask(calls, method, params)
 
-    async def downstream_notifies(self, downstream: Downstream, method: str, params: Mapping[str, Any] | None) -> None:
-        if self.on_notification is not None:
-            await self.on_notification(downstream.name, method, params or {})
+    def downstream_notifies(
+        self, downstream: Downstream, method: str, params: Mapping[str, Any] | None
+    ) -> Callable[[], Awaitable[None]] | None:
+        return self.on_notification and self.on_notification(downstream.name, method, params or {})
 
     # --- told by the clients -------------------------------------------------------------------------------------
 
@@ -700,12 +699,12 @@ class Bridge:
 
 def passed_on(meta: object) -> dict[str, Any]:
     """What of a request's `_meta` is for the server: not this hop's envelope, progress token or our own keys."""
-    if not isinstance(meta, Mapping):
+    if not meta or not isinstance(meta, dict):
         return {}
     return {
         key: value
-        for key, value in meta.items()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        if isinstance(key, str) and key != "progressToken" and not key.startswith((ENVELOPE, "asyncfc/"))
+        for key, value in cast("dict[str, Any]", meta).items()
+        if not key.startswith(_OURS) and key != "progressToken"
     }
 
 
@@ -777,6 +776,20 @@ def _as_typed(
         if json_type(parsed) in loosened[name]:
             typed = {**(typed or {}), name: parsed}
     return typed
+
+
+class _ClientParts:
+    """What servers are offered for a client. The calls of one client say the same, so it is found once."""
+
+    def __init__(self) -> None:
+        self._last: Mapping[str, Any] = {}
+        self._part = client_part(self._last)
+
+    def of(self, capabilities: Mapping[str, Any]) -> dict[str, Any]:
+        """See `client_part`; not to be changed."""
+        if capabilities is not self._last:
+            self._last, self._part = capabilities, client_part(capabilities)
+        return self._part
 
 
 def client_part(capabilities: Mapping[str, Any]) -> dict[str, Any]:

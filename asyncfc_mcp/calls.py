@@ -9,13 +9,14 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from asyncfc_mcp import answers, tasks
 from asyncfc_mcp.bridge import Bridge, Origin, Wiring
@@ -42,9 +43,10 @@ from asyncfc_mcp.protocol import (
     METHOD_NOT_FOUND,
     Channel,
     Later,
+    Soon,
 )
 from asyncfc_mcp.questions import CLAIM_S, Questions
-from asyncfc_mcp.requests import Handler, Params, Request, awaited, paged
+from asyncfc_mcp.requests import Handler, Params, Request, Session, awaited, paged
 from asyncfc_mcp.scheduler import wait_for
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,8 @@ class ToolCalls:
         self._asking = asking
         self._seal = seal
         self._clients: OrderedDict[tuple[str, str | None], Client] = OrderedDict()
+        self._said: tuple[object, ...] = ()
+        self._found = Client(scope)
         self._aliases: dict[str, str] = {}
         self._overdue = 0
         """Calls that came and have not begun to be made, since they may have to wait before that."""
@@ -156,7 +160,9 @@ class ToolCalls:
         entry, client = wiring.entry, caller.client
         if entry.policy.mode == "sync":
             future = self._submit_sync(request, caller, wiring, arguments)
-            return None if future is None else partial(self._answer_sync, request, caller, future)
+            if future is None:
+                return None
+            return real_result(future) if future.done else _SyncResult(self, request, caller, future)
         if request.chooses_task(self.bridge.settings.tasks):
             return None
         arguments, name, wanted = _without_ours(entry, arguments)
@@ -242,7 +248,8 @@ class ToolCalls:
         if future is None:
             future = await self.bridge.submit(wiring, arguments, self._sync_origin(request, caller))
             self._answered(future)
-        return await self._result_of(request, caller, future)
+        with self._hearing(request, [future]):
+            return await self._result_of(caller, future)
 
     def _sync_origin(self, request: Request, caller: Caller) -> Origin:
         params = request.params
@@ -268,23 +275,22 @@ class ToolCalls:
         future.answered = True
         self.bridge.store.mark_read(future)
 
-    async def _answer_sync(self, request: Request, caller: Caller, future: Future) -> Result:
+    async def answer_sync(self, caller: Caller, future: Future) -> Result:
+        """The real result of a sync call that was made, whose request hears already."""
         try:
-            return await self._result_of(request, caller, future)
+            return await self._result_of(caller, future)
         except InputNeeded as needed:
             return self._questions(needed)
 
-    async def _result_of(self, request: Request, caller: Caller, future: Future) -> Result:
+    async def _result_of(self, caller: Caller, future: Future) -> Result:
         """The real result of a sync call; cancelling its request cancels it."""
         try:
-            with self._hearing(request, [future]):
-                await self.attend(future, caller)
+            await anyio.lowlevel.checkpoint()  # what the client is about to be told goes out before the result
+            await self.attend(future, caller)
         except anyio.get_cancelled_exc_class():
             self.bridge.scheduler.cancel(future)
             raise
-        if isinstance(future.failure, ProtocolFailure):
-            raise future.failure
-        return answers.alone(future)
+        return real_result(future)
 
     async def _call_wrapped(
         self,
@@ -398,10 +404,17 @@ class ToolCalls:
     # --- who asks, and what they wait for ------------------------------------------------------------------------
 
     def _client(self, request: Request) -> Client:
-        """Who is asking. Cheap: it runs on every call."""
+        """Who is asking. Cheap, since it runs on every call: who says what the last one said is the last one."""
         name = request.host
         meta = request.params.get("_meta")
         key = meta.get(CONVERSATION_KEY) if meta else None
+        said = name, key, request.session
+        if said != self._said or not self._scope.listed:  # where nobody is known, the same words may be another's
+            self._found, self._said = self._client_of(*said), said
+        return self._found
+
+    def _client_of(self, name: str | None, key: object, session: Session | None) -> Client:
+        session_id = session.id if session is not None else None
         profile = profile_for(name, self.bridge.settings.host_profiles)
         conversation = None
         if isinstance(key, str) and self._scope.listed:
@@ -409,10 +422,10 @@ class ToolCalls:
         elif profile.single_conversation:
             if self._pipe:
                 conversation = "stdio"
-            elif request.session_id is not None:
-                conversation = f"session:{request.session_id}"
+            elif session_id is not None:
+                conversation = f"session:{session_id}"
         # Habits belong to a session where there is one: one client's impatience must not be another's.
-        habits = conversation or (f"session:{request.session_id}" if request.session_id is not None else None)
+        habits = conversation or (f"session:{session_id}" if session_id is not None else None)
         if habits is None and not self._scope.listed:
             return Client(self._scope, None, profile)
         client = self._clients.get((name or "", habits))
@@ -483,9 +496,11 @@ class ToolCalls:
 
     def _hearing(self, request: Request, futures: Iterable[Future]) -> AbstractContextManager[None]:
         """While it lasts, the request hears what the servers of these futures log."""
-        meta = cast("Mapping[str, Any]", request.params.get("_meta") or {})
-        attendance = Attendance(request.channel.notify, meta.get(LOG_LEVEL_META_KEY), request.session)
-        return self._listeners.attending(attendance, (future.server for future in futures))
+        return self._listeners.attending(_attendance(request), (future.server for future in futures))
+
+    def hears(self, request: Request, server: str, stir: Callable[[], None]) -> Callable[[], None]:
+        """Let a request hear what a server logs, until what is returned is called; `stir` is called before it does."""
+        return self._listeners.attend(_attendance(request, stir), (server,))
 
     # --- questions -----------------------------------------------------------------------------------------------
 
@@ -553,6 +568,64 @@ class ToolCalls:
         if tool is None or tool.policy.mode != "sync":
             return False
         return self.bridge.downstreams[tool.server].offer.protocol_version not in HANDSHAKE_VERSIONS
+
+
+class _SyncResult(Soon):
+    """The real result of a sync call that runs: only what there is to be done before it comes is worth a task."""
+
+    __slots__ = ("_caller", "_calls", "_come", "_future", "_leave")
+
+    def __init__(self, calls: ToolCalls, request: Request, caller: Caller, future: Future) -> None:
+        self._calls, self._caller, self._future = calls, caller, future
+        self._come: Callable[[], None] = _nothing
+        # From now on and until it is over, without a gap on the way to a task.
+        self._leave = calls.hears(request, future.server, self._stir)
+
+    def watch(self, come: Callable[[], None]) -> None:
+        self._come = come
+        self._future.watchers.append(self._changed)
+
+    def _stir(self) -> None:
+        self._come()
+
+    def _changed(self, future: Future) -> None:
+        if future.done or future.questions or (future.progress is not None and self._caller.report is not None):
+            self._come()
+
+    def call_off(self) -> None:
+        self._come = _nothing
+        self._future.watchers.remove(self._changed)
+
+    def take(self) -> Result | None:
+        if not self._future.done:
+            return None
+        self._leave()
+        return real_result(self._future)
+
+    async def __call__(self) -> Result:
+        try:
+            return await self._calls.answer_sync(self._caller, self._future)
+        finally:
+            self._leave()
+
+
+def _nothing() -> None: ...
+
+
+def real_result(future: Future) -> Result:
+    """What a sync call is answered with.
+
+    Raises:
+        ProtocolFailure: the server answered with an error.
+    """
+    if isinstance(future.failure, ProtocolFailure):
+        raise future.failure
+    return answers.alone(future)
+
+
+def _attendance(request: Request, stir: Callable[[], None] = _nothing) -> Attendance:
+    meta = request.params.get("_meta")
+    return Attendance(request.channel.notify, meta.get(LOG_LEVEL_META_KEY) if meta else None, request.session, stir)
 
 
 def _without_ours(entry: ToolEntry, arguments: dict[str, Any] | None) -> tuple[dict[str, Any] | None, Any, Any]:

@@ -93,10 +93,11 @@ class Listener(Protocol):
         """It sent a request to its client. Raise `RpcError` to refuse."""
         ...
 
-    async def downstream_notifies(
+    def downstream_notifies(
         self, downstream: "Downstream", method: str, params: Mapping[str, Any] | None
-    ) -> None:
-        """It sent a notification that this module does not consume."""
+    ) -> Callable[[], Awaitable[None]] | None:
+        """It sent a notification that this module does not consume; what is left to be done about it, if anything is.
+        The result of a call may come right behind."""
         ...
 
 
@@ -504,7 +505,7 @@ class Downstream:
             async def pump(*, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
                 try:
                     await connection.dispatcher.run(
-                        in_a_task(self._on_request), in_a_task(self._on_notify), task_status=task_status
+                        in_a_task(self._on_request), self._on_notify, task_status=task_status
                     )
                 finally:
                     connection.closed.set()
@@ -657,13 +658,16 @@ class Downstream:
             return {}
         return await self._listener.downstream_asks(self, method, params)
 
-    async def _on_notify(self, channel: object, method: str, params: Mapping[str, Any] | None) -> None:
+    def _on_notify(
+        self, channel: object, method: str, params: Mapping[str, Any] | None
+    ) -> Callable[[], Awaitable[None]] | None:
         match method.split("/"):
             case ["notifications", ("tools" | "prompts" | "resources") as kind, "list_changed"]:
-                await self.refresh(kind)
+                return partial(self.refresh, kind)
             case ["notifications", "cancelled" | "progress"]:
-                pass  # the dispatcher has applied it
+                return None  # the dispatcher has applied it
             case ["notifications", "subscriptions", "acknowledged"]:
                 self._watching.acknowledged(params or {})
+                return None
             case _:
-                await self._listener.downstream_notifies(self, method, params)
+                return self._listener.downstream_notifies(self, method, params)

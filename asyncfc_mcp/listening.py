@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -105,13 +106,15 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attendance:
-    """A request that waits for a server, and hears what that server logs meanwhile."""
+    """A request that waits for servers, and hears what they log meanwhile."""
 
     notify: Notify
     level: str | None
     """The level that the request itself asked for (2026-07-28)."""
     connection: object
     """The handshake connection that it came on; None on 2026-07-28."""
+    stir: Callable[[], None] = lambda: None
+    """Called when it is about to hear something, so that its result does not come before."""
 
 
 class Listeners:
@@ -125,7 +128,7 @@ class Listeners:
         self._changed: set[str] = set()
         self._dirty = anyio.Event()
         self._logged: dict[str, tuple[float, int]] = {}
-        self._attending: dict[str, list[Attendance]] = {}
+        self._attending: dict[str, dict[Attendance, None]] = {}
         bridge.observe(self._on_lists)
         bridge.on_notification = self._on_notification
 
@@ -224,19 +227,33 @@ class Listeners:
         self._changed |= kinds
         self._dirty.set()
 
-    @contextmanager
-    def attending(self, attendance: "Attendance", servers: Iterable[str]) -> Generator[None]:
-        """While it lasts, what these servers log goes to a request that waits for them, on its own stream."""
-        lists = [self._attending.setdefault(server, []) for server in dict.fromkeys(servers)]
+    def attend(self, attendance: Attendance, servers: Iterable[str]) -> Callable[[], None]:
+        """Let what these servers log go to a request that waits for them, on its own stream, until what is returned
+        is called."""
+        lists = [self._attending.setdefault(server, {}) for server in servers]
         for each in lists:
-            each.append(attendance)
+            each[attendance] = None
+
+        return partial(_leave, attendance, lists)
+
+    @contextmanager
+    def attending(self, attendance: Attendance, servers: Iterable[str]) -> Generator[None]:
+        """`attend`, while it lasts."""
+        leave = self.attend(attendance, servers)
         try:
             yield
         finally:
-            for each in lists:
-                each.remove(attendance)
+            leave()
 
-    async def _on_notification(self, server: str, method: str, params: Mapping[str, Any]) -> None:
+    def _on_notification(self, server: str, method: str, params: Mapping[str, Any]) -> Callable[[], Awaitable[None]]:
+        """What is left to be done about a notification of a server."""
+        if method == "notifications/message":
+            for attendance in tuple(self._attending.get(server, ())):
+                if attendance.level is not None or attendance.connection is not None:
+                    attendance.stir()
+        return partial(self._notified, server, method, params)
+
+    async def _notified(self, server: str, method: str, params: Mapping[str, Any]) -> None:
         if method == "notifications/resources/updated":
             uri = params.get("uri")
             for listener in tuple(self._all):
@@ -290,6 +307,11 @@ class Listeners:
         """The least severe level that anybody wants."""
         levels = [LEVELS.index(listener.level) for listener in self._all if listener.level in LEVELS]
         return LEVELS[min(levels)] if levels else None
+
+
+def _leave(attendance: Attendance, lists: Iterable[dict[Attendance, None]]) -> None:
+    for each in lists:
+        each.pop(attendance, None)
 
 
 def _covers(wanted: str, uri: str) -> bool:

@@ -29,6 +29,7 @@ from asyncfc_mcp.protocol import (
     OnProgress,
     OnRequest,
     RequestId,
+    Soon,
     progress_of,
     progress_token,
 )
@@ -71,7 +72,7 @@ class _Pending:
 class Inbound:
     """A message of the other side that is being handled: the way back to it."""
 
-    __slots__ = ("_closed", "_peer", "_token", "cancelled", "one_way", "request_id", "scope")
+    __slots__ = ("_closed", "_peer", "_token", "cancelled", "come", "one_way", "request_id", "scope")
 
     def __init__(self, peer: "Peer", request_id: RequestId | None, params: Mapping[str, Any] | None) -> None:
         self._peer = peer
@@ -82,6 +83,9 @@ class Inbound:
         self.one_way = False
         """Whether the protocol forbids requests to the other side while handling this one."""
         self.scope: anyio.CancelScope | None = None
+        """Of the task that waits for its result, if one does."""
+        self.come: Callable[[], None] | None = None
+        """Gives it such a task, while it waits without one."""
 
     @property
     def reachable(self) -> bool:
@@ -92,6 +96,13 @@ class Inbound:
         self.cancelled = True
         if self.scope is not None:
             self.scope.cancel()
+        else:
+            self.leave_soon()
+
+    def leave_soon(self) -> None:
+        """Give it a task, if it waits without one: in that it can be cancelled."""
+        if self.come is not None:
+            self.come()
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
@@ -292,6 +303,8 @@ class Peer:
                 except anyio.EndOfStream:
                     pass
                 finally:
+                    for inbound in tuple(self._inbound.values()):
+                        inbound.leave_soon()
                     self._reader.offer(None)
                     # Senders are shielded while they finish a line, so this group would wait for them for ever.
                     await self._writer.finish()
@@ -371,9 +384,39 @@ class Peer:
             return
         if callable(answer):
             self._inbound[_key(request_id)] = inbound
-            self._tg.start_soon(self._wait, inbound, method, answer)
+            if isinstance(answer, Soon):
+                self._wait_for(inbound, method, answer)
+            else:
+                self._tg.start_soon(self._wait, inbound, method, answer)
         else:
             self._answer(inbound, answer)
+
+    def _wait_for(self, inbound: Inbound, method: str, soon: Soon) -> None:
+        """Answer a request when its result comes by itself, or give it a task when something has to be done before."""
+
+        def come() -> None:
+            assert self._tg is not None
+            soon.call_off()
+            inbound.come = None
+            result: dict[str, Any] | None = None
+            error: RpcError | None = None
+            try:
+                result = None if inbound.cancelled else soon.take()
+            except Exception as exc:  # noqa: BLE001
+                error = _error(method, exc)
+            if result is None and error is None:
+                self._tg.start_soon(self._wait, inbound, method, soon)
+                return
+            self._forget(inbound)
+            self._answer(inbound, result, error)
+
+        soon.watch(come)
+        inbound.come = come
+
+    def _forget(self, inbound: Inbound) -> None:
+        key = _key(inbound.request_id)
+        if self._inbound.get(key) is inbound:
+            del self._inbound[key]
 
     async def _wait(self, inbound: Inbound, method: str, later: Later) -> None:
         result: dict[str, Any] | None = None
@@ -388,9 +431,7 @@ class Peer:
             error = _error(method, exc)
         finally:
             inbound.close()
-            key = _key(inbound.request_id)
-            if self._inbound.get(key) is inbound:
-                del self._inbound[key]
+            self._forget(inbound)
         # A request that was cancelled is never answered.
         if not inbound.cancelled and (result is not None or error is not None):
             self._answer(inbound, result, error)

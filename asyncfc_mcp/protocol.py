@@ -110,6 +110,31 @@ class Channel(Outbound, Protocol):
 
 Later = Callable[[], Awaitable[dict[str, Any]]]
 """What brings a result that is not there yet. Not a coroutine: one that is never run would complain of it."""
+
+
+class Soon:
+    """A `Later` that comes by itself, mostly before it is worth a task that waits for it: that would cost more than all
+    else about a quick call. Whoever does not know it may run it like any other."""
+
+    __slots__ = ()
+
+    def watch(self, come: Callable[[], None]) -> None:
+        """Have `come` called, not from in here: when the result is there, or when this has to be run because there is
+        something to be done on the way to it. That may be more than once, until `call_off`."""
+        raise NotImplementedError
+
+    def call_off(self) -> None:
+        """Do not have it called any more."""
+        raise NotImplementedError
+
+    def take(self) -> dict[str, Any] | None:
+        """The result, if it is there. Raises what says why there is none."""
+        raise NotImplementedError
+
+    def __call__(self) -> Awaitable[dict[str, Any]]:
+        raise NotImplementedError
+
+
 OnRequest = Callable[[Any, str, Mapping[str, Any] | None], dict[str, Any] | Later]
 """Handles a request, given its channel, method and parameters: its result, or what brings it. Both raise `RpcError` to
 answer with that error."""

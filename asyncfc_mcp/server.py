@@ -39,6 +39,7 @@ from asyncfc_mcp.protocol import (
     UNSUPPORTED_PROTOCOL_VERSION,
     Channel,
     Later,
+    Soon,
 )
 from asyncfc_mcp.requests import Handler, Params, Request, Session, awaited
 from asyncfc_mcp.subscriptions import Subscriptions
@@ -174,15 +175,19 @@ class Upstream:
             answer = handler(request)
         except CallFailed as exc:
             raise _wire_error(exc) from None
-        return partial(self._awaited, request, answer) if callable(answer) else self._enveloped(request, answer)
+        if answer.__class__ is dict:
+            return self.enveloped(request, cast("Result", answer))
+        if isinstance(answer, Soon):
+            return _Enveloped(self, request, answer)
+        return partial(self.awaited, request, cast("Later", answer))
 
-    async def _awaited(self, request: Request, later: Later) -> Result:
+    async def awaited(self, request: Request, later: Later) -> Result:
         try:
-            return self._enveloped(request, await later())
+            return self.enveloped(request, await later())
         except CallFailed as exc:
             raise _wire_error(exc) from None
 
-    def _enveloped(self, request: Request, result: Result) -> Result:
+    def enveloped(self, request: Request, result: Result) -> Result:
         """A result as the client's protocol era wants it; what a server downstream put there stays."""
         if not request.modern:
             if "resultType" in result:
@@ -258,6 +263,31 @@ class Upstream:
         return "\n\n".join(parts)
 
 
+class _Enveloped(Soon):
+    """A result that comes by itself, and then as the client's protocol era wants it."""
+
+    __slots__ = ("_request", "_soon", "_upstream")
+
+    def __init__(self, upstream: Upstream, request: Request, soon: Soon) -> None:
+        self._upstream, self._request, self._soon = upstream, request, soon
+
+    def watch(self, come: Callable[[], None]) -> None:
+        self._soon.watch(come)
+
+    def call_off(self) -> None:
+        self._soon.call_off()
+
+    def take(self) -> Result | None:
+        try:
+            result = self._soon.take()
+        except CallFailed as exc:
+            raise _wire_error(exc) from None
+        return None if result is None else self._upstream.enveloped(self._request, result)
+
+    def __call__(self) -> Awaitable[Result]:
+        return self._upstream.awaited(self._request, self._soon)
+
+
 def has_envelope(params: object) -> bool:
     """Whether a request says for itself what a handshake says for a connection (2026-07-28)."""
     meta = cast("dict[str, Any]", params).get("_meta") if isinstance(params, dict) else None
@@ -276,6 +306,8 @@ def envelope_of(params: Params) -> Mapping[str, Any]:
             INVALID_PARAMS, f"params._meta must be an object with the keys {' and '.join(ENVELOPE)} (2026-07-28)"
         )
     meta = cast("dict[str, Any]", meta)
+    if PROTOCOL_VERSION_META_KEY in meta and CLIENT_CAPABILITIES_META_KEY in meta:
+        return meta
     if missing := [key for key in ENVELOPE if key not in meta]:
         raise RpcError(INVALID_PARAMS, f"params._meta lacks {' and '.join(missing)}")
     return meta

@@ -44,7 +44,7 @@ class FakeBridge:
     def __init__(self) -> None:
         self.store = FutureStore(anyio.current_time)
         self.on_lists: Callable[[frozenset[str]], None] = lambda _: None
-        self.on_notification: Callable[[str, str, Mapping[str, Any]], Awaitable[None]] | None = None
+        self.on_notification: Callable[[str, str, Mapping[str, Any]], Callable[[], Awaitable[None]]] | None = None
         self.asked: list[tuple[str, str]] = []
         self.refuses = False
         self.answers = anyio.Event()
@@ -65,7 +65,7 @@ class FakeBridge:
     async def say(self, method: str, *, server: str = "toy", **params: Any) -> None:
         """A server notifies."""
         assert self.on_notification is not None
-        await self.on_notification(server, method, params)
+        await self.on_notification(server, method, params)()
 
     def future(self, name: str | None = None, scope: Scope = LOCAL) -> Future:
         return self.store.create(scope, tool="t", server="toy", name=name)

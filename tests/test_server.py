@@ -5,7 +5,7 @@ the real server, bridge, scheduler and downstream; only processes and sockets ar
 """
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -1371,21 +1371,91 @@ async def test_a_call_that_waits_for_a_name_is_not_overtaken_by_the_next_line():
     def call(number: int, **arguments: Any) -> bytes:
         return line(number, "tools/call", {"name": "echo", "arguments": arguments})
 
-    async with bridge_over(toy, policy={"writes": ("x",)}) as bridge, anyio.create_task_group() as tg:
+    async with bridge_over(toy, policy={"writes": ("x",)}) as bridge, over_lines(bridge, into, out):
+        into.send_now(call(2, v="$later") + call(3, v="next", _wait="this") + call(4, v="last"))
+        await until(lambda: len(toy.got) == 3)
+        assert [got.arguments["v"] for got in toy.got] == ["$later", "next", "last"]
+
+
+@asynccontextmanager
+async def over_lines(bridge: Bridge, into: Pipe, out: Pipe) -> AsyncGenerator[anyio.CancelScope]:
+    """A client that has shaken hands over pipes, as over stdio; what it gets is in `out`, the answer to that first."""
+    async with anyio.create_task_group() as tg:
         upstream = Upstream(bridge, LOCAL, pipe=True)
         await tg.start(upstream.run)
-        server = _LineServer(upstream, Peer(LineReader(into, never), LineWriter(out)))
-        tg.start_soon(server.run)
-        info = {"name": "test", "version": "1"}
-        into.send_now(line(1, "initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}))
-        into.send_now(call(2, v="$later") + call(3, v="next", _wait="this") + call(4, v="last"))
-        with anyio.fail_after(5):
-            while len(toy.got) < 3:  # noqa: ASYNC110 - nobody tells us
-                await anyio.sleep(0.01)
-        assert [got.arguments["v"] for got in toy.got] == ["$later", "next", "last"]
+        tg.start_soon(_LineServer(upstream, Peer(LineReader(into, never), LineWriter(out))).run)
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+        into.send_now(format_message({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}))
+        into.send_now(format_message({"jsonrpc": "2.0", "method": "notifications/initialized"}))
+        yield tg.cancel_scope
         tg.cancel_scope.cancel()
     into.close()
     out.close()
+
+
+async def until(what: Callable[[], object]) -> None:
+    """Return when it is true."""
+    with anyio.fail_after(5):
+        while not what():  # noqa: ASYNC110 - nobody tells us
+            await anyio.sleep(0.005)
+
+
+# --- sync calls, which wait without a task -------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio starts tasks in any order
+@pytest.mark.parametrize("token", [None, "p"])
+async def test_what_a_server_says_before_a_result_comes_before_it(token: str | None):
+    """Log messages and progress, even where all of it is read at once."""
+    toy = Toy()
+    into, out = Pipe(), Pipe()
+
+    async def chatty(got: Got) -> Answer:
+        say = [{"method": "notifications/message", "params": {"level": "info", "data": n}} for n in (1, 2)]
+        if token is not None:
+            progress = {"progressToken": got.meta["progressToken"], "progress": 1}
+            say.append({"method": "notifications/progress", "params": progress})
+        answer = {"id": got.inbound.request_id, "result": text_result("done")}
+        writer: Any = got.inbound._peer._writer
+        writer._sink.send_now(b"".join(format_message({"jsonrpc": "2.0", **each}) for each in [*say, answer]))
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    toy.add("chatty", chatty)
+    async with bridge_over(toy, policy={"mode": "sync"}) as bridge, over_lines(bridge, into, out):
+        meta = {} if token is None else {"_meta": {"progressToken": token}}
+        params = {"name": "chatty", "arguments": {}, **meta}
+        into.send_now(format_message({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params}))
+        lines: list[Any] = []
+        with anyio.fail_after(5):
+            while not lines or lines[-1].get("id") != 2:
+                lines += map(json.loads, (await out.receive()).splitlines())
+        said = [line["params"].get("data", line["params"].get("progress")) for line in lines if "params" in line]
+        assert said == ([1, 2] if token is None else [1, 2, 1])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+async def test_a_sync_call_ends_with_its_request_or_its_connection(how: str):
+    """The server is told; a request that was cancelled is not answered."""
+    toy = Toy()
+    into, out = Pipe(), Pipe()
+    async with bridge_over(toy, policy={"mode": "sync"}) as bridge, over_lines(bridge, into, out):
+        params = {"name": "gate", "arguments": {"name": "never"}}
+        into.send_now(format_message({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params}))
+        await until(lambda: toy.got)
+        if how == "cancelled":
+            params = {"requestId": 2}
+            into.send_now(format_message({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}))
+        else:
+            into.close()
+        await until(lambda: toy.cancelled)
+        if how == "cancelled":
+            into.send_now(format_message({"jsonrpc": "2.0", "id": 3, "method": "ping"}))
+            with anyio.fail_after(5):
+                answers = [json.loads(await out.receive())["id"] for _ in range(2)]
+            assert answers == [1, 3]
 
 
 @on_virtual_time
