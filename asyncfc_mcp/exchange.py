@@ -6,8 +6,10 @@ that hangs up. The SDK's entries do the same through a router, message models, t
 request; here a request that is answered at once costs a parse, two sends and no task.
 """
 
+import hmac
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -42,6 +44,7 @@ up."""
 VERSION: Final = b"mcp-protocol-version"
 JSON: Final = (b"content-type", b"application/json")
 
+_ADMITTED_BY: Final = (b"content-type", b"host", b"origin", b"accept")
 _JSON_KINDS: Final = ("application/json", "application/*")
 _STREAM_KINDS: Final = ("text/event-stream", "text/*")
 _STREAM_HEADERS: Final = (
@@ -81,18 +84,20 @@ class Headers:
         self.raw = raw
         self.values: dict[bytes, bytes] = {}
         for name, value in raw:
-            self.values.setdefault(name, value)
+            if name not in self.values:
+                self.values[name] = value
 
     def get(self, name: bytes) -> str | None:
         value = self.values.get(name)
         return None if value is None else value.decode("latin-1")
 
-    def accepted(self) -> tuple[bool, bool]:
-        """Whether the client takes JSON, and whether it takes streams of events."""
-        kinds = {kind.partition(";")[0].strip().lower() for kind in (self.get(b"accept") or "").split(",")}
-        if "*/*" in kinds:
-            return True, True
-        return not kinds.isdisjoint(_JSON_KINDS), not kinds.isdisjoint(_STREAM_KINDS)
+
+def accepted(accept: str) -> tuple[bool, bool]:
+    """Whether a client that says so takes JSON, and whether it takes streams of events."""
+    kinds = {kind.partition(";")[0].strip().lower() for kind in accept.split(",")}
+    if "*/*" in kinds:
+        return True, True
+    return not kinds.isdisjoint(_JSON_KINDS), not kinds.isdisjoint(_STREAM_KINDS)
 
 
 class Allowed:
@@ -109,30 +114,72 @@ class Allowed:
         return name + colon in self._before_port and port.isdecimal()
 
 
+class Token:
+    """What a client has to show, as `Authorization: Bearer …`."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode()
+
+    def demand(self, authorization: bytes) -> None:
+        """Let only clients through that show it.
+
+        Raises:
+            Refusal: this one does not.
+        """
+        if not hmac.compare_digest(authorization, self._expected):
+            raise Refusal(
+                401,
+                "Unauthorized: send the bridge's token as 'Authorization: Bearer …'\n".encode(),
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"www-authenticate", b'Bearer realm="asyncfc-mcp"'),
+            )
+
+
 class Door:
     """Who and what is let in.
 
     Args:
+        token: what clients have to show; None where they are known otherwise, or not at all.
         hosts, origins: what `Host` and `Origin` may say, so that a page in the user's browser cannot reach us under a
             name of its own; None lets everybody in.
         max_body: largest body, in bytes.
     """
 
-    def __init__(self, *, hosts: Allowed | None, origins: Allowed | None, max_body: int) -> None:
+    def __init__(
+        self, *, hosts: Allowed | None, origins: Allowed | None, max_body: int, token: Token | None = None
+    ) -> None:
+        self._token = token
         self._hosts, self._origins, self._max_body = hosts, origins, max_body
+        self._said: tuple[object, ...] = ()
+        self._accepted = False, False
 
-    def admit(self, headers: Headers, *, post: bool = True) -> None:
+    def admit(self, headers: Headers, *, post: bool = True) -> tuple[bool, bool]:
         """Let a request through whose headers are in order.
 
+        Returns:
+            Whether its client takes JSON, and whether it takes streams of events.
+
         Raises:
-            Refusal: they are not.
+            Refusal: they are not in order.
         """
+        values = headers.values
+        if self._token is not None:
+            self._token.demand(values.get(b"authorization", b""))
         if post:
-            length = headers.get(b"content-length") or ""
-            if length.isdecimal() and (len(length) > 18 or int(length) > self._max_body):
+            length = values.get(b"content-length", b"")
+            if length.isdigit() and (len(length) > 18 or int(length) > self._max_body):
                 raise _too_large()
-            if not (headers.get(b"content-type") or "").lower().startswith("application/json"):
-                raise Refusal(400, b"Invalid Content-Type header")
+        # What the last request said, as all of one client do, is compared and no more.
+        said = (post, *map(values.get, _ADMITTED_BY))
+        if said != self._said:
+            self._check(headers, post=post)
+            self._accepted = accepted(headers.get(b"accept") or "")
+            self._said = said
+        return self._accepted
+
+    def _check(self, headers: Headers, *, post: bool) -> None:
+        if post and not (headers.get(b"content-type") or "").lower().startswith("application/json"):
+            raise Refusal(400, b"Invalid Content-Type header")
         if self._hosts is not None and (headers.get(b"host") or "") not in self._hosts:
             raise Refusal(421, b"Invalid Host header")
         if self._origins is not None and (origin := headers.get(b"origin")) and origin not in self._origins:
@@ -182,10 +229,10 @@ class Stream:
         headers: sent along with those of a stream.
     """
 
-    __slots__ = ("_lock", "_send", "begun", "closed", "headers")
+    __slots__ = ("_lock", "begun", "closed", "headers", "send")
 
     def __init__(self, send: "Send", headers: Sequence[Header] = ()) -> None:
-        self._send = send
+        self.send = send
         self.headers = headers
         self._lock: anyio.Lock | None = None
         self.begun = False
@@ -211,23 +258,23 @@ class Stream:
                 return False
             if not self.begun:
                 headers = [*_STREAM_HEADERS, *self.headers]
-                await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+                await self.send({"type": "http.response.start", "status": 200, "headers": headers})
                 self.begun = True
             if event:
-                await self._send({"type": "http.response.body", "body": event, "more_body": True})
+                await self.send({"type": "http.response.body", "body": event, "more_body": True})
             return True
 
     async def end(self, message: Message | None, status: int) -> None:
         """Send the last message, or none; nothing comes after it. What has not become a stream is a plain answer."""
-        self.closed = True
         if self._lock is not None:
-            async with self._lock:  # until what was begun is out
-                pass
+            async with self._lock:  # until what was said before is out
+                self.closed = True
+        self.closed = True
         if self.begun:
-            await self._send({"type": "http.response.body", "body": _event(message) if message is not None else b""})
+            await self.send({"type": "http.response.body", "body": _event(message) if message is not None else b""})
         else:
             assert message is not None, "a stream that was never begun"
-            await respond(self._send, status, format_message(message), JSON, *self.headers)
+            await respond(self.send, status, format_message(message), JSON, *self.headers)
 
 
 class Exchange(Stream):
@@ -236,18 +283,32 @@ class Exchange(Stream):
     A notification makes the answer a stream of events; until then it may still be a plain one, with its own status.
     """
 
-    __slots__ = ("_token", "request_id", "scope", "verdict", "watcher")
+    __slots__ = ("_params", "_scope", "on_cancel", "request_id", "verdict", "watcher")
 
     def __init__(self, send: "Send", request_id: RequestId, params: Params, headers: Sequence[Header] = ()) -> None:
         super().__init__(send, headers)
         self.request_id: RequestId | None = request_id
-        self._token = progress_token(params)
-        self.scope = anyio.CancelScope()
-        """Cancelled when nobody wants the answer any more."""
+        self._params = params
+        self._scope: anyio.CancelScope | None = None
         self.verdict: RpcError | None = None
         """What is answered where the request was cancelled, and its client is still there."""
         self.watcher: anyio.CancelScope | None = None
         """What waits for the client to hang up, once something does."""
+        self.on_cancel: Callable[[], None] = _nothing
+        """Called when the scope was cancelled, where nobody is in it yet."""
+
+    @property
+    def scope(self) -> anyio.CancelScope:
+        """Cancelled when nobody wants the answer any more. Made when it is needed: most requests wait in none."""
+        if self._scope is None:
+            self._scope = anyio.CancelScope()
+        return self._scope
+
+    def enter(self) -> None:
+        """It is being answered from now on; said again when somebody else goes on with that."""
+
+    def leave(self) -> None:
+        """It is answered, or nobody wants the answer any more."""
 
     async def waits(self) -> None:
         """Its result takes its time."""
@@ -264,6 +325,21 @@ class Exchange(Stream):
         """Answer the request with an error, instead of what it waits for."""
         self.verdict = verdict
         self.scope.cancel()
+        self.on_cancel()
+
+    def goes_on(self, send: "Send") -> None:
+        """Somebody else sends what there is to be sent from now on."""
+        self.send = send
+        self.on_cancel = _nothing
+
+    def answer(self, result: Result) -> tuple[Message, int]:
+        """A result as the message that it is, and its HTTP status."""
+        return {"jsonrpc": "2.0", "id": self.request_id, "result": result}, 200
+
+    def failure(self, exc: Exception) -> tuple[Message, int]:
+        """An exception as the message that it becomes, and its HTTP status."""
+        error = exc if isinstance(exc, RpcError) else _bug(exc)
+        return {"jsonrpc": "2.0", "id": self.request_id, "error": error.wire}, self.status_of(error)
 
     @property
     def reachable(self) -> bool:
@@ -278,9 +354,18 @@ class Exchange(Stream):
         await self.write(notification(method, params))
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        if self._token is None:
-            return
-        await self.notify("notifications/progress", progress_of(self._token, progress, total, message))
+        token = progress_token(self._params)
+        if token is not None:
+            await self.notify("notifications/progress", progress_of(token, progress, total, message))
+
+
+Begin = Callable[[], Result | Later]
+"""Gives the answer to a request or what brings it, or raises the error that is the answer."""
+Opening = tuple[Exchange, Begin]
+"""A request that nothing stands in the way of: where it is answered, and what answers it."""
+Opener = Callable[[bytes, "Send"], Opening | None]
+"""Opens the request in a body that came with headers which let it in; None if there is none, or it takes more than
+JSON-RPC to answer it. Raises `Refusal`. In neither case is anything done."""
 
 
 class Waits:
@@ -293,15 +378,16 @@ class Waits:
     def __init__(self, ping_s: float = PING_S) -> None:
         self._ping_s = ping_s
         self._waiting: dict[Exchange, None] = {}
-        self._unwatched: dict[Exchange, Receive] = {}
-        """Those for whose end nobody looks out yet."""
+        self._unwatched: dict[Exchange, Callable[[], None]] = {}
+        """Those for whose end nobody looks out yet, and what has somebody do it."""
+        self._tasks: anyio.abc.TaskGroup | None = None
         self._some = anyio.Event()
         self._over: RpcError | None = None
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Give a watcher to every request that is not answered soon: a task for each would cost most of them more than
         everything else here."""
-        async with anyio.create_task_group() as tg:
+        async with anyio.create_task_group() as self._tasks:
             task_status.started()
             while True:
                 await self._some.wait()
@@ -310,47 +396,84 @@ class Waits:
                     seen = list(self._unwatched)
                     await anyio.sleep(UNWATCHED_S)
                     for exchange in seen:
-                        receive = self._unwatched.pop(exchange, None)
-                        if receive is not None:
-                            exchange.watcher = anyio.CancelScope()
-                            tg.start_soon(self._watch, exchange, exchange.watcher, receive)
+                        look_out = self._unwatched.pop(exchange, None)
+                        if look_out is not None:
+                            look_out()
 
-    async def answer(self, exchange: Exchange, receive: "Receive", begin: Callable[[], Result | Later]) -> None:
-        """Answer a request with what `begin` gives or brings, or with the error that either raises."""
-        try:
-            answer = begin()
-            result = await self._awaited(answer, exchange, receive) if callable(answer) else answer
-            if result is None:
-                if exchange.verdict is None:
-                    return  # there is nobody to be answered
-                raise exchange.verdict
-            done: Message = {"jsonrpc": "2.0", "id": exchange.request_id, "result": result}
-            status = 200
-        except Exception as exc:  # noqa: BLE001 - where an exception becomes an answer
-            error = exc if isinstance(exc, RpcError) else _bug(exc)
-            done = {"jsonrpc": "2.0", "id": exchange.request_id, "error": error.wire}
-            status = exchange.status_of(error)
-        if not exchange.closed:
-            await exchange.end(done, status)
+    def expect(self, exchange: Exchange, look_out: Callable[[], None]) -> None:
+        """A request begins to wait for its result.
 
-    async def _awaited(self, later: Later, exchange: Exchange, receive: "Receive") -> Result | None:
-        """A result that takes its time; None if it was cancelled."""
+        Args:
+            look_out: called when that takes long, so that somebody looks out for its client's hanging up.
+
+        Raises:
+            RpcError: nothing is waited for any more.
+        """
         if self._over is not None:
             raise self._over
         if not self._unwatched:
             self._some.set()
-        self._unwatched[exchange] = receive
+        self._unwatched[exchange] = look_out
         self._waiting[exchange] = None
+
+    def forget(self, exchange: Exchange) -> None:
+        """It waits no more, or somebody else is about to say that it does."""
+        self._waiting.pop(exchange, None)
+        self._unwatched.pop(exchange, None)
+        if exchange.watcher is not None:
+            exchange.watcher.cancel()
+
+    async def answer(self, receive: "Receive", exchange: Exchange, begin: "Begin") -> None:
+        """Answer a request with what `begin` gives or brings, or with the error that either raises."""
+        exchange.enter()
+        try:
+            try:
+                answer = begin()
+                result = await self._awaited(answer, exchange, receive) if callable(answer) else answer
+                if result is None:
+                    if exchange.verdict is None:
+                        return  # there is nobody to be answered
+                    raise exchange.verdict
+                done, status = exchange.answer(result)
+            except Exception as exc:  # noqa: BLE001 - where an exception becomes an answer
+                done, status = exchange.failure(exc)
+            if not exchange.closed:
+                await exchange.end(done, status)
+        finally:
+            exchange.leave()
+
+    async def _awaited(self, later: Later, exchange: Exchange, receive: "Receive") -> Result | None:
+        """A result that takes its time; None if it was cancelled."""
+        self.expect(exchange, partial(self._look_out, exchange, receive))
         try:
             with exchange.scope:
-                await exchange.waits()
+                try:
+                    await exchange.waits()
+                except anyio.get_cancelled_exc_class():
+                    await later()  # cancelled at once, it ends what it would have waited for
+                    raise
                 return await later()
         finally:
-            del self._waiting[exchange]
-            self._unwatched.pop(exchange, None)
-            if exchange.watcher is not None:
-                exchange.watcher.cancel()
+            self.forget(exchange)
         return None
+
+    def abandoned(self, exchange: Exchange, later: Later) -> None:
+        """Go on with a request whose client has hung up before anybody waited for its result."""
+        assert self._tasks is not None
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.disconnect"}
+
+        async def send(_: object) -> None: ...
+
+        exchange.goes_on(send)
+        exchange.hung_up()
+        self._tasks.start_soon(self.answer, receive, exchange, lambda: later)
+
+    def _look_out(self, exchange: Exchange, receive: "Receive") -> None:
+        assert self._tasks is not None
+        exchange.watcher = anyio.CancelScope()
+        self._tasks.start_soon(self._watch, exchange, exchange.watcher, receive)
 
     async def _watch(self, exchange: Exchange, scope: anyio.CancelScope, receive: "Receive") -> None:
         with scope:
@@ -375,6 +498,9 @@ class Waits:
         self._over = verdict
         for exchange in tuple(self._waiting):
             exchange.cancel(verdict)
+
+
+def _nothing() -> None: ...
 
 
 def _bug(exc: Exception) -> RpcError:

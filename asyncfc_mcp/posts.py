@@ -18,6 +18,8 @@ from asyncfc_mcp.exchange import (
     Exchange,
     Explained,
     Headers,
+    Opener,
+    Opening,
     Refusal,
     Waits,
     read_message,
@@ -41,7 +43,7 @@ from asyncfc_mcp.protocol import (
 from asyncfc_mcp.requests import Params
 from asyncfc_mcp.schemas import HEADER
 from asyncfc_mcp.server import Upstream, envelope_of, unsupported
-from asyncfc_mcp.wire import format_message
+from asyncfc_mcp.wire import Message, format_message
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -74,6 +76,7 @@ _METHOD: Final = b"mcp-method"
 _NAME: Final = b"mcp-name"
 _ROUTING: Final = frozenset({VERSION, _METHOD, _NAME})
 _PARAM: Final = b"mcp-param-"
+"""How headers begin that repeat arguments; one that has it elsewhere in its name is looked at for nothing."""
 _DECLARATION: Final = f'"{HEADER}"'.encode()
 
 
@@ -102,10 +105,10 @@ class Posts:
         """Answer one HTTP request."""
         post = scope["method"] == "POST"
         try:
-            self._door.admit(headers, post=post)
+            accepted = self._door.admit(headers, post=post)
             if not post:
                 raise Refusal(405, b"", (b"allow", b"POST"))
-            if not all(headers.accepted()):
+            if not all(accepted):
                 raise Refusal(406)
             body = await self._door.read(receive)
             if body is not None:
@@ -123,10 +126,20 @@ class Posts:
             if (version := headers.get(VERSION)) not in MODERN_VERSIONS:
                 raise Explained(400, unsupported(version))
             return await respond(send, 202)
+        await self._waits.answer(receive, *self._request(headers, message, send))
+
+    def opener(self, headers: Headers) -> Opener | None:
+        """See `Streamable.opener`."""
+        return partial(self._opening, headers) if all(self._door.admit(headers)) else None
+
+    def _opening(self, headers: Headers, body: bytes, send: "Send") -> Opening | None:
+        message = read_message(body)
+        return self._request(headers, message, send) if "method" in message and "id" in message else None
+
+    def _request(self, headers: Headers, message: Message, send: "Send") -> Opening:
         params = cast("Params", message.get("params") or {})
         exchange = _Exchange(send, cast("RequestId", message["id"]), params)
-        begin = partial(self._begin, exchange, headers, cast("str", message["method"]), params)
-        await self._waits.answer(exchange, receive, begin)
+        return exchange, partial(self._begin, exchange, headers, cast("str", message["method"]), params)
 
     def _begin(self, exchange: Exchange, headers: Headers, method: str, params: Params) -> Result | Later:
         _check_headers(headers, method, params)
@@ -141,14 +154,13 @@ class Posts:
             RpcError: one is missing, or says something else than the arguments.
         """
         name, arguments = params.get("name"), params.get("arguments")
-        if not isinstance(name, str) or not isinstance(arguments, dict | None):
+        if not (isinstance(name, str) and (arguments is None or isinstance(arguments, dict))):
             return
         arguments = cast("dict[str, Any] | None", arguments)
-        sent = any(each.startswith(_PARAM) for each in headers.values)
-        if not sent and not arguments:
-            return
         schema = self._upstream.input_schema(name)
-        if schema is None or not (sent or self._declares(name, schema)):
+        if schema is None:
+            return
+        if not (arguments and self._declares(name, schema)) and _PARAM not in b"".join(headers.values):
             return
         from mcp.shared.inbound import validate_mcp_param_headers
         from starlette.datastructures import Headers as AllHeaders

@@ -24,6 +24,8 @@ from asyncfc_mcp.exchange import (
     Exchange,
     Explained,
     Headers,
+    Opener,
+    Opening,
     Refusal,
     Stream,
     Waits,
@@ -116,7 +118,7 @@ class _Opened:
             self._idle_since = anyio.current_time()
 
     def idle_s(self) -> float:
-        return 0.0 if self._busy else anyio.current_time() - self._idle_since
+        return 0.0 if self._busy or self.exchanges else anyio.current_time() - self._idle_since
 
     # --- what the server says by itself ----------------------------------------------------------------------------
 
@@ -205,10 +207,15 @@ class _Opened:
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
+    def left(self, exchange: "_Exchange") -> None:
+        """A request has been answered."""
+        self.exchanges.pop(exchange, None)
+        self._idle_since = anyio.current_time()
+
     def cancelled(self, params: Params | None) -> None:
         """The client wants no answer to one of its requests any more."""
         request_id = (params or {}).get("requestId")
-        for exchange in self.exchanges:
+        for exchange in tuple(self.exchanges):
             # As the SDK has it: 7 and "7" are one.
             if str(exchange.request_id) == str(request_id):
                 exchange.cancel(RpcError(REQUEST_CANCELLED, "Request cancelled"))
@@ -231,6 +238,12 @@ class _Exchange(Exchange):
     def __init__(self, send: "Send", request_id: RequestId, params: Params, opened: _Opened) -> None:
         super().__init__(send, request_id, params, opened.headers)
         self.opened = opened
+
+    def enter(self) -> None:
+        self.opened.exchanges[self] = None
+
+    def leave(self) -> None:
+        self.opened.left(self)
 
     async def waits(self) -> None:
         await self.begin()
@@ -295,10 +308,9 @@ class Sessions:
         if opened is not None and opened.over.is_set():
             opened = None
         try:
-            self._door.admit(headers, post=method == "POST")
+            json, stream = self._door.admit(headers, post=method == "POST")
             if session_id is not None and opened is None:
                 raise _unknown()
-            json, stream = headers.accepted()
             match method:
                 case "POST":
                     if not (json and stream):
@@ -352,9 +364,7 @@ class Sessions:
             return await self._initialize(opened, message, receive, send)
         opened = _existing(opened)
         if method is not None and "id" in message:
-            exchange = _Exchange(send, message["id"], params or {}, opened)
-            begin = partial(self._upstream.handshake, opened.session, exchange, method, params)
-            return await self._answer(exchange, receive, begin)
+            return await self._waits.answer(receive, *self._request(opened, message, send))
         if method is None and message.get("id") is None:
             raise _refusal(400, "Invalid answer: it needs the id of its request")
         await respond(send, 202, b"", *opened.headers)
@@ -365,13 +375,23 @@ class Sessions:
         elif (rest := self._upstream.notified(opened.session, method)) is not None:
             await rest()
 
-    async def _answer(self, exchange: _Exchange, receive: "Receive", begin: Callable[[], Result | Later]) -> None:
-        exchanges = exchange.opened.exchanges
-        exchanges[exchange] = None
-        try:
-            await self._waits.answer(exchange, receive, begin)
-        finally:
-            del exchanges[exchange]
+    def opener(self, headers: Headers) -> Opener | None:
+        """See `Streamable.opener`."""
+        opened = self._all.get(headers.get(_ID) or "")
+        if opened is None or not all(self._door.admit(headers)):
+            return None
+        return partial(self._opening, opened)
+
+    def _opening(self, opened: _Opened, body: bytes, send: "Send") -> Opening | None:
+        message = read_message(body)
+        if opened.over.is_set() or message.get("method", "initialize") == "initialize" or "id" not in message:
+            return None
+        return self._request(opened, message, send)
+
+    def _request(self, opened: _Opened, message: Message, send: "Send") -> Opening:
+        params = cast("Params | None", message.get("params"))
+        exchange = _Exchange(send, message["id"], params or {}, opened)
+        return exchange, partial(self._upstream.handshake, opened.session, exchange, message["method"], params)
 
     async def _initialize(self, opened: _Opened | None, message: Message, receive: "Receive", send: "Send") -> None:
         """Shake hands, and open a session where that succeeds; one that is open may do it again."""
@@ -388,7 +408,7 @@ class Sessions:
             exchange.headers = opened.headers
             return result
 
-        await self._answer(exchange, receive, begin)
+        await self._waits.answer(receive, exchange, begin)
 
     async def _make_room(self) -> None:
         """Let there be room for one session more.

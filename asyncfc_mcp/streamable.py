@@ -9,7 +9,7 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp.errors import RpcError
-from asyncfc_mcp.exchange import PING_S, VERSION, Door, Headers, Waits
+from asyncfc_mcp.exchange import PING_S, VERSION, Door, Headers, Opener, Refusal, Waits
 from asyncfc_mcp.posts import Posts
 from asyncfc_mcp.protocol import CONNECTION_CLOSED, HANDSHAKE_VERSIONS
 from asyncfc_mcp.server import Upstream
@@ -32,20 +32,30 @@ class Streamable:
     def __init__(self, app: "ASGIApp", upstream: Upstream, path: str, door: Door, *, ping_s: float = PING_S) -> None:
         self._app = app
         self._paths = (path, f"{path}/")
-        self._waits = Waits(ping_s)
-        self._posts = Posts(upstream, door, self._waits)
-        self._sessions = Sessions(upstream, door, self._waits)
+        self.waits = Waits(ping_s)
+        self._posts = Posts(upstream, door, self.waits)
+        self._sessions = Sessions(upstream, door, self.waits)
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         elif scope["type"] == "http" and scope["path"] in self._paths:
             headers = Headers(scope["headers"])
-            version = headers.get(VERSION)
-            eras = self._sessions if version is None or version in HANDSHAKE_VERSIONS else self._posts
-            await eras.serve(scope, headers, receive, send)
+            await self._part_for(headers).serve(scope, headers, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _part_for(self, headers: Headers) -> Posts | Sessions:
+        version = headers.get(VERSION)
+        return self._sessions if version is None or version in HANDSHAKE_VERSIONS else self._posts
+
+    def opener(self, headers: Headers) -> Opener | None:
+        """What opens the request of a POST with these headers, for who can answer it without more of ASGI than `send`;
+        None where they do not let it in."""
+        try:
+            return self._part_for(headers).opener(headers)
+        except Refusal:
+            return None
 
     async def _live(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """What goes on beside requests, from the server's start to its end, which waits for our sessions' ends."""
@@ -53,7 +63,7 @@ class Streamable:
 
         async def beside(*, task_status: anyio.abc.TaskStatus[anyio.CancelScope]) -> None:
             async with anyio.create_task_group() as inner:
-                await inner.start(self._waits.run)
+                await inner.start(self.waits.run)
                 await inner.start(self._sessions.run)
                 task_status.started(inner.cancel_scope)
             ended.set()
@@ -74,4 +84,4 @@ class Streamable:
         """Answer what waits, and let go of who listens: the server is about to end."""
         why = RpcError(CONNECTION_CLOSED, "The bridge is stopping")
         self._sessions.leave(why)
-        self._waits.end(why)
+        self.waits.end(why)

@@ -3,7 +3,6 @@
 Owns our standard streams, sockets, who may connect, and when to stop. Refuses to know what is served.
 """
 
-import hmac
 import ipaddress
 import logging
 import os
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Send
     from starlette.types import Scope as AsgiScope
 
+    from asyncfc_mcp.exchange import Token
+    from asyncfc_mcp.streamable import Streamable
+
 logger = logging.getLogger(__name__)
 
 ORPHAN_POLL_S: Final = 2.0
@@ -41,6 +43,7 @@ EVERYTHING_ASKABLE: Final[Mapping[str, Any]] = {"elicitation": {"form": {}, "url
 """What servers that shake hands are offered where many clients share them."""
 UNSENT_BYTES: Final = 32 << 20
 """Over stdio, how much a client may leave unread while it asks for more."""
+MCP_PATH: Final = "/mcp"
 MAX_BODY_BYTES: Final = 64 << 20
 """Largest request body over HTTP."""
 
@@ -241,39 +244,33 @@ async def serve_stdio(bridge: Bridge) -> None:
 # --- HTTP ----------------------------------------------------------------------------------------------------------
 
 
-class _Bearer:
+class _Guarded:
     """ASGI: lets a request through only with the token; `/healthz` needs none."""
 
-    def __init__(self, app: "ASGIApp", token: str) -> None:
-        self._app, self._expected = app, f"Bearer {token}".encode()
+    def __init__(self, app: "ASGIApp", token: "Token") -> None:
+        self._app, self._token = app, token
 
     async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
         if scope["type"] == "http" and scope["path"] != "/healthz":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._expected):
-                from starlette.responses import PlainTextResponse
+            from asyncfc_mcp.exchange import Refusal, refuse
 
-                response = PlainTextResponse(
-                    "Unauthorized: send the bridge's token as 'Authorization: Bearer …'\n",
-                    status_code=401,
-                    headers={"WWW-Authenticate": 'Bearer realm="asyncfc-mcp"'},
-                )
-                await response(scope, receive, send)
-                return
+            try:
+                self._token.demand(dict(scope["headers"]).get(b"authorization", b""))
+            except Refusal as exc:
+                return await refuse(send, exc)
         await self._app(scope, receive, send)
 
 
 def http_app(
     upstream: Upstream, *, host: str, token: str | None, streamable: bool, sse: bool
-) -> "tuple[ASGIApp, Callable[[], None]]":
-    """The ASGI application: `/mcp`, `/sse` or both, and `/healthz`; and what to call when the server is about to end,
-    so that whoever waits at `/mcp` is answered."""
+) -> "tuple[ASGIApp, Streamable | None]":
+    """The ASGI application: `/mcp`, `/sse` or both, and `/healthz`; and the part of it that is `/mcp`."""
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import BaseRoute, Route
 
-    from asyncfc_mcp.exchange import Allowed, Door
+    from asyncfc_mcp.exchange import Allowed, Door, Token
     from asyncfc_mcp.streamable import Streamable
 
     hosts = origins = None
@@ -290,20 +287,19 @@ def http_app(
     if sse:
         routes += _sse_routes(upstream, hosts, origins)
     app: ASGIApp = Starlette(routes=routes)
-    front: Streamable | None = None
-    if streamable:
-        door = Door(
-            hosts=None if hosts is None else Allowed(hosts),
-            origins=None if origins is None else Allowed(origins),
-            max_body=MAX_BODY_BYTES,
-        )
-        app = front = Streamable(app, upstream, "/mcp", door)
-    if token is not None:
-        app = _Bearer(app, token)
-    return app, front.stop if front is not None else _nothing
-
-
-def _nothing() -> None: ...
+    shown = None if token is None else Token(token)
+    if shown is not None:
+        app = _Guarded(app, shown)
+    if not streamable:
+        return app, None
+    door = Door(
+        token=shown,
+        hosts=None if hosts is None else Allowed(hosts),
+        origins=None if origins is None else Allowed(origins),
+        max_body=MAX_BODY_BYTES,
+    )
+    front = Streamable(app, upstream, MCP_PATH, door)
+    return front, front
 
 
 def _sse_routes(upstream: Upstream, hosts: list[str] | None, origins: list[str] | None) -> "list[BaseRoute]":
@@ -378,18 +374,21 @@ async def serve_http(
     """
     import uvicorn
 
+    from asyncfc_mcp.express import express
+
     scope = scope_for(host, token, insecure=insecure)
     # Clients come and go, and each call says what its own can be asked.
     bridge.introduce(EVERYTHING_ASKABLE)
     async with _stopping(), bridge.open():
         with listening_socket(host, port) as sock:
             upstream = Upstream(bridge, scope, pipe=False)
-            app, stop = http_app(upstream, host=host, token=token, streamable=streamable, sse=sse)
+            app, front = http_app(upstream, host=host, token=token, streamable=streamable, sse=sse)
             config = uvicorn.Config(
                 app,
                 log_config=None,
                 access_log=False,
-                http="h11",  # httptools, where it is installed, loses the body of a request that offers h2c (Java's do)
+                server_header=False,
+                http=express(front, MCP_PATH) if front is not None else "h11",
                 proxy_headers=False,  # nothing here goes by who a proxy says that the client is
                 timeout_graceful_shutdown=SHUTDOWN_S,
                 lifespan="on",
@@ -400,17 +399,18 @@ async def serve_http(
                 shown = f"[{host.strip('[]')}]" if sock.family == socket.AF_INET6 else host
                 listening(f"http://{shown}:{sock.getsockname()[1]}")
                 server = uvicorn.Server(config)
-                tg.start_soon(_stop_when_cancelled, server, stop)
+                tg.start_soon(_stop_when_cancelled, server, front)
                 with anyio.CancelScope(shield=True):
                     await server.serve(sockets=[sock])
                 tg.cancel_scope.cancel()
 
 
-async def _stop_when_cancelled(server: Any, stop: Callable[[], None]) -> None:
+async def _stop_when_cancelled(server: Any, front: "Streamable | None") -> None:
     # uvicorn is asked, not cancelled: cancelled in the middle, it leaves requests hanging and says so with tracebacks.
     # It waits for those that are being answered, so they are answered now.
     try:
         await anyio.sleep_forever()
     finally:
         server.should_exit = True
-        stop()
+        if front is not None:
+            front.stop()

@@ -383,7 +383,7 @@ async def test_an_answer_that_is_there_at_once_takes_no_task():
 
 
 def waits_of(app: Any) -> Waits:
-    return app._waits
+    return app.waits
 
 
 @on_virtual_time

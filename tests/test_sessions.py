@@ -118,10 +118,11 @@ async def stage(*, mode: str = "sync") -> AsyncGenerator[Stage]:
         await tg.start(upstream.run)
         security = TransportSecuritySettings(allowed_hosts=HOSTS, allowed_origins=ORIGINS)
         theirs = sdk_server(upstream).streamable_http_app(transport_security=security, max_request_body_size=LIMIT)
-        ours, stop = transports.http_app(upstream, host="127.0.0.1", token=None, streamable=True, sse=False)
+        ours, front = transports.http_app(upstream, host="127.0.0.1", token=None, streamable=True, sse=False)
         for app in (ours, theirs):
             await stack.enter_async_context(alive(app))
-        yield Stage(ours, theirs, toy, stop)
+        assert front is not None
+        yield Stage(ours, theirs, toy, front.stop)
 
 
 # --- as the SDK's sessions -----------------------------------------------------------------------------------------

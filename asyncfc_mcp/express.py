@@ -1,0 +1,285 @@
+"""The short way over HTTP: a plain POST of a request that is answered at once, or soon, takes no ASGI and no task.
+
+Owns what is plain (a head without surprises, a small body, nothing sent ahead) and the response to it. Refuses to know
+what is asked, and everything that is not plain or takes longer: that goes to uvicorn, whose protocol this is, as if it
+had only just come. uvicorn's way, h11 and a task for each request, costs as much as all that the bridge does about a
+call (`benchmarks/`, `overhead`). Rejected: its faster parser, httptools, which takes a third of that off and loses the
+body of a request that offers h2c, as Java's clients do.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import anyio
+from h11 import IDLE
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+
+from asyncfc_mcp.exchange import Exchange, Header, Headers, Opener, Refusal
+from asyncfc_mcp.protocol import Later, Soon
+from asyncfc_mcp.streamable import Streamable
+from asyncfc_mcp.wire import Message, format_message
+
+if TYPE_CHECKING:
+    from starlette.types import Message as AsgiMessage
+    from starlette.types import Receive, Scope, Send
+
+HEAD_BYTES: Final = 16 << 10
+BODY_BYTES: Final = 64 << 10
+"""What is larger takes the long way, which reads no further while that much of a body waits."""
+
+# Stricter than h11: what this takes, h11 reads in the same way. A test holds them to that.
+_HEAD: Final = re.compile(rb"POST ([!-~]+) HTTP/1\.1\r\n((?:[-!#$%&'*+.^_`|~0-9a-zA-Z]+:[\t !-~\x80-\xff]*\r\n)+)\r\n")
+_LENGTH: Final = re.compile(rb"[0-9]{1,7}")
+_SURPRISES: Final = frozenset({b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
+
+
+class Express(H11Protocol):
+    """One connection. h11 and the rest of uvicorn's protocol know nothing of the requests that take the short way.
+
+    Args:
+        front: what answers requests.
+        path: where, as it stands in a request.
+        uvicorn: what uvicorn gives its protocols.
+    """
+
+    def __init__(self, front: Streamable, path: bytes, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self._front, self._path = front, path
+        self._application = self.app
+        self.app = cast("Any", self._run)
+        self._long = False
+        """Whether a request takes the long way."""
+        self._got = b""
+        """What has come of a request that may be a plain one."""
+        self._head: tuple[Opener, int, int] | None = None
+        """If its head has come: what opens it, where the head ends, and where the request does."""
+        self._exchange: Exchange | None = None
+        """What is being answered."""
+        self._soon: Soon | None = None
+        """What its answer waits for."""
+        self._request = b""
+        """It, as it came."""
+        self._ahead = b""
+        """What the client has sent before it had that answer."""
+        self._handed_over: tuple[Exchange, Later] | None = None
+        """What takes the long way after all, until it is taken over there."""
+        self._taken_over = anyio.Event()
+        self._defaults: Sequence[Header] = ()
+        self._default_lines = b""
+        self._last = False
+        """Whether the connection is to be closed after that answer."""
+
+    # --- what comes --------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._exchange is not None or self._ahead:
+            self._ahead += data
+            if len(self._ahead) > BODY_BYTES:
+                self.flow.pause_reading()
+        elif self._long:
+            super().data_received(data)
+        else:
+            self._unset_keepalive_if_required()
+            self._got += data
+            if self.flow.write_paused or not self._takes():
+                self._go_long(self._got)
+
+    def _takes(self) -> bool:
+        """Whether what has come may be, or is, a request that takes the short way; if it is, it is answered."""
+        if self._head is None:
+            end = self._got.find(b"\r\n\r\n") + 4
+            if end < 4:
+                return len(self._got) < HEAD_BYTES and self._got[:5] == b"POST "[: len(self._got)]
+            head = _HEAD.fullmatch(self._got, 0, end)
+            headers = plain_headers(head[2]) if head is not None and head[1] == self._path else None
+            opener = self._front.opener(headers) if headers is not None else None
+            if headers is None or opener is None:
+                return False
+            self._head = opener, end, end + int(headers.values[b"content-length"])
+        opener, end, size = self._head
+        if len(self._got) < size:
+            return True
+        return len(self._got) == size and self._answers(opener, end)
+
+    def _go_long(self, data: bytes) -> None:
+        self._got, self._head = b"", None
+        self._long = True
+        super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        """Called by uvicorn. What the client has sent ahead goes the same way, since h11 has it."""
+        super().on_response_complete()
+        if self.conn.their_state is IDLE and not self.conn.trailing_data[0]:
+            self._long = False
+
+    # --- the answer --------------------------------------------------------------------------------------------------
+
+    def _answers(self, opener: Opener, at: int) -> bool:
+        """Begin to answer the request whose body begins there; False if that takes the long way."""
+        try:
+            opening = opener(self._got[at:], self._send)
+        except Refusal:
+            return False
+        if opening is None:
+            return False
+        exchange, begin = opening
+        self._exchange, self._request = exchange, self._got
+        self._got, self._head = b"", None
+        exchange.enter()
+        try:
+            answer = begin()
+            if callable(answer):
+                self._wait(exchange, answer)
+                return True
+            done = exchange.answer(answer)
+        except Exception as exc:  # noqa: BLE001 - with its like below, where an exception becomes an answer
+            done = exchange.failure(exc)
+        self._respond(exchange, *done)
+        return True
+
+    def _wait(self, exchange: Exchange, answer: Later) -> None:
+        if isinstance(answer, Soon):
+            self._front.waits.expect(exchange, self._hand_over)
+            self._soon = answer
+            exchange.on_cancel = self._hand_over
+            answer.watch(self._come)
+        else:
+            self._hand_over(answer)
+
+    def _come(self) -> None:
+        """The result is there, or has to be waited for in a task."""
+        exchange, soon = self._exchange, self._soon
+        assert exchange is not None
+        assert soon is not None
+        try:
+            result = soon.take()
+            if result is None:
+                return self._hand_over()
+            done = exchange.answer(result)
+        except Exception as exc:  # noqa: BLE001
+            done = exchange.failure(exc)
+        self._call_off(exchange)
+        self._respond(exchange, *done)
+
+    def _call_off(self, exchange: Exchange) -> Soon:
+        soon, self._soon = self._soon, None
+        assert soon is not None
+        soon.call_off()
+        self._front.waits.forget(exchange)
+        return soon
+
+    def _respond(self, exchange: Exchange, message: Message, status: int) -> None:
+        body = format_message(message)
+        defaults = self.server_state.default_headers  # uvicorn makes new ones every second: they tell the time
+        if defaults is not self._defaults:
+            self._defaults, self._default_lines = defaults, _lines(defaults)
+        head = b"HTTP/1.1 %d %s\r\n%s%scontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (
+            status, STATUS_PHRASES[status], self._default_lines, _lines(exchange.headers), len(body),
+        )  # fmt: skip
+        self.transport.write(head + body)
+        exchange.closed = True
+        exchange.leave()
+        self._exchange, self._request = None, b""
+        self.server_state.total_requests += 1
+        if self._last:
+            self.transport.close()
+            return
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        if self._ahead:
+            # Not from in here: this may be in the midst of the end of a call, and a request may be the next call.
+            self.loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        data, self._ahead = self._ahead, b""
+        self.flow.resume_reading()
+        if not self.transport.is_closing():
+            self.data_received(data)
+
+    # --- the long way after all --------------------------------------------------------------------------------------
+
+    def _hand_over(self, later: Later | None = None) -> None:
+        """Let uvicorn have the request; the application goes on with it where we are."""
+        exchange = self._exchange
+        assert exchange is not None
+        if later is None:
+            later = self._call_off(exchange)
+        exchange.on_cancel = _nothing
+        self._handed_over, self._taken_over = (exchange, later), anyio.Event()
+        request, ahead = self._request, self._ahead
+        self._exchange, self._request, self._ahead = None, b"", b""
+        self._go_long(request + ahead)
+        if self._last:
+            self.cycle.keep_alive = False
+
+    async def _run(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """ASGI: the application, where it takes over what was handed over."""
+        if self._handed_over is None:
+            return await self._application(scope, receive, send)
+        (exchange, later), self._handed_over = self._handed_over, None
+        exchange.goes_on(send)
+        self._taken_over.set()
+        await self._front.waits.answer(receive, exchange, lambda: later)
+
+    async def _send(self, message: "AsgiMessage") -> None:
+        """Send what comes before the result, which makes the response a stream: that is uvicorn's."""
+        exchange = self._exchange or (self._handed_over[0] if self._handed_over is not None else None)
+        if exchange is None:
+            return  # its client has hung up
+        if self._soon is not None:
+            self._hand_over()
+        await self._taken_over.wait()
+        await exchange.send(message)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self._front.waits.abandoned(exchange, self._call_off(exchange))
+        self._ahead = b""
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Called by uvicorn, which is about to end."""
+        if self._exchange is not None:
+            self._last = True
+        else:
+            super().shutdown()
+
+
+def express(front: Streamable, path: str) -> type[H11Protocol]:
+    """The protocol of a server whose MCP endpoint is at `path`, for `uvicorn.Config`."""
+    return cast("type[H11Protocol]", partial(Express, front, path.encode()))
+
+
+def plain_headers(lines: bytes) -> Headers | None:
+    """The headers of a request, from their lines; None if anything but the answer depends on them."""
+    raw: list[Header] = []
+    for line in lines[:-2].split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        raw.append((name.lower(), value.strip()))
+    headers = Headers(raw)
+    values = headers.values
+    length = values.get(b"content-length", b"")
+    if (
+        b"host" not in values
+        or _LENGTH.fullmatch(length) is None
+        or int(length) > BODY_BYTES
+        or values.get(b"connection", b"keep-alive").lower() != b"keep-alive"
+        or not _SURPRISES.isdisjoint(values)
+    ):
+        return None
+    if len(raw) > len(values):
+        names = [name for name, _ in raw]
+        if max(names.count(b"host"), names.count(b"content-length"), names.count(b"connection")) > 1:
+            return None
+    return headers
+
+
+def _lines(headers: Sequence[Header]) -> bytes:
+    return b"".join([b"%s: %s\r\n" % header for header in headers])
+
+
+def _nothing() -> None: ...

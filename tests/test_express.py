@@ -1,0 +1,698 @@
+"""The short way over HTTP: what takes it, that its answers are those of the long way, and how it ends.
+
+uvicorn's own protocol runs here on a transport that keeps what is written; `tests/e2e/test_http.py` has the sockets.
+"""
+
+import itertools
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+from unittest.mock import patch
+
+import anyio
+import h11
+import pytest
+import uvicorn
+from asgi import Json, alive
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lab import Got, Toy, bridge_over, text_result
+from uvicorn.server import ServerState
+
+from asyncfc_mcp import express, transports
+from asyncfc_mcp.exchange import UNWATCHED_S
+from asyncfc_mcp.express import BODY_BYTES, HEAD_BYTES, Express, plain_headers
+from asyncfc_mcp.futures import LOCAL
+from asyncfc_mcp.protocol import CONNECTION_CLOSED, REQUEST_CANCELLED
+from asyncfc_mcp.server import Upstream
+from asyncfc_mcp.streamable import Streamable
+
+pytestmark = pytest.mark.anyio
+VERSION = "2026-07-28"
+META = {"io.modelcontextprotocol/protocolVersion": VERSION, "io.modelcontextprotocol/clientCapabilities": {}}
+GOOD = {
+    "Host": "127.0.0.1:8642",
+    "Accept": "application/json, text/event-stream",
+    "Content-Type": "application/json",
+    "Connection": "keep-alive",
+}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """uvicorn's, which is no other's."""
+    return "asyncio"
+
+
+class Transport:
+    """Keeps what is written; of asyncio's as much as uvicorn uses."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.writes = 0
+        self.closing = False
+        self.reads = True
+        self.protocol: Any = None
+
+    def write(self, data: bytes) -> None:
+        assert not self.closing
+        self.written += data
+        self.writes += 1
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        if not self.closing:
+            self.closing = True
+            self.protocol.loop.call_soon(self.protocol.connection_lost, None)
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def get_extra_info(self, name: str) -> Any:
+        return ("127.0.0.1", 1) if name in ("peername", "sockname") else None
+
+
+@dataclass
+class Response:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def messages(self) -> list[Json]:
+        """What was said, plain or in events."""
+        if self.headers["content-type"] == "text/event-stream":
+            blocks = [block for block in self.body.decode().split("\r\n\r\n") if block and not block.startswith(":")]
+            return [json.loads(block.partition("data: ")[2]) for block in blocks]
+        return [json.loads(self.body)]
+
+    @property
+    def result(self) -> Json:
+        return self.messages[-1]["result"]
+
+
+@dataclass
+class Connection:
+    """A client's connection."""
+
+    protocol: Express
+    transport: Transport
+    session: str | None = None
+    read: int = 0
+
+    @property
+    def took_the_short_way(self) -> bool:
+        """Whether uvicorn never heard of a request."""
+        return self.protocol.cycle is None
+
+    def head(
+        self, body: bytes, headers: dict[str, str | None] | None = None, line: str = "POST /mcp HTTP/1.1"
+    ) -> bytes:
+        said: dict[str, str | None] = {**GOOD, "Content-Length": str(len(body))}
+        if self.session is not None:
+            said |= {"Mcp-Session-Id": self.session, "Mcp-Protocol-Version": "2025-11-25"}
+        else:
+            message = json.loads(body)
+            said |= {"Mcp-Protocol-Version": VERSION, "Mcp-Method": message.get("method")}
+            if (params := message.get("params")) and "name" in params:
+                said["Mcp-Name"] = params["name"]
+        lines = [f"{name}: {value}" for name, value in (said | (headers or {})).items() if value is not None]
+        return "\r\n".join([line, *lines, "", ""]).encode()
+
+    def message(self, method: str, params: Json | None = None, *, id: Any = 1, **meta: Any) -> bytes:
+        given = dict(params or {})
+        if self.session is None:
+            given["_meta"] = META | meta
+        elif meta:
+            given["_meta"] = meta
+        return json.dumps({"jsonrpc": "2.0", "id": id, "method": method, "params": given}).encode()
+
+    def request(self, method: str, params: Json | None = None, **more: Any) -> bytes:
+        """A plain request, whole."""
+        body = self.message(method, params, **more)
+        return self.head(body) + body
+
+    def call(self, tool: str, arguments: Json | None = None, **more: Any) -> bytes:
+        return self.request("tools/call", {"name": tool, "arguments": arguments or {}}, **more)
+
+    def send(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self.protocol.data_received(piece)
+
+    def _parsed(self) -> tuple[Response, int] | None:
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method="POST", target="/", headers=[("host", "x"), ("content-length", "0")]))
+        client.send(h11.EndOfMessage())
+        if written := self.transport.written[self.read :]:
+            client.receive_data(written)
+        if self.transport.closing:
+            client.receive_data(b"")
+        response, chunks = None, list[bytes]()
+        while True:
+            event = client.next_event()
+            if isinstance(event, h11.Response):
+                response = event
+            elif isinstance(event, h11.Data):
+                chunks.append(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                assert response is not None
+                headers = {name.decode(): value.decode() for name, value in response.headers}
+                rest = client.trailing_data[0]
+                return Response(response.status_code, headers, b"".join(chunks)), len(self.transport.written) - len(
+                    rest
+                )
+            elif event is h11.NEED_DATA:
+                return None
+
+    async def response(self) -> Response:
+        """The next response, whole."""
+        found: list[tuple[Response, int]] = []
+
+        def whole() -> bool:
+            found[:] = [each] if (each := self._parsed()) is not None else []
+            return bool(found)
+
+        await until(whole)
+        [(response, self.read)] = found
+        return response
+
+    def hang_up(self) -> None:
+        self.transport.closing = True
+        self.protocol.connection_lost(None)
+
+
+async def until(what: Callable[[], Any]) -> None:
+    """Return when it is true."""
+    with anyio.fail_after(5):
+        while not what():  # noqa: ASYNC110 - nobody tells us
+            await anyio.sleep(0.001)
+
+
+@dataclass
+class Stage:
+    """A bridge over a toy, as uvicorn serves it."""
+
+    toy: Toy
+    front: Streamable
+    config: uvicorn.Config
+    state: ServerState = field(default_factory=ServerState)
+
+    def connect(self) -> Connection:
+        transport = Transport()
+        make = cast("Any", self.config.http_protocol_class)
+        protocol = transport.protocol = make(config=self.config, server_state=self.state, app_state={})
+        protocol.connection_made(transport)
+        return Connection(protocol, transport)
+
+    async def shake_hands(self) -> Connection:
+        """A connection of a session, on which nothing was sent yet."""
+        opener = self.connect()
+        opener.session = ""
+        params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+        body = opener.message("initialize", params)
+        opener.send(opener.head(body, {"Mcp-Session-Id": None}) + body)
+        connection = self.connect()
+        connection.session = opener.session = (await opener.response()).headers["mcp-session-id"]
+        body = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
+        opener.send(opener.head(body) + body)
+        assert (await opener.response()).status == 202
+        return connection
+
+    async def client(self, era: str) -> Connection:
+        return await self.shake_hands() if era == "handshake" else self.connect()
+
+
+@asynccontextmanager
+async def stage(*, mode: str = "sync", token: str | None = None) -> AsyncGenerator[Stage]:
+    toy = Toy()
+
+    async def steps(got: Got) -> Json:
+        await got.inbound.progress(1, 2, "half")
+        return text_result("done")
+
+    toy.add("steps", steps)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(patch("asyncfc_mcp.bridge.INTRODUCTION_S", 0.0))
+        bridge = await stack.enter_async_context(bridge_over(toy, policy={"mode": mode, "grace_ms": 0}))
+        upstream = Upstream(bridge, LOCAL, pipe=False)
+        tg = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(tg.cancel_scope.cancel)
+        await tg.start(upstream.run)
+        app, front = transports.http_app(upstream, host="127.0.0.1", token=token, streamable=True, sse=False)
+        assert front is not None
+        await stack.enter_async_context(alive(app))
+        config = uvicorn.Config(app, http=express.express(front, "/mcp"), log_config=None, access_log=False)
+        config.load()
+        yield Stage(toy, front, config)
+
+
+ERAS = pytest.mark.parametrize("era", ["2026-07-28", "handshake"])
+
+
+# --- what takes it -------------------------------------------------------------------------------------------------
+
+
+@ERAS
+async def test_a_quick_result_is_written_at_once_and_whole(era: str):
+    """One write, no cycle of uvicorn's, and the connection is there for the next."""
+    async with stage() as it:
+        client = await it.client(era)
+        for number in (1, 2, 3):
+            client.send(client.call("echo", {"text": "hä\u2028"}, id=number))
+            response = await client.response()
+            assert response.status == 200
+            assert response.headers["content-type"] == "application/json"
+            assert ("mcp-session-id" in response.headers) == (era == "handshake")
+            assert response.messages[0]["id"] == number
+            assert response.result["structuredContent"] == {"arguments": {"text": "hä\u2028"}}
+            assert client.transport.writes == number
+        assert client.took_the_short_way
+        assert not it.front.waits._waiting
+
+
+@ERAS
+async def test_a_handle_is_there_before_anything_else_happens(era: str):
+    """Nobody waits for anything."""
+    async with stage(mode="future") as it:
+        client = await it.client(era)
+        client.send(client.call("gate", {"name": "never"}))
+        assert client.transport.writes == 1
+        response = await client.response()
+        assert response.result["structuredContent"]["status"] == "running"
+        assert client.took_the_short_way
+
+
+@ERAS
+async def test_an_error_is_an_answer_too(era: str):
+    """With the status that the long way gives it."""
+    async with stage() as it:
+        client = await it.client(era)
+        for request, code, status in (
+            (client.call("echo", {"a": 1}), None, 200),
+            (client.call("nobody"), -32602, 400),
+            (client.request("initialized", {}), -32601, 404),
+        ):
+            client.send(request)
+            response = await client.response()
+            assert response.messages[0].get("error", {}).get("code") == code
+            assert response.status == (200 if era == "handshake" else status)
+
+
+def whole(client: Connection) -> bytes:
+    return client.call("echo", {"text": "x"})
+
+
+def with_headers(**headers: str | None) -> Callable[[Connection], bytes]:
+    def request(client: Connection) -> bytes:
+        body = client.message("tools/call", {"name": "echo", "arguments": {"text": "x"}})
+        return client.head(body, {name.replace("_", "-"): value for name, value in headers.items()}) + body
+
+    return request
+
+
+def chunked(client: Connection) -> bytes:
+    body = client.message("tools/call", {"name": "echo", "arguments": {"text": "x"}})
+    head = client.head(body, {"Content-Length": None, "Transfer-Encoding": "chunked"})
+    return head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+
+
+def large(client: Connection) -> bytes:
+    return client.call("echo", {"text": "x", "more": "y" * BODY_BYTES})
+
+
+def long_head(client: Connection) -> bytes:
+    return with_headers(X_Long="z" * HEAD_BYTES)(client)
+
+
+def on_another_path(client: Connection) -> bytes:
+    body = client.message("tools/call", {"name": "echo", "arguments": {"text": "x"}})
+    return client.head(body, line="POST /mcp/ HTTP/1.1") + body
+
+
+@ERAS
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        chunked,
+        large,
+        on_another_path,
+        with_headers(Expect="100-continue"),
+        with_headers(Upgrade="h2c", Connection="Upgrade, HTTP2-Settings"),
+        with_headers(Connection="close"),
+        with_headers(TE="trailers"),
+    ],
+)
+async def test_what_is_not_plain_is_answered_by_the_long_way(era: str, request_of: Callable[[Connection], bytes]):
+    """As it comes, and however it comes."""
+    async with stage() as it:
+        for pieces in (1, 7):
+            client = await it.client(era)
+            request = request_of(client)
+            step = -(-len(request) // pieces)
+            client.send(*(request[at : at + step] for at in range(0, len(request), step)))
+            response = await client.response()
+            if response.status == 100:
+                response = await client.response()
+            assert response.result["structuredContent"]["arguments"]["text"] == "x"
+            assert not client.took_the_short_way
+
+
+@ERAS
+async def test_a_long_head_is_no_reason_to_wait(era: str):
+    """What does not end in time goes to h11, which has a bound of its own."""
+    async with stage() as it:
+        client = await it.client(era)
+        request = long_head(client)
+        client.send(request[:HEAD_BYTES], request[HEAD_BYTES:])
+        assert (await client.response()).result["structuredContent"]["arguments"] == {"text": "x"}
+
+
+async def test_the_long_way_leads_back():
+    """Once uvicorn is done with a request, the next one may be plain again."""
+    async with stage() as it:
+        client = it.connect()
+        client.send(chunked(client))
+        assert (await client.response()).status == 200
+        cycle = client.protocol.cycle
+        client.send(whole(client))
+        assert (await client.response()).status == 200
+        assert client.protocol.cycle is cycle
+
+
+REFUSED: dict[str, tuple[bytes | None, dict[str, str | None], int]] = {
+    "another host": (None, {"Host": "evil.example"}, 421),
+    "another origin": (None, {"Origin": "http://evil.example"}, 403),
+    "another type": (None, {"Content-Type": "text/plain"}, 400),
+    "takes no streams": (None, {"Accept": "application/json"}, 406),
+    "no JSON": (b"{", {"Mcp-Method": "tools/call", "Mcp-Name": "echo"}, 400),
+    "an answer": (b'{"jsonrpc":"2.0","id":1,"result":{}}', {}, 400),
+    "another method in the headers": (None, {"Mcp-Method": "tools/list"}, 400),
+    "two hosts": (None, {"Host": "127.0.0.1\r\nHost: localhost"}, 400),
+    "two lengths": (None, {"Content-Length": "7\r\nContent-Length: 8"}, 400),
+    "no host": (None, {"Host": None}, 400),
+    "a length that is none": (None, {"Content-Length": "+7"}, 400),
+    "a name that is none": (None, {"Bad Name": "x"}, 400),
+    "a value that is none": (None, {"X": "a\x00b"}, 400),
+    "white space before the colon": (None, {"Host ": "127.0.0.1"}, 400),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_what_is_refused_on_the_long_way_is_refused(case: str):
+    """With the same words, and nothing is done."""
+    body, headers, status = REFUSED[case]
+    async with stage() as it:
+        client = it.connect()
+        body = body or client.message("tools/call", {"name": "echo", "arguments": {"text": "x"}})
+        given = json.loads(client.message("x")) if body == b"{" else None
+        head = client.head(body if given is None else json.dumps(given).encode(), headers | {"Content-Length": (
+            headers.get("Content-Length") or str(len(body)))})  # fmt: skip
+        client.send(head + body)
+        assert (await client.response()).status == status
+        assert not it.toy.got
+
+
+async def test_the_token_is_asked_for_on_both_ways():
+    """A plain request without it is none of the bridge's business."""
+    async with stage(token="secret") as it:
+        for given, status in (("Bearer secret", 200), ("Bearer secret2", 401), (None, 401), ("Bearer secret", 200)):
+            for request_of in (with_headers(Authorization=given), with_headers(Authorization=given, TE="trailers")):
+                client = it.connect()
+                client.send(request_of(client))
+                assert (await client.response()).status == status
+        assert len(it.toy.got) == 4
+
+
+# --- pieces, and what is sent ahead --------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(cuts=st.lists(st.integers(1, 600), max_size=5))
+def test_a_request_may_come_in_any_pieces(cuts: list[int]):
+    """The answer is the same."""
+
+    async def play() -> None:
+        async with stage() as it:
+            client = it.connect()
+            request = whole(client)
+            edges = [0, *sorted(cut for cut in set(cuts) if cut < len(request)), len(request)]
+            client.send(*(request[a:b] for a, b in itertools.pairwise(edges)))
+            assert (await client.response()).result["structuredContent"] == {"arguments": {"text": "x"}}
+            assert client.took_the_short_way
+
+    anyio.run(play)
+
+
+@ERAS
+@pytest.mark.parametrize("together", [True, False])
+async def test_requests_that_are_sent_ahead_are_answered_in_order(era: str, together: bool):
+    """In one piece, or one after another while the first is still being answered."""
+    async with stage() as it:
+        client = await it.client(era)
+        requests = [client.call("gate", {"name": "first"}), *(client.call("echo", {"n": n}, id=n) for n in (2, 3, 4))]
+        client.send(*([b"".join(requests)] if together else requests))
+        await until(lambda: it.toy.got)
+        it.toy.open("first")
+        assert [(await client.response()).messages[-1]["id"] for _ in requests] == [1, 2, 3, 4]
+        client.send(client.call("echo", {"n": 5}, id=5))
+        assert (await client.response()).messages[-1]["id"] == 5
+
+
+async def test_no_more_is_read_of_who_sends_too_much_ahead():
+    """Until the answer is there that it could have waited for."""
+    async with stage() as it:
+        client = it.connect()
+        client.send(client.call("gate", {"name": "first"}))
+        client.send(large(client)[: BODY_BYTES + 1])
+        assert not client.transport.reads
+        it.toy.open("first")
+        await client.response()
+        await until(lambda: client.transport.reads)
+
+
+async def test_who_does_not_read_is_not_answered_further():
+    """What waits to be read is bounded by uvicorn, which stops there."""
+    async with stage() as it:
+        client = it.connect()
+        client.protocol.pause_writing()
+        client.send(whole(client))
+        for _ in range(20):
+            await anyio.sleep(0.001)
+        assert not client.transport.written
+        client.protocol.resume_writing()
+        assert (await client.response()).status == 200
+
+
+# --- what takes longer ---------------------------------------------------------------------------------------------
+
+
+@ERAS
+async def test_a_slow_result_comes_by_the_long_way(era: str):
+    """The call is made once; after a while somebody looks out for its client."""
+    async with stage() as it:
+        client = await it.client(era)
+        client.send(client.call("gate", {"name": "slow"}))
+        assert client.took_the_short_way
+        await until(lambda: not client.took_the_short_way)
+        it.toy.open("slow")
+        response = await client.response()
+        assert response.result["content"][0]["text"] == "through slow"
+        assert response.headers["content-type"] == ("text/event-stream" if era == "handshake" else "application/json")
+        assert [got.tool for got in it.toy.got] == ["gate"]
+        client.send(whole(client))
+        assert (await client.response()).status == 200
+
+
+@ERAS
+async def test_progress_makes_a_stream_of_the_response(era: str):
+    """The step first, then the result."""
+    async with stage() as it:
+        client = await it.client(era)
+        client.send(client.call("steps", progressToken="p"))
+        response = await client.response()
+        assert response.headers["content-type"] == "text/event-stream"
+        step, answer = response.messages
+        assert step["params"] == {"progressToken": "p", "progress": 1, "total": 2, "message": "half"}
+        assert answer["result"]["content"][0]["text"] == "done"
+
+
+async def test_a_log_message_makes_a_stream_of_the_response():
+    """It comes before the result, as it was said."""
+    async with stage() as it:
+
+        async def chatty(got: Got) -> Json:
+            await got.inbound.notify("notifications/message", {"level": "info", "data": "hello"})
+            return text_result("done")
+
+        it.toy.tools["steps"] = chatty
+        client = await it.shake_hands()
+        client.send(client.call("steps"))
+        said, answer = (await client.response()).messages
+        assert said["params"] == {"level": "info", "data": "hello"}
+        assert answer["result"]["content"][0]["text"] == "done"
+
+
+async def test_what_is_said_to_who_hung_up_is_dropped():
+    """Whoever says it is not kept."""
+    async with stage() as it:
+        client = it.connect()
+        client.send(client.call("gate", {"name": "never"}))
+        exchange = client.protocol._exchange
+        assert exchange is not None
+        say = exchange.send
+        client.hang_up()
+        with anyio.fail_after(5):
+            await say({"type": "http.response.start", "status": 200, "headers": []})
+            assert not await exchange.write({"jsonrpc": "2.0", "method": "x"})
+
+
+# --- how it ends ---------------------------------------------------------------------------------------------------
+
+
+@ERAS
+@pytest.mark.parametrize("late", [False, True])
+async def test_hanging_up_cancels_where_the_protocol_says_so(era: str, late: bool):
+    """On 2026-07-28; clients that shook hands may want the call all the same."""
+    async with stage() as it:
+        client = await it.client(era)
+        client.send(client.call("gate", {"name": "g"}))
+        await until(lambda: it.toy.got)
+        if late:
+            await anyio.sleep(UNWATCHED_S * 2.5)
+        client.hang_up()
+        if era == "handshake":
+            await anyio.sleep(0.05)
+            assert not it.toy.cancelled
+            it.toy.open("g")
+            await until(lambda: not it.front.waits._waiting)
+        else:
+            await until(lambda: it.toy.cancelled)
+        assert not it.front.waits._unwatched
+
+
+async def test_a_cancelled_request_is_answered_with_that():
+    """By a notification, which comes on another connection."""
+    async with stage() as it:
+        client = await it.shake_hands()
+        client.send(client.call("gate", {"name": "never"}, id=7))
+        other = it.connect()
+        other.session = client.session
+        body = json.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}}).encode()
+        other.send(other.head(body) + body)
+        assert (await other.response()).status == 202
+        assert (await client.response()).messages[-1]["error"]["code"] == REQUEST_CANCELLED
+        await until(lambda: it.toy.cancelled)
+
+
+@ERAS
+async def test_a_bridge_that_stops_answers_what_waits_and_what_comes(era: str):
+    """With an error that says so."""
+    async with stage() as it:
+        client = await it.client(era)
+        client.send(client.call("gate", {"name": "never"}))
+        late = it.connect()
+        it.front.stop()
+        assert (await client.response()).messages[-1]["error"]["code"] == CONNECTION_CLOSED
+        late.send(late.call("gate", {"name": "never"}))
+        assert (await late.response()).messages[-1]["error"]["code"] == CONNECTION_CLOSED
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_a_server_that_ends_closes_connections_after_their_answers(slow: bool):
+    """None in the middle; those on which nothing goes on at once."""
+    async with stage() as it:
+        idle, client = it.connect(), it.connect()
+        client.send(client.call("gate", {"name": "g"}))
+        idle.protocol.shutdown()
+        client.protocol.shutdown()
+        assert idle.transport.closing
+        assert not client.transport.closing
+        if slow:
+            await until(lambda: not client.took_the_short_way)
+        it.toy.open("g")
+        assert (await client.response()).result["content"][0]["text"] == "through g"
+        await until(lambda: client.transport.closing)
+        await until(lambda: not it.state.connections)
+
+
+async def test_a_connection_that_is_not_used_any_more_is_closed():
+    """After as long as uvicorn gives it; a request in time begins that time anew."""
+    async with stage() as it:
+        client = it.connect()
+        client.send(whole(client))
+        await client.response()
+        first = client.protocol.timeout_keep_alive_task
+        assert first is not None
+        client.send(whole(client))
+        assert first.cancelled()
+        await client.response()
+        second = client.protocol.timeout_keep_alive_task
+        assert second is not None
+        client.protocol.timeout_keep_alive_handler()
+        assert client.transport.closing
+
+
+# --- heads, as h11 reads them --------------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(
+    [
+        "Host",
+        "host",
+        "Content-Length",
+        "Connection",
+        "Accept",
+        "Mcp-Name",
+        "X-Y",
+        "x'~",
+        "TE",
+        "Upgrade",
+        "Bad Name",
+        "é",
+    ]
+)
+VALUES = st.one_of(
+    st.sampled_from(["0", "7", "07", " 7 ", "7, 7", "keep-alive", "Keep-Alive", "close", "a", "", "é", "\t", "a\tb"]),
+    st.text(st.characters(codec="latin-1"), max_size=6),
+)
+
+
+@settings(max_examples=600)
+@given(
+    st.lists(st.tuples(NAMES, VALUES), max_size=5),
+    st.booleans(),
+    st.sampled_from(["POST /mcp HTTP/1.1", "POST /mcp HTTP/1.0", "POST  /mcp HTTP/1.1", "GET /mcp HTTP/1.1"]),
+)
+def test_a_head_that_is_taken_reads_as_h11_reads_it(headers: list[tuple[str, str]], good: bool, line: str):
+    """Name for name and value for value, with the same length; and what h11 refuses is not taken."""
+    if good:
+        headers = [("Host", "x"), ("Content-Length", "7"), *headers]
+    head = "\r\n".join([line, *(f"{name}:{value}" for name, value in headers), "", ""]).encode("latin-1")
+    if head.find(b"\r\n\r\n") + 4 != len(head):
+        return
+    match = express._HEAD.fullmatch(head)
+    taken = plain_headers(match[2]) if match is not None else None
+    if taken is None:
+        return
+    server = h11.Connection(h11.SERVER)
+    server.receive_data(head)
+    event = server.next_event()
+    assert isinstance(event, h11.Request)
+    assert [(name, value) for name, value in event.headers] == taken.raw
+    assert (event.method, event.target, event.http_version) == (b"POST", b"/mcp", b"1.1")
+    assert int(dict(event.headers)[b"content-length"]) == int(taken.values[b"content-length"])
+    assert server.their_state is (h11.SEND_BODY if not server.they_are_waiting_for_100_continue else None)
+
+
+def test_a_good_head_is_taken():
+    """So the property above is not an empty one."""
+    lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in GOOD.items()) + b"content-length: 0\r\n"
+    headers = plain_headers(lines)
+    assert headers is not None
+    assert headers.values[b"accept"] == GOOD["Accept"].encode()
