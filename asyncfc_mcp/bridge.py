@@ -190,7 +190,9 @@ class Bridge:
         self._parts = _ClientParts()
         self._direct: Ask | None = None
         self._log_level: str | None = None
-        self.on_notification: Callable[[str, str, Mapping[str, Any]], Callable[[], Awaitable[None]]] | None = None
+        self.on_notification: Callable[[str, str, Mapping[str, Any]], Callable[[], Awaitable[None]] | None] | None = (
+            None
+        )
         """Told of what servers say that is for clients: the server, the method, the parameters."""
         self.downstreams: dict[str, Downstream] = {}
         for server in config.servers:

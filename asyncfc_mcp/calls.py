@@ -10,13 +10,12 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 
 from asyncfc_mcp import answers, tasks
 from asyncfc_mcp.bridge import Bridge, Origin, Wiring
@@ -248,8 +247,8 @@ class ToolCalls:
         if future is None:
             future = await self.bridge.submit(wiring, arguments, self._sync_origin(request, caller))
             self._answered(future)
-        with self._hearing(request, [future]):
-            return await self._result_of(caller, future)
+        async with self._hearing(request, [future]) as attendance:
+            return await self._result_of(caller, future, attendance)
 
     def _sync_origin(self, request: Request, caller: Caller) -> Origin:
         params = request.params
@@ -275,18 +274,19 @@ class ToolCalls:
         future.answered = True
         self.bridge.store.mark_read(future)
 
-    async def answer_sync(self, caller: Caller, future: Future) -> Result:
+    async def answer_sync(self, caller: Caller, future: Future, attendance: Attendance) -> Result:
         """The real result of a sync call that was made, whose request hears already."""
         try:
-            return await self._result_of(caller, future)
+            return await self._result_of(caller, future, attendance)
         except InputNeeded as needed:
             return self._questions(needed)
 
-    async def _result_of(self, caller: Caller, future: Future) -> Result:
-        """The real result of a sync call; cancelling its request cancels it."""
+    async def _result_of(self, caller: Caller, future: Future, attendance: Attendance) -> Result:
+        """The real result of a sync call, after all that was said before; cancelling its request cancels it."""
         try:
-            await anyio.lowlevel.checkpoint()  # what the client is about to be told goes out before the result
+            await attendance.heard()
             await self.attend(future, caller)
+            await attendance.heard()
         except anyio.get_cancelled_exc_class():
             self.bridge.scheduler.cancel(future)
             raise
@@ -337,7 +337,7 @@ class ToolCalls:
 
     async def _wait_all(self, request: Request, caller: Caller, futures: Sequence[Future]) -> None:
         try:
-            with self._hearing(request, futures):
+            async with self._hearing(request, futures):
                 await wait(self.bridge, caller, futures)
         except InputNeeded as needed:
             raise InputNeeded(needed.questions, futures) from None
@@ -494,13 +494,13 @@ class ToolCalls:
                 finally:
                     future.watchers.remove(watch)
 
-    def _hearing(self, request: Request, futures: Iterable[Future]) -> AbstractContextManager[None]:
+    def _hearing(self, request: Request, futures: Iterable[Future]) -> AbstractAsyncContextManager[Attendance]:
         """While it lasts, the request hears what the servers of these futures log."""
-        return self._listeners.attending(_attendance(request), (future.server for future in futures))
+        return self._listeners.attending(attendance_of(request), (future.server for future in futures))
 
-    def hears(self, request: Request, server: str, stir: Callable[[], None]) -> Callable[[], None]:
-        """Let a request hear what a server logs, until what is returned is called; `stir` is called before it does."""
-        return self._listeners.attend(_attendance(request, stir), (server,))
+    def hears(self, attendance: Attendance, server: str) -> Callable[[], None]:
+        """Let a request hear what a server logs, until what is returned is called."""
+        return self._listeners.attend(attendance, (server,))
 
     # --- questions -----------------------------------------------------------------------------------------------
 
@@ -573,13 +573,14 @@ class ToolCalls:
 class _SyncResult(Soon):
     """The real result of a sync call that runs: only what there is to be done before it comes is worth a task."""
 
-    __slots__ = ("_caller", "_calls", "_come", "_future", "_leave")
+    __slots__ = ("_attendance", "_caller", "_calls", "_come", "_future", "_leave")
 
     def __init__(self, calls: ToolCalls, request: Request, caller: Caller, future: Future) -> None:
         self._calls, self._caller, self._future = calls, caller, future
         self._come: Callable[[], None] = _nothing
+        self._attendance = attendance_of(request, self._stir)
         # From now on and until it is over, without a gap on the way to a task.
-        self._leave = calls.hears(request, future.server, self._stir)
+        self._leave = calls.hears(self._attendance, future.server)
 
     def watch(self, come: Callable[[], None]) -> None:
         self._come = come
@@ -597,14 +598,14 @@ class _SyncResult(Soon):
         self._future.watchers.remove(self._changed)
 
     def take(self) -> Result | None:
-        if not self._future.done:
+        if not self._future.done or self._attendance.owed:
             return None
         self._leave()
         return real_result(self._future)
 
     async def __call__(self) -> Result:
         try:
-            return await self._calls.answer_sync(self._caller, self._future)
+            return await self._calls.answer_sync(self._caller, self._future, self._attendance)
         finally:
             self._leave()
 
@@ -623,7 +624,7 @@ def real_result(future: Future) -> Result:
     return answers.alone(future)
 
 
-def _attendance(request: Request, stir: Callable[[], None] = _nothing) -> Attendance:
+def attendance_of(request: Request, stir: Callable[[], None] = _nothing) -> Attendance:
     meta = request.params.get("_meta")
     return Attendance(request.channel.notify, meta.get(LOG_LEVEL_META_KEY) if meta else None, request.session, stir)
 

@@ -45,7 +45,7 @@ class Policy:
     grace_ms: float = _doc(25.0, "Milliseconds given to a quick tool to answer with its result; 0 turns it off.")
     retries: int = _doc(2, "Tries after a transport failure, of `readOnlyHint` and `idempotentHint` tools only.")
     single_flight: bool = _doc(False, "Let identical `readOnlyHint` calls that run at the same time share one result.")
-    max_argument_bytes: int = _doc(8 << 20, "Largest arguments, in bytes, after references were resolved.")
+    max_argument_bytes: int = _doc(8 << 20, "Largest arguments, in bytes, into which the values of futures were put.")
 
 
 @dataclass(frozen=True, slots=True)

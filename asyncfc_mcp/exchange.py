@@ -1,9 +1,10 @@
-"""An HTTP request of an MCP client, whatever its protocol era, straight from ASGI: who may send it, and the way back.
+"""An HTTP request of an MCP client, whatever its protocol era: who may send it, and the way back.
 
 Owns whose pages may talk to us, how much may be said, when an answer becomes a stream of events, that quiet streams
-live, and who notices that a client has hung up. Refuses to know what a request asks, and what its era makes of a client
-that hangs up. The SDK's entries do the same through a router, message models, task groups and memory streams for each
-request; here a request that is answered at once costs a parse, two sends and no task.
+live, and who notices that a client has hung up. Refuses to know what a request asks, what its era makes of a client
+that hangs up, and what carries it: ASGI, or `express` as long as it is quick. The SDK's entries do the same through a
+router, message models, task groups and memory streams for each request; here a request that is answered at once costs
+a parse, two sends and no task.
 """
 
 import hmac
@@ -39,7 +40,7 @@ PING_S: Final = 15.0
 close what is silent for longer."""
 UNWATCHED_S: Final = 0.05
 """A request that waits for its result this long, or at most twice, has somebody who looks out for its client's hanging
-up."""
+up. By `express` it is handed over to ASGI then, where that time begins anew."""
 
 VERSION: Final = b"mcp-protocol-version"
 JSON: Final = (b"content-type", b"application/json")
@@ -294,8 +295,8 @@ class Exchange(Stream):
         """What is answered where the request was cancelled, and its client is still there."""
         self.watcher: anyio.CancelScope | None = None
         """What waits for the client to hang up, once something does."""
-        self.on_cancel: Callable[[], None] = _nothing
-        """Called when the scope was cancelled, where nobody is in it yet."""
+        self.on_cancel: Callable[[], None] | None = None
+        """Called when the scope was cancelled, while nobody is in it."""
 
     @property
     def scope(self) -> anyio.CancelScope:
@@ -325,12 +326,8 @@ class Exchange(Stream):
         """Answer the request with an error, instead of what it waits for."""
         self.verdict = verdict
         self.scope.cancel()
-        self.on_cancel()
-
-    def goes_on(self, send: "Send") -> None:
-        """Somebody else sends what there is to be sent from now on."""
-        self.send = send
-        self.on_cancel = _nothing
+        if self.on_cancel is not None:
+            self.on_cancel()
 
     def answer(self, result: Result) -> tuple[Message, int]:
         """A result as the message that it is, and its HTTP status."""
@@ -361,10 +358,10 @@ class Exchange(Stream):
 
 Begin = Callable[[], Result | Later]
 """Gives the answer to a request or what brings it, or raises the error that is the answer."""
-Opening = tuple[Exchange, Begin]
+Start = tuple[Exchange, Begin]
 """A request that nothing stands in the way of: where it is answered, and what answers it."""
-Opener = Callable[[bytes, "Send"], Opening | None]
-"""Opens the request in a body that came with headers which let it in; None if there is none, or it takes more than
+Starter = Callable[[bytes, "Send"], Start | None]
+"""Finds the request in a body that came with headers which let it in; None if there is none, or it takes more than
 JSON-RPC to answer it. Raises `Refusal`. In neither case is anything done."""
 
 
@@ -397,20 +394,27 @@ class Waits:
                     await anyio.sleep(UNWATCHED_S)
                     for exchange in seen:
                         look_out = self._unwatched.pop(exchange, None)
-                        if look_out is not None:
-                            look_out()
+                        try:
+                            if look_out is not None:
+                                look_out()
+                        except Exception:  # it must cost no other request anything
+                            logger.exception("a request cannot be watched any more")
+
+    def check(self) -> None:
+        """Let a request be answered.
+
+        Raises:
+            RpcError: the server is about to end.
+        """
+        if self._over is not None:
+            raise self._over
 
     def expect(self, exchange: Exchange, look_out: Callable[[], None]) -> None:
         """A request begins to wait for its result.
 
         Args:
             look_out: called when that takes long, so that somebody looks out for its client's hanging up.
-
-        Raises:
-            RpcError: nothing is waited for any more.
         """
-        if self._over is not None:
-            raise self._over
         if not self._unwatched:
             self._some.set()
         self._unwatched[exchange] = look_out
@@ -425,6 +429,19 @@ class Waits:
 
     async def answer(self, receive: "Receive", exchange: Exchange, begin: "Begin") -> None:
         """Answer a request with what `begin` gives or brings, or with the error that either raises."""
+
+        def checked() -> Result | Later:
+            self.check()
+            return begin()
+
+        await self._answer(receive, exchange, checked)
+
+    async def go_on(self, receive: "Receive", send: "Send", exchange: Exchange, later: Later) -> None:
+        """Wait for the result of a request that somebody else has begun to answer, and answer it."""
+        exchange.send, exchange.on_cancel = send, None
+        await self._answer(receive, exchange, lambda: later)
+
+    async def _answer(self, receive: "Receive", exchange: Exchange, begin: Begin) -> None:
         exchange.enter()
         try:
             try:
@@ -450,7 +467,7 @@ class Waits:
                 try:
                     await exchange.waits()
                 except anyio.get_cancelled_exc_class():
-                    await later()  # cancelled at once, it ends what it would have waited for
+                    await later()  # what was begun must be gone through; cancelled at once, it ends what it stands for
                     raise
                 return await later()
         finally:
@@ -458,7 +475,8 @@ class Waits:
         return None
 
     def abandoned(self, exchange: Exchange, later: Later) -> None:
-        """Go on with a request whose client has hung up before anybody waited for its result."""
+        """Go on with a request that needs no answer any more, before anybody waited for its result: as if its client
+        had hung up in the middle of that."""
         assert self._tasks is not None
 
         async def receive() -> dict[str, Any]:
@@ -466,9 +484,8 @@ class Waits:
 
         async def send(_: object) -> None: ...
 
-        exchange.goes_on(send)
         exchange.hung_up()
-        self._tasks.start_soon(self.answer, receive, exchange, lambda: later)
+        self._tasks.start_soon(self.go_on, receive, send, exchange, later)
 
     def _look_out(self, exchange: Exchange, receive: "Receive") -> None:
         assert self._tasks is not None
@@ -498,9 +515,6 @@ class Waits:
         self._over = verdict
         for exchange in tuple(self._waiting):
             exchange.cancel(verdict)
-
-
-def _nothing() -> None: ...
 
 
 def _bug(exc: Exception) -> RpcError:

@@ -3,8 +3,8 @@
 Owns what is plain (a head without surprises, a small body, nothing sent ahead) and the response to it. Refuses to know
 what is asked, and everything that is not plain or takes longer: that goes to uvicorn, whose protocol this is, as if it
 had only just come. uvicorn's way, h11 and a task for each request, costs as much as all that the bridge does about a
-call (`benchmarks/`, `overhead`). Rejected: its faster parser, httptools, which takes a third of that off and loses the
-body of a request that offers h2c, as Java's clients do.
+call (`benchmarks/`, `overhead`). Rejected: its faster parser, httptools, which takes a third of that off, lets white
+space into header values that it does not belong to, and loses the body of a request that offers h2c, as Java's do.
 """
 
 import re
@@ -16,7 +16,7 @@ import anyio
 from h11 import IDLE
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from asyncfc_mcp.exchange import Exchange, Header, Headers, Opener, Refusal
+from asyncfc_mcp.exchange import Exchange, Header, Headers, Refusal, Starter
 from asyncfc_mcp.protocol import Later, Soon
 from asyncfc_mcp.streamable import Streamable
 from asyncfc_mcp.wire import Message, format_message
@@ -36,7 +36,18 @@ _SURPRISES: Final = frozenset({b"expect", b"te", b"trailer", b"transfer-encoding
 
 
 class Express(H11Protocol):
-    """One connection. h11 and the rest of uvicorn's protocol know nothing of the requests that take the short way.
+    """One connection. It is
+
+    - *idle*, or collects a request that may be plain (`_got`, and once its head has come `_start`);
+    - *answering* one (`_exchange`): waiting for its result (`_soon`) or just about to respond. Meanwhile the client's
+      next bytes are kept (`_ahead`), as HTTP wants answers in order;
+    - *long* (`_long`): uvicorn has the request. The first that it gets may be one that was being answered here
+      (`_handed_over`), until the application takes that over.
+
+    Of uvicorn's protocol it relies on `app`, which runs each request, `data_received`, `connection_lost`, `shutdown`,
+    `on_response_complete`, the keep-alive timer, `cycle`, `conn`, `flow`, `transport` and the default headers; not on
+    limits of concurrency, which would run another application. h11 hears nothing of the requests that are answered
+    here, nor does an access log.
 
     Args:
         front: what answers requests.
@@ -49,27 +60,21 @@ class Express(H11Protocol):
         self._front, self._path = front, path
         self._application = self.app
         self.app = cast("Any", self._run)
-        self._long = False
-        """Whether a request takes the long way."""
         self._got = b""
-        """What has come of a request that may be a plain one."""
-        self._head: tuple[Opener, int, int] | None = None
-        """If its head has come: what opens it, where the head ends, and where the request does."""
+        self._start: tuple[Starter, int, int] | None = None
+        """Of a request whose head has come: what finds it, where the head ends, and where the request does."""
         self._exchange: Exchange | None = None
-        """What is being answered."""
         self._soon: Soon | None = None
-        """What its answer waits for."""
         self._request = b""
-        """It, as it came."""
+        """What is being answered, as it came."""
         self._ahead = b""
-        """What the client has sent before it had that answer."""
+        self._long = False
         self._handed_over: tuple[Exchange, Later] | None = None
-        """What takes the long way after all, until it is taken over there."""
         self._taken_over = anyio.Event()
         self._defaults: Sequence[Header] = ()
         self._default_lines = b""
         self._last = False
-        """Whether the connection is to be closed after that answer."""
+        """Whether the connection is to be closed after the answer."""
 
     # --- what comes --------------------------------------------------------------------------------------------------
 
@@ -83,28 +88,32 @@ class Express(H11Protocol):
         else:
             self._unset_keepalive_if_required()
             self._got += data
-            if self.flow.write_paused or not self._takes():
-                self._go_long(self._got)
+            if self.flow.write_paused or not self._try_short_way():
+                self._go_long_way(self._got)
 
-    def _takes(self) -> bool:
-        """Whether what has come may be, or is, a request that takes the short way; if it is, it is answered."""
-        if self._head is None:
+    def _try_short_way(self) -> bool:
+        """Answer the request that has come, or wait for the rest of it; False if it is for the long way."""
+        if self._start is None:
             end = self._got.find(b"\r\n\r\n") + 4
             if end < 4:
-                return len(self._got) < HEAD_BYTES and self._got[:5] == b"POST "[: len(self._got)]
+                return (
+                    len(self._got) < HEAD_BYTES
+                    and self._got[:5] == b"POST "[: len(self._got)]
+                    and self._got.count(b"\n") == self._got.count(b"\r\n")  # h11 takes LF alone for the end of a line
+                )
             head = _HEAD.fullmatch(self._got, 0, end)
             headers = plain_headers(head[2]) if head is not None and head[1] == self._path else None
-            opener = self._front.opener(headers) if headers is not None else None
-            if headers is None or opener is None:
+            starter = self._front.starter(headers) if headers is not None else None
+            if headers is None or starter is None:
                 return False
-            self._head = opener, end, end + int(headers.values[b"content-length"])
-        opener, end, size = self._head
+            self._start = starter, end, end + int(headers.values[b"content-length"])
+        starter, end, size = self._start
         if len(self._got) < size:
             return True
-        return len(self._got) == size and self._answers(opener, end)
+        return len(self._got) == size and self._begin(starter, end)
 
-    def _go_long(self, data: bytes) -> None:
-        self._got, self._head = b"", None
+    def _go_long_way(self, data: bytes) -> None:
+        self._got, self._start = b"", None
         self._long = True
         super().data_received(data)
 
@@ -116,19 +125,21 @@ class Express(H11Protocol):
 
     # --- the answer --------------------------------------------------------------------------------------------------
 
-    def _answers(self, opener: Opener, at: int) -> bool:
-        """Begin to answer the request whose body begins there; False if that takes the long way."""
+    def _begin(self, starter: Starter, body_at: int) -> bool:
+        """Begin to answer the request whose body begins there; False if that is for the long way."""
         try:
-            opening = opener(self._got[at:], self._send)
+            start = starter(self._got[body_at:], _unsent)
         except Refusal:
             return False
-        if opening is None:
+        if start is None:
             return False
-        exchange, begin = opening
+        exchange, begin = start
+        exchange.send = partial(self._send, exchange)
         self._exchange, self._request = exchange, self._got
-        self._got, self._head = b"", None
+        self._got, self._start = b"", None
         exchange.enter()
         try:
+            self._front.waits.check()
             answer = begin()
             if callable(answer):
                 self._wait(exchange, answer)
@@ -141,9 +152,9 @@ class Express(H11Protocol):
 
     def _wait(self, exchange: Exchange, answer: Later) -> None:
         if isinstance(answer, Soon):
-            self._front.waits.expect(exchange, self._hand_over)
             self._soon = answer
-            exchange.on_cancel = self._hand_over
+            self._front.waits.expect(exchange, self._hand_over)
+            exchange.on_cancel = self._cancelled
             answer.watch(self._come)
         else:
             self._hand_over(answer)
@@ -160,17 +171,32 @@ class Express(H11Protocol):
             done = exchange.answer(result)
         except Exception as exc:  # noqa: BLE001
             done = exchange.failure(exc)
-        self._call_off(exchange)
+        self._call_off()
         self._respond(exchange, *done)
 
-    def _call_off(self, exchange: Exchange) -> Soon:
-        soon, self._soon = self._soon, None
+    def _cancelled(self) -> None:
+        """The client, or our end, wants an error for an answer. The call is ended behind it."""
+        exchange = self._exchange
+        assert exchange is not None
+        assert exchange.verdict is not None
+        soon = self._call_off()
+        self._respond(exchange, *exchange.failure(exchange.verdict))
+        self._front.waits.abandoned(exchange, soon)
+
+    def _call_off(self) -> Soon:
+        """Wait no more, here."""
+        exchange, soon = self._exchange, self._soon
+        assert exchange is not None
         assert soon is not None
+        self._soon = exchange.on_cancel = None
         soon.call_off()
         self._front.waits.forget(exchange)
         return soon
 
     def _respond(self, exchange: Exchange, message: Message, status: int) -> None:
+        self._exchange, self._request = None, b""
+        exchange.closed = True
+        exchange.leave()
         body = format_message(message)
         defaults = self.server_state.default_headers  # uvicorn makes new ones every second: they tell the time
         if defaults is not self._defaults:
@@ -179,9 +205,6 @@ class Express(H11Protocol):
             status, STATUS_PHRASES[status], self._default_lines, _lines(exchange.headers), len(body),
         )  # fmt: skip
         self.transport.write(head + body)
-        exchange.closed = True
-        exchange.leave()
-        self._exchange, self._request = None, b""
         self.server_state.total_requests += 1
         if self._last:
             self.transport.close()
@@ -194,7 +217,7 @@ class Express(H11Protocol):
     def _catch_up(self) -> None:
         data, self._ahead = self._ahead, b""
         self.flow.resume_reading()
-        if not self.transport.is_closing():
+        if data and not self.transport.is_closing():
             self.data_received(data)
 
     # --- the long way after all --------------------------------------------------------------------------------------
@@ -204,12 +227,11 @@ class Express(H11Protocol):
         exchange = self._exchange
         assert exchange is not None
         if later is None:
-            later = self._call_off(exchange)
-        exchange.on_cancel = _nothing
+            later = self._call_off()
         self._handed_over, self._taken_over = (exchange, later), anyio.Event()
         request, ahead = self._request, self._ahead
         self._exchange, self._request, self._ahead = None, b"", b""
-        self._go_long(request + ahead)
+        self._go_long_way(request + ahead)
         if self._last:
             self.cycle.keep_alive = False
 
@@ -218,27 +240,26 @@ class Express(H11Protocol):
         if self._handed_over is None:
             return await self._application(scope, receive, send)
         (exchange, later), self._handed_over = self._handed_over, None
-        exchange.goes_on(send)
+        exchange.send = send
         self._taken_over.set()
-        await self._front.waits.answer(receive, exchange, lambda: later)
+        await self._front.waits.go_on(receive, send, exchange, later)
 
-    async def _send(self, message: "AsgiMessage") -> None:
+    async def _send(self, exchange: Exchange, message: "AsgiMessage") -> None:
         """Send what comes before the result, which makes the response a stream: that is uvicorn's."""
-        exchange = self._exchange or (self._handed_over[0] if self._handed_over is not None else None)
-        if exchange is None:
-            return  # its client has hung up
-        if self._soon is not None:
+        if self._soon is not None and self._exchange is exchange:
             self._hand_over()
-        await self._taken_over.wait()
-        await exchange.send(message)
+        if self._handed_over is not None and self._handed_over[0] is exchange:
+            await self._taken_over.wait()
+            await exchange.send(message)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def connection_lost(self, exc: Exception | None) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            self._front.waits.abandoned(exchange, self._call_off(exchange))
-        self._ahead = b""
+        exchange, self._ahead = self._exchange, b""
+        if self._soon is not None and exchange is not None:
+            soon = self._call_off()
+            self._exchange = None
+            self._front.waits.abandoned(exchange, soon)
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -282,4 +303,5 @@ def _lines(headers: Sequence[Header]) -> bytes:
     return b"".join([b"%s: %s\r\n" % header for header in headers])
 
 
-def _nothing() -> None: ...
+async def _unsent(message: "AsgiMessage") -> None:
+    raise AssertionError("an exchange that has not begun says nothing")

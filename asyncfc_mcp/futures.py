@@ -356,7 +356,8 @@ class FutureStore:
         self.pending -= 1
 
     def weigh(self, future: Future, size: int) -> None:
-        """Account for the result of a future, of `size` bytes."""
+        """Account for the result of a future, of `size` bytes. Right after it has become terminal, before any other is
+        created, which may forget this one: whoever was told of its end has seen a size of 0."""
         future.size = size
         self.bytes += size
 

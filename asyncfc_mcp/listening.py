@@ -5,9 +5,8 @@ for, and a bounded queue for each, so that one that does not read holds up nobod
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -104,17 +103,46 @@ class Listener:
             self._receive.close()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Attendance:
-    """A request that waits for servers, and hears what they log meanwhile."""
+    """A request that waits for servers, and hears what they log meanwhile.
 
-    notify: Notify
-    level: str | None
-    """The level that the request itself asked for (2026-07-28)."""
-    connection: object
-    """The handshake connection that it came on; None on 2026-07-28."""
-    stir: Callable[[], None] = lambda: None
-    """Called when it is about to hear something, so that its result does not come before."""
+    Args:
+        level: the level that the request itself asked for (2026-07-28).
+        connection: the handshake connection that it came on; None on 2026-07-28.
+        stir: called when it is about to hear something.
+    """
+
+    __slots__ = ("_heard", "connection", "level", "notify", "owed", "stir")
+
+    def __init__(
+        self, notify: Notify, level: str | None, connection: object, stir: Callable[[], None] = lambda: None
+    ) -> None:
+        self.notify, self.level, self.connection, self.stir = notify, level, connection, stir
+        self.owed = 0
+        """Messages that it is about to hear: its result must not come before them."""
+        self._heard: anyio.Event | None = None
+
+    def owe(self) -> None:
+        self.owed += 1
+        self.stir()
+
+    async def tell(self, method: str, params: Mapping[str, Any]) -> None:
+        """Have it hear one of those, or not if it does not take it in time."""
+        try:
+            with anyio.move_on_after(ATTEND_S):
+                await self.notify(method, params)
+        except Exception:
+            logger.exception("telling a request of %s failed", method)
+        finally:
+            self.owed -= 1
+            if not self.owed and self._heard is not None:
+                self._heard.set()
+
+    async def heard(self) -> None:
+        """Return when it has heard everything that was said before."""
+        while self.owed:
+            self._heard = anyio.Event()
+            await self._heard.wait()
 
 
 class Listeners:
@@ -236,52 +264,51 @@ class Listeners:
 
         return partial(_leave, attendance, lists)
 
-    @contextmanager
-    def attending(self, attendance: Attendance, servers: Iterable[str]) -> Generator[None]:
-        """`attend`, while it lasts."""
+    @asynccontextmanager
+    async def attending(self, attendance: Attendance, servers: Iterable[str]) -> AsyncGenerator[Attendance]:
+        """`attend`, while it lasts; it lasts until everything is heard that was said in it."""
         leave = self.attend(attendance, servers)
         try:
-            yield
+            yield attendance
+            await attendance.heard()
         finally:
             leave()
 
-    def _on_notification(self, server: str, method: str, params: Mapping[str, Any]) -> Callable[[], Awaitable[None]]:
-        """What is left to be done about a notification of a server."""
-        if method == "notifications/message":
-            for attendance in tuple(self._attending.get(server, ())):
-                if attendance.level is not None or attendance.connection is not None:
-                    attendance.stir()
-        return partial(self._notified, server, method, params)
-
-    async def _notified(self, server: str, method: str, params: Mapping[str, Any]) -> None:
+    def _on_notification(
+        self, server: str, method: str, params: Mapping[str, Any]
+    ) -> Callable[[], Awaitable[None]] | None:
+        """Take in a notification of a server; what is left to be done about it, if anything is."""
         if method == "notifications/resources/updated":
             uri = params.get("uri")
             for listener in tuple(self._all):
                 if isinstance(uri, str) and any(_covers(wanted, uri) for wanted in listener.uris):
                     listener.tell(method, {key: value for key, value in params.items() if key != "_meta"})
         elif method == "notifications/message" and self._scope.listed and self._within_rate(server):
-            level = params.get("level")
-            told: set[object] = set()
-            for attendance in tuple(self._attending.get(server, ())):
-                wanted = attendance.level
-                if (
-                    attendance.connection is not None
-                    and (own := self._by_connection(attendance.connection)) is not None
-                ):
-                    wanted = own.level
-                    told.add(own)
-                elif wanted is None:
-                    continue  # 2026-07-28: no messages for a request that did not ask for any
-                if self.wants(wanted, level):
-                    # At once and not through a queue: it must not be overtaken by the answer to that request.
-                    with anyio.move_on_after(ATTEND_S):
-                        await attendance.notify(method, params)
-            # Outside a request only handshake connections hear, where nobody else's messages could be among them.
-            for listener in tuple(self._all):
-                if listener in told or listener.stamp or not listener.scope.listed:
-                    continue
-                if self.wants(listener.level, level):
-                    listener.tell(method, params)
+            return self._logged_by(server, method, params)
+        return None
+
+    def _logged_by(self, server: str, method: str, params: Mapping[str, Any]) -> Callable[[], Awaitable[None]] | None:
+        level = params.get("level")
+        hearers: list[Attendance] = []
+        told: set[object] = set()
+        for attendance in self._attending.get(server, ()):
+            wanted = attendance.level
+            if (own := self._by_connection(attendance.connection)) is not None:
+                wanted = own.level
+                told.add(own)
+            elif wanted is None:
+                continue  # 2026-07-28: no messages for a request that did not ask for any
+            if self.wants(wanted, level):
+                hearers.append(attendance)
+        # Outside a request only handshake connections hear, where nobody else's messages could be among them.
+        for listener in tuple(self._all):
+            if not (listener in told or listener.stamp) and listener.scope.listed and self.wants(listener.level, level):
+                listener.tell(method, params)
+        for attendance in hearers:
+            # Not through a queue, and owed from now on: it must not be overtaken by the answer to that request, which
+            # may come right behind.
+            attendance.owe()
+        return partial(_tell_all, hearers, method, params) if hearers else None
 
     def _by_connection(self, connection: object) -> Listener | None:
         if connection is None:
@@ -312,6 +339,13 @@ class Listeners:
 def _leave(attendance: Attendance, lists: Iterable[dict[Attendance, None]]) -> None:
     for each in lists:
         each.pop(attendance, None)
+
+
+async def _tell_all(hearers: Iterable[Attendance], method: str, params: Mapping[str, Any]) -> None:
+    """Side by side: one that does not read costs the others nothing."""
+    async with anyio.create_task_group() as tg:
+        for attendance in hearers:
+            tg.start_soon(attendance.tell, method, params)
 
 
 def _covers(wanted: str, uri: str) -> bool:

@@ -25,8 +25,9 @@ PROGRESS_S: Final = 0.05
 """Progress that follows within this time is passed on as one."""
 IMPATIENT_SHARE: Final = 0.8
 """A client that gave up on a wait after T seconds gets waits of this share of T from then on."""
-IMPATIENT_FLOOR_S: Final = 0.5
-"""A cancellation sooner than this says nothing about a client's time-out: somebody pressed a key."""
+IMPATIENT_FLOOR_S: Final = 3.0
+"""A cancellation sooner than this says nothing about a client's time-out: somebody pressed a key. The shortest time-out
+that was seen is 5 s."""
 LIST_LIMIT: Final = 50
 """How many futures `list_futures` shows."""
 GATHER_LIMIT: Final = 5000
@@ -158,7 +159,7 @@ async def wait(
     except anyio.get_cancelled_exc_class():
         waited = anyio.current_time() - began
         if waited >= IMPATIENT_FLOOR_S:
-            client.patience_s = max(IMPATIENT_FLOOR_S, min(IMPATIENT_SHARE * waited, client.patience_s or waited))
+            client.patience_s = min(IMPATIENT_SHARE * waited, client.patience_s or waited)
         raise
     if needed:
         raise InputNeeded(needed)

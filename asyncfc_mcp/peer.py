@@ -1,9 +1,10 @@
 """A JSON-RPC peer over lines: requests, results, notifications, cancellation and progress, both ways.
 
-Owns the correlation of requests and results, and a task for each request that cannot be answered at once. Refuses to
-know MCP beyond the two notifications that correlate (`cancelled`, `progress`). The SDK's `JSONRPCDispatcher` does the
-same over any transport; it serves where messages do not come as lines (HTTP). This one costs a fraction of that: no
-message models, no memory streams, and neither a request that is answered at once nor one that goes out costs a task.
+Owns the correlation of requests and results, and a task for each request that cannot be answered at once and whose
+result does not come by itself. Refuses to know MCP beyond the two notifications that correlate (`cancelled`,
+`progress`). The SDK's `JSONRPCDispatcher` does the same over any transport; it serves where messages do not come as
+lines (HTTP). This one costs a fraction of that: no message models, no memory streams, and neither a request that is
+answered at once nor one that goes out costs a task.
 """
 
 import logging
@@ -97,10 +98,10 @@ class Inbound:
         if self.scope is not None:
             self.scope.cancel()
         else:
-            self.leave_soon()
+            self.give_task()
 
-    def leave_soon(self) -> None:
-        """Give it a task, if it waits without one: in that it can be cancelled."""
+    def give_task(self) -> None:
+        """Have it wait in a task from now on, if it waits without one: in that it can be cancelled."""
         if self.come is not None:
             self.come()
 
@@ -138,6 +139,8 @@ class Peer:
         self._flushing = False
         self._pending: dict[object, _Pending] = {}
         self._inbound: dict[object, Inbound] = {}
+        self._taskless: dict[Inbound, None] = {}
+        """Requests that wait without a task. Apart from the others: the other side may use an ID twice."""
         self._last_id = 0
         self._closed = False
         self._tg: anyio.abc.TaskGroup | None = None
@@ -284,8 +287,8 @@ class Peer:
         *,
         task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Read until the other side closes. A request is answered at once where `on_request` has its result ready,
-        else in a task of its own."""
+        """Read until the other side closes. A request is answered at once where `on_request` has its result ready, and
+        where that comes by itself in the step that brings it; else in a task of its own."""
         try:
             async with anyio.create_task_group() as self._tg:
                 task_status.started()
@@ -303,8 +306,8 @@ class Peer:
                 except anyio.EndOfStream:
                     pass
                 finally:
-                    for inbound in tuple(self._inbound.values()):
-                        inbound.leave_soon()
+                    for inbound in tuple(self._taskless):
+                        inbound.give_task()  # so that they end with all others
                     self._reader.offer(None)
                     # Senders are shielded while they finish a line, so this group would wait for them for ever.
                     await self._writer.finish()
@@ -398,6 +401,7 @@ class Peer:
             assert self._tg is not None
             soon.call_off()
             inbound.come = None
+            del self._taskless[inbound]
             result: dict[str, Any] | None = None
             error: RpcError | None = None
             try:
@@ -410,8 +414,9 @@ class Peer:
             self._forget(inbound)
             self._answer(inbound, result, error)
 
-        soon.watch(come)
         inbound.come = come
+        self._taskless[inbound] = None
+        soon.watch(come)
 
     def _forget(self, inbound: Inbound) -> None:
         key = _key(inbound.request_id)

@@ -18,9 +18,9 @@ from asyncfc_mcp.exchange import (
     Exchange,
     Explained,
     Headers,
-    Opener,
-    Opening,
     Refusal,
+    Start,
+    Starter,
     Waits,
     read_message,
     refuse,
@@ -128,15 +128,15 @@ class Posts:
             return await respond(send, 202)
         await self._waits.answer(receive, *self._request(headers, message, send))
 
-    def opener(self, headers: Headers) -> Opener | None:
-        """See `Streamable.opener`."""
-        return partial(self._opening, headers) if all(self._door.admit(headers)) else None
+    def starter(self, headers: Headers) -> Starter | None:
+        """See `Streamable.starter`."""
+        return partial(self._start, headers) if all(self._door.admit(headers)) else None
 
-    def _opening(self, headers: Headers, body: bytes, send: "Send") -> Opening | None:
+    def _start(self, headers: Headers, body: bytes, send: "Send") -> Start | None:
         message = read_message(body)
         return self._request(headers, message, send) if "method" in message and "id" in message else None
 
-    def _request(self, headers: Headers, message: Message, send: "Send") -> Opening:
+    def _request(self, headers: Headers, message: Message, send: "Send") -> Start:
         params = cast("Params", message.get("params") or {})
         exchange = _Exchange(send, cast("RequestId", message["id"]), params)
         return exchange, partial(self._begin, exchange, headers, cast("str", message["method"]), params)

@@ -98,11 +98,6 @@ class Request:
     def modern(self) -> bool:
         return self.session is None
 
-    @property
-    def session_id(self) -> str | None:
-        """The HTTP session that it came in."""
-        return self.session.id if self.session is not None else None
-
     def report(self) -> Progress | None:
         """How to send progress; None where nobody listens."""
         meta = self.params.get("_meta")

@@ -580,7 +580,8 @@ class Scheduler:
     def _remember_duration(self, future: Future) -> None:
         assert future.started_at is not None
         durations = self._durations.setdefault(future.tool, deque(maxlen=DURATIONS))
-        durations.append(self._clock() - future.started_at)
+        assert future.ended_at is not None
+        durations.append(future.ended_at - future.started_at)
         self._medians[future.tool] = sorted(durations)[len(durations) // 2]
 
     # --- asked from above ----------------------------------------------------------------------------------------
@@ -591,7 +592,7 @@ class Scheduler:
         return lane.running if lane is not None else 0
 
     def median_s(self, tool: str) -> float | None:
-        """The median of a tool's last calls in seconds; None before the first."""
+        """The median of a tool's last calls in seconds, of two in the middle the longer; None before the first."""
         return self._medians.get(tool)
 
     def waiting_for(self, future: Future) -> tuple[tuple[str, ...], str]:

@@ -175,11 +175,11 @@ class Upstream:
             answer = handler(request)
         except CallFailed as exc:
             raise _wire_error(exc) from None
-        if answer.__class__ is dict:
+        if isinstance(answer, dict):
             return self.enveloped(request, cast("Result", answer))
         if isinstance(answer, Soon):
             return _Enveloped(self, request, answer)
-        return partial(self.awaited, request, cast("Later", answer))
+        return partial(self.awaited, request, answer)
 
     async def awaited(self, request: Request, later: Later) -> Result:
         try:
@@ -306,8 +306,6 @@ def envelope_of(params: Params) -> Mapping[str, Any]:
             INVALID_PARAMS, f"params._meta must be an object with the keys {' and '.join(ENVELOPE)} (2026-07-28)"
         )
     meta = cast("dict[str, Any]", meta)
-    if PROTOCOL_VERSION_META_KEY in meta and CLIENT_CAPABILITIES_META_KEY in meta:
-        return meta
     if missing := [key for key in ENVELOPE if key not in meta]:
         raise RpcError(INVALID_PARAMS, f"params._meta lacks {' and '.join(missing)}")
     return meta

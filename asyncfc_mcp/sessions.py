@@ -2,9 +2,10 @@
 
 Owns sessions from `initialize` to DELETE, to half an hour without a request, or to our end; what of a session's traffic
 belongs together (a call and its cancellation, a question and its answer); and where that goes which the server says by
-itself. What can be answered at once is plain JSON; else the response is a stream from the beginning, so that its client
-has read its head when the result comes. No stream that broke off is resumed; while a client has none, it is only kept
-that lists have changed. Refuses to know what is asked, and requests of 2026-07-28: those are for `posts`.
+itself. What is answered at once is plain JSON, and so is what `express` can answer soon; else the response is a stream
+from the beginning, so that its client has read its head when the result comes. No stream that broke off is resumed;
+while a client has none, it is only kept that lists have changed. Refuses to know what is asked, and requests of
+2026-07-28: those are for `posts`.
 """
 
 import logging
@@ -24,9 +25,9 @@ from asyncfc_mcp.exchange import (
     Exchange,
     Explained,
     Headers,
-    Opener,
-    Opening,
     Refusal,
+    Start,
+    Starter,
     Stream,
     Waits,
     notification,
@@ -375,20 +376,20 @@ class Sessions:
         elif (rest := self._upstream.notified(opened.session, method)) is not None:
             await rest()
 
-    def opener(self, headers: Headers) -> Opener | None:
-        """See `Streamable.opener`."""
+    def starter(self, headers: Headers) -> Starter | None:
+        """See `Streamable.starter`."""
         opened = self._all.get(headers.get(_ID) or "")
         if opened is None or not all(self._door.admit(headers)):
             return None
-        return partial(self._opening, opened)
+        return partial(self._start, opened)
 
-    def _opening(self, opened: _Opened, body: bytes, send: "Send") -> Opening | None:
+    def _start(self, opened: _Opened, body: bytes, send: "Send") -> Start | None:
         message = read_message(body)
         if opened.over.is_set() or message.get("method", "initialize") == "initialize" or "id" not in message:
             return None
         return self._request(opened, message, send)
 
-    def _request(self, opened: _Opened, message: Message, send: "Send") -> Opening:
+    def _request(self, opened: _Opened, message: Message, send: "Send") -> Start:
         params = cast("Params | None", message.get("params"))
         exchange = _Exchange(send, message["id"], params or {}, opened)
         return exchange, partial(self._upstream.handshake, opened.session, exchange, message["method"], params)

@@ -9,7 +9,7 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp.errors import RpcError
-from asyncfc_mcp.exchange import PING_S, VERSION, Door, Headers, Opener, Refusal, Waits
+from asyncfc_mcp.exchange import PING_S, VERSION, Door, Headers, Refusal, Starter, Waits
 from asyncfc_mcp.posts import Posts
 from asyncfc_mcp.protocol import CONNECTION_CLOSED, HANDSHAKE_VERSIONS
 from asyncfc_mcp.server import Upstream
@@ -49,11 +49,11 @@ class Streamable:
         version = headers.get(VERSION)
         return self._sessions if version is None or version in HANDSHAKE_VERSIONS else self._posts
 
-    def opener(self, headers: Headers) -> Opener | None:
-        """What opens the request of a POST with these headers, for who can answer it without more of ASGI than `send`;
+    def starter(self, headers: Headers) -> Starter | None:
+        """What finds the request of a POST with these headers, for who can answer it without more of ASGI than `send`;
         None where they do not let it in."""
         try:
-            return self._part_for(headers).opener(headers)
+            return self._part_for(headers).starter(headers)
         except Refusal:
             return None
 

@@ -305,7 +305,7 @@ def http_app(
 def _sse_routes(upstream: Upstream, hosts: list[str] | None, origins: list[str] | None) -> "list[BaseRoute]":
     """HTTP+SSE, the transport of 2024-11-05, by the SDK."""
     from mcp.server.sse import SseServerTransport
-    from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecuritySettings
+    from mcp.server.transport_security import TransportSecuritySettings
     from starlette.routing import Mount, Route
 
     from asyncfc_mcp.sdk import sdk_server
@@ -314,7 +314,7 @@ def _sse_routes(upstream: Upstream, hosts: list[str] | None, origins: list[str] 
     security = TransportSecuritySettings(
         enable_dns_rebinding_protection=hosts is not None, allowed_hosts=hosts or [], allowed_origins=origins or []
     )
-    transport = SseServerTransport("/messages/", security_settings=security)
+    transport = SseServerTransport("/messages/", security_settings=security, max_request_body_size=MAX_BODY_BYTES)
 
     class Sse:
         async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
@@ -333,8 +333,7 @@ def _sse_routes(upstream: Upstream, hosts: list[str] | None, origins: list[str] 
                 if not refused:
                     raise
 
-    messages = RequestBodyLimitMiddleware(transport.handle_post_message, MAX_BODY_BYTES)
-    return [Route("/sse", Sse(), methods=["GET"]), Mount("/messages/", app=messages)]
+    return [Route("/sse", Sse(), methods=["GET"]), Mount("/messages/", app=transport.handle_post_message)]
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

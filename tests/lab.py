@@ -62,6 +62,13 @@ async def settle() -> None:
         await anyio.lowlevel.checkpoint()
 
 
+async def until(what: Callable[[], object]) -> None:
+    """Return when it is true, on the real clock; for what tells nobody."""
+    with anyio.fail_after(5):
+        while not what():  # noqa: ASYNC110 - nobody tells us
+            await anyio.sleep(0.002)
+
+
 # --- downstream servers in the test's own process --------------------------------------------------------------------
 
 

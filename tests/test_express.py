@@ -18,14 +18,15 @@ import uvicorn
 from asgi import Json, alive
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab import Got, Toy, bridge_over, text_result
+from lab import Got, Toy, bridge_over, text_result, until
 from uvicorn.server import ServerState
 
 from asyncfc_mcp import express, transports
+from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.exchange import UNWATCHED_S
 from asyncfc_mcp.express import BODY_BYTES, HEAD_BYTES, Express, plain_headers
 from asyncfc_mcp.futures import LOCAL
-from asyncfc_mcp.protocol import CONNECTION_CLOSED, REQUEST_CANCELLED
+from asyncfc_mcp.protocol import CONNECTION_CLOSED, LOG_LEVEL_META_KEY, REQUEST_CANCELLED
 from asyncfc_mcp.server import Upstream
 from asyncfc_mcp.streamable import Streamable
 
@@ -188,13 +189,6 @@ class Connection:
         self.protocol.connection_lost(None)
 
 
-async def until(what: Callable[[], Any]) -> None:
-    """Return when it is true."""
-    with anyio.fail_after(5):
-        while not what():  # noqa: ASYNC110 - nobody tells us
-            await anyio.sleep(0.001)
-
-
 @dataclass
 class Stage:
     """A bridge over a toy, as uvicorn serves it."""
@@ -237,7 +231,11 @@ async def stage(*, mode: str = "sync", token: str | None = None) -> AsyncGenerat
         await got.inbound.progress(1, 2, "half")
         return text_result("done")
 
+    async def refuse(got: Got) -> Json:
+        raise RpcError(-32050, "no")
+
     toy.add("steps", steps)
+    toy.add("refuse", refuse)
     async with AsyncExitStack() as stack:
         stack.enter_context(patch("asyncfc_mcp.bridge.INTRODUCTION_S", 0.0))
         bridge = await stack.enter_async_context(bridge_over(toy, policy={"mode": mode, "grace_ms": 0}))
@@ -298,6 +296,7 @@ async def test_an_error_is_an_answer_too(era: str):
             (client.call("echo", {"a": 1}), None, 200),
             (client.call("nobody"), -32602, 400),
             (client.request("initialized", {}), -32601, 404),
+            (client.call("refuse"), -32050, 200),
         ):
             client.send(request)
             response = await client.response()
@@ -371,6 +370,17 @@ async def test_a_long_head_is_no_reason_to_wait(era: str):
         client = await it.client(era)
         request = long_head(client)
         client.send(request[:HEAD_BYTES], request[HEAD_BYTES:])
+        assert (await client.response()).result["structuredContent"]["arguments"] == {"text": "x"}
+
+
+@ERAS
+async def test_lines_may_end_as_h11_takes_them(era: str):
+    """With LF alone."""
+    async with stage() as it:
+        client = await it.client(era)
+        body = client.message("tools/call", {"name": "echo", "arguments": {"text": "x"}})
+        head = client.head(body).replace(b"\r\n", b"\n")
+        client.send(head, body)
         assert (await client.response()).result["structuredContent"]["arguments"] == {"text": "x"}
 
 
@@ -523,8 +533,10 @@ async def test_progress_makes_a_stream_of_the_response(era: str):
         assert answer["result"]["content"][0]["text"] == "done"
 
 
-async def test_a_log_message_makes_a_stream_of_the_response():
-    """It comes before the result, as it was said."""
+@ERAS
+@pytest.mark.parametrize("others", [0, 3])
+async def test_a_log_message_makes_a_stream_of_the_response(era: str, others: int):
+    """It comes before the result, as it was said, however many hear it."""
     async with stage() as it:
 
         async def chatty(got: Got) -> Json:
@@ -532,11 +544,76 @@ async def test_a_log_message_makes_a_stream_of_the_response():
             return text_result("done")
 
         it.toy.tools["steps"] = chatty
-        client = await it.shake_hands()
-        client.send(client.call("steps"))
+        meta = {} if era == "handshake" else {LOG_LEVEL_META_KEY: "debug"}
+        waiting = [await it.client(era) for _ in range(others)]
+        for other in waiting:
+            other.send(other.call("gate", {"name": "g"}, **meta))
+        client = await it.client(era)
+        client.send(client.call("steps", **meta))
         said, answer = (await client.response()).messages
         assert said["params"] == {"level": "info", "data": "hello"}
         assert answer["result"]["content"][0]["text"] == "done"
+        it.toy.open("g")
+        for other in waiting:
+            said, answer = (await other.response()).messages
+            assert said["params"]["data"] == "hello"
+
+
+async def test_what_is_said_before_the_result_takes_the_request_along():
+    """Whoever says it, and however often, while uvicorn takes over."""
+    async with stage() as it:
+        client = it.connect()
+        client.send(client.call("gate", {"name": "g"}))
+        exchange = client.protocol._exchange
+        assert exchange is not None
+        async with anyio.create_task_group() as tg:
+            for number in range(3):
+                tg.start_soon(exchange.notify, "x", {"n": number})
+        it.toy.open("g")
+        *said, answer = (await client.response()).messages
+        assert [each["params"]["n"] for each in said] == [0, 1, 2]
+        assert answer["result"]["content"][0]["text"] == "through g"
+
+
+async def test_hanging_up_between_both_ways_is_hanging_up():
+    """Handed over and not taken over yet."""
+    async with stage() as it:
+        client = it.connect()
+        client.send(client.call("gate", {"name": "never"}))
+        await until(lambda: it.toy.got)
+        client.protocol._hand_over()
+        client.hang_up()
+        await until(lambda: it.toy.cancelled)
+        await until(lambda: not it.front.waits._waiting)
+
+
+async def test_what_was_sent_ahead_of_the_end_is_not_answered():
+    """The connection is closed behind the answer that it waited for."""
+    async with stage() as it:
+        client = it.connect()
+        client.send(client.call("gate", {"name": "g"}), client.call("echo", id=2))
+        client.protocol.shutdown()
+        it.toy.open("g")
+        assert (await client.response()).messages[-1]["id"] == 1
+        await until(lambda: client.transport.closing)
+        assert [got.tool for got in it.toy.got] == ["gate"]
+
+
+async def test_a_request_that_cannot_be_watched_costs_no_other_anything(caplog: pytest.LogCaptureFixture):
+    """What goes on beside requests goes on."""
+    async with stage() as it:
+
+        def boom() -> None:
+            raise RuntimeError("boom")
+
+        broken, client = cast("Any", object()), it.connect()
+        it.front.waits.expect(broken, boom)
+        client.send(client.call("gate", {"name": "g"}))
+        await until(lambda: not client.took_the_short_way)
+        it.toy.open("g")
+        assert (await client.response()).status == 200
+        assert "boom" in caplog.text
+        it.front.waits._waiting.clear()
 
 
 async def test_what_is_said_to_who_hung_up_is_dropped():
@@ -600,8 +677,11 @@ async def test_a_bridge_that_stops_answers_what_waits_and_what_comes(era: str):
         late = it.connect()
         it.front.stop()
         assert (await client.response()).messages[-1]["error"]["code"] == CONNECTION_CLOSED
-        late.send(late.call("gate", {"name": "never"}))
-        assert (await late.response()).messages[-1]["error"]["code"] == CONNECTION_CLOSED
+        await until(lambda: it.toy.cancelled)
+        for request in (late.call("gate", {"name": "never"}), with_headers(TE="trailers")(late)):
+            late.send(request)
+            assert (await late.response()).messages[-1]["error"]["code"] == CONNECTION_CLOSED
+        assert [got.tool for got in it.toy.got] == ["gate"], "who comes too late has no call made"
 
 
 @pytest.mark.parametrize("slow", [False, True])

@@ -44,7 +44,9 @@ class FakeBridge:
     def __init__(self) -> None:
         self.store = FutureStore(anyio.current_time)
         self.on_lists: Callable[[frozenset[str]], None] = lambda _: None
-        self.on_notification: Callable[[str, str, Mapping[str, Any]], Callable[[], Awaitable[None]]] | None = None
+        self.on_notification: Callable[[str, str, Mapping[str, Any]], Callable[[], Awaitable[None]] | None] | None = (
+            None
+        )
         self.asked: list[tuple[str, str]] = []
         self.refuses = False
         self.answers = anyio.Event()
@@ -65,7 +67,8 @@ class FakeBridge:
     async def say(self, method: str, *, server: str = "toy", **params: Any) -> None:
         """A server notifies."""
         assert self.on_notification is not None
-        await self.on_notification(server, method, params)()
+        if (rest := self.on_notification(server, method, params)) is not None:
+            await rest()
 
     def future(self, name: str | None = None, scope: Scope = LOCAL) -> Future:
         return self.store.create(scope, tool="t", server="toy", name=name)
@@ -389,7 +392,7 @@ async def test_where_nobody_is_authenticated_no_log_is_told():
         room = Room(tg, PUBLIC)
         _, ear = room.listener()
         request = Ear()
-        with room.all.attending(Attendance(request, "debug", None), ["toy"]):
+        async with room.all.attending(Attendance(request, "debug", None), ["toy"]):
             await room.bridge.say(MESSAGE, level="error", data="x")
         await settle()
         assert ear.told == request.told == []
@@ -428,7 +431,7 @@ async def test_a_server_that_logs_without_end_is_cut_short_and_others_are_not(ro
 async def test_a_request_that_waits_hears_its_servers_on_its_own_stream(room: Room):
     """2026-07-28: of the level that it asked for, and only if it asked; nothing after it, and nothing of others."""
     asked, unasked = Ear(), Ear()
-    with (
+    async with (
         room.all.attending(Attendance(asked, "warning", None), ["toy", "toy"]),
         room.all.attending(Attendance(unasked, None, None), ["toy"]),
     ):
@@ -447,7 +450,7 @@ async def test_a_connection_with_a_request_that_waits_is_told_once(room: Room):
     listener, ear = room.listener(connection=connection)
     listener.level = "error"
     request = Ear()
-    with room.all.attending(Attendance(request, None, connection), ["toy"]):
+    async with room.all.attending(Attendance(request, None, connection), ["toy"]):
         await room.bridge.say(MESSAGE, level="info", data="low")
         await room.bridge.say(MESSAGE, level="error", data="high")
     await settle()
@@ -461,7 +464,7 @@ async def test_a_request_that_does_not_take_its_messages_holds_up_nobody(room: R
     stuck, other = Ear(), Ear()
     stuck.open = anyio.Event()
     _, ear = room.listener()
-    with (
+    async with (
         room.all.attending(Attendance(stuck, "debug", None), ["toy"]),
         room.all.attending(Attendance(other, "debug", None), ["toy"]),
     ):
