@@ -600,14 +600,19 @@ class _SyncResult(Soon):
     def take(self) -> Result | None:
         if not self._future.done or self._attendance.owed:
             return None
-        self._leave()
+        self._over()
         return real_result(self._future)
 
     async def __call__(self) -> Result:
         try:
             return await self._calls.answer_sync(self._caller, self._future, self._attendance)
         finally:
-            self._leave()
+            self._over()
+
+    def _over(self) -> None:
+        self._leave()
+        # They refer to us, and we to them. A request may be large: it is freed now, not by the garbage collector later.
+        self._attendance.stir = self._leave = _nothing
 
 
 def _nothing() -> None: ...
@@ -619,8 +624,10 @@ def real_result(future: Future) -> Result:
     Raises:
         ProtocolFailure: the server answered with an error.
     """
-    if isinstance(future.failure, ProtocolFailure):
-        raise future.failure
+    failure = future.failure
+    if isinstance(failure, ProtocolFailure):
+        # Not the one that is kept: raised, it would keep all that it passes on its way, the request included.
+        raise ProtocolFailure(failure.tool, failure.code, failure.message, failure.data)
     return answers.alone(future)
 
 

@@ -284,12 +284,12 @@ class Exchange(Stream):
     A notification makes the answer a stream of events; until then it may still be a plain one, with its own status.
     """
 
-    __slots__ = ("_params", "_scope", "on_cancel", "request_id", "verdict", "watcher")
+    __slots__ = ("_scope", "_token", "on_cancel", "request_id", "verdict", "watcher")
 
     def __init__(self, send: "Send", request_id: RequestId, params: Params, headers: Sequence[Header] = ()) -> None:
         super().__init__(send, headers)
         self.request_id: RequestId | None = request_id
-        self._params = params
+        self._token = progress_token(params)
         self._scope: anyio.CancelScope | None = None
         self.verdict: RpcError | None = None
         """What is answered where the request was cancelled, and its client is still there."""
@@ -351,9 +351,8 @@ class Exchange(Stream):
         await self.write(notification(method, params))
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        token = progress_token(self._params)
-        if token is not None:
-            await self.notify("notifications/progress", progress_of(token, progress, total, message))
+        if self._token is not None:
+            await self.notify("notifications/progress", progress_of(self._token, progress, total, message))
 
 
 Begin = Callable[[], Result | Later]
@@ -390,15 +389,19 @@ class Waits:
                 await self._some.wait()
                 self._some = anyio.Event()
                 while self._unwatched:
-                    seen = list(self._unwatched)
-                    await anyio.sleep(UNWATCHED_S)
-                    for exchange in seen:
-                        look_out = self._unwatched.pop(exchange, None)
-                        try:
-                            if look_out is not None:
-                                look_out()
-                        except Exception:  # it must cost no other request anything
-                            logger.exception("a request cannot be watched any more")
+                    await self._look_out_for(list(self._unwatched))
+
+    async def _look_out_for(self, waiting: list[Exchange]) -> None:
+        """Have somebody look out for the clients of these, if they wait for much longer. (Apart from `run`, which would
+        keep the last of them until there are others.)"""
+        await anyio.sleep(UNWATCHED_S)
+        for exchange in waiting:
+            look_out = self._unwatched.pop(exchange, None)
+            try:
+                if look_out is not None:
+                    look_out()
+            except Exception:  # it must cost no other request anything
+                logger.exception("a request cannot be watched any more")
 
     def check(self) -> None:
         """Let a request be answered.

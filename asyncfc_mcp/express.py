@@ -195,7 +195,7 @@ class Express(H11Protocol):
 
     def _respond(self, exchange: Exchange, message: Message, status: int) -> None:
         self._exchange, self._request = None, b""
-        exchange.closed = True
+        exchange.closed, exchange.send = True, _unsent  # which referred to it
         exchange.leave()
         body = format_message(message)
         defaults = self.server_state.default_headers  # uvicorn makes new ones every second: they tell the time
@@ -304,4 +304,4 @@ def _lines(headers: Sequence[Header]) -> bytes:
 
 
 async def _unsent(message: "AsgiMessage") -> None:
-    raise AssertionError("an exchange that has not begun says nothing")
+    raise AssertionError("nothing is said before an exchange begins, nor after it has ended")

@@ -462,6 +462,8 @@ def in_a_task(handler: Callable[..., Awaitable[_T]]) -> Callable[..., Callable[[
 
 def _error(method: str, exc: Exception) -> RpcError:
     if isinstance(exc, RpcError):
+        # Whoever keeps it in a variable would be kept by what it passed on its way, the request included.
+        exc.__traceback__ = exc.__context__ = None
         return exc
     logger.error("handling %r failed", method, exc_info=exc)
     return RpcError(INTERNAL_ERROR, "Internal error")

@@ -538,6 +538,9 @@ class Scheduler:
             if future.state is State.WAITING:
                 call.dropped = True
             ran = future.state is not State.WAITING and (call.sent or call.cancel_scope is not None)
+            if failure is not None:
+                # It is kept for as long as the future is, and what it passed on its way, arguments included, is not.
+                failure.__traceback__ = failure.__context__ = None
             future.failure = failure
             if isinstance(failure, DependencyFailed | Stopped):
                 future.cause = failure.cause

@@ -3,6 +3,7 @@
 uvicorn's own protocol runs here on a transport that keeps what is written; `tests/e2e/test_http.py` has the sockets.
 """
 
+import gc
 import itertools
 import json
 from collections.abc import AsyncGenerator, Callable
@@ -22,11 +23,14 @@ from lab import Got, Toy, bridge_over, text_result, until
 from uvicorn.server import ServerState
 
 from asyncfc_mcp import express, transports
+from asyncfc_mcp.calls import _SyncResult
 from asyncfc_mcp.errors import RpcError
-from asyncfc_mcp.exchange import UNWATCHED_S
+from asyncfc_mcp.exchange import UNWATCHED_S, Exchange
 from asyncfc_mcp.express import BODY_BYTES, HEAD_BYTES, Express, plain_headers
 from asyncfc_mcp.futures import LOCAL
 from asyncfc_mcp.protocol import CONNECTION_CLOSED, LOG_LEVEL_META_KEY, REQUEST_CANCELLED
+from asyncfc_mcp.requests import Request
+from asyncfc_mcp.scheduler import Call
 from asyncfc_mcp.server import Upstream
 from asyncfc_mcp.streamable import Streamable
 
@@ -628,6 +632,40 @@ async def test_what_is_said_to_who_hung_up_is_dropped():
         with anyio.fail_after(5):
             await say({"type": "http.response.start", "status": 200, "headers": []})
             assert not await exchange.write({"jsonrpc": "2.0", "method": "x"})
+
+
+# --- what is left of it --------------------------------------------------------------------------------------------
+
+
+REQUESTS = (Exchange, Request, Call, _SyncResult)
+
+
+@ERAS
+@pytest.mark.parametrize("tool", ["echo", "refuse", "steps", "slow"])
+async def test_nothing_is_left_of_a_request_that_was_answered(era: str, tool: str):
+    """Its arguments are freed with its answer, not by the garbage collector some time later, whichever way it took."""
+    async with stage() as it:
+
+        async def slow(got: Got) -> Json:
+            await anyio.sleep(UNWATCHED_S * 2.5)
+            return text_result("done")
+
+        it.toy.add("slow", slow)
+        await it.toy.changed()
+        client = await it.client(era)
+        await until(lambda: "slow" in it.front._posts._upstream.bridge.wirings)
+        client.send(client.call("echo"))
+        await client.response()
+        gc.collect()
+        gc.disable()
+        try:
+            client.send(client.call(tool, **({"progressToken": 1} if tool == "steps" else {})))
+            await client.response()
+            client.send(client.call("echo"))  # uvicorn keeps the last one that took the long way
+            await client.response()
+            await until(lambda: not [each for each in gc.get_objects() if isinstance(each, REQUESTS)])
+        finally:
+            gc.enable()
 
 
 # --- how it ends ---------------------------------------------------------------------------------------------------

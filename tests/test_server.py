@@ -4,6 +4,7 @@ In one process and on virtual time: the client is the SDK's, the downstream a to
 the real server, bridge, scheduler and downstream; only processes and sockets are missing.
 """
 
+import gc
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -25,6 +26,8 @@ from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
 from asyncfc_mcp.peer import Peer
 from asyncfc_mcp.protocol import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PROTOCOL_VERSION_META_KEY
+from asyncfc_mcp.requests import Request
+from asyncfc_mcp.scheduler import Call
 from asyncfc_mcp.sdk import sdk_server
 from asyncfc_mcp.server import Upstream, _Envelopes
 from asyncfc_mcp.transports import _LineServer
@@ -1431,7 +1434,7 @@ async def test_what_a_server_says_before_a_result_comes_before_it(token: str | N
 
 @pytest.mark.anyio
 async def test_a_sync_call_is_answered_in_the_step_that_brings_its_result():
-    """Its result, or the server's error; no task has waited for either."""
+    """Its result, or the server's error; no task has waited for either, and nothing is left of the request."""
     toy = Toy()
     into, out = Pipe(), Pipe()
 
@@ -1443,6 +1446,7 @@ async def test_a_sync_call_is_answered_in_the_step_that_brings_its_result():
         for number, tool in ((2, "echo"), (3, "refuse"), (4, "fail")):
             params = {"name": tool, "arguments": {}}
             into.send_now(format_message({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}))
+            gc.disable()
         with anyio.fail_after(5):
             answers = {answer["id"]: answer for answer in [json.loads(await out.receive()) for _ in range(4)]}
         assert answers[2]["result"]["structuredContent"] == {"arguments": {}}
@@ -1450,6 +1454,11 @@ async def test_a_sync_call_is_answered_in_the_step_that_brings_its_result():
         assert answers[4]["result"]["isError"] is True
         assert not server._inbound
         assert not server._taskless
+        toy.got.clear()
+        try:
+            await until(lambda: not [each for each in gc.get_objects() if isinstance(each, Request | Call)])
+        finally:
+            gc.enable()
 
 
 @pytest.mark.anyio
