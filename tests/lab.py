@@ -4,9 +4,10 @@ Owns no assertions. Where time matters a test runs on trio's virtual clock, whic
 hour costs nothing, and what happens at the same second happens at the same second.
 """
 
+import gc
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
@@ -67,6 +68,19 @@ async def until(what: Callable[[], object]) -> None:
     with anyio.fail_after(5):
         while not what():  # noqa: ASYNC110 - nobody tells us
             await anyio.sleep(0.002)
+
+
+@contextmanager
+def uncollected(*types: type) -> Generator[Callable[[], list[Any]]]:
+    """While it lasts the garbage collector rests; gives what lists the objects of these types that have come since."""
+    gc.collect()
+    before = [each for each in gc.get_objects() if isinstance(each, types)]
+    known = {id(each) for each in before}
+    gc.disable()
+    try:
+        yield lambda: [each for each in gc.get_objects() if isinstance(each, types) and id(each) not in known]
+    finally:
+        gc.enable()
 
 
 # --- downstream servers in the test's own process --------------------------------------------------------------------

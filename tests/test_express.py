@@ -3,7 +3,6 @@
 uvicorn's own protocol runs here on a transport that keeps what is written; `tests/e2e/test_http.py` has the sockets.
 """
 
-import gc
 import itertools
 import json
 from collections.abc import AsyncGenerator, Callable
@@ -19,7 +18,7 @@ import uvicorn
 from asgi import Json, alive
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab import Got, Toy, bridge_over, text_result, until
+from lab import Got, Toy, bridge_over, text_result, uncollected, until
 from uvicorn.server import ServerState
 
 from asyncfc_mcp import express, transports
@@ -637,9 +636,6 @@ async def test_what_is_said_to_who_hung_up_is_dropped():
 # --- what is left of it --------------------------------------------------------------------------------------------
 
 
-REQUESTS = (Exchange, Request, Call, _SyncResult)
-
-
 @ERAS
 @pytest.mark.parametrize("tool", ["echo", "refuse", "steps", "slow"])
 async def test_nothing_is_left_of_a_request_that_was_answered(era: str, tool: str):
@@ -656,16 +652,12 @@ async def test_nothing_is_left_of_a_request_that_was_answered(era: str, tool: st
         await until(lambda: "slow" in it.front._posts._upstream.bridge.wirings)
         client.send(client.call("echo"))
         await client.response()
-        gc.collect()
-        gc.disable()
-        try:
+        with uncollected(Exchange, Request, Call, _SyncResult) as left:
             client.send(client.call(tool, **({"progressToken": 1} if tool == "steps" else {})))
             await client.response()
             client.send(client.call("echo"))  # uvicorn keeps the last one that took the long way
             await client.response()
-            await until(lambda: not [each for each in gc.get_objects() if isinstance(each, REQUESTS)])
-        finally:
-            gc.enable()
+            await until(lambda: not left())
 
 
 # --- how it ends ---------------------------------------------------------------------------------------------------

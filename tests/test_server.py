@@ -4,7 +4,6 @@ In one process and on virtual time: the client is the SDK's, the downstream a to
 the real server, bridge, scheduler and downstream; only processes and sockets are missing.
 """
 
-import gc
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
-from lab import Got, Pipe, Toy, bridge_over, on_virtual_time, settle, text_result, until
+from lab import Got, Pipe, Toy, bridge_over, on_virtual_time, settle, text_result, uncollected, until
 from mcp import Client, MCPError
 from mcp_types import Implementation
 
@@ -1443,22 +1442,20 @@ async def test_a_sync_call_is_answered_in_the_step_that_brings_its_result():
 
     toy.add("refuse", refuse)
     async with bridge_over(toy, policy={"mode": "sync"}) as bridge, over_lines(bridge, into, out) as server:
-        for number, tool in ((2, "echo"), (3, "refuse"), (4, "fail")):
-            params = {"name": tool, "arguments": {}}
-            into.send_now(format_message({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}))
-            gc.disable()
-        with anyio.fail_after(5):
-            answers = {answer["id"]: answer for answer in [json.loads(await out.receive()) for _ in range(4)]}
-        assert answers[2]["result"]["structuredContent"] == {"arguments": {}}
-        assert answers[3]["error"] == {"code": -32050, "message": "no", "data": {"why": 1}}
-        assert answers[4]["result"]["isError"] is True
-        assert not server._inbound
-        assert not server._taskless
-        toy.got.clear()
-        try:
-            await until(lambda: not [each for each in gc.get_objects() if isinstance(each, Request | Call)])
-        finally:
-            gc.enable()
+        with uncollected(Request, Call) as left:
+            for number, tool in ((2, "echo"), (3, "refuse"), (4, "fail")):
+                params = {"name": tool, "arguments": {}}
+                into.send_now(
+                    format_message({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params})
+                )
+            with anyio.fail_after(5):
+                answers = {answer["id"]: answer for answer in [json.loads(await out.receive()) for _ in range(4)]}
+            assert answers[2]["result"]["structuredContent"] == {"arguments": {}}
+            assert answers[3]["error"] == {"code": -32050, "message": "no", "data": {"why": 1}}
+            assert answers[4]["result"]["isError"] is True
+            assert not server._inbound
+            assert not server._taskless
+            await until(lambda: not left())
 
 
 @pytest.mark.anyio
