@@ -71,3 +71,19 @@ def test_the_worst_end_of_a_check_is_its_verdict(comparison: ModuleType, tmp_pat
         '{"id": "a", "name": "B", "status": "SKIPPED"}, {"id": "b", "name": "B", "status": "INFO"}]'
     )
     assert dict(comparison._verdicts(tmp_path)) == {"tools-list": {"a/A": "FAILURE", "a/B": "SKIPPED"}}
+
+
+def test_a_listed_difference_may_need_two_tries_to_show(comparison: ModuleType) -> None:
+    """The reference server is not always sure of its own answer; that is no cure of what is listed."""
+
+    class Unsure:
+        def run(self, run: object, url: str) -> dict[str, dict[str, str]]:
+            return {"server-sse-polling": {"server-sse-priming-event/X": "WARNING"}}
+
+        def again(self, run: object, url: str, scenario: str) -> dict[str, dict[str, str]]:
+            return {scenario: {"server-sse-priming-event/X": "SUCCESS" if url == "direct" else "WARNING"}}
+
+    found = comparison.compare(Unsure(), {"direct": "direct", "stdio": "stdio"}, comparison.RUNS[:1])
+    assert [(each.check, each.direct, each.bridge) for each in found] == [
+        ("server-sse-priming-event/X", "SUCCESS", "WARNING")
+    ]
