@@ -5,8 +5,6 @@ questions that travel in answers. Refuses to run anything: the bridge does.
 """
 
 import json
-import logging
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,9 +13,9 @@ from functools import partial
 from typing import Any, Final, Protocol, cast
 
 import anyio
-import anyio.abc
 
 from asyncfc_mcp import answers, tasks
+from asyncfc_mcp.asking import Asking
 from asyncfc_mcp.bridge import Bridge, Origin, Wiring
 from asyncfc_mcp.catalog import HOST_PREFIX, NAME_LIMIT, ToolEntry, upstream_name
 from asyncfc_mcp.errors import (
@@ -34,21 +32,16 @@ from asyncfc_mcp.hosts import profile_for
 from asyncfc_mcp.listening import Attendance, Listeners
 from asyncfc_mcp.metatools import METATOOLS, Caller, Client, InputNeeded, wait
 from asyncfc_mcp.protocol import (
-    CONNECTION_CLOSED,
     HANDSHAKE_VERSIONS,
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     LOG_LEVEL_META_KEY,
     METHOD_NOT_FOUND,
-    Channel,
     Later,
     Soon,
 )
-from asyncfc_mcp.questions import CLAIM_S, Questions
+from asyncfc_mcp.questions import CLAIM_S
 from asyncfc_mcp.requests import Handler, Params, Request, Session, awaited, paged
 from asyncfc_mcp.scheduler import wait_for
-
-logger = logging.getLogger(__name__)
 
 CONVERSATION_KEY: Final = "asyncfc/conversation"
 """Key in a request's `_meta` by which a host says whose conversation it belongs to."""
@@ -79,7 +72,7 @@ class ToolCalls:
     """
 
     def __init__(
-        self, bridge: Bridge, scope: Scope, listeners: Listeners, asking: "Asking", seal: "Seal", *, pipe: bool
+        self, bridge: Bridge, scope: Scope, listeners: Listeners, asking: Asking, seal: Seal, *, pipe: bool
     ) -> None:
         self.bridge = bridge
         self._scope = scope
@@ -644,60 +637,3 @@ def _without_ours(entry: ToolEntry, arguments: dict[str, Any] | None) -> tuple[d
     name = own.pop("_as", None) if entry.takes_as else None
     wanted = own.pop("_wait", None) if entry.takes_wait else None
     return own, name, wanted
-
-
-def _live(question: Question) -> Params:
-    """A question's parameters for a client of the handshake versions, whatever the version in which it was asked."""
-    if question.params.get("mode") == "url" and "elicitationId" not in question.params:
-        # Required there; 2026-07-28 has none, since a question is answered in the call that asks it.
-        return {**question.params, "elicitationId": secrets.token_hex(8)}
-    return question.params
-
-
-class Asking:
-    """Where clients are asked in the background, for as long as `run` lasts."""
-
-    def __init__(self) -> None:
-        self._tasks: anyio.abc.TaskGroup | None = None
-        self._asked: dict[tuple[str, Any], object] = {}
-        """Question and connection → None, or the channel on which it did not reach the client, until it is over."""
-
-    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        async with anyio.create_task_group() as self._tasks:
-            task_status.started()
-            await anyio.sleep_forever()
-
-    def start(self, questions: Questions, request: Request, question: Question) -> bool:
-        """Put a question to the client of a request, unless it has been put on that connection and is still open; its
-        answer settles the question, and what settles it otherwise withdraws it. False if it cannot be put there: it did
-        not reach the client on that channel before."""
-        assert self._tasks is not None
-        key = (question.id, request.session)
-        if key in self._asked and (cut := self._asked[key]) in (None, request.channel):
-            return cut is None
-        self._asked[key] = None
-        self._tasks.start_soon(self._ask, questions, request.channel, question, key)
-        return True
-
-    async def _ask(self, questions: Questions, channel: Channel, question: Question, key: tuple[str, Any]) -> None:
-        async def put() -> None:
-            try:
-                question.settle(await channel.send_raw_request(question.method, _live(question)))
-            except RpcError as exc:
-                if exc.code == CONNECTION_CLOSED:
-                    # It is for whoever comes for the same future, on another connection or another stream of this one.
-                    self._asked[key] = channel
-                    questions.release(question)
-                else:
-                    question.settle(None, (exc.code, exc.message, exc.data))
-            except Exception:
-                logger.exception("asking the client %s failed", question.method)
-                question.settle(None, (INTERNAL_ERROR, "the client could not be asked", None))
-
-        try:
-            async with anyio.create_task_group() as tg:
-                tg.start_soon(put)
-                await questions.over(question)
-                tg.cancel_scope.cancel()
-        finally:
-            self._asked.pop(key, None)

@@ -3,8 +3,8 @@
 Owns what is plain (a head without surprises, a small body, nothing sent ahead) and the response to it. Refuses to know
 what is asked, and everything that is not plain or takes longer: that goes to uvicorn, whose protocol this is, as if it
 had only just come. uvicorn's way, h11 and a task for each request, costs as much as all that the bridge does about a
-call (`benchmarks/`, `overhead`). Rejected: its faster parser, httptools, which takes a third of that off, lets white
-space into header values that it does not belong to, and loses the body of a request that offers h2c, as Java's do.
+call (`benchmarks/`, `overhead`). Rejected: its faster parser, httptools, which takes a third of that off, keeps white
+space around the values of headers, and loses the body of a request that offers h2c, as Java's clients do.
 """
 
 import re

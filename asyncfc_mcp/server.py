@@ -14,8 +14,9 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp import __version__, tasks
+from asyncfc_mcp.asking import Asking
 from asyncfc_mcp.bridge import Bridge
-from asyncfc_mcp.calls import Asking, ToolCalls
+from asyncfc_mcp.calls import ToolCalls
 from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RpcError
 from asyncfc_mcp.futures import Result, Scope
 from asyncfc_mcp.hosts import profile_for

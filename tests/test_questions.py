@@ -12,8 +12,8 @@ import anyio
 import pytest
 from lab import Got, Toy, bridge_over, on_virtual_time, settle, text_result
 
+from asyncfc_mcp.asking import Asking
 from asyncfc_mcp.bridge import Bridge, Origin
-from asyncfc_mcp.calls import Asking
 from asyncfc_mcp.errors import MalformedQuestion, RpcError, Unanswered
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Future, Question, Scope, State
 from asyncfc_mcp.metatools import Caller, Client, InputNeeded, wait
