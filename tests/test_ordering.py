@@ -725,7 +725,7 @@ def test_a_call_costs_the_same_however_many_are_pending(pattern, on_failure, out
 
 
 def test_ten_thousand_pending_calls_cost_as_much_each_as_a_few():
-    """The numbers of the issue: 10,000 submissions, a tenth of which conflict."""
+    """10,000 submissions, a tenth of which conflict."""
     tree = StateTree()
     effects = [effect(sparse(i)) for i in range(10_000)]
 
