@@ -230,17 +230,6 @@ class Downstream:
         except RpcError as exc:
             raise await self._failure(connection, method, exc) from None
 
-    @property
-    def posts(self) -> bool:
-        """Whether it is up and behind pipes, so that `post` has a chance."""
-        connection = self._connection
-        return (
-            connection is not None
-            and self.status is Status.READY
-            and isinstance(connection.dispatcher, Peer)
-            and not connection.closed.is_set()
-        )
-
     def post(
         self,
         method: str,
@@ -256,12 +245,12 @@ class Downstream:
             What tells the server, with a reason, that nobody waits any more. None if it cannot be sent at once, and
             then nothing was: the server is not up, is not behind pipes, or does not read; `request` can wait.
         """
-        if not self.posts:
-            return None
         connection = self._connection
-        assert connection is not None
+        if connection is None or self.status is not Status.READY or connection.closed.is_set():
+            return None
         peer = connection.dispatcher
-        assert isinstance(peer, Peer)
+        if not isinstance(peer, Peer):
+            return None
         out, options = self._outgoing(connection, method, params, capabilities, on_progress)
 
         def settle(result: dict[str, Any] | None, error: RpcError | None) -> None:

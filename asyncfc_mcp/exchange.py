@@ -430,7 +430,7 @@ class Waits:
         if exchange.watcher is not None:
             exchange.watcher.cancel()
 
-    async def answer(self, receive: "Receive", exchange: Exchange, begin: "Begin") -> None:
+    async def answer(self, receive: "Receive", exchange: Exchange, begin: Begin) -> None:
         """Answer a request with what `begin` gives or brings, or with the error that either raises."""
 
         def checked() -> Result | Later:
@@ -439,9 +439,8 @@ class Waits:
 
         await self._answer(receive, exchange, checked)
 
-    async def go_on(self, receive: "Receive", send: "Send", exchange: Exchange, later: Later) -> None:
+    async def go_on(self, receive: "Receive", exchange: Exchange, later: Later) -> None:
         """Wait for the result of a request that somebody else has begun to answer, and answer it."""
-        exchange.send, exchange.on_cancel = send, None
         await self._answer(receive, exchange, lambda: later)
 
     async def _answer(self, receive: "Receive", exchange: Exchange, begin: Begin) -> None:
@@ -487,8 +486,9 @@ class Waits:
 
         async def send(_: object) -> None: ...
 
+        exchange.send = send
         exchange.hung_up()
-        self._tasks.start_soon(self.go_on, receive, send, exchange, later)
+        self._tasks.start_soon(self.go_on, receive, exchange, later)
 
     def _look_out(self, exchange: Exchange, receive: "Receive") -> None:
         assert self._tasks is not None

@@ -69,8 +69,8 @@ class Express(H11Protocol):
         """What is being answered, as it came."""
         self._ahead = b""
         self._long = False
-        self._handed_over: tuple[Exchange, Later] | None = None
-        self._taken_over = anyio.Event()
+        self._handed_over: tuple[Exchange, Later, anyio.Event] | None = None
+        """With what is set when it is taken over."""
         self._defaults: Sequence[Header] = ()
         self._default_lines = b""
         self._last = False
@@ -228,7 +228,7 @@ class Express(H11Protocol):
         assert exchange is not None
         if later is None:
             later = self._call_off()
-        self._handed_over, self._taken_over = (exchange, later), anyio.Event()
+        self._handed_over = exchange, later, anyio.Event()
         request, ahead = self._request, self._ahead
         self._exchange, self._request, self._ahead = None, b"", b""
         self._go_long_way(request + ahead)
@@ -239,17 +239,17 @@ class Express(H11Protocol):
         """ASGI: the application, where it takes over what was handed over."""
         if self._handed_over is None:
             return await self._application(scope, receive, send)
-        (exchange, later), self._handed_over = self._handed_over, None
+        (exchange, later, taken_over), self._handed_over = self._handed_over, None
         exchange.send = send
-        self._taken_over.set()
-        await self._front.waits.go_on(receive, send, exchange, later)
+        taken_over.set()
+        await self._front.waits.go_on(receive, exchange, later)
 
     async def _send(self, exchange: Exchange, message: "AsgiMessage") -> None:
         """Send what comes before the result, which makes the response a stream: that is uvicorn's."""
         if self._soon is not None and self._exchange is exchange:
             self._hand_over()
         if self._handed_over is not None and self._handed_over[0] is exchange:
-            await self._taken_over.wait()
+            await self._handed_over[2].wait()
             await exchange.send(message)
 
     # --- the end -----------------------------------------------------------------------------------------------------
