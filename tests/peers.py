@@ -66,7 +66,7 @@ class Venv:
     @property
     def fingerprint(self) -> str:
         """Changes when the installation has to change."""
-        words = (sys.version, sys.executable, *self.requirements)
+        words = (sys.version, os.path.realpath(sys.executable), *self.requirements)
         return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
     def install(self, folder: Path) -> None:
