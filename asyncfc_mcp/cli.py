@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from asyncfc_mcp import __version__
-from asyncfc_mcp.config import BridgeConfig, config_for_command, config_for_url, load_config
+from asyncfc_mcp.config import BridgeConfig
+from asyncfc_mcp.config_reader import config_for_command, config_for_url, load_config
 from asyncfc_mcp.errors import BridgeError, UnknownTool
 
 if TYPE_CHECKING:

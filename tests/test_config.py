@@ -28,12 +28,9 @@ from asyncfc_mcp.config import (
     ServerConfig,
     Settings,
     StdioSpec,
-    config_for_command,
-    config_for_url,
     field_docs,
-    load_config,
-    parse_config,
 )
+from asyncfc_mcp.config_reader import config_for_command, config_for_url, load_config, parse_config
 from asyncfc_mcp.errors import ConfigError
 
 REPO = Path(__file__).resolve().parents[1]
@@ -448,7 +445,7 @@ def test_a_missing_variable_is_an_error_that_shows_the_way_out(written: str) -> 
 def test_a_missing_working_directory_is_only_missed_where_it_is_needed(tmp_path: Path) -> None:
     """A bridge whose own folder was deleted still starts."""
     code = (
-        "import os, sys; from asyncfc_mcp.config import parse_config; os.rmdir(os.getcwd())\n"
+        "import os, sys; from asyncfc_mcp.config_reader import parse_config; os.rmdir(os.getcwd())\n"
         'def c(a): return parse_config(\'{"mcpServers": {"s": {"command": "%s"}}}\' % a, \'f\', {})\n'
         "print(c('${userHome}x').servers[0].spec.command != '')\n"
         "try: c('${workspaceFolder}')\n"
