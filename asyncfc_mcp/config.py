@@ -22,7 +22,9 @@ class Policy:
         "declared", "What a tool that says nothing of its effects counts as: not ordered, a write, or nothing at all."
     )
     on_failure: Literal["stop", "continue"] = _doc(
-        "stop", "Whether this write is cancelled when one queued before it on the same state fails."
+        "continue",
+        "`stop`: when a write fails, the writes queued behind it on the same state are cancelled. Only between tools "
+        "with `reads` or `writes`.",
     )
     reads: tuple[str, ...] | None = _doc(None, "State paths that the tool reads. `[]`: none.")
     writes: tuple[str, ...] | None = _doc(None, "State paths that the tool writes. `[]`: none.")
@@ -127,9 +129,10 @@ SERVER_KEYS: Final[Mapping[str, str]] = MappingProxyType(
 )
 POLICY: Final = {f.name: f for f in fields(Policy)}
 SETTINGS: Final = {f.name: f for f in fields(Settings)}
-_EFFECTS: Final = ("reads", "writes")
+EFFECTS: Final = ("reads", "writes")
+"""Settings that declare state paths."""
 LEVELS: Final[Mapping[str, frozenset[str]]] = {
-    "at the top of the file": frozenset(SETTINGS) | frozenset(POLICY) - frozenset(_EFFECTS),
+    "at the top of the file": frozenset(SETTINGS) | frozenset(POLICY) - frozenset(EFFECTS),
     "on a server": frozenset(POLICY) | frozenset(SERVER_KEYS),
     "on a tool": frozenset(POLICY),
 }

@@ -9,11 +9,13 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args, get_origin
 from urllib.parse import urlsplit
 
 from asyncfc_mcp.config import (
+    EFFECTS,
     LEVELS,
     POLICY,
     SERVER_KEYS,
@@ -44,6 +46,7 @@ _VARIABLE: Final = re.compile(
     r"\$\{(?:(?P<asked>(?:input|command|config):[^}]*)|(?P<slash>/)"
     r"|(?:env:(?P<env>[^}:]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*))(?::-(?P<default>(?:[^{}]|\{[^{}]*\})*))?)\}"
 )
+FAIL_STOP_NEEDS_PATHS: Final = '"stop" has no effect: no "reads" or "writes" are declared here'
 LARGEST: Final = 10**15
 """No setting may be larger: whatever it is a bound on, it would bound nothing."""
 _PROFILE_KEYS: Final = {
@@ -210,12 +213,22 @@ class _Reader:
             self.warn(f"{path}.{key}", f"ignored, it means nothing to the bridge{hint}")
         spec = self._spec(entry, path)
         own = self.section(entry.get("asyncfc", {}), f"{path}.asyncfc", "on a server")
+        self._check_fail_stop(own, f"{path}.asyncfc")
         limit = own.get("max_concurrency", top.get("max_concurrency"))
         policy = {key: item for key, item in {**top, **own}.items() if key in POLICY and key != "max_concurrency"}
         return ServerConfig(
             name, spec, own.get("prefix"), own.get("include", ()), own.get("exclude", ()), limit,
             base=Policy(**policy), tools=own.get("tools", {}),
         )  # fmt: skip
+
+    def _check_fail_stop(self, own: Mapping[str, Any], path: str) -> None:
+        """Warn of `on_failure: "stop"` where no state is declared by path, since it has no effect there."""
+        tools: dict[str, dict[str, Any]] = own.get("tools", {})
+        if own.get("on_failure") == "stop" and not _declares(own, *tools.values()):
+            self.warn(f"{path}.on_failure", FAIL_STOP_NEEDS_PATHS)
+        for tool, section in tools.items():
+            if section.get("on_failure") == "stop" and not _declares(own, section):
+                self.warn(f"{path}.tools.{tool}.on_failure", FAIL_STOP_NEEDS_PATHS)
 
     def _spec(self, entry: Mapping[str, Any], path: str) -> StdioSpec | HttpSpec:
         kind = None
@@ -262,6 +275,11 @@ class _Reader:
         if kind is None:
             kind = "sse" if urlsplit(url).path.rstrip("/").endswith("/sse") else "http"
         return HttpSpec(url, headers, cast("Any", kind))
+
+
+def _declares(*sections: Mapping[str, Any]) -> bool:
+    """Whether one of these sections declares state paths."""
+    return any(section.get(key) is not None for section in sections for key in EFFECTS)
 
 
 def _places(key: str) -> str:
@@ -387,6 +405,8 @@ def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConf
     if not kept:
         found = f"all of its {len(entries)} servers are disabled" if entries else "there is no server to wrap"
         raise ConfigError(file, keys[0], found, "at least one")
+    if top.get("on_failure") == "stop" and not any(_declares(asdict(s.base), *s.tools.values()) for s in kept):
+        reader.warn("asyncfc.on_failure", FAIL_STOP_NEEDS_PATHS)
     settings = Settings(**{key: item for key, item in top.items() if key in SETTINGS})
     return BridgeConfig(kept, settings, tuple(reader.warnings), file)
 

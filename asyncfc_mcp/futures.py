@@ -50,7 +50,7 @@ class State(_Word):
     FAILED = "failed"
     """The tool returned `isError`, or there is no result and `Future.failure` says why."""
     CANCELLED = "cancelled"
-    """Somebody cancelled it, or fail-stop did."""
+    """It was cancelled by a client, or by `on_failure: "stop"`."""
 
     @property
     def terminal(self) -> bool:

@@ -48,7 +48,7 @@ def _limits(wiring: Wiring, server_limit: int | None) -> dict[str, Any]:
         "grace_ms": policy.grace_ms,
         "retries": policy.retries if wiring.entry.repeatable else 0,
         "single_flight": policy.single_flight and wiring.entry.read_only,
-        "on_failure": policy.on_failure,
+        "on_failure": policy.on_failure if wiring.effect.source == "config" else "continue",
         "references": policy.references,
         "names": wiring.entry.takes_as,
         "wait": wiring.entry.takes_wait,

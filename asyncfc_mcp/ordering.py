@@ -37,6 +37,12 @@ class Effect:
     writes: tuple[Path, ...]
     source: str  # "config" | "annotation" | "strict" | "nothing said" | "off"
 
+    @property
+    def declared(self) -> bool:
+        """Whether its paths were declared one by one. `on_failure: "stop"` applies between such calls only: an
+        annotation covers all of a server, and a failure there says nothing of most of it."""
+        return self.source == "config"
+
 
 NOTHING: Final = Effect((), (), "nothing said")
 
@@ -427,8 +433,9 @@ class StateTree:
             nodes += node.children.values()
         return size
 
-    def submit(self, key: str, effect: Effect, *, on_failure: str = "stop") -> None:
-        """Add a call behind all that are there. With `on_failure` "continue" no failure before it stops it."""
+    def submit(self, key: str, effect: Effect, *, on_failure: str = "continue") -> None:
+        """Add a call behind all that are there. With `on_failure` "stop" a failed write before it stops it, if it
+        writes."""
         if key in self._calls:
             raise InvalidTransition(key, "submitted already", "be submitted again")
         if () in effect.reads or () in effect.writes:

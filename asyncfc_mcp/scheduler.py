@@ -256,7 +256,8 @@ class Scheduler:
     def _order(self, call: Call) -> None:
         if call.effect.reads or call.effect.writes:
             call.ordered = True
-            self._tree.submit(call.future.key, call.effect, on_failure=call.policy.on_failure)
+            on_failure = call.policy.on_failure if call.effect.declared else "continue"
+            self._tree.submit(call.future.key, call.effect, on_failure=on_failure)
 
     def _consider(self, call: Call) -> None:
         """Start the call if nothing is missing, or let it stand in line for capacity."""
@@ -551,6 +552,8 @@ class Scheduler:
             if ran:  # and not what was cancelled before it went out
                 self._remember_duration(future)
             if call.ordered:
+                if outcome == "failed" and not call.effect.declared:
+                    outcome = "void"  # for the calls behind it: it stops none of them
                 settled = self._tree.settle(future.key, outcome=outcome)  # pyright: ignore[reportArgumentType]
                 for key in settled.ready:
                     if (ready := self._calls.get(key)) is not None:

@@ -94,7 +94,7 @@ async def test_all_limits_of_a_tool_are_shown_as_they_apply():
         "grace_ms": 25.0,
         "retries": 0,
         "single_flight": False,
-        "on_failure": "stop",
+        "on_failure": "continue",
         "references": "all",
         "names": True,
         "wait": True,

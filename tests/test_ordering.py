@@ -591,11 +591,21 @@ def test_a_failed_write_stops_the_writes_behind_it_and_lets_reads_go_on(texts, r
     assert all(key not in tree for key, _ in stopped)
 
 
+def test_by_default_a_failure_stops_nothing():
+    """The calls behind a failed write are made, as they are by a host that makes the same calls directly."""
+    tree = StateTree()
+    for key in "12":
+        tree.submit(key, effect("w:a"))
+    tree.start("1")
+    settled = tree.settle("1", outcome="failed")
+    assert (settled.ready, settled.stopped) == (["2"], [])
+
+
 def test_what_is_submitted_after_a_failure_goes_on():
     """The model has seen the failure, or could have."""
     tree = tree_of("w:a", "w:a")
     tree.settle("1", outcome="failed")
-    tree.submit("3", effect("w:a"))
+    tree.submit("3", effect("w:a"), on_failure="stop")
     assert tree.ready("3")
 
 
@@ -603,8 +613,8 @@ def test_on_failure_continue_is_of_the_call_that_would_be_stopped():
     """A call that goes on in any case neither stops nor saves the others."""
     tree = tree_of("w:a")
     tree.submit("2", effect("w:a w:b"), on_failure="continue")
-    tree.submit("3", effect("w:b"))
-    tree.submit("4", effect("w:a"))
+    tree.submit("3", effect("w:b"), on_failure="stop")
+    tree.submit("4", effect("w:a"), on_failure="stop")
     settled = tree.settle("1", outcome="failed")
     assert settled.stopped == [("4", "1")]
     assert settled.ready == ["2"]

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -21,6 +21,7 @@ from asyncfc_mcp.schemas import Validator
 
 pytestmark = pytest.mark.anyio
 
+STOP = Policy(on_failure="stop")
 OK: Result = {"content": [{"type": "text", "text": "ok"}]}
 
 
@@ -142,15 +143,15 @@ class Lab:
         scope: Scope = LOCAL,
         policy: Policy | None = None,
         arguments: dict[str, Any] | None = None,
+        source: str = "config",
         **more: Any,
     ) -> Future:
         future = self.store.create(scope, tool=tool, server=server)
         bindings = {needed.id: needed.key for needed in needs}
         if arguments is None:
             arguments = {needed.id: f"${needed.id}" for needed in needs}
-        self.scheduler.submit(
-            Call(future, tool, arguments, policy or Policy(), effect(reads, writes), bindings=bindings, **more)
-        )
+        touched = replace(effect(reads, writes), source=source)
+        self.scheduler.submit(Call(future, tool, arguments, policy or Policy(), touched, bindings=bindings, **more))
         return future
 
     @property
@@ -387,15 +388,37 @@ async def test_a_very_long_chain_fails_without_recursion():
         it.assert_nothing_is_left()
 
 
-async def test_a_failed_write_stops_the_writes_queued_behind_it_and_nothing_else():
-    """Reads go on, other state is not touched, and what is submitted afterwards runs."""
+async def test_a_failed_write_stops_nothing_that_does_not_take_its_value():
+    """The writes behind it run, as they do for a host that makes the same calls directly."""
     async with lab() as it:
         bad = it.submit(writes="a")
-        read, behind, elsewhere = it.submit(reads="a"), it.submit(writes="a/x"), it.submit(writes="b")
+        read, behind, takes = it.submit(reads="a/y"), it.submit(writes="a/x"), it.submit(needs=[bad])
+        await it.end(bad, failing("no space"))
+        assert states(bad, read, behind, takes) == ["failed", "running", "running", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [("config", "config", "cancelled"), ("config", "annotation", "running"), ("annotation", "config", "running")],
+)
+async def test_fail_stop_is_between_calls_whose_state_is_declared_by_path(first: str, second: str, expected: str):
+    """An annotation covers a whole server: a failure somewhere in it says nothing of the rest."""
+    async with lab() as it:
+        bad = it.submit(writes="a", policy=STOP, source=first)
+        behind = it.submit(writes="a", policy=STOP, source=second)
+        await it.end(bad, failing("no space"))
+        assert behind.state.value == expected
+
+
+async def test_with_fail_stop_a_failed_write_stops_the_writes_queued_behind_it_and_nothing_else():
+    """Reads go on, other state is not touched, and what is submitted afterwards runs."""
+    async with lab() as it:
+        bad = it.submit(writes="a", policy=STOP)
+        read, behind, elsewhere = it.submit(reads="a"), it.submit(writes="a/x", policy=STOP), it.submit(writes="b")
         await it.end(bad, failing("no space"))
         assert states(bad, read, behind, elsewhere) == ["failed", "running", "cancelled", "running"]
         assert str(behind.failure) == ("not sent: f1 failed before it: no space; submit again if you still want it")
-        after = it.submit(writes="a")
+        after = it.submit(writes="a", policy=STOP)
         await it.end(read)
         assert after.state is State.RUNNING
         await it.end(after)
@@ -406,7 +429,7 @@ async def test_a_failed_write_stops_the_writes_queued_behind_it_and_nothing_else
 async def test_writes_that_were_told_to_continue_are_not_stopped():
     """`on_failure: continue` is of the call that would be stopped."""
     async with lab() as it:
-        bad = it.submit(writes="a")
+        bad = it.submit(writes="a", policy=STOP)
         behind = it.submit(writes="a", policy=Policy(on_failure="continue"))
         await it.end(bad, failing("no space"))
         assert behind.state is State.RUNNING
@@ -415,7 +438,7 @@ async def test_writes_that_were_told_to_continue_are_not_stopped():
 async def test_a_failed_read_stops_nobody():
     """It changed nothing that a later write could have counted on."""
     async with lab() as it:
-        bad, behind = it.submit(reads="a"), it.submit(writes="a")
+        bad, behind = it.submit(reads="a"), it.submit(writes="a", policy=STOP)
         await it.end(bad, failing("no such file"))
         assert behind.state is State.RUNNING
 
@@ -425,8 +448,8 @@ async def test_what_was_stopped_names_the_first_cause():
     async with lab() as it:
         first = it.submit()
         second = it.submit(needs=[first], writes="a")
-        third = it.submit(writes="a b")
-        fourth = it.submit(writes="b")
+        third = it.submit(writes="a b", policy=STOP)
+        fourth = it.submit(writes="b", policy=STOP)
         fifth = it.submit(needs=[fourth])
         await it.end(first, failing("expired token"))
         assert states(second, third, fourth, fifth) == ["failed", "cancelled", "cancelled", "failed"]
@@ -484,9 +507,9 @@ async def test_cancelling_a_waiting_call_takes_it_out_as_if_it_had_never_been():
 
 
 async def test_cancelling_a_running_call_tells_the_downstream():
-    """Its effect is unknown, and its text says so; writes behind it are stopped."""
+    """Its effect is unknown, and its text says so; with fail-stop the writes behind it are stopped."""
     async with lab() as it:
-        running, behind, read = it.submit(writes="a"), it.submit(writes="a"), it.submit(reads="a")
+        running, behind, read = it.submit(writes="a"), it.submit(writes="a", policy=STOP), it.submit(reads="a")
         await settle()
         it.scheduler.cancel(running)
         assert running.state is (State.CANCELLED if it.downstream.at_once else State.RUNNING)
@@ -502,7 +525,7 @@ async def test_cancelling_a_call_whose_server_is_still_starting_stops_nobody():
     """It was never sent, so what is behind it goes on."""
     async with lab() as it:
         it.downstream.sends = False
-        unsent, behind = it.submit(writes="a"), it.submit(writes="a")
+        unsent, behind = it.submit(writes="a"), it.submit(writes="a", policy=STOP)
         await settle()
         it.scheduler.cancel(unsent)
         await settle()
@@ -912,7 +935,7 @@ async def test_a_call_stopped_while_it_is_queued_for_capacity_gives_way():
     """Fail-stop reaches those that wait for a place as well."""
     async with lab(limits={"s": 1}) as it:
         first = it.submit(writes="a")
-        second, third = it.submit(writes="a"), it.submit(reads="b")
+        second, third = it.submit(writes="a", policy=STOP), it.submit(reads="b")
         await it.end(first, failing("no"))
         assert states(second, third) == ["cancelled", "running"]
         await it.end(third)
@@ -961,8 +984,8 @@ async def test_another_clients_calls_are_named_to_nobody():
     for others, mine in ((Scope("alice"), Scope("bob")), (PUBLIC, PUBLIC)):
         async with lab() as it:
             foreign = it.submit(writes="a", scope=others)
-            foreign_too = it.submit(writes="a", scope=others)
-            own = it.submit(writes="a", scope=mine)
+            foreign_too = it.submit(writes="a", scope=others, policy=STOP)
+            own = it.submit(writes="a", scope=mine, policy=STOP)
             needs = it.submit(needs=[own], scope=mine)
             assert it.scheduler.waiting_for(own) == (("another client's call",), "same state s/a")
             assert it.scheduler.waiting_for(needs)[0] == (own.id,)
@@ -1063,8 +1086,8 @@ async def test_a_value_that_a_call_waits_to_use_is_there_when_its_turn_comes():
 #
 # Calls over a model of state: a tree of cells, of which each call reads and writes some, as it has declared. Hypothesis
 # says which calls there are and who is submitted, ends or is cancelled next. The oracle takes the same calls one after
-# another in order of submission; it knows nothing of the scheduler but when each call had ended, on which fail-stop
-# depends ("already queued behind it").
+# another in order of submission; it knows nothing of the scheduler but when each call had ended, on which `on_failure:
+# "stop"` depends ("already queued behind it"). By default it does not depend on that either.
 
 CELLS: list[Path] = [("s", "a", "x"), ("s", "a", "y"), ("s", "b"), ("t", "c")]
 PATHS: list[Path] = sorted({cell[:depth] for cell in CELLS for depth in (1, 2, 3)})
@@ -1087,6 +1110,9 @@ class Plan:
     partial: bool
     """Whether it has its effect, should it fail or be cancelled."""
     stoppable: bool
+    """Whether its `on_failure` is `stop`; the default is not."""
+    declared: bool
+    """Whether its state is declared by path, on which fail-stop depends."""
     tool: int
     takes_s: int
 
@@ -1105,6 +1131,7 @@ class Plan:
 @st.composite
 def plans(draw: st.DrawFn, *, failures: bool = True, most: int = 10) -> list[Plan]:
     some_paths = st.sampled_from([*([path] for path in PATHS), [], [], [("s", "b"), ("s", "a", "x")]])
+    stop = draw(st.booleans())  # most have the default everywhere
     rarely = st.sampled_from([False] * 2 + [True]) if failures else st.just(False)
     result: list[Plan] = []
     for number in range(draw(st.integers(1, most) | st.just(most))):
@@ -1116,6 +1143,7 @@ def plans(draw: st.DrawFn, *, failures: bool = True, most: int = 10) -> list[Pla
                 draw(st.lists(earlier, max_size=2, unique=True)) if number else [],
                 draw(rarely),
                 draw(st.booleans()),
+                stop and draw(st.sampled_from([True, True, False])),
                 draw(st.sampled_from([True, True, False])),
                 draw(st.integers(0, 1)),
                 draw(st.integers(1, 9)),
@@ -1178,7 +1206,7 @@ class Model:
                 f"tool{plan.tool}",
                 {need.id: f"${need.id}" for need in needed},
                 Policy(on_failure="stop" if plan.stoppable else "continue", max_concurrency=self.tool_limit),
-                Effect(tuple(plan.reads), tuple(plan.writes), "config"),
+                Effect(tuple(plan.reads), tuple(plan.writes), "config" if plan.declared else "annotation"),
                 bindings={need.id: need.key for need in needed},
             )
         )
@@ -1222,12 +1250,15 @@ class Model:
             stops = any(
                 outcome[earlier] in ("failed", "unsent")
                 and number < self.ended_when[earlier]
+                and self.plan[earlier].declared
                 and set(cells_of(self.plan[earlier].writes)) & set(cells_of([*plan.reads, *plan.writes]))
                 for earlier in range(number)
             )
             if self.cancelled.get(number) is False:
                 outcome[number] = "void"
-            elif any(outcome[need] != "completed" for need in plan.needs) or (stops and plan.writes and plan.stoppable):
+            elif any(outcome[need] != "completed" for need in plan.needs) or (
+                stops and plan.writes and plan.stoppable and plan.declared
+            ):
                 outcome[number] = "unsent"
             else:
                 seen = {cell: state[cell] for cell in cells_of([*plan.reads, *plan.writes])}

@@ -1278,10 +1278,10 @@ async def test_declared_effects_order_what_touches_the_same_state_only():
 
 
 @on_virtual_time
-async def test_a_failed_write_stops_the_one_behind_it_and_says_so():
+async def test_with_fail_stop_a_failed_write_stops_the_one_behind_it_and_says_so():
     """A model that had seen the failure might not have made it."""
     toy, state = files()
-    async with stage(toy=toy, server=EFFECTS) as it:
+    async with stage(toy=toy, policy={"on_failure": "stop"}, server=EFFECTS) as it:
         await it.host.call("write", {"path": "a", "text": "bad", "s": 5})
         answer = await it.host.call("write", {"path": "a", "text": "next", "_wait": "all"})
         assert records(answer) == [("f1", "failed"), ("f2", "cancelled")]

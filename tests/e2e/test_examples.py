@@ -88,10 +88,10 @@ def state_of(folder: Path) -> dict[str, str]:
 
 
 def notes_config(tmp_path: Path, folder: Path) -> Path:
-    """The example's own configuration of the notes server, without fail-stop so that both ways make the same calls."""
+    """The example's own configuration of the notes server."""
     entry = json.loads((EXAMPLES / "config.json").read_text())["mcpServers"]["notes"]
     entry["command"], entry["args"] = sys.executable, [str(EXAMPLES / "notes_server.py"), str(folder)]
-    entry["asyncfc"] |= {"prefix": "", "on_failure": "continue"}
+    entry["asyncfc"] |= {"prefix": ""}
     path = tmp_path / "mcp.json"
     path.write_text(json.dumps({"mcpServers": {"notes": entry}, "asyncfc": {"grace_ms": 0}}))
     return path
