@@ -33,15 +33,17 @@ from asyncfc_mcp.errors import (
     ServerUnavailable,
     UnknownTool,
 )
+from asyncfc_mcp.expect import expected
 from asyncfc_mcp.following import follow_task
 from asyncfc_mcp.futures import Future, FutureStore, Result, Scope, possible_name
+from asyncfc_mcp.json_types import json_type
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
 from asyncfc_mcp.ordering import Effect, EffectTemplate, declared_effect
 from asyncfc_mcp.processes import Child, Reaper
 from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, OnProgress
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions, refuse_unless_able
 from asyncfc_mcp.scheduler import Abandon, Call, Ended, Rest, Scheduler
-from asyncfc_mcp.schemas import Validator, expected, json_type
+from asyncfc_mcp.validate import Validator
 
 logger = logging.getLogger(__name__)
 

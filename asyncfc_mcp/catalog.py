@@ -14,7 +14,9 @@ from typing import Any, Final, cast
 
 from asyncfc_mcp.config import Policy, ServerConfig
 from asyncfc_mcp.errors import NameCollision
-from asyncfc_mcp.schemas import add_reserved, admit_references, without_dialect, without_echo
+from asyncfc_mcp.loosen import admit_references
+from asyncfc_mcp.reserved import add_reserved
+from asyncfc_mcp.trim import without_dialect, without_echo
 
 HOST_PREFIX: Final = "mcp__asyncfc__"
 """What hosts put before a tool's name, with this program under the name that the README gives it."""

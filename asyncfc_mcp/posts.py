@@ -27,6 +27,7 @@ from asyncfc_mcp.exchange import (
     respond,
 )
 from asyncfc_mcp.futures import Result
+from asyncfc_mcp.loosen import HEADER
 from asyncfc_mcp.protocol import (
     HEADER_MISMATCH,
     INVALID_PARAMS,
@@ -41,7 +42,6 @@ from asyncfc_mcp.protocol import (
     RequestId,
 )
 from asyncfc_mcp.requests import Params
-from asyncfc_mcp.schemas import HEADER
 from asyncfc_mcp.server import Upstream, envelope_of, unsupported
 from asyncfc_mcp.wire import Message, format_message
 

@@ -32,7 +32,8 @@ from asyncfc_mcp.errors import (
     ReferenceFailed,
     ValueUnfit,
 )
-from asyncfc_mcp.schemas import Expected, expected, is_array, is_object, json_type, printable, shown_path
+from asyncfc_mcp.expect import Expected, expected
+from asyncfc_mcp.json_types import is_array, is_object, json_type, printable, shown_path
 
 Known = Callable[[str], str | None]
 """An ID or a name (without `$`) → the key of the future that it means; None if it means none."""

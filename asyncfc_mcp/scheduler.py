@@ -34,7 +34,7 @@ from asyncfc_mcp.errors import (
 from asyncfc_mcp.futures import Event, Future, FutureStore, Result, Scope, State
 from asyncfc_mcp.ordering import NOTHING, Effect, StateTree
 from asyncfc_mcp.protocol import OnProgress
-from asyncfc_mcp.schemas import Validator
+from asyncfc_mcp.validate import Validator
 from asyncfc_mcp.wire import approximate_size
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from asyncfc_mcp.errors import CallFailed, CallTimedOut, ProtocolFailure, Server
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Future, FutureStore, Result, Scope, State
 from asyncfc_mcp.ordering import Effect, Path
 from asyncfc_mcp.scheduler import Abandon, Call, Ended, Scheduler, wait_for
-from asyncfc_mcp.schemas import Validator
+from asyncfc_mcp.validate import Validator
 
 pytestmark = pytest.mark.anyio
 

@@ -15,15 +15,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from mcp.shared.inbound import find_invalid_x_mcp_header
 
-from asyncfc_mcp.schemas import (
-    Expected,
-    Validator,
-    add_reserved,
-    admit_references,
-    expected,
-    without_dialect,
-    without_echo,
-)
+from asyncfc_mcp.expect import Expected, expected
+from asyncfc_mcp.loosen import admit_references
+from asyncfc_mcp.reserved import add_reserved
+from asyncfc_mcp.trim import without_dialect, without_echo
+from asyncfc_mcp.validate import Validator
 
 Schema = dict[str, Any]
 
@@ -790,8 +786,8 @@ def test_deep_arguments_never_overflow_the_stack() -> None:
 def test_the_library_is_imported_when_it_is_needed() -> None:
     """Start-up time matters, and most tools are never given a reference."""
     code = (
-        "import sys; from asyncfc_mcp.schemas import Validator, admit_references; Validator({}); "
-        "admit_references({}); assert not {'jsonschema', 'referencing'} & sys.modules.keys()"
+        "import sys; from asyncfc_mcp.loosen import admit_references; from asyncfc_mcp.validate import Validator; "
+        "Validator({}); admit_references({}); assert not {'jsonschema', 'referencing'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
@@ -818,7 +814,7 @@ def test_what_plainly_fits_never_waits_for_the_library() -> None:
     """The first reference of a bridge must not hold everything up for the time that an import takes."""
     arguments = {"text": "t", "count": 1, "some": 0.5, "maybe": None, "kind": "b", "list": [{"id": "i"}], "map": {}}
     code = (
-        f"import sys; from asyncfc_mcp.schemas import Validator; "
+        f"import sys; from asyncfc_mcp.validate import Validator; "
         f"assert Validator({EVERYDAY!r}).first_error({arguments!r}) is None; assert 'jsonschema' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
