@@ -52,6 +52,9 @@ CLIENT_METHODS: Final = frozenset(
     }
 )
 """Requests that some protocol version lets a client send; a method that is none of these may be an extension's."""
+PROBES: Final = frozenset({"ping", "server/discover"})
+"""Requests by which a client finds out what a server speaks. They open no protocol era: the client may still shake
+hands after them."""
 
 RequestId = int | str
 OnProgress = Callable[[float, float | None, str | None], None]

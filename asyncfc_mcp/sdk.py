@@ -9,15 +9,18 @@ anything about a request. Imported only where it is needed: it brings the whole 
 from collections.abc import Mapping
 from typing import Any, Final
 
+import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.shared.dispatcher import CallOptions as SdkOptions
 from mcp.shared.exceptions import MCPError
+from mcp.shared.message import SessionMessage
+from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
 
 from asyncfc_mcp.errors import RpcError
-from asyncfc_mcp.protocol import MODERN_VERSIONS, CallOptions, RequestId
+from asyncfc_mcp.protocol import MODERN_VERSIONS, PROBES, CallOptions, RequestId
 from asyncfc_mcp.requests import Session
-from asyncfc_mcp.server import INFO, Upstream
+from asyncfc_mcp.server import INFO, Upstream, has_envelope
 
 SESSION: Final = "asyncfc"
 """Key of our `Session` in the state of the SDK's `Connection`."""
@@ -51,6 +54,71 @@ def sdk_server(upstream: Upstream) -> Server[Any]:
     # Alone: the SDK's own tracing middleware would cost every call more than the handle does.
     server.middleware[:] = [answer]
     return server
+
+
+async def serve_streams(server: Server[Any], upstream: Upstream, reader: Any, writer: Any) -> None:
+    """Serve one client on a pair of the SDK's streams until the input ends."""
+    probed: Any = _Probed(upstream, reader, writer)
+    await server.run(probed, writer, server.create_initialization_options())
+
+
+class _Probed:
+    """The SDK's input without the probes that come before the opening request: these are answered here, since the SDK
+    takes the first request of all for the opening one."""
+
+    def __init__(self, upstream: Upstream, reader: Any, writer: Any) -> None:
+        self._upstream, self._reader, self._writer = upstream, reader, writer
+        self._opened = False
+
+    @property
+    def last_context(self) -> Any:
+        return getattr(self._reader, "last_context", None)
+
+    async def receive(self) -> Any:
+        while True:
+            item = await self._reader.receive()
+            request = item.message if isinstance(item, SessionMessage) else None
+            if self._opened or not isinstance(request, JSONRPCRequest):
+                return item
+            if request.method not in PROBES:
+                self._opened = True
+                return item
+            await self._writer.send(SessionMessage(self._answer(request)))
+
+    def _answer(self, request: JSONRPCRequest) -> JSONRPCResponse | JSONRPCError:
+        unused: Any = None  # neither probe says anything on the way to its answer
+        method, params = request.method, request.params
+        try:
+            if has_envelope(params):
+                result = self._upstream.modern(unused, method, params)
+            else:
+                result = self._upstream.handshake(Session(unused), unused, method, params)
+        except RpcError as exc:
+            error = ErrorData(code=exc.code, message=exc.message, data=exc.data)
+            return JSONRPCError(jsonrpc="2.0", id=request.id, error=error)
+        assert not callable(result)
+        return JSONRPCResponse(jsonrpc="2.0", id=request.id, result=result)
+
+    def close(self) -> None:
+        self._reader.close()
+
+    async def aclose(self) -> None:
+        await self._reader.aclose()
+
+    def __aiter__(self) -> "_Probed":
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> "_Probed":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
 
 
 class _Channel:

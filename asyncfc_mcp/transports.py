@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import anyio.abc
 
-from asyncfc_mcp.bridge import Ask, Bridge
+from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Result, Scope
 from asyncfc_mcp.peer import Inbound, Peer
-from asyncfc_mcp.protocol import Later
+from asyncfc_mcp.protocol import PROBES, Later
 from asyncfc_mcp.requests import Params, Session
 from asyncfc_mcp.server import Upstream, has_envelope, read_envelope, wrong_era
 from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage
@@ -149,13 +149,13 @@ class _OwnPipes:
 
 
 class _LineServer:
-    """One client on a pair of line streams, in the protocol era that its first request opens with."""
+    """One client on a pair of line streams. `initialize`, or a request with a good envelope that is no probe, opens the
+    connection in its protocol era; until then each request is answered in its own."""
 
     def __init__(self, upstream: Upstream, peer: Peer) -> None:
         self._upstream, self._peer = upstream, peer
         self._modern: bool | None = None
         self._session = Session(peer.notify)
-        self._introduced = False
 
     async def run(self) -> None:
         try:
@@ -165,30 +165,35 @@ class _LineServer:
 
     def _on_request(self, inbound: Inbound, method: str, params: Params | None) -> Result | Later:
         enveloped = method != "initialize" and has_envelope(params)
-        if self._modern is None:
-            self._modern = enveloped
-        if self._modern:
+        if self._modern or (enveloped and self._modern is None):
             if method == "initialize":
                 raise wrong_era(modern=True, params=params)
+            if self._modern is None:
+                self._open_modern(method, params or {})
             inbound.one_way = True
-            if not self._introduced:
-                self._introduce(read_envelope(params or {})[2], None)
             return self._upstream.modern(inbound, method, params)
         if enveloped:
             raise wrong_era(modern=False)
         answer = self._upstream.handshake(self._session, inbound, method, params)
         if method == "initialize":
-            self._introduce(self._session.capabilities, self._peer.send_raw_request)
+            self._modern = False
+            self._upstream.bridge.introduce(self._session.capabilities, self._peer.send_raw_request)
         return answer
 
     def _on_notify(self, inbound: Inbound, method: str, params: Params | None) -> Callable[[], Awaitable[None]] | None:
         return None if self._modern else self._upstream.notified(self._session, method)
 
-    def _introduce(self, capabilities: Mapping[str, Any], direct: Ask | None) -> None:
-        """The one client of this process is there: servers that shake hands were waiting to hear what it can do."""
-        if not self._introduced:
-            self._introduced = True
-            self._upstream.bridge.introduce(capabilities, direct)
+    def _open_modern(self, method: str, params: Params) -> None:
+        """Open the connection for 2026-07-28, unless this is a probe. Either says what the client can be asked, for
+        which servers that shake hands are waiting.
+
+        Raises:
+            RpcError: the envelope is no good; it opens nothing.
+        """
+        capabilities = read_envelope(params)[2]
+        if method not in PROBES:
+            self._modern = True
+        self._upstream.bridge.introduce(capabilities)
 
 
 async def _serve_pipes(upstream: Upstream) -> None:
@@ -196,11 +201,11 @@ async def _serve_pipes(upstream: Upstream) -> None:
     if sys.platform == "win32":  # the event loop there cannot wait for standard streams; the SDK uses threads
         from mcp.server.stdio import stdio_server
 
-        from asyncfc_mcp.sdk import sdk_server
+        from asyncfc_mcp.sdk import sdk_server, serve_streams
 
         server = sdk_server(upstream)
         async with stdio_server() as (reader, writer):
-            await server.run(reader, writer, server.create_initialization_options())
+            await serve_streams(server, upstream, reader, writer)
         return
     pipes = _OwnPipes()
     writer = LineWriter(pipes.sink)
@@ -308,7 +313,7 @@ def _sse_routes(upstream: Upstream, hosts: list[str] | None, origins: list[str] 
     from mcp.server.transport_security import TransportSecuritySettings
     from starlette.routing import Mount, Route
 
-    from asyncfc_mcp.sdk import sdk_server
+    from asyncfc_mcp.sdk import sdk_server, serve_streams
 
     server = sdk_server(upstream)
     security = TransportSecuritySettings(
@@ -327,7 +332,7 @@ def _sse_routes(upstream: Upstream, hosts: list[str] | None, origins: list[str] 
 
             try:
                 async with transport.connect_sse(scope, receive, watch) as (reader, writer):
-                    await server.run(reader, writer, server.create_initialization_options())
+                    await serve_streams(server, upstream, reader, writer)
             except ValueError:
                 # The SDK answers a foreign Host or Origin, and then raises all the same.
                 if not refused:

@@ -507,6 +507,20 @@ def test_every_version_of_the_protocol_is_spoken(stage: Stage) -> None:
         assert json.loads(text_of(outcome)) == {"text": era}
 
 
+def test_a_client_may_probe_and_then_shake_hands(stage: Stage) -> None:
+    """`server/discover` alone opens no era, even where the client does not wait for its answer."""
+    entry = stage.toy()
+    client = stage.serve("--", entry["command"], *entry["args"], era=MODERN, opened=False)
+    probe = client.start("server/discover")
+    client.era = HANDSHAKE
+    client.open()
+    assert MODERN in probe.result()["supportedVersions"]
+    assert client.opening["protocolVersion"] == HANDSHAKE
+    client.wait_for_tools("echo")
+    outcome = client.outcome(client.submit("echo", {"text": "hello"}).id)
+    assert json.loads(text_of(outcome)) == {"text": "hello"}
+
+
 def test_an_unknown_tool_is_refused_with_its_nearest(plain: Wire) -> None:
     """A call of nothing makes no future: it is an error that names what was meant."""
     try:
