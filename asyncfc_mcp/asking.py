@@ -10,9 +10,9 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.errors import RpcError, TransportFailure
 from asyncfc_mcp.futures import Question
-from asyncfc_mcp.protocol import CONNECTION_CLOSED, INTERNAL_ERROR, Channel
+from asyncfc_mcp.protocol import INTERNAL_ERROR, Channel
 from asyncfc_mcp.questions import Questions
 from asyncfc_mcp.requests import Params, Request
 
@@ -49,7 +49,7 @@ class Asking:
             try:
                 question.settle(await channel.send_raw_request(question.method, _live(question)))
             except RpcError as exc:
-                if exc.code == CONNECTION_CLOSED:
+                if isinstance(exc, TransportFailure):
                     # It is for whoever comes for the same future, on another connection or another stream of this one.
                     self._asked[key] = channel
                     questions.release(question)

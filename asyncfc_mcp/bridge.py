@@ -40,7 +40,7 @@ from asyncfc_mcp.json_types import json_type
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
 from asyncfc_mcp.ordering import Effect, EffectTemplate, declared_effect
 from asyncfc_mcp.processes import Child, Reaper
-from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, OnProgress
+from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, OnProgress, OnSent
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions, refuse_unless_able
 from asyncfc_mcp.scheduler import Abandon, Call, Ended, Rest, Scheduler
 from asyncfc_mcp.validate import Validator
@@ -491,7 +491,7 @@ class Bridge:
         return future
 
     async def _execute(
-        self, call: Call, arguments: dict[str, Any] | None, on_progress: OnProgress, on_sent: Callable[[], None]
+        self, call: Call, arguments: dict[str, Any] | None, on_progress: OnProgress, on_sent: OnSent
     ) -> Result:
         params = self._params(call, arguments)
         return await self._finish(call, params, await self._request(call, params, on_progress, on_sent))
@@ -535,7 +535,7 @@ class Bridge:
         call: Call,
         params: dict[str, Any],
         on_progress: OnProgress,
-        on_sent: Callable[[], None] | None = None,
+        on_sent: OnSent | None = None,
     ) -> Result:
         try:
             return await self.downstreams[call.future.server].request(
@@ -550,7 +550,17 @@ class Bridge:
 
     async def _finish(self, call: Call, params: dict[str, Any], result: Result) -> Result:
         """The result of a call whose first answer this is: a task is followed, questions are answered and it is sent
-        again."""
+        again.
+
+        Raises:
+            CallFailed: it has none. Never `ServerUnavailable`: the first part of the call was sent.
+        """
+        try:
+            return await self._finish_sent(call, params, result)
+        except ServerUnavailable as exc:
+            raise ServerDied(exc.server, exc.how) from None
+
+    async def _finish_sent(self, call: Call, params: dict[str, Any], result: Result) -> Result:
         downstream = self.downstreams[call.future.server]
         for left in reversed(range(MAX_ROUNDS)):
             if _final(call, result):

@@ -22,14 +22,22 @@ import anyio.abc
 
 from asyncfc_mcp import __version__
 from asyncfc_mcp.config import ServerConfig, StdioSpec
-from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RpcError, ServerDied, ServerUnavailable
+from asyncfc_mcp.errors import (
+    CallFailed,
+    ConnectionEnded,
+    NotSent,
+    ProtocolFailure,
+    RpcError,
+    ServerDied,
+    ServerUnavailable,
+    TransportFailure,
+)
 from asyncfc_mcp.offers import LISTINGS, Offer
 from asyncfc_mcp.peer import Peer, in_a_task
 from asyncfc_mcp.processes import Child, Reaper, Stderr, spawn
 from asyncfc_mcp.protocol import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
-    CONNECTION_CLOSED,
     HANDSHAKE_VERSIONS,
     LATEST_HANDSHAKE_VERSION,
     METHOD_NOT_FOUND,
@@ -40,6 +48,7 @@ from asyncfc_mcp.protocol import (
     CallOptions,
     Later,
     OnProgress,
+    OnSent,
 )
 from asyncfc_mcp.watching import Watching
 from asyncfc_mcp.wire import carried
@@ -59,6 +68,10 @@ LIST_TIMEOUT_S: Final = 60.0
 """For each page of a listing."""
 BACKOFF_S: Final = (0.5, 60.0)
 """First and longest pause before a server that failed is started again."""
+RESENDS: Final = 3
+"""How often a request is sent again of which no part reached the server."""
+RESEND_PAUSE_S: Final = 0.2
+"""Longest wait for a new connection before the first time; it doubles with each."""
 ASK_AGAIN_S: Final = 5.0
 """How long a server that was started again may take to accept the subscriptions that it had, before it is used."""
 HEALTHY_S: Final = 10.0
@@ -205,30 +218,40 @@ class Downstream:
         params: Mapping[str, Any] | None = None,
         *,
         on_progress: OnProgress | None = None,
-        on_sent: Callable[[], None] | None = None,
+        on_sent: OnSent | None = None,
         capabilities: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Send a request and return its result as it came off the wire; waits while the server is starting.
 
-        Cancelling the caller sends `notifications/cancelled`.
+        A request of which certainly no part reached the server is sent again. Cancelling the caller sends
+        `notifications/cancelled`.
 
         Args:
-            on_sent: called when the request is about to go out.
             capabilities: those of the client behind this request; where the protocol has them per request.
 
         Raises:
-            ServerUnavailable: it is not up and did not come up; nothing was sent.
-            ServerDied: the connection ended before the answer came.
+            ServerUnavailable: it is not up and did not come up, or `NotSent`, the connection failed; nothing was sent.
+            ServerDied: the connection failed before the answer arrived, and the request may have been received.
             ProtocolFailure: it answered with a JSON-RPC error.
         """
-        connection = await self._live()
-        out, options = self._outgoing(connection, method, params, capabilities, on_progress)
-        if on_sent is not None:
-            on_sent()
-        try:
-            return await connection.dispatcher.send_raw_request(method, out or None, options)
-        except RpcError as exc:
-            raise await self._failure(connection, method, exc) from None
+        resent = 0
+        while True:
+            connection = await self._live()
+            out, options = self._outgoing(connection, method, params, capabilities, on_progress)
+            if on_sent is not None:
+                on_sent(True)
+            try:
+                return await connection.dispatcher.send_raw_request(method, out or None, options)
+            except RpcError as exc:
+                unsent = _unsent(exc)
+                if unsent and on_sent is not None:
+                    on_sent(False)
+                if not unsent or resent >= RESENDS:
+                    raise await self._failure(connection, method, exc) from None
+            with anyio.move_on_after(RESEND_PAUSE_S * 2**resent):
+                while self._connection is connection:
+                    await self._changed.wait()
+            resent += 1
 
     def post(
         self,
@@ -257,7 +280,9 @@ class Downstream:
             if error is None:
                 assert result is not None
                 ended(result)
-            elif error.code == CONNECTION_CLOSED:
+            elif _unsent(error):
+                ended(NotSent(self.name, error.message))
+            elif isinstance(error, TransportFailure):
                 ended(partial(self._explain_end, connection, method, error))
             else:
                 ended(ProtocolFailure(method, error.code, error.message, error.data))
@@ -286,10 +311,10 @@ class Downstream:
         return out, options
 
     async def _failure(self, connection: _Connection, method: str, exc: RpcError) -> CallFailed:
-        if exc.code != CONNECTION_CLOSED:
+        if not isinstance(exc, TransportFailure):
             return ProtocolFailure(method, exc.code, exc.message, exc.data)
-        how = await self._how_it_ended(connection, exc.message)
-        return ServerDied(self.name, how, self._stderr.tail)
+        how = await self._how_it_ended(connection, exc)
+        return (ServerDied if exc.sent else NotSent)(self.name, how, self._stderr.tail)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification if the server is up; best effort."""
@@ -370,10 +395,11 @@ class Downstream:
             else:
                 raise ServerUnavailable(self.name, self.reason or self.status.value)
 
-    async def _how_it_ended(self, connection: _Connection, fallback: str) -> str:
-        if connection.ended_how is None:
-            return f"ended the connection ({fallback})"
-        return await connection.ended_how()
+    async def _how_it_ended(self, connection: _Connection, failure: TransportFailure) -> str:
+        """What happened, as a predicate of the server."""
+        if isinstance(failure, ConnectionEnded) and connection.ended_how is not None:
+            return await connection.ended_how()
+        return failure.message
 
     # --- the owner task ------------------------------------------------------------------------------------------
 
@@ -402,7 +428,7 @@ class Downstream:
                             self._become(Status.READY)
                             await connection.closed.wait()
                             tg.cancel_scope.cancel()
-                        reason = await self._how_it_ended(connection, "closed")
+                        reason = await self._how_it_ended(connection, ConnectionEnded())
                 except anyio.get_cancelled_exc_class():
                     raise
                 except Exception as exc:  # whatever a start can raise is the reason that users are told
@@ -524,8 +550,8 @@ class Downstream:
         try:
             result = await connection.dispatcher.send_raw_request("server/discover", params, options)
         except RpcError as exc:
-            if exc.code == CONNECTION_CLOSED and connection.closed.is_set():
-                raise ServerDied(self.name, await self._how_it_ended(connection, exc.message)) from None
+            if isinstance(exc, ConnectionEnded):
+                raise ServerDied(self.name, await self._how_it_ended(connection, exc)) from None
             return False
         supported = result.get("supportedVersions")
         mutual = [v for v in MODERN_VERSIONS if isinstance(supported, list) and v in supported]
@@ -545,8 +571,8 @@ class Downstream:
         try:
             result = await connection.dispatcher.send_raw_request("initialize", params, {"cancel_on_abandon": False})
         except RpcError as exc:
-            if exc.code == CONNECTION_CLOSED:
-                raise ServerDied(self.name, await self._how_it_ended(connection, exc.message)) from None
+            if isinstance(exc, TransportFailure):
+                raise ServerDied(self.name, await self._how_it_ended(connection, exc)) from None
             raise
         version = result.get("protocolVersion")
         if version not in HANDSHAKE_VERSIONS:
@@ -603,8 +629,8 @@ class Downstream:
             except RpcError as exc:
                 if exc.code == METHOD_NOT_FOUND:
                     return items
-                if exc.code == CONNECTION_CLOSED:
-                    raise ServerDied(self.name, await self._how_it_ended(connection, exc.message)) from None
+                if isinstance(exc, ConnectionEnded):
+                    raise ServerDied(self.name, await self._how_it_ended(connection, exc)) from None
                 raise ServerUnavailable(self.name, f"{method} failed: {exc.message}") from None
             entries = page.get(kind)
             if isinstance(entries, list):
@@ -660,3 +686,8 @@ class Downstream:
                 return None
             case _:
                 return self._listener.downstream_notifies(self, method, params)
+
+
+def _unsent(exc: RpcError) -> bool:
+    """Whether it is certain that no part of the request reached the server."""
+    return isinstance(exc, TransportFailure) and not exc.sent

@@ -33,6 +33,37 @@ class RpcError(Exception):
         return error if self.data is None else {**error, "data": self.data}
 
 
+class TransportFailure(RpcError):
+    """A request without an answer because of its transport. Raised on our side only: no message of the other side
+    becomes one, whatever its code, so that a server's own `-32000` is never taken for a closed connection.
+
+    Args:
+        how: a predicate whose subject is the other side, fit to show to a user: "refused the connection",
+            "broke off its answer". No class names, no URLs with queries, no header values.
+        sent: False only where it is certain that the other side received no part of the request. The request may then
+            be sent again, whatever it does; otherwise it may or may not have taken effect.
+        code: as which it is passed on, if it is.
+    """
+
+    def __init__(self, how: str, *, sent: bool = True, code: int = -32000) -> None:
+        super().__init__(code, how)
+        self.sent = sent
+
+
+class ConnectionEnded(TransportFailure):
+    """The connection ended before the answer arrived, or had ended before the request could be sent."""
+
+    def __init__(self, how: str = "closed the connection", *, sent: bool = True) -> None:
+        super().__init__(how, sent=sent)
+
+
+class RequestTimedOut(TransportFailure):
+    """The answer did not arrive within the time limit of the request."""
+
+    def __init__(self, method: str, timeout_s: float) -> None:
+        super().__init__(f"did not answer {method} within {timeout_s:g} s", code=-32001)
+
+
 def nearest(wanted: str, known: Iterable[str], *, at_most: int = 3) -> list[str]:
     """The known words closest to `wanted`, best first; empty when none is close."""
     return get_close_matches(wanted, list(known), n=at_most, cutoff=0.5)
@@ -41,6 +72,10 @@ def nearest(wanted: str, known: Iterable[str], *, at_most: int = 3) -> list[str]
 def one_line(text: str) -> str:
     """The text with everything escaped that would break the line, or that a terminal would take for a command."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _last_lines(stderr_tail: Sequence[str]) -> str:
+    return f"\nIts last stderr lines:\n{chr(10).join(stderr_tail)}" if stderr_tail else ""
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -171,8 +206,20 @@ class ServerUnavailable(CallFailed):
     kind = "unavailable"
 
     def __init__(self, server: str, reason: str) -> None:
-        self.server, self.reason = server, reason
+        self.server, self.reason, self.how = server, reason, f"is not available ({reason})"
         super().__init__(f"server {server!r} is not available: {reason}. The call was not sent; try again later")
+
+
+class NotSent(ServerUnavailable):
+    """The connection failed before any part of the call reached the server, so the call can be sent again."""
+
+    def __init__(self, server: str, how: str, stderr_tail: Sequence[str] = ()) -> None:
+        self.server, self.reason, self.how = server, f"it {how}", how
+        CallFailed.__init__(
+            self,
+            f"not sent: server {server!r} {how} before any part of this call reached it, so it had no effect; "
+            f"call again{_last_lines(stderr_tail)}",
+        )
 
 
 class ServerDied(CallFailed):
@@ -182,7 +229,7 @@ class ServerDied(CallFailed):
 
     def __init__(self, server: str, how: str, stderr_tail: Sequence[str] = ()) -> None:
         self.server, self.how, self.stderr_tail = server, how, tuple(stderr_tail)
-        tail = f"\nIts last stderr lines:\n{chr(10).join(stderr_tail)}" if stderr_tail else ""
+        tail = _last_lines(stderr_tail)
         super().__init__(
             f"server {server!r} {how} while this call was running; the call may or may not have taken effect{tail}"
         )

@@ -18,12 +18,10 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.errors import ConnectionEnded, RequestTimedOut, RpcError
 from asyncfc_mcp.protocol import (
-    CONNECTION_CLOSED,
     INTERNAL_ERROR,
     INVALID_REQUEST,
-    REQUEST_TIMEOUT,
     CallOptions,
     Later,
     OnNotify,
@@ -34,7 +32,7 @@ from asyncfc_mcp.protocol import (
     progress_of,
     progress_token,
 )
-from asyncfc_mcp.wire import LineReader, LineWriter, Message
+from asyncfc_mcp.wire import LineLost, LineReader, LineWriter, Message
 
 logger = logging.getLogger(__name__)
 
@@ -164,10 +162,10 @@ class Peer:
         self._pending[key] = _Pending(settle, (opts or {}).get("on_progress"))
         return request_id
 
-    def _lose(self, key: object) -> None:
-        """A request of ours had its place, and the other side stopped reading for good."""
+    def _lose(self, key: object, begun: bool) -> None:
+        """End a request whose line was queued and cannot be written: the other side stopped reading for good."""
         if (pending := self._pending.pop(key, None)) is not None:
-            pending.settle(None, RpcError(CONNECTION_CLOSED, "Connection closed"))
+            pending.settle(None, ConnectionEnded(sent=begun))
 
     def abandon(self, request_id: RequestId, reason: str) -> None:
         """Tell the other side that nobody waits for its answer any more; `settle` is not called."""
@@ -194,12 +192,12 @@ class Peer:
         """Send a request and wait for its result. Cancelling the wait tells the other side.
 
         Raises:
-            RpcError: its error; `REQUEST_TIMEOUT` after `opts["timeout"]` seconds; `CONNECTION_CLOSED` when the
+            RpcError: its error; `RequestTimedOut` after `opts["timeout"]` seconds; `ConnectionEnded` when the
                 connection ended.
         """
         opts = opts or {}
         if self._closed:
-            raise RpcError(CONNECTION_CLOSED, "Connection closed")
+            raise ConnectionEnded(sent=False)
         request_id, message = self._message(method, params, opts)
         done = anyio.Event()
         ended: list[tuple[dict[str, Any] | None, RpcError | None]] = []
@@ -216,13 +214,14 @@ class Peer:
             with anyio.move_on_after(timeout):
                 try:
                     await self._writer.send(message)
-                except anyio.BrokenResourceError:
-                    raise RpcError(CONNECTION_CLOSED, "Connection closed") from None
+                except LineLost as exc:
+                    raise ConnectionEnded(sent=exc.begun) from None
                 sent = True
                 await done.wait()
             if not ended:
+                assert timeout is not None
                 await self._tell_abandoned(request_id, f"timed out after {timeout:g} s", opts)
-                raise RpcError(REQUEST_TIMEOUT, f"Request {method!r} timed out")
+                raise RequestTimedOut(method, timeout)
         except anyio.get_cancelled_exc_class():
             if sent:
                 await self._tell_abandoned(request_id, "caller cancelled", opts)
@@ -254,11 +253,11 @@ class Peer:
         except anyio.BrokenResourceError:
             logger.debug("dropped a message: the other side is gone")
 
-    def _post(self, message: Message, lost: Callable[[], None] | None = None) -> bool:
+    def _post(self, message: Message, lost: Callable[[bool], None] | None = None) -> bool:
         """Write a message at once, or have it written as soon as the other side reads on; False if it does not at all.
 
         Args:
-            lost: called if that turns out later.
+            lost: called if that turns out later, with whether a part of it was written.
         """
         assert self._tg is not None
         try:
@@ -343,7 +342,7 @@ class Peer:
         self._closed = True
         while self._pending:
             _, pending = self._pending.popitem()
-            pending.settle(None, RpcError(CONNECTION_CLOSED, "Connection closed"))
+            pending.settle(None, ConnectionEnded())
 
     def _settle(self, message: Message) -> None:
         pending = self._pending.pop(_key(message.get("id")), None)

@@ -61,6 +61,13 @@ OnProgress = Callable[[float, float | None, str | None], None]
 """Told of progress: how far, of how much, in words. Plain, so that it is told before the result that follows."""
 
 
+class OnSent(Protocol):
+    """Called with True when a request is about to be written, and with False when it turned out that no part of it
+    reached the server."""
+
+    def __call__(self, sent: bool = True) -> None: ...
+
+
 class CallOptions(TypedDict, total=False):
     """What may be said of a request beside what is asked."""
 

@@ -35,8 +35,8 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 from asyncfc_mcp.config import HttpSpec
-from asyncfc_mcp.errors import RpcError
-from asyncfc_mcp.protocol import MODERN_VERSIONS, CallOptions, OnNotify, OnRequest
+from asyncfc_mcp.errors import ConnectionEnded, RequestTimedOut, RpcError, TransportFailure
+from asyncfc_mcp.protocol import CONNECTION_CLOSED, MODERN_VERSIONS, REQUEST_TIMEOUT, CallOptions, OnNotify, OnRequest
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,13 @@ class RemotePeer:
         try:
             return await self._dispatcher.send_raw_request(method, params, sdk_opts)
         except MCPError as exc:
+            # The SDK has no types for these, only its own words.
+            if (exc.code, exc.message) == (CONNECTION_CLOSED, "Connection closed"):
+                raise ConnectionEnded from None
+            if (exc.code, exc.message) == (CONNECTION_CLOSED, "SSE stream ended without a response"):
+                raise TransportFailure("broke off its answer") from None
+            if (exc.code, exc.message) == (REQUEST_TIMEOUT, f"Request {method!r} timed out"):
+                raise RequestTimedOut(method, sdk_opts.get("timeout") or 0) from None
             raise RpcError(exc.code, exc.message, exc.data) from None
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:

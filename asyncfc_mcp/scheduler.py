@@ -27,13 +27,14 @@ from asyncfc_mcp.errors import (
     CallTimedOut,
     Cancelled,
     DependencyFailed,
+    NotSent,
     ServerDied,
     ServerUnavailable,
     Stopped,
 )
 from asyncfc_mcp.futures import Event, Future, FutureStore, Result, Scope, State
 from asyncfc_mcp.ordering import NOTHING, Effect, StateTree
-from asyncfc_mcp.protocol import OnProgress
+from asyncfc_mcp.protocol import OnProgress, OnSent
 from asyncfc_mcp.validate import Validator
 from asyncfc_mcp.wire import approximate_size
 
@@ -103,9 +104,9 @@ class Call:
     dropped: bool = False
     """Settled before it started; if it stands in a line for capacity, whoever comes to it there drops it."""
 
-    def on_sent(self) -> None:
-        """The downstream may have seen it from now on."""
-        self.sent = True
+    def on_sent(self, sent: bool = True) -> None:
+        """Note that the downstream may have seen it, or has certainly not seen it after all."""
+        self.sent = sent
 
     def on_progress(self, progress: float, total: float | None, message: str | None) -> None:
         """Keep the downstream's last progress on the future."""
@@ -122,7 +123,7 @@ class Execute(Protocol):
     """
 
     async def __call__(
-        self, call: Call, arguments: dict[str, Any] | None, on_progress: OnProgress, on_sent: Callable[[], None]
+        self, call: Call, arguments: dict[str, Any] | None, on_progress: OnProgress, on_sent: OnSent
     ) -> Result: ...
 
 
@@ -349,10 +350,12 @@ class Scheduler:
     def _ended(self, call: Call, how: Result | CallFailed | Rest) -> None:
         """A call that was sent has an answer."""
         call.abandon = None
-        if callable(how):
+        if unsent := isinstance(how, NotSent):
+            call.on_sent(False)  # it is made anew in a task, which can wait for the server
+        if unsent or callable(how):
             if self._tg is not None and not self._over:
                 call.cancel_scope = anyio.CancelScope()
-                self._tg.start_soon(self._run, call, how)
+                self._tg.start_soon(self._run, call, how if callable(how) else None)
             return
         try:
             if isinstance(how, CallFailed):

@@ -17,8 +17,8 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
 
-from asyncfc_mcp.errors import RpcError
-from asyncfc_mcp.protocol import MODERN_VERSIONS, PROBES, CallOptions, RequestId
+from asyncfc_mcp.errors import ConnectionEnded, RpcError
+from asyncfc_mcp.protocol import CONNECTION_CLOSED, MODERN_VERSIONS, PROBES, CallOptions, RequestId
 from asyncfc_mcp.requests import Session
 from asyncfc_mcp.server import INFO, Upstream, has_envelope
 
@@ -138,6 +138,8 @@ class _Channel:
             sdk_opts: SdkOptions | None = opts  # pyright: ignore[reportAssignmentType]
             return await self._channel.send_raw_request(method, params, sdk_opts)
         except MCPError as exc:
+            if (exc.code, exc.message) == (CONNECTION_CLOSED, "Connection closed"):  # the SDK has no type for it
+                raise ConnectionEnded from None
             raise RpcError(exc.code, exc.message, exc.data) from None
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import anyio
 import anyio.abc
 
-from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.errors import ConnectionEnded, RpcError
 from asyncfc_mcp.exchange import (
     Door,
     Exchange,
@@ -160,7 +160,7 @@ class _Opened:
         """Put a question on the response to one of the client's requests, or where that is over, on its stream.
 
         Raises:
-            RpcError: its error; `CONNECTION_CLOSED` when there is no way to the client, or none any more.
+            RpcError: its error; `ConnectionEnded` when there is no way to the client, or none any more.
         """
         stream = self._stream if exchange.closed else exchange
         self._count += 1
@@ -181,7 +181,7 @@ class _Opened:
                 raise asked.answer
             if asked.answer is not None:
                 return asked.answer
-        raise RpcError(CONNECTION_CLOSED, "the client does not listen any more")
+        raise ConnectionEnded("does not listen any more")
 
     async def _withdraw(self, stream: Stream, question_id: str) -> None:
         """Tell the client that a question is over."""
@@ -204,7 +204,7 @@ class _Opened:
     def lost(self, stream: Stream) -> None:
         """The client has hung up on a stream: whoever else awaits what was asked there may be asked instead."""
         for question_id in [each for each, asked in self._asked.items() if asked.stream is stream]:
-            self._asked.pop(question_id).settle(RpcError(CONNECTION_CLOSED, "the client has hung up"))
+            self._asked.pop(question_id).settle(ConnectionEnded("has hung up"))
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

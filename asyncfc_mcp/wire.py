@@ -179,6 +179,9 @@ class Source(Protocol):
 class Sink(Protocol):
     """Where bytes go."""
 
+    position: int
+    """Bytes that were written, or may have been, since it was opened."""
+
     def send_now(self, data: bytes | memoryview) -> int:
         """Write what can be written without waiting; how many bytes that were."""
         ...
@@ -278,6 +281,14 @@ class LineReader:
             self._rest = [last] if last else []
 
 
+class LineLost(anyio.BrokenResourceError):
+    """A line could not be written: nobody reads. `begun` is whether a part of it was written."""
+
+    def __init__(self, *, begun: bool) -> None:
+        super().__init__()
+        self.begun = begun
+
+
 class LineWriter:
     """Messages written to a sink of bytes, whole and one after another.
 
@@ -296,15 +307,15 @@ class LineWriter:
         """Bytes of the lines that wait for the other side to read on."""
         self._moved = anyio.Event()
 
-    def post(self, message: Message, lost: Callable[[], None] | None = None) -> bool:
+    def post(self, message: Message, lost: Callable[[bool], None] | None = None) -> bool:
         """Write one message at once if the sink takes it. Else it has its place, False, and `flush` must be awaited by
         somebody.
 
         Args:
-            lost: called if it had its place and could not be written after all.
+            lost: called if it had its place and could not be written after all, with whether a part of it was.
 
         Raises:
-            anyio.BrokenResourceError: nobody reads any more.
+            LineLost: nobody reads any more.
         """
         line = self._enqueue(message)
         if line is not None:
@@ -314,12 +325,17 @@ class LineWriter:
     def _enqueue(self, message: Message) -> "_Line | None":
         rest = memoryview(format_message(message))
         begun = False
+        start: int | None = None
         if not self._queue:
-            sent = self._sink.send_now(rest)
+            start = self._sink.position
+            try:
+                sent = self._sink.send_now(rest)
+            except anyio.BrokenResourceError:
+                raise LineLost(begun=False) from None
             if sent == len(rest):
                 return None
             rest, begun = rest[sent:], sent > 0
-        line = _Line(rest, begun)
+        line = _Line(rest, begun, start)
         self._queue.append(line)
         self.unsent += len(rest)
         return line
@@ -333,7 +349,7 @@ class LineWriter:
         """Write one message.
 
         Raises:
-            anyio.BrokenResourceError: nobody reads any more.
+            LineLost: nobody reads any more.
         """
         line = self._enqueue(message)
         if line is None:
@@ -344,12 +360,14 @@ class LineWriter:
             with anyio.CancelScope(shield=line.begun):
                 await self._lock.acquire()
             await self._write_until(lambda: line.over)
+        except anyio.BrokenResourceError:
+            pass  # with all that waited this line is lost, too
         finally:
             if not (line.over or line.begun):  # its sender was cancelled before its turn
                 self._queue.remove(line)
                 self.unsent -= len(line.rest)
         if line.lost:
-            raise anyio.BrokenResourceError
+            raise LineLost(begun=line.reached(self._sink.position))
 
     async def flush(self) -> None:
         """Write all lines that wait.
@@ -367,6 +385,8 @@ class LineWriter:
             while self._queue and not enough():
                 first = self._queue[0]
                 first.begun = True
+                if first.start is None:
+                    first.start = self._sink.position
                 with anyio.move_on_after(self._stall_s, shield=True) as writing:
                     await self._sink.send(first.rest)
                 if writing.cancelled_caught:
@@ -384,7 +404,7 @@ class LineWriter:
             self._stir()
             for line in lost:
                 if line.on_lost is not None:
-                    line.on_lost()
+                    line.on_lost(line.reached(self._sink.position))
             raise
         finally:
             self._lock.release()
@@ -408,10 +428,17 @@ class _Line:
 
     rest: memoryview
     begun: bool
+    """Its turn came: it is finished before another line, even if its sender is cancelled."""
+    start: int | None
+    """How much had been written to the sink before its first byte; None until its turn."""
     over: bool = False
     lost: bool = False
     """Over, and not written."""
-    on_lost: Callable[[], None] | None = None
+    on_lost: Callable[[bool], None] | None = None
+
+    def reached(self, written: int) -> bool:
+        """Whether a part of it is among the bytes that were written."""
+        return self.start is not None and written > self.start
 
 
 class _Fd:
@@ -538,13 +565,19 @@ class FdSource(_Fd):
 class FdSink(_Fd):
     """A descriptor to write to."""
 
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self.position = 0
+
     def send_now(self, data: bytes | memoryview) -> int:
         try:
-            return os.write(self.fd, data)
+            count = os.write(self.fd, data)
         except BlockingIOError:
             return 0
         except OSError as exc:
             raise anyio.BrokenResourceError from exc
+        self.position += count
+        return count
 
     async def send(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
@@ -563,6 +596,7 @@ class StreamSink:
     def __init__(self, send: Callable[[bytes], Awaitable[None]], close: Callable[[], Awaitable[None]]) -> None:
         self._send = send
         self._closed = False
+        self.position = 0
         self.aclose = close
 
     def send_now(self, data: bytes | memoryview) -> int:
@@ -571,6 +605,7 @@ class StreamSink:
     async def send(self, data: bytes | memoryview) -> None:
         if self._closed:
             raise anyio.BrokenResourceError
+        self.position += len(data)  # before: a part of it may be written though the rest fails
         try:
             await self._send(bytes(data))
         except (anyio.ClosedResourceError, OSError) as exc:

@@ -90,6 +90,7 @@ class Pipe:
     """Bytes from one end to the other, without a process between them."""
 
     def __init__(self) -> None:
+        self.position = 0
         self._into, self._out = anyio.create_memory_object_stream[bytes](1000)
 
     def send_now(self, data: bytes | memoryview) -> int:
@@ -97,6 +98,7 @@ class Pipe:
             self._into.send_nowait(bytes(data))
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
             raise anyio.BrokenResourceError from None
+        self.position += len(data)
         return len(data)
 
     async def send(self, data: bytes | memoryview) -> None:

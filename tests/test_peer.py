@@ -10,9 +10,8 @@ import anyio
 import pytest
 from lab import Pipe, settle
 
-from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.errors import ConnectionEnded, RequestTimedOut, RpcError
 from asyncfc_mcp.peer import BREATH, Inbound, Peer
-from asyncfc_mcp.protocol import CONNECTION_CLOSED, REQUEST_TIMEOUT
 from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage, format_message, parse_message
 
 pytestmark = pytest.mark.anyio
@@ -231,6 +230,20 @@ async def test_a_posted_request_is_told_its_result_or_its_error():
         assert error.wire == {"code": -1, "message": "no"}
 
 
+@pytest.mark.parametrize(
+    ("code", "message"), [(-32000, "rate limit reached"), (-32000, "Connection closed"), (-32001, "x")]
+)
+async def test_no_error_of_the_other_side_is_a_failure_of_the_transport(code: int, message: str):
+    """Whatever its number and its words: a type tells that a connection ended, and no message becomes one."""
+    async with wire() as it:
+        outcome = Outcome()
+        it.say({"id": it.peer.post("ask", None, outcome), "error": {"code": code, "message": message}})
+        await settle()
+        [(_, error)] = outcome.told
+        assert type(error) is RpcError
+        assert (error.code, error.message) == (code, message)
+
+
 async def test_an_abandoned_request_tells_the_other_side_and_nobody_else():
     """The answer that comes all the same is for nobody."""
     async with wire() as it:
@@ -259,10 +272,12 @@ async def test_the_end_of_the_connection_is_an_answer_to_everything_open():
         await settle()
         [(result, error)] = outcome.told
         assert result is None
-        assert error.code == CONNECTION_CLOSED
+        assert isinstance(error, ConnectionEnded)
+        assert error.sent
         assert it.peer.post("ask", None, outcome) is None
-        with pytest.raises(RpcError, match="Connection closed"):
+        with pytest.raises(ConnectionEnded) as caught:
             await it.peer.send_raw_request("ask", None)
+        assert not caught.value.sent, "this one came after the end"
     assert len(outcome.told) == 1
 
 
@@ -290,7 +305,8 @@ async def test_a_request_that_cannot_be_written_after_all_has_ended():
         await settle()
         [(result, error)] = outcome.told
         assert result is None
-        assert error.code == CONNECTION_CLOSED
+        assert isinstance(error, ConnectionEnded)
+        assert not error.sent, "no byte of it was written"
         assert it.peer.post("ask", None, outcome) is None, "at once, there is nobody to ask"
         assert not it.peer._closed
 
@@ -338,11 +354,10 @@ async def test_progress_reaches_whoever_asked_for_it():
 
 
 async def test_a_request_that_takes_too_long_is_given_up_and_the_other_side_told():
-    """`REQUEST_TIMEOUT`, unless the protocol forbids telling."""
+    """`RequestTimedOut`; the other side is told, unless the protocol forbids that."""
     async with wire() as it:
-        with pytest.raises(RpcError) as caught:
+        with pytest.raises(RequestTimedOut, match=r"did not answer ask within 0\.01 s"):
             await it.peer.send_raw_request("ask", None, {"timeout": 0.01})
-        assert caught.value.code == REQUEST_TIMEOUT
         assert [(await it.hear())["method"] for _ in range(2)] == ["ask", "notifications/cancelled"]
         with pytest.raises(RpcError):
             await it.peer.send_raw_request("initialize", None, {"timeout": 0.01, "cancel_on_abandon": False})

@@ -14,10 +14,9 @@ from lab import Got, Toy, bridge_over, on_virtual_time, settle, text_result
 
 from asyncfc_mcp.asking import Asking
 from asyncfc_mcp.bridge import Bridge, Origin
-from asyncfc_mcp.errors import MalformedQuestion, RpcError, Unanswered
+from asyncfc_mcp.errors import ConnectionEnded, MalformedQuestion, RpcError, Unanswered
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Future, Question, Scope, State
 from asyncfc_mcp.metatools import Caller, Client, InputNeeded, wait
-from asyncfc_mcp.protocol import CONNECTION_CLOSED
 from asyncfc_mcp.questions import CLAIM_S, HOLD_S, can_answer, input_requests
 
 FORMS: Mapping[str, Any] = {"elicitation": {"form": {}}}
@@ -177,7 +176,7 @@ async def test_a_question_that_is_over_is_withdrawn() -> None:
 async def test_a_line_that_is_cut_refuses_nothing_for_its_user() -> None:
     """The question is for the next to wait; on the line that was cut it is not put again."""
     toy, cut, line = Asker(), Line(), Line()
-    cut.error = RpcError(CONNECTION_CLOSED, "Connection closed")
+    cut.error = ConnectionEnded()
     line.answer.set()
     async with asking(toy) as (bridge, call), user_on(bridge, cut) as gone, user_on(bridge, line) as user:
         future = await call(text="Who?")

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from lab import on_virtual_time, run_on_virtual_time, settle
 
 from asyncfc_mcp.config import Policy
-from asyncfc_mcp.errors import CallFailed, CallTimedOut, ProtocolFailure, ServerDied, ServerUnavailable
+from asyncfc_mcp.errors import CallFailed, CallTimedOut, NotSent, ProtocolFailure, ServerDied, ServerUnavailable
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Future, FutureStore, Result, Scope, State
 from asyncfc_mcp.ordering import Effect, Path
+from asyncfc_mcp.protocol import OnSent
 from asyncfc_mcp.scheduler import Abandon, Call, Ended, Scheduler, wait_for
 from asyncfc_mcp.validate import Validator
 
@@ -744,6 +745,35 @@ async def test_nothing_else_is_ever_sent_twice(repeatable: bool, retries: int, f
         future = it.submit(repeatable=repeatable, policy=Policy(retries=retries))
         await wait_for([future], timeout_s=5)
         assert (future.failure, len(flaky.asked)) == (failure, 1)
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+async def test_a_call_of_which_no_part_was_sent_is_made_in_a_task(repeatable: bool):
+    """Any call, whatever it does: the server has seen nothing. Meanwhile it counts as not sent."""
+    executed: list[tuple[str, bool]] = []
+    sent: list[Ended] = []
+
+    async def execute(call: Call, arguments: Any, on_progress: Any, on_sent: OnSent) -> Result:
+        executed.append((call.future.id, call.sent))
+        await anyio.sleep_forever() if call.future.id == "f2" else on_sent(True)
+        return OK
+
+    def send(call: Call, arguments: Any, ended: Ended) -> Abandon:
+        sent.append(ended)
+        return lambda reason: None
+
+    async with lab(execute) as it:
+        it.scheduler._send = send
+        futures = [it.submit(repeatable=repeatable) for _ in range(2)]
+        for ended in sent:
+            ended(NotSent("s", "closed the connection"))
+        await wait_for(futures[:1], timeout_s=5)
+        it.scheduler.cancel(futures[1])
+        await wait_for(futures, timeout_s=5)
+        assert futures[0].result == OK
+        assert str(futures[1].failure) == "cancelled; it was never sent"
+        assert sorted(executed) == [("f1", False), ("f2", False)]
+        it.assert_nothing_is_left()
 
 
 async def test_a_tools_own_error_is_an_answer_and_not_tried_again():

@@ -329,6 +329,10 @@ class Narrow:
         self.written = b""
         self.open = anyio.Event()
 
+    @property
+    def position(self) -> int:
+        return len(self.written)
+
     def send_now(self, data: bytes | memoryview) -> int:
         taken = min(self.at_once, len(data))
         self.written += data[:taken]
