@@ -6,14 +6,18 @@ resource blocks, which structured content cannot tell, has none.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Final, cast
 
+from asyncfc_mcp.errors import ReferenceFailed
 from asyncfc_mcp.futures import Future, Result, State
 
 REPEATED_BYTES: Final = 4096
 """A result up to this size is told as often as it is asked for in one `gather`; a larger one once."""
 META_KEY: Final = "asyncfc/futures"
 """Key in `_meta` of the machine-readable records of every answer but a ready `await_future`."""
+SHOWN_VALUES: Final = 3
+"""Bound on the values that a line names as put into a call's arguments."""
 
 Block = dict[str, Any]
 
@@ -51,9 +55,10 @@ def failure_text(future: Future) -> str:
 
 def line(future: Future, waiting: tuple[Sequence[str], str] = ((), "")) -> str:
     """One line for the model: which future, of which tool, in which state, and what to do next."""
-    head = f"{future.id} {future.tool} {future.state.value}"
-    if future.name is not None:
-        head = f"{future.id} ({future.name}) {future.tool} {future.state.value}"
+    name = f" ({future.name})" if future.name is not None else ""
+    head = f"{future.id}{name} {future.tool} {future.state.value}"
+    if future.put_in and (values := put_in(future)):
+        head += f" ({values})"
     if future.done:
         return head
     ids, why = waiting
@@ -68,11 +73,22 @@ def line(future: Future, waiting: tuple[Sequence[str], str] = ((), "")) -> str:
     return f"{head}. Result: await_future {future.id}"
 
 
+def put_in(future: Future) -> str:
+    """Values of futures in the arguments of a call (`put in: page = f1`); empty if they never got there."""
+    if not future.put_in or isinstance(future.failure, ReferenceFailed) or (future.done and future.started_at is None):
+        return ""
+    shown = [name if name == key else f"{name} = {key}" for name, key in islice(future.put_in.items(), SHOWN_VALUES)]
+    more = len(future.put_in) - len(shown)
+    return f"put in: {', '.join(shown)}" + (f" and {more} more" if more else "")
+
+
 def record(future: Future, waiting: tuple[Sequence[str], str] = ((), "")) -> dict[str, Any]:
     """The machine-readable form of `line`."""
     entry: dict[str, Any] = {"future_id": future.id, "status": future.state.value, "tool": future.tool}
     if future.name is not None:
         entry["name"] = future.name
+    if future.put_in and put_in(future):
+        entry["put_in"] = dict(future.put_in)
     if waiting[0]:
         entry["waiting_for"] = list(waiting[0])
     if future.question is not None:
@@ -132,6 +148,16 @@ def with_result(future: Future) -> Result:
 def alone(future: Future) -> Result:
     """The answer to `await_future` on a future that has ended: the downstream's own, untouched, if there is one."""
     return future.result if future.result is not None else with_result(future)
+
+
+def in_place(future: Future) -> Result:
+    """The answer to a sync call that has ended: the downstream's own, with a line after it if values of futures were
+    put into its arguments."""
+    answer = alone(future)
+    if future.result is None or not put_in(future):
+        return answer
+    meta = {**meta_of(answer), META_KEY: [record(future)]}
+    return {**answer, "content": [*blocks_of(answer), _text(line(future))], "_meta": meta}
 
 
 def several(futures: Iterable[tuple[Future, tuple[Sequence[str], str]]]) -> Result:

@@ -52,9 +52,8 @@ class Arrivals:
         """Return when the call may be submitted, which has to happen without another wait.
 
         Up to `forward_wait_ms` it waits for names that other calls of the same turn may be about to take: hosts may
-        send those at the same time, so a reference can overtake the call that it means. A script or a template full of
-        `${words}` of its own waits that long, too, and then goes out as it is: if no such text waited, some would go
-        out with the name of a result in place of the result.
+        send those at the same time, so a reference can overtake the call that it means. An argument that is nothing but
+        `$HOME` waits that long, too, and then goes out as it is. Text with a `${word}` of its own does not wait.
 
         Then it waits for those that came before it and touch the same state.
 

@@ -35,7 +35,7 @@ from asyncfc_mcp.errors import (
 )
 from asyncfc_mcp.expect import expected
 from asyncfc_mcp.following import follow_task
-from asyncfc_mcp.futures import Future, FutureStore, Result, Scope, possible_name
+from asyncfc_mcp.futures import Future, FutureStore, Result, Scope
 from asyncfc_mcp.json_types import json_type
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
 from asyncfc_mcp.ordering import Effect, EffectTemplate, declared_effect
@@ -120,8 +120,9 @@ class _Meant:
 
     bindings: Mapping[str, str]
     """Reference as written → key of its future."""
-    takes: tuple[str, ...] = ()
-    """Keys of the futures whose values the arguments take."""
+    takes: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    """ID or name as written → key of the future whose value the arguments take. Escaped references are bound and take
+    nothing."""
     missing: tuple[str, ...] = ()
     """Names that nothing has yet, but a parallel call may be about to take."""
 
@@ -434,22 +435,17 @@ class Bridge:
         if not arguments or not may_refer or not references.may_refer(arguments):
             return NOTHING_MEANT
         bindings: dict[str, str] = {}
-        announced: dict[str, None] = {}
 
         def known(ref: str) -> str | None:
             future = self.store.find(scope, ref)
             if future is None:
-                if possible_name(ref):
-                    announced[ref] = None
                 return None
             bindings[ref] = future.key
             return future.key
 
         found = references.find(arguments, known)
-        missing: tuple[str, ...] = ()
-        if policy.names and scope.listed and self.settings.forward_wait_ms > 0:
-            missing = tuple({**dict.fromkeys(found.unknown), **announced})
-        return _Meant(bindings, found.keys, missing)
+        waits = policy.names and scope.listed and self.settings.forward_wait_ms > 0
+        return _Meant(bindings, found.names, found.unknown if waits else ())
 
     def _submit(self, wiring: Wiring, arguments: dict[str, Any] | None, origin: "Origin", meant: "_Meant") -> Future:
         entry, policy, scope, bindings = wiring.entry, wiring.entry.policy, origin.scope, meant.bindings
@@ -461,6 +457,8 @@ class Bridge:
         future = self.store.create(
             scope, tool=entry.name, server=entry.server, name=origin.name, conversation=origin.conversation
         )
+        if meant.takes:
+            future.put_in = {name: key.rpartition("/")[2] for name, key in meant.takes.items()}
         if not scope.listed and policy.on_failure == "stop":
             # Where nobody is known, nobody's failure may stop what somebody else has asked for.
             policy = replace(policy, on_failure="continue")
@@ -476,7 +474,7 @@ class Bridge:
                 validator=wiring.validator,
                 schema=entry.input_schema,
                 bindings=bindings,
-                takes=meant.takes,
+                takes=tuple(dict.fromkeys(meant.takes.values())),
                 needs_task=entry.needs_task,
                 meta=origin.meta,
                 capabilities=origin.capabilities,

@@ -621,7 +621,7 @@ def real_result(future: Future) -> Result:
     if isinstance(failure, ProtocolFailure):
         # Not the one that is kept: raised, it would keep all that it passes on its way, the request included.
         raise ProtocolFailure(failure.tool, failure.code, failure.message, failure.data)
-    return answers.alone(future)
+    return answers.in_place(future)
 
 
 def attendance_of(request: Request, stir: Callable[[], None] = _nothing) -> Attendance:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Final
 
 from asyncfc_mcp.errors import (
@@ -58,6 +59,7 @@ class State(_Word):
 
 
 _TERMINAL: Final = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Event(_Word):
@@ -164,6 +166,8 @@ class Future:
     """The ID of the future whose failure began the chain that ended this one; None if it is its own cause."""
     progress: tuple[float, float | None, str | None] | None = None
     """The downstream's last progress: done, total, message."""
+    put_in: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    """ID or name as the caller wrote it → ID of the future whose value takes its place in the arguments."""
     answered: bool = False
     """Its request was answered with the result itself (`sync`), so nobody has to look for it here."""
     questions: dict[str, Question] = field(default_factory=dict[str, Question])
@@ -226,11 +230,6 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 def is_id(ref: str) -> bool:
     """Whether this looks like the ID of a future."""
     return _ID.fullmatch(ref) is not None
-
-
-def possible_name(ref: str) -> bool:
-    """Whether a future could have this name."""
-    return _NAME.fullmatch(ref) is not None and _ID.fullmatch(ref) is None
 
 
 @dataclass(slots=True)

@@ -422,21 +422,20 @@ METATOOLS: Final[Mapping[str, MetaTool]] = {
 
 
 def instructions(*, conversation: bool) -> str:
-    """What a model has to know, cheapest pattern first; under 200 tokens.
+    """The protocol for the model, cheapest pattern first; at most 512 characters, since Codex reads no more.
 
     Args:
         conversation: whether the client's connection is one conversation, so that `_wait: "all"` means something.
     """
     last = (
-        'on the last call of a turn pass _wait:"all"; its answer brings this result and all unread ones'
+        '_wait:"all": its answer brings all unread results'
         if conversation
-        else 'on the last call of a turn pass _wait with the IDs or names you need, comma-separated (or "this"); '
-        "its answer brings those results and its own"
+        else '_wait with IDs or names ("f1, x") or "this": its answer brings these results and its own'
     )
     return (
-        "Tools here run in the background: a call answers at once with a future ID (f1, f2, …), or with the result if "
-        f"it is quick. Make independent calls without waiting; {last}. "
-        'Name a call with _as:"x" and pass its result on as an argument: "$x" or "$f1", a part as "$x.items[0].id", '
-        'inside text as "${x.title}"; dependent calls can go out in the same turn. Order between conflicting calls is '
-        "kept for you. Otherwise await_future or gather when you need results; list_futures shows what is open."
+        "Tools run in the background: a call answers at once with a future ID (f1), or with the result if quick. "
+        f"Send independent calls together; on the last call of a turn pass {last}. "
+        'Name a call with _as:"x" and pass results on: "$x", "$f1", "$x.items[0].id", inside text "${f:x.title}"; '
+        "dependent calls may share a turn. Only calls on the same declared state keep their order. "
+        "Else await_future or gather; list_futures shows all."
     )

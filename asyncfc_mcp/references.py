@@ -5,22 +5,24 @@ for a future nor knows its state.
 
 What is a reference. Only IDs and names that `known` knows; everything else stays as it is, to the byte.
 
-- A string that is nothing but `$f3`, `$name` or, with a path, `$f3.items[0].id`: the value, typed. `${f3.items[0].id}`
-  on its own is the same.
-- `${f3}` inside a longer string, any number of times: text.
+- A string that is nothing but `$f3`, `$name` or, with a path, `$f3.items[0].id`: the value, typed.
+- `${f:f3}` or `${f:name.title}` inside a longer string, any number of times: text. On its own it is the value, typed.
+  The `f:` is there because calls carry files: `${name}` is a variable of shells, JavaScript, Make, Kotlin and of many
+  templates, `${f:name}` of none (`benchmarks/reference_form.py` counts both in published packages). A number after
+  the colon is no name, so that substrings in bash (`${f:0:3}`) are no references.
 - `{"$future": "f3", "path": "items[0].id"}` with no other keys (`path` may be missing or null): the value, typed.
 - A path is made of `.word` (letters of any alphabet, digits, `_`, `-`), `[0]`, `[-1]`, `["any key"]` and
   `['any key']`, where a backslash makes the next character stand for itself. `.0` on an array is an index.
 - `$$` is an escape only directly before something that would otherwise be a reference. A whole string `$$f3` gives
-  `$f3`: of several `$`, one is taken away. Before `{f3}` each pair of `$` gives one, so that `$${f3}` is the text
-  `${f3}`, and `$$${f3}` is a dollar sign and the value. `cost $$5`, `echo $$` and `$$HOME` are none of this.
+  `$f3`: of several `$`, one is taken away. Before `{f:f3}` each pair of `$` gives one, so that `$${f:f3}` is the text
+  `${f:f3}`, and `$$${f:f3}` is a dollar sign and the value. `cost $$5`, `echo $$` and `$$HOME` are none of this.
 - Keys of objects are never references, and what a future gave is never looked at again.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, cast
 
@@ -44,13 +46,13 @@ Step = str | int
 _NAME: Final = r"[A-Za-z_][A-Za-z0-9_-]*+"
 _STEP: Final = r"""\.[\w-]++|\[-?[0-9]{1,18}\]|\["(?:[^"\\]|\\.)*+"\]|\['(?:[^'\\]|\\.)*+'\]"""
 # Possessive throughout: no text can make these backtrack.
-_WHOLE: Final = re.compile(rf"(\$++)(?:({_NAME})((?:{_STEP})*+)|\{{({_NAME})((?:{_STEP})*+)\}})", re.DOTALL)
-_BRACED: Final = re.compile(rf"(?<!\$)(\$++)\{{({_NAME})((?:{_STEP})*+)\}}", re.DOTALL)
+_WHOLE: Final = re.compile(rf"(\$++)({_NAME})((?:{_STEP})*+)", re.DOTALL)
+_BRACED: Final = re.compile(rf"(?<!\$)(\$++)\{{f:({_NAME})((?:{_STEP})*+)\}}", re.DOTALL)
 _OBJECT_HEAD: Final = re.compile(rf"\$?({_NAME})")
 _OBJECT_PATH: Final = re.compile(rf"(?:{_STEP})*+", re.DOTALL)
 _EACH_STEP: Final = re.compile(_STEP, re.DOTALL)
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
-_LOOKS_LIKE_ID: Final = re.compile(r"f[0-9]+")
+_LOOKS_LIKE_ID: Final = re.compile(r"f(?:[0-9]+|[0-9a-f]{32})")
 _LONGEST_NAME: Final = 64
 
 _QUOTES: Final = 2
@@ -60,20 +62,26 @@ _TEXT: Final = Expected(frozenset({"string"}))
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What arguments refer to."""
+    """References in arguments."""
 
-    keys: tuple[str, ...] = ()
-    """Keys of the futures that they need, in order of appearance."""
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """ID or name as written → key of the future that it means, in order of appearance."""
     unknown: tuple[str, ...] = ()
-    """What stands where a reference would, as the whole of a string or in the object form, but is not known (yet).
+    """Heads of what would be references if they were known, escaped ones too.
 
-    Never what looks like an ID: nobody can name a future so.
+    Never what looks like an ID: no future can be named so.
     """
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of the futures that the arguments need, in order of appearance."""
+        return tuple(dict.fromkeys(self.names.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
     written: str
+    head: str
     key: str
     path: tuple[Step, ...] | None
     """None: it cannot be read."""
@@ -87,24 +95,24 @@ _Link = tuple["_Link | None", Step]
 
 
 def find(arguments: Any, known: Known) -> Found:
-    """What the arguments refer to. `known` is asked about escaped references, too: undoing an escape needs it as well.
+    """What the arguments refer to. `known` is asked about escaped references, too: undoing an escape needs it.
 
     One walk, without recursion, where no string holds a `$`.
     """
     if not may_refer(arguments):
         return Found()
     unknown: dict[str, None] = {}
-    keys: dict[str, None] = {}
+    names: dict[str, str] = {}
     for _, _, reading in _readings(arguments, known, unknown):
         for part in (reading,) if isinstance(reading, _Reference) else reading:
             if isinstance(part, _Reference):
-                keys[part.key] = None
-    return Found(tuple(keys), tuple(unknown))
+                names[part.head] = part.key
+    return Found(names, tuple(unknown))
 
 
 def is_reference(value: Any, known: Known) -> bool:
     """Whether the value is a reference or contains one, at any depth."""
-    return bool(find(value, known).keys)
+    return bool(find(value, known).names)
 
 
 def substitute(
@@ -197,30 +205,29 @@ def _readings(arguments: Any, known: Known, unknown: dict[str, None]) -> Iterato
 def _read(text: str, known: Known, unknown: dict[str, None]) -> Reading | None:
     """What a string stands for; None: for itself."""
     if (whole := _WHOLE.fullmatch(text)) is not None:
-        dollars, bare, bare_path, braced, braced_path = whole.groups()
-        head, path = (braced, braced_path) if bare is None else (bare, bare_path)
-        if len(dollars) == 1:
-            if (key := known(head)) is not None:
-                return _Reference(text, key, _steps(path))
-            if bare is not None:
-                _note(head, unknown)
-        elif bare is not None and known(head) is not None:
-            return [text[1:]]
-    return _read_pieces(text, known)
+        dollars, head, path = whole.groups()
+        if (key := known(head)) is not None:
+            return _Reference(text, head, key, _steps(path)) if len(dollars) == 1 else [text[1:]]
+        _note(head, unknown)
+    pieces = _read_pieces(text, known, unknown)
+    if pieces is not None and len(pieces) == 3 and isinstance(pieces[1], _Reference) and not (pieces[0] or pieces[2]):
+        return pieces[1]
+    return pieces
 
 
-def _read_pieces(text: str, known: Known) -> list[str | _Reference] | None:
+def _read_pieces(text: str, known: Known, unknown: dict[str, None]) -> list[str | _Reference] | None:
     pieces: list[str | _Reference] = []
     done = position = 0
     while (match := _BRACED.search(text, position)) is not None:
         dollars, head, path = match.groups()
         if (key := known(head)) is None:
-            # What looks like a quoted key of an unknown name may be live itself: `${x["${f3}"]}`.
+            _note(head, unknown)
+            # What looks like a quoted key of an unknown name may be live itself: `${f:x["${f:f3}"]}`.
             position = match.end(1)
             continue
         pieces.append(text[done : match.start()] + "$" * (len(dollars) // 2))
         written = match[0][len(dollars) - 1 :]
-        pieces.append(_Reference(written, key, _steps(path)) if len(dollars) % 2 else written[1:])
+        pieces.append(_Reference(written, head, key, _steps(path)) if len(dollars) % 2 else written[1:])
         done = position = match.end()
     if not pieces:
         return None
@@ -242,12 +249,12 @@ def _read_object(node: dict[str, Any], known: Known, unknown: dict[str, None]) -
     path = node.get("path")
     written = json.dumps({"$future": named, **({"path": path} if isinstance(path, str) else {})}, ensure_ascii=False)
     if path is None or path == "":
-        return _Reference(written, key, ())
+        return _Reference(written, head[1], key, ())
     steps: tuple[Step, ...] | None = None
     if isinstance(path, str):
         dotted = path if path[0] in ".[" else "." + path
         steps = _steps(dotted) if _OBJECT_PATH.fullmatch(dotted) is not None else None
-    return _Reference(written, key, steps)
+    return _Reference(written, head[1], key, steps)
 
 
 def _note(head: str, unknown: dict[str, None]) -> None:

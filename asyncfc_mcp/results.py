@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any, Final
 
-from asyncfc_mcp.answers import META_KEY, blocks_of, is_text, record
+from asyncfc_mcp.answers import META_KEY, blocks_of, is_text, put_in, record
 from asyncfc_mcp.futures import Future, Result
 
 SCHEME: Final = "future://"
@@ -27,13 +27,15 @@ _BINARY: Final = ("image", "audio")
 
 def listed(future: Future) -> dict[str, Any]:
     """A future as an entry of `resources/list`."""
-    return {
+    entry: dict[str, Any] = {
         "uri": SCHEME + future.id,
         "name": future.name or future.id,
         "title": f"{future.tool} ({future.state.value})",
         "mimeType": "application/json",
         "size": future.size,
     }
+    values = put_in(future)
+    return {**entry, "description": values} if values else entry
 
 
 def parse(uri: str) -> tuple[str, int | None, int] | None:

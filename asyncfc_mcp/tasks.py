@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from asyncfc_mcp import answers
 from asyncfc_mcp.errors import ProtocolFailure
 from asyncfc_mcp.futures import Future, State
 from asyncfc_mcp.protocol import INTERNAL_ERROR
@@ -46,7 +47,7 @@ def _message(future: Future) -> str | None:
     if future.progress is not None:
         done, total, message = future.progress
         return f"{done:g}" + (f" of {total:g}" if total is not None else "") + (f": {message}" if message else "")
-    return None
+    return answers.put_in(future) or None
 
 
 def _core(future: Future, epoch: float) -> dict[str, Any]:

@@ -28,8 +28,8 @@ THINK_S = 0.5 * float(os.environ.get("ASYNCFC_DEMO_SCALE", "1"))
 TURN: list[tuple[str, dict[str, Any]]] = [
     ("travel__search_flights", {"origin": "Berlin", "destination": "Lisbon", "_as": "flights"}),
     ("travel__search_hotels", {"city": "Lisbon", "_as": "hotels"}),
-    ("notes__write_note", {"name": "trip", "text": "Fly ${flights.flights[0].id}\n", "_as": "begun"}),
-    ("notes__append_note", {"name": "trip", "text": "Sleep at ${hotels.hotels[-1].name}", "_as": "noted"}),
+    ("notes__write_note", {"name": "trip", "text": "Fly ${f:flights.flights[0].id}\n", "_as": "begun"}),
+    ("notes__append_note", {"name": "trip", "text": "Sleep at ${f:hotels.hotels[-1].name}", "_as": "noted"}),
     ("notes__read_note", {"name": "trip", "_wait": "all"}),
 ]
 """One turn of the model. The note is written, added to and read in this order, because all three touch it."""

@@ -100,6 +100,14 @@ def test_a_handle_tells_of_progress_and_questions():
     assert words_of(without_total).startswith("f3 github_search running, 7. ")
 
 
+def test_a_handle_names_few_of_many_values():
+    """Three in the text; the record has all."""
+    it = future(put_in={f"n{number}": f"f{number}" for number in range(10)})
+    answer = answers.handle(it)
+    assert "running (put in: n0 = f0, n1 = f1, n2 = f2 and 7 more). " in words_of(answer)
+    assert len(answer["structuredContent"]["put_in"]) == 10
+
+
 # --- results -------------------------------------------------------------------------------------------------------
 
 Shape = Callable[[Future], tuple[Result, dict[str, Any]]]

@@ -4,6 +4,7 @@ are compared, and what counts as a regression."""
 from __future__ import annotations
 
 import sys
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import replay, report
+from benchmarks import reference_form, replay, report
 from benchmarks.harness import Options
 from benchmarks.replay import Block, Job, Played, Room
 from benchmarks.report import Figure, Section, Spread, at_least, at_most
@@ -335,3 +336,24 @@ def test_a_chart_is_well_formed() -> None:
     root = ElementTree.fromstring(chart)
     assert root.tag.endswith("svg")
     assert "a < b & c" in "".join(root.itertext())
+
+
+# --- the form of references ------------------------------------------------------------------------------------------
+
+
+def test_the_form_of_a_reference_is_found_in_files_and_archives(tmp_path: Path) -> None:
+    """Binary files are left out; each file counts for the package in whose folder it is."""
+    package = tmp_path / "node_modules" / "@scope" / "one"
+    package.mkdir(parents=True)
+    (package / "a.sh").write_text("${version} ${f:0:3} ${f:-x} ${f:x:1} ${f:page.items[0]['a b']}")
+    (package / "b.bin").write_bytes(b"\0${f:page}")
+    (tmp_path / "node_modules" / "two").mkdir()
+    (tmp_path / "node_modules" / "two" / "c.js").write_text("`${a.b}${c}`")
+    with tarfile.open(tmp_path / "three.tgz", "w:gz") as archive:
+        archive.add(package / "a.sh", "package/a.sh")
+    counts = reference_form.Counts()
+    reference_form.scan(tmp_path, counts)
+    assert counts.packages == {"@scope/one", "two", "three.tgz"}
+    assert counts.files == 3
+    assert dict(counts.hits) == {"${f:name.path}": 2, "${name.path}": 4}
+    assert len(counts.examples) == 2

@@ -21,7 +21,7 @@ ROOT = ("s",)
 
 
 def is_reference(value: object) -> bool:
-    return (isinstance(value, str) and ("$f" in value or "${f" in value)) or (
+    return (isinstance(value, str) and ("$f" in value or "${f:f" in value)) or (
         isinstance(value, dict) and "$future" in value
     )
 
@@ -147,7 +147,7 @@ def test_a_declared_path_that_leaves_its_root_is_refused(declared):
         ([["a"]], ()),
         (["a", None], ()),
         ("$f3", ()),
-        ("dir/${f3.name}", ()),
+        ("dir/${f:f3.name}", ()),
         ({"$future": "f3"}, ()),
         (["a", "$f3"], ()),
         pytest.param(10**5000, (), id="an integer too long to print"),

@@ -93,13 +93,13 @@ def outcome(*arguments: Any) -> tuple[Any, str]:
         ('$f3["odd key"].x', 1),
         ("$f3['odd key'].x", 1),
         ("$f3['items'][0]['tags'][1]", "y"),
-        ("${f3.title}", "T"),
-        ("${f3.items[0]}", {"id": 7, "tags": ["x", "y"]}),
+        ("${f:f3.title}", "T"),
+        ("${f:f3.items[0]}", {"id": 7, "tags": ["x", "y"]}),
         ("$my-name", "hello"),
-        ("${my-name}", "hello"),
-        ("<${f3.title}|${f3.items[0].id}|${my-name}>", "<T|7|hello>"),
-        ("${f3.items[0].tags} ", '["x","y"] '),
-        ("${my-name}${my-name}", "hellohello"),
+        ("${f:my-name}", "hello"),
+        ("<${f:f3.title}|${f:f3.items[0].id}|${f:my-name}>", "<T|7|hello>"),
+        ("${f:f3.items[0].tags} ", '["x","y"] '),
+        ("${f:my-name}${f:my-name}", "hellohello"),
         ({"$future": "f3", "path": "items[0].id"}, 7),
         ({"$future": "f3", "path": ".items[0].id"}, 7),
         ({"$future": "f3", "path": "['odd key'].x"}, 1),
@@ -121,10 +121,10 @@ def test_every_written_form_gives_the_value(written: Any, value: Any) -> None:
     [
         "$HOME", "$5", "$.store.book[0]", "$unknown", "$unknown.title", "${unknown}", "$", "$$", "echo $$", "cost $$5",
         "$$HOME", "$${HOME}", "$f3 and more", " $f3", "$f3\n", "$f3.", "$f3..title", "$f3[", "$f3[x]", "$f3[title]",
-        "f3", "$F3", "$f33", "$f3-", "$my", "$my-names", "x$f3", "x$$f3", "${ f3 }", "${f3", "$ {f3}", "$(f3)",
-        "${f3.items[}", "%{f3}", "$f3[1234567890123456789]", "$f3['x\"]", "\\$f33",
+        "f3", "$F3", "$f33", "$f3-", "$my", "$my-names", "x$f3", "x$$f3", "${ f3 }", "${f:f3", "$ {f3}", "$(f3)",
+        "${f:f3.items[}", "%{f3}", "$f3[1234567890123456789]", "$f3['x\"]", "\\$f33",
         {"$future": "nobody"}, {"$future": "f3", "path": "title", "more": 1}, {"$future": 3}, {"$future": None},
-        {"$future": "not a name"}, {"$future": ""}, {"$f3": 1}, {"${f3.title}": "x"},
+        {"$future": "not a name"}, {"$future": ""}, {"$f3": 1}, {"${f:f3.title}": "x"},
         None, True, 0, 1.5, [], {}, ["$", {"a": "$x"}],
     ],
 )  # fmt: skip
@@ -141,15 +141,15 @@ def test_everything_else_arrives_as_it_is(literal: Any) -> None:
         ("$$f3", "$f3"),
         ("$$f3.items[0]", "$f3.items[0]"),
         ("$$$f3", "$$f3"),
-        ("$${f3}", "${f3}"),
-        ("$${f3.title}", "${f3.title}"),
-        ("a $${f3} b", "a ${f3} b"),
-        ("a $$${f3.title} b", "a $T b"),
-        ("a $$$${f3.title} b", "a $${f3.title} b"),
-        ("$$ $${f3.title} $$", "$$ ${f3.title} $$"),
-        ("$$${f3.title}", "$T"),
-        ("${f3.title}$$", "T$$"),
-        ("$${HOME} ${f3.title} $$x", "$${HOME} T $$x"),
+        ("$${f:f3}", "${f:f3}"),
+        ("$${f:f3.title}", "${f:f3.title}"),
+        ("a $${f:f3} b", "a ${f:f3} b"),
+        ("a $$${f:f3.title} b", "a $T b"),
+        ("a $$$${f:f3.title} b", "a $${f:f3.title} b"),
+        ("$$ $${f:f3.title} $$", "$$ ${f:f3.title} $$"),
+        ("$$${f:f3.title}", "$T"),
+        ("${f:f3.title}$$", "T$$"),
+        ("$${HOME} ${f:f3.title} $$x", "$${HOME} T $$x"),
     ],
 )
 def test_dollars_are_an_escape_only_before_a_live_reference(written: str, literal: str) -> None:
@@ -159,39 +159,41 @@ def test_dollars_are_an_escape_only_before_a_live_reference(written: str, litera
 
 def test_an_escaped_reference_needs_no_future() -> None:
     """`$$f3` creates no dependency, though it must still be unescaped."""
-    assert find({"a": "$$f3", "b": "$${f3}"}, known_of("f3")) == Found()
+    assert find({"a": "$$f3", "b": "$${f:f3}"}, known_of("f3")) == Found()
     assert not is_reference("$$f3", known_of("f3"))
 
 
 def test_a_live_reference_inside_what_only_looks_like_a_path_is_found() -> None:
     """Quotes after an unknown name hide nothing."""
-    assert put('${x["${f3.title}"]}') == '${x["T"]}'
-    assert put('$x["${f3.title}"]') == '$x["T"]'
+    assert put('${f:x["${f:f3.title}"]}') == '${f:x["T"]}'
+    assert put('$x["${f:f3.title}"]') == '$x["T"]'
 
 
 def test_keys_in_order_of_appearance_without_duplicates() -> None:
     """Dependencies are canonical keys, in reading order; a name and an ID of one future are one key."""
     known = {"f1": "K1", "one": "K1", "f2": "K2"}.get
-    found = find({"a": ["$f2", {"b": "x${one}y${f2}"}], "c": {"$future": "f1"}, "$f1": 0}, known)
+    found = find({"a": ["$f2", {"b": "x${f:one}y${f:f2}"}], "c": {"$future": "f1"}, "$f1": 0}, known)
     assert found.keys == ("K2", "K1")
+    assert found.names == {"f2": "K2", "one": "K1", "f1": "K1"}
 
 
 def test_unknown_names_are_reported_where_a_forward_reference_may_be_meant() -> None:
-    """`$name` and the object form may be ahead of the call that takes the name; interpolation and IDs never are."""
+    """Any form may be ahead of the call that takes the name, escaped or not; IDs and `${name}` never are."""
     arguments = [
         "$p.title",
         "$q",
         "$q",
         {"$future": "r"},
-        "x ${s}",
-        "${t}",
+        "x ${f:s}",
+        "${f:t}",
+        "${n} in ${f:0:3}",
         "$$u",
         "$f9",
         "$5",
         "$v and",
         "$" + "w" * 65,
     ]
-    assert find(arguments, known_of()).unknown == ("p", "q", "r")
+    assert find(arguments, known_of()).unknown == ("p", "q", "r", "s", "t", "u")
 
 
 def test_an_object_that_is_no_reference_is_searched() -> None:
@@ -202,7 +204,7 @@ def test_an_object_that_is_no_reference_is_searched() -> None:
 
 def test_a_name_in_a_key_is_not_looked_at() -> None:
     """Keys of objects are the caller's own."""
-    assert put({"$f3": "$f3.title", "${f3}": 1}) == {"$f3": "T", "${f3}": 1}
+    assert put({"$f3": "$f3.title", "${f:f3}": 1}) == {"$f3": "T", "${f:f3}": 1}
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -273,7 +275,7 @@ INTEGER = {"type": "integer"}
 def test_the_value_has_the_type_that_the_target_asks_for(result: dict[str, Any], sub: Any, value: Any) -> None:
     """Text for strings, structured content or JSON text for the rest, base64 for binary content, wrappers taken off."""
     before = copy.deepcopy(result)
-    for written in ("$f1", "${f1}", {"$future": "f1"}):
+    for written in ("$f1", "${f:f1}", {"$future": "f1"}):
         given = put_a(written, result, sub)
         assert given == value
         assert type(given) is type(value)
@@ -315,7 +317,7 @@ def test_a_path_selects_from_structured_content_or_json_text(
     assert put_a({"$future": "f1", "path": path}, result, sub) == value
     as_text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if sub != INTEGER:
-        assert put_a(f"<${{f1{path}}}>", result, STRING) == f"<{as_text}>"
+        assert put_a(f"<${{f:f1{path}}}>", result, STRING) == f"<{as_text}>"
 
 
 def test_positions_are_looked_up_through_refs_combinations_and_patterns() -> None:
@@ -370,7 +372,7 @@ def test_a_result_is_asked_for_once() -> None:
         asked.append(key)
         return text('{"x": 1}')
 
-    substitute(["$f1.x", "$f1", "a${f1}"], known_of("f1"), value_of, None, MIB, str)
+    substitute(["$f1.x", "$f1", "a${f:f1}"], known_of("f1"), value_of, None, MIB, str)
     assert asked == ["F1"]
 
 
@@ -444,7 +446,7 @@ def test_an_unreadable_path_of_the_object_form_is_refused(path: Any) -> None:
 
 def test_arguments_are_bounded_to_the_byte() -> None:
     """`max_bytes` counts the canonical JSON of the arguments in UTF-8, after substitution."""
-    arguments = {"a": "$f1", "b": ["<${f1}>", "x\n"], "c": {"$future": "f1"}, "d": "$$f1"}
+    arguments = {"a": "$f1", "b": ["<${f:f1}>", "x\n"], "c": {"$future": "f1"}, "d": "$$f1"}
     results = {"f1": text('é"' * 100)}
     given = put(arguments, results)
     size = len(json.dumps(given, ensure_ascii=False, separators=(",", ":")).encode())
@@ -458,7 +460,7 @@ def test_arguments_without_references_have_no_bound() -> None:
     assert put({"a": "x" * 100, "b": "$$f3"}, max_bytes=10) == {"a": "x" * 100, "b": "$f3"}
 
 
-@pytest.mark.parametrize("arguments", [{"a": "${f1}" * 1000}, ["$f1"] * 1000, ["x${f1}"] * 1000])
+@pytest.mark.parametrize("arguments", [{"a": "${f:f1}" * 1000}, ["$f1"] * 1000, ["x${f:f1}"] * 1000])
 def test_a_large_value_used_a_thousand_times_is_never_built(arguments: Any) -> None:
     """The bound is checked before anything is put together: 5 MB times 1000 would be 5 GB."""
     with pytest.raises(ArgumentsTooLarge):
@@ -491,7 +493,7 @@ def test_a_deep_value_never_overflows_the_stack(schema: Any) -> None:
         text("[" * 100_000 + "]" * 100_000),
         structured({"result": "[" * 99_999}),
     ):
-        for written in ("$f1", "${f1}!", "$f1[0]", {"$future": "f1", "path": "[0]"}):
+        for written in ("$f1", "${f:f1}!", "$f1[0]", {"$future": "f1", "path": "[0]"}):
             assert len(outcome({"a": written}, {"f1": result}, schema)[1]) < 1000
 
 
@@ -516,17 +518,18 @@ def test_messages_can_always_be_sent() -> None:
     "hostile",
     [
         "$" * 200_000,
-        "$" * 100_000 + "{f3",
+        "$" * 100_000 + "{f:f3",
         "${" * 100_000,
-        "${" + "a" * 200_000,
+        "${f:" * 100_000,
+        "${f:" + "a" * 200_000,
         "$f3" + "[0" * 100_000,
         "$f3" + ".a" * 100_000 + "!",
         '$f3["' + "\\" * 200_000,
-        '${f3["' * 50_000,
-        "${f3['${f3[\"" * 30_000,
-        '${x["\\"' * 40_000,
+        '${f:f3["' * 50_000,
+        "${f:f3['${f:f3[\"" * 30_000,
+        '${f:x["\\"' * 40_000,
     ],
-    ids=range(10),
+    ids=range(11),
 )
 @pytest.mark.timeout(10)
 def test_no_text_is_slow_to_read(hostile: str) -> None:
@@ -537,7 +540,7 @@ def test_no_text_is_slow_to_read(hostile: str) -> None:
 # --- properties ------------------------------------------------------------------------------------------------------
 
 NAMES = ("f1", "a-b", "x")
-LIKELY = ("$f1", "${f1}", "$$", "${a-b.x}", "$x[0]", '["k"]', ".k", "[-1]", "$nope", "${f1['a']}", "é")
+LIKELY = ("$f1", "${f:f1}", "${f1}", "$$", "${f:a-b.x}", "$x[0]", '["k"]', ".k", "[-1]", "$nope", "${f:f1['a']}", "é")
 PIECES = st.sampled_from((*"$ {}[]().\"'\\f123ab-x\n", *LIKELY))
 TEXTS = st.lists(PIECES, max_size=12).map("".join)
 JSON = st.recursive(
@@ -615,7 +618,8 @@ def test_what_a_future_gave_is_never_looked_at_again(written: str, value: str) -
 
 
 LIVE = re.compile(
-    r"""(\$+)(\{(?:f1|a-b|x)(?:\.[\w-]+|\[-?[0-9]{1,18}\]|\["(?:[^"\\]|\\.)*"\]|\['(?:[^'\\]|\\.)*'\])*\})""", re.DOTALL
+    r"""(\$+)(\{f:(?:f1|a-b|x)(?:\.[\w-]+|\[-?[0-9]{1,18}\]|\["(?:[^"\\]|\\.)*"\]|\['(?:[^'\\]|\\.)*'\])*\})""",
+    re.DOTALL,
 )
 BARE = re.compile(
     r"""\$+(?:f1|a-b|x)(?:\.[\w-]+|\[-?[0-9]{1,18}\]|\["(?:[^"\\]|\\.)*"\]|\['(?:[^'\\]|\\.)*'\])*""", re.DOTALL

@@ -220,3 +220,10 @@ def test_content_that_is_none_is_handed_out_and_breaks_nothing(content: Any):
     assert json.loads(read["contents"][0]["text"]) == {"content": content}
     assert results.has_more({"content": content}, 2) is isinstance(content, list)
     assert results.first_part(future, 2)["content"][0]["type"] == "text"
+
+
+def test_a_future_among_the_resources_says_which_values_went_into_its_call():
+    """In its description; one without values has none."""
+    it = completed(text("x"), started_at=0.5, put_in={"page": "f1", "f2": "f2"})
+    assert results.listed(it)["description"] == "put in: page = f1, f2"
+    assert "description" not in results.listed(completed(text("x")))

@@ -245,13 +245,13 @@ async def test_a_call_waits_for_the_futures_in_its_arguments_and_gets_their_valu
     """Typed, when all of them are there; the downstream never sees a reference."""
     async with lab() as it:
         one, two = it.submit(), it.submit()
-        arguments = {"rows": "$f1.rows", "sentence": "see ${f2}"}
+        arguments = {"rows": "$f1.rows", "sentence": "see ${f:f2}"}
         both = it.submit(needs=[one, two], arguments=arguments)
         await it.end(two, text("two"))
         assert both.state is State.WAITING
         await it.end(one, text("", structuredContent={"rows": [1, 2]}))
         assert it.downstream.running["f3"].arguments == {"rows": [1, 2], "sentence": "see two"}
-        assert arguments == {"rows": "$f1.rows", "sentence": "see ${f2}"}
+        assert arguments == {"rows": "$f1.rows", "sentence": "see ${f:f2}"}
         await it.end(both)
         it.assert_nothing_is_left()
 

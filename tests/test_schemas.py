@@ -23,7 +23,7 @@ from asyncfc_mcp.validate import Validator
 
 Schema = dict[str, Any]
 
-REFERENCES = ("$f3", "$my-name.items[0]['odd key']", "${f3.title}", "see ${f3} and ${a-b.x}")
+REFERENCES = ("$f3", "$my-name.items[0]['odd key']", "${f:f3.title}", "see ${f:f3} and ${f:a-b.x}")
 
 
 def is_valid(instance: Any, schema: Any) -> bool:

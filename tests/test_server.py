@@ -124,17 +124,17 @@ class Took:
 @pytest.mark.parametrize("name", [KNOWN, UNKNOWN])
 @pytest.mark.parametrize("era", ["legacy", "auto"])
 @on_virtual_time
-async def test_the_instructions_teach_the_protocol_in_less_than_200_tokens(era: str, name: str):
-    """The cheapest pattern first, `_wait: "all"` only where the conversation is known; then the server's own words."""
+async def test_the_instructions_teach_the_protocol_in_512_characters(era: str, name: str):
+    """Codex reads no more. The cheapest pattern first, `_wait: "all"` only where the conversation is known; then the
+    server's own words."""
     toy = Toy(instructions="Toys are for playing.")
     async with stage(era, name, toy=toy) as it:
         said = it.host.client.instructions
         assert said is not None
         ours, _, theirs = said.partition("\n\n")
         assert theirs == "toy: Toys are for playing."
-        assert len(ours) / 4 < 200
-        assert len(ours.split()) * 1.4 < 200
-        for word in ("_wait", "_as", "$x", "$f1", "gather", "await_future", "list_futures"):
+        assert len(ours) <= 512
+        for word in ("_wait", "_as", "$x", "$f1", "${f:", "gather", "await_future", "list_futures"):
             assert word in ours
         assert ours.index("_wait") < ours.index("await_future")
         assert ('_wait:"all"' in ours) == (name == KNOWN)
@@ -251,7 +251,7 @@ async def test_a_call_that_waits_gets_no_grace_and_says_for_what():
         with Took() as took:
             answer = await it.host.call("echo", {"text": "$f1"})
         assert took.seconds == 0
-        assert words(answer) == "f2 echo waiting, waits for f1 (needs the result). Result: await_future f2"
+        assert words(answer) == "f2 echo waiting (put in: f1), waits for f1 (needs the result). Result: await_future f2"
         assert answer["structuredContent"]["waiting_for"] == ["f1"]
         assert words(await it.host.outcome("f2")) == '{"text": "slept 5"}'
 
@@ -366,7 +366,7 @@ async def test_a_call_can_be_named_and_its_value_passed_on():
         assert words(answer) == "f1 (nap) sleep running. Result: await_future f1"
         assert answer["structuredContent"]["name"] == "nap"
         await it.host.call("echo", {"list": [1, {"deep": "x"}], "_as": "e"})
-        await it.host.call("echo", {"a": "$nap", "b": "$f1", "c": "so: ${nap}!", "d": "$e.arguments.list[1].deep"})
+        await it.host.call("echo", {"a": "$nap", "b": "$f1", "c": "so: ${f:nap}!", "d": "$e.arguments.list[1].deep"})
         await it.host.outcome("f3")
         assert it.toy.got[-1].arguments == {"a": "slept 5", "b": "slept 5", "c": "so: slept 5!", "d": "x"}
         assert words(await it.host.outcome("$nap")) == "slept 5"
@@ -381,6 +381,86 @@ async def test_what_is_no_reference_is_left_alone():
             await it.host.call("echo", arguments)
         assert it.toy.got[-1].arguments == arguments
         assert took.seconds == 0
+
+
+@on_virtual_time
+async def test_text_with_variables_of_its_own_is_not_touched():
+    """Scripts, templates and CI files hold `${name}`, and a future may have that name: it stays, and costs no wait."""
+    script = 'echo "building ${version}"; ${f1}; `${version.a}`; ${version:-1}; ${nobody}; ${f:0:3}; $version'
+    async with stage() as it:
+        await it.host.call("echo", {"_as": "version"})
+        for content in (script, "${version}", "${f1}", "${nobody}", "$${version}"):
+            with Took() as took:
+                answer = await it.host.call("echo", {"content": content})
+            assert took.seconds == 0
+            assert it.toy.got[-1].arguments == {"content": content}
+            assert "put in" not in words(answer)
+            assert "put_in" not in answer["structuredContent"]
+
+
+@on_virtual_time
+async def test_every_answer_says_which_values_went_into_its_call():
+    """Handle, grace, `_wait`, `gather`, list and inline delivery, in text and in the record."""
+    async with stage() as it:
+        await it.host.call("echo", {"t": "T", "_as": "page"})
+        grace = await it.host.call("echo", {"a": "$page.arguments.t", "b": "<${f:page}> ${f:f1}", "c": "$$page"})
+        assert words(grace).startswith("f2 echo completed (put in: page = f1, f1)\n")
+        put_in = {"page": "f1", "f1": "f1"}
+        assert grace["structuredContent"]["put_in"] == put_in
+        assert grace["_meta"][META_KEY][0]["put_in"] == put_in
+        handle = await it.host.call("sleep", {"s": 5, "x": "$page", "_as": "slow"})
+        assert words(handle) == "f3 (slow) sleep running (put in: page = f1). Result: await_future f3"
+        behind = await it.host.call("echo", {"x": "$slow"})
+        assert "f4 echo waiting (put in: slow = f3), waits for f3" in words(behind)
+        gathered = await it.host.call("gather", {"future_ids": ["f2", "f4"]})
+        assert [entry["put_in"] for entry in gathered["structuredContent"]["results"]] == [put_in, {"slow": "f3"}]
+        assert "f4 echo completed (put in: slow = f3)" in words(gathered)
+        waited = await it.host.call("echo", {"x": "$slow", "_wait": "f2"})
+        assert "f5 echo completed (put in: slow = f3)" in words(waited)
+        listed = await it.host.call("list_futures", {})
+        assert "f3 (slow) sleep completed (put in: page = f1)" in words(listed)
+        assert listed["structuredContent"]["futures"][0]["put_in"] == {"slow": "f3"}
+
+
+@on_virtual_time
+async def test_a_call_that_was_not_sent_does_not_claim_that_values_went_into_it():
+    """What it needed has failed, or its path leads nowhere: the reason says so."""
+    async with stage() as it:
+        await it.host.call("fail", {"_as": "bad"})
+        await it.host.call("echo", {"_as": "good"})
+        for arguments in ({"x": "$bad"}, {"x": "$good.nowhere"}):
+            answer = await it.host.call("echo", {**arguments, "_wait": "this"})
+            assert "not sent" in words(answer)
+            assert "put in" not in words(answer)
+            assert "put_in" not in answer["structuredContent"]
+
+
+@on_virtual_time
+async def test_a_sync_tool_says_which_values_went_into_its_call():
+    """After its own content; without references its answer is its own, to the byte."""
+    async with stage(policy={"mode": "sync"}) as it:
+        await it.host.call("echo", {"a": 1})
+        plain = await it.host.call("echo", {"a": "${f:f1} ${f1}", "b": "text"})
+        assert plain["content"][-1]["text"] == "f2 echo completed (put in: f1)"
+        assert plain["_meta"][META_KEY][0]["put_in"] == {"f1": "f1"}
+        assert META_KEY not in (await it.host.call("echo", {"a": "${f1}"})).get("_meta", {})
+
+
+@on_virtual_time
+async def test_values_of_calls_that_were_overtaken_are_named_too():
+    """The reference was sent first, and its name was taken later."""
+    async with stage() as it:
+        answers: list[Answer] = []
+
+        async def use() -> None:
+            answers.append(await it.host.call("echo", {"text": "see ${f:late.arguments.t}", "_wait": "this"}))
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(use)
+            await anyio.sleep(0.01)
+            await it.host.call("echo", {"t": "T", "_as": "late"})
+        assert "(put in: late = f1)" in words(answers[0])
+        assert it.toy.got[-1].arguments == {"text": "see T"}
 
 
 @on_virtual_time
@@ -438,9 +518,9 @@ async def test_a_name_that_nobody_takes_stays_literal():
         assert took.seconds == pytest.approx(0.08)
         assert it.toy.got[0].arguments == {"a": "$later"}
         with Took() as took:
-            await it.host.call("echo", {"a": "see ${later}"})
+            await it.host.call("echo", {"a": "see ${f:later}"})
         assert took.seconds == pytest.approx(0.08)
-        assert it.toy.got[1].arguments == {"a": "see ${later}"}
+        assert it.toy.got[1].arguments == {"a": "see ${f:later}"}
         with Took() as took:
             await it.host.call("echo", {"a": "see $later"})
         assert took.seconds == 0

@@ -153,3 +153,12 @@ def test_a_request_about_a_task_of_a_server_is_routed_by_its_id(method: str):
     assert "mcp-name" not in mirror.headers("2025-11-25", method, {"taskId": "job-1"})
     headers = {key.lower(): value for key, value in mirror.headers("2026-07-28", method, {"taskId": "job-1"}).items()}
     assert (headers["mcp-method"], headers["mcp-name"]) == (method, "job-1")
+
+
+def test_a_task_says_which_values_went_into_its_call():
+    """Where there is nothing more urgent to say: a failure, a question or progress."""
+    it = future(State.RUNNING, put_in={"page": "f1"})
+    for task in (tasks.created(it, EPOCH), tasks.detailed(it, EPOCH), tasks.experimental(it, EPOCH)):
+        assert task["statusMessage"] == "put in: page = f1"
+    it.progress = (1, None, "cloning")
+    assert tasks.created(it, EPOCH)["statusMessage"] == "1: cloning"

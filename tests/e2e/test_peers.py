@@ -90,6 +90,31 @@ def test_server_everything(stage: Stage, npm: Path) -> None:
 
 
 @pytest.mark.node
+def test_files_with_variables_of_their_own_are_written_as_they_are(stage: Stage, npm: Path) -> None:
+    """A future has the name of a variable in a script, a template and a CI file: the files hold the variable. What is
+    put in is said."""
+    data = (stage.folder / "data").resolve()
+    data.mkdir()
+    bridge = stage.serve("--", npm_bin(npm, "mcp-server-filesystem"), str(data))
+    bridge.wait_for_tools("write_file", "list_directory")
+    bridge.call("list_directory", {"path": str(data), "_as": "version", "_wait": "this"})
+    files = {
+        "build.sh": 'echo "building ${version}" "${version:0:3}" "${f1}" ${HOME}\n',
+        "page.js": "const a = `${version} ${version.path} ${f1}`;\n",
+        "ci.yml": "run: ${{ version }} ${version}\n",
+        "only": "${version}",
+    }
+    for name, content in files.items():
+        answer = bridge.call("write_file", {"path": str(data / name), "content": content, "_wait": "this"})
+        assert "put in" not in text_of(answer)
+        assert (data / name).read_text() == content
+    answer = bridge.call("write_file", {"path": str(data / "v"), "content": "<${f:version}>", "_wait": "this"})
+    assert " write_file completed (put in: version = f1)" in text_of(answer)
+    assert answer["_meta"]["asyncfc/futures"][0]["put_in"] == {"version": "f1"}
+    assert "${" not in (data / "v").read_text()
+
+
+@pytest.mark.node
 def test_server_filesystem(stage: Stage, npm: Path) -> None:
     """Files written through the bridge are the files; reading gives the same results as directly."""
     data = stage.folder / "data"

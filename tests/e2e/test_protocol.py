@@ -317,7 +317,7 @@ def test_a_task_asks_and_is_answered_by_an_update(tasker: Client) -> None:
 def test_a_task_is_named_waits_for_others_and_can_be_referred_to(tasker: Client) -> None:
     """A task is a future: `_as` names it, and what refers to it waits for it and gets its value."""
     create(tasker, "sleep", {"seconds": 0.2, "tag": "x", "_as": "slept"})
-    second = create(tasker, "echo", {"text": "after ${slept}", "_wait": "this"})
+    second = create(tasker, "echo", {"text": "after ${f:slept}", "_wait": "this"})
     assert second["resultType"] == "task"
     done = settled(tasker, second["taskId"])
     assert done["result"]["structuredContent"] == {"arguments": {"text": "after slept 0.2 x"}}

@@ -61,7 +61,7 @@ class Script:
             case 3:
                 return [
                     ToolCallPart("toy__sleep", {"seconds": 0.1, "tag": "first", "_as": "first"}),
-                    ToolCallPart("toy__echo", {"text": "${first} second", "_as": "second"}),
+                    ToolCallPart("toy__echo", {"text": "${f:first} second", "_as": "second"}),
                     ToolCallPart("toy__echo", {"text": "$second.arguments.text", "_wait": "this"}),
                 ]
             case _:
