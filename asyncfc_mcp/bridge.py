@@ -302,7 +302,8 @@ class Bridge:
         """
         wiring = self.wirings.get(name)
         if wiring is None:
-            absent = [(server, why) for server, why in self.troubles() if not self.downstreams[server].known]
+            known = {server for server, downstream in self.downstreams.items() if downstream.known}
+            absent = [(server, why) for server, why in self.troubles() if server not in known]
             raise UnknownTool(name, [*self.wirings, *RESERVED], absent)
         return wiring
 
@@ -371,7 +372,7 @@ class Bridge:
 
     def troubles(self) -> list[tuple[str, str]]:
         """Name and condition of every server that is not up."""
-        return [
+        return [(server.name, f"misconfigured: {server.reason}") for server in self.config.unusable] + [
             (name, f"{d.status.value}: {d.reason}" if d.reason else d.status.value)
             for name, d in self.downstreams.items()
             if d.status is not Status.READY

@@ -91,8 +91,7 @@ def _refuse_itself(config: BridgeConfig) -> None:
         WrapsItself: a bridge above this one wraps the same.
     """
     chain = os.environ.get(CHAIN_VARIABLE, "").split()
-    what = os.path.abspath(config.source) if os.path.exists(config.source) else config.source
-    own = hashlib.sha256(what.encode()).hexdigest()[:16]
+    own = hashlib.sha256(os.fsencode(config.identity)).hexdigest()[:16]
     if own in chain:
         raise WrapsItself(config.source)
     os.environ[CHAIN_VARIABLE] = " ".join([*chain, own])
@@ -114,6 +113,8 @@ def _bridge(
     logs = os.environ.get("ASYNCFC_LOG_DIR") or platformdirs.user_log_dir("asyncfc-mcp")
     for warning in config.warnings:
         logger.warning("%s", warning)
+    for server in config.unusable:
+        logger.warning("server %r is left out: %s", server.name, server.reason)
     return Bridge(
         config,
         cache=OfferCache(Path(cache)),

@@ -8,6 +8,8 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from asyncfc_mcp.redaction import secrets_of, shown_command, shown_url
+
 
 def _doc(default: Any, doc: str) -> Any:
     return field(default=default, metadata={"doc": doc})
@@ -50,6 +52,16 @@ class StdioSpec:
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     cwd: str | None = None
 
+    @property
+    def shown(self) -> str:
+        """The command line as people may see it: without secrets."""
+        return shown_command([self.command, *self.args])
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that no text may hold."""
+        return secrets_of(argv=self.args, env=self.env)
+
 
 @dataclass(frozen=True, slots=True)
 class HttpSpec:
@@ -58,6 +70,16 @@ class HttpSpec:
     url: str
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     kind: Literal["http", "sse"] = "http"
+
+    @property
+    def shown(self) -> str:
+        """The URL as people may see it: without user, password and query."""
+        return shown_url(self.url)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that no text may hold."""
+        return secrets_of(headers=self.headers, url=self.url)
 
 
 @dataclass(frozen=True)
@@ -114,11 +136,23 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class UnusableServer:
+    """An entry of the file that is wrong: left out, and its reason shown wherever servers are."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class BridgeConfig:
     servers: tuple[ServerConfig, ...]
     settings: Settings = field(default_factory=Settings)
     warnings: tuple[str, ...] = ()
     source: str = ""
+    """The file, command line or URL, as people may see it."""
+    unusable: tuple[UnusableServer, ...] = ()
+    identity: str = ""
+    """Tells one configuration from all others; not for people, since it may hold secrets."""
 
 
 SERVER_KEYS: Final[Mapping[str, str]] = MappingProxyType(

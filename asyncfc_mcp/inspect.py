@@ -88,6 +88,11 @@ def report(bridge: Bridge) -> dict[str, Any]:
         }
         for name, downstream in bridge.downstreams.items()
     ]
+    servers += [
+        {"name": it.name, "status": "misconfigured", "reason": it.reason, "protocol": "",
+         "tools": 0, "prompts": 0, "resources": 0}
+        for it in bridge.config.unusable
+    ]  # fmt: skip
     return {
         "source": bridge.config.source,
         "servers": servers,
@@ -98,6 +103,7 @@ def report(bridge: Bridge) -> dict[str, Any]:
         ],
         "meta_tools": list(RESERVED),
         "settings": {key: _plain(value) for key, value in asdict(bridge.settings).items()},
+        "warnings": list(bridge.config.warnings),
         "notes": bridge.notes(),
     }
 
@@ -168,7 +174,7 @@ def render(facts: Mapping[str, Any], width: int | None = None) -> str:
             f"{subject} at the same time as everything else. "
             'If order matters to them, declare "reads" and "writes", or set "ordering": "strict" on their server.'
         )
-    for note in facts["notes"]:
+    for note in (*facts["warnings"], *facts["notes"]):
         console.print(f"Note: {note}")
     output = console.file
     assert isinstance(output, io.StringIO)

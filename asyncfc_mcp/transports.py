@@ -21,6 +21,7 @@ from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Result, Scope
 from asyncfc_mcp.peer import Inbound, Peer
 from asyncfc_mcp.protocol import PROBES, Later
+from asyncfc_mcp.redaction import shown_name
 from asyncfc_mcp.requests import Params, Session
 from asyncfc_mcp.server import Upstream, has_envelope, read_envelope, wrong_era
 from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage
@@ -63,7 +64,8 @@ class MissingToken(BridgeError):
     """`--auth-token-env` names a variable that is not set."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"--auth-token-env: the environment variable {name} is not set or empty")
+        shown = shown_name(name)  # it may be the token itself
+        super().__init__(f"--auth-token-env: the environment variable {shown} is not set or empty")
 
 
 def is_loopback(host: str) -> bool:

@@ -23,7 +23,7 @@ INTRO = """\
 
 <!-- Written by docs/make_configuration.py; change the texts there or in asyncfc_mcp/config.py. -->
 
-`asyncfc-mcp serve --config FILE` reads the JSON that MCP hosts use: `mcpServers` of Claude Desktop, Claude Code and Cursor, or `servers` of VS Code, pasted unchanged. Comments and commas at ends are fine. What the bridge itself can be told stands in sections named `"asyncfc"`: one at the top of the file, and one in each server that needs it.
+`asyncfc-mcp serve --config FILE` reads the files of MCP hosts, pasted unchanged: `mcpServers` of Claude Desktop, Claude Code, Cursor, Windsurf, Cline, Gemini CLI and Copilot CLI, `servers` of VS Code, `context_servers` of Zed, `mcp` of opencode, and Codex's `config.toml`. Comments and commas at ends are fine. What the bridge itself can be told stands in sections named `"asyncfc"`: one at the top of the file, and one in each server that needs it.
 
 ```json
 {
@@ -51,7 +51,9 @@ INTRO = """\
 }
 ```
 
-A setting may stand at the **top**, where it is the default for all servers, on a **server**, or on a **tool** of it (under `"tools"`); the nearest wins. A wrong file is one line on stderr that names the file, the key, what was found and what was expected, and exit code 2.
+A setting may stand at the **top**, where it is the default for all servers, on a **server**, or on a **tool** of it (under `"tools"`); the nearest wins.
+
+A server whose entry is wrong (a type, a URL, a variable that is not set) is left out with its reason, on stderr, in `inspect` and in `list_futures`, and the others run. A file that cannot be read, a wrong setting of ours, or a file without a usable server is one line on stderr that names the file, the key, what was found and what was expected, and exit code 2.
 """
 
 SERVERS = """\
@@ -59,13 +61,14 @@ SERVERS = """\
 
 | key of an entry | what it is |
 |---|---|
-| `command`, `args`, `env`, `cwd` | A server that is a command. `env` is added to the bridge's own environment. |
-| `url`, `headers` | A server at a URL, over Streamable HTTP; over HTTP+SSE if the path ends in `/sse`. |
-| `type` | `stdio`, `http` (or `streamable-http`), `sse`: says it where the URL does not. |
+| `command`, `args`, `env`, `envFile`, `cwd` | A server that is a command. `env` is added to the bridge's own environment, and `envFile` to `env`. `~/` at the start of the command, of an argument and of `cwd` is the home folder. A command that holds its arguments (`"npx -y server"`, or a list) is split. |
+| `url`, `headers` | A server at a URL, over Streamable HTTP; over HTTP+SSE if the path ends in `/sse`. Space around a header's value is trimmed. |
+| `type` | `stdio`, `http` (or `streamable-http`), `sse`: says it where the URL does not. Other spellings of hosts (`local`, `remote`, `streamableHttp`, …) are understood. |
+| `includeTools`, `excludeTools`, `disabledTools`, `tools` | The choice of tools made for a host is kept, unless the `asyncfc` section has `include` or `exclude`. |
 | `disabled: true`, `enabled: false` | The server is left out. |
 | `asyncfc` | The settings below. |
 
-Every other key is for the host that the entry was copied from: it is ignored with a warning (among them `envFile`, so put those variables into `env`). In an `asyncfc` section an unknown key is an error, because a setting that is silently ignored is worse than none.
+Other names that hosts have for these keys are understood, too (`httpUrl`, `serverUrl`, `environment`, `cmd`, …). Every other key is for the host that the entry was copied from: it is ignored with a warning. In an `asyncfc` section an unknown key is an error, because a setting that is silently ignored is worse than none.
 
 With a file, tools are listed as `server__tool`, unless `prefix` says otherwise. One server needs no file, and its tools keep their names: `asyncfc-mcp serve -- CMD ARGS...` or `asyncfc-mcp serve --url URL`.
 
@@ -75,12 +78,14 @@ In `command`, `args`, `env`, `cwd`, `url` and `headers`:
 
 | written | becomes |
 |---|---|
-| `${NAME}`, `${env:NAME}` | the environment variable; an error if it is not set |
+| `${NAME}`, `${env:NAME}` | the variable of the entry's own `env`, else of the environment. If neither has it: in `command` and `args` it stays as it is, with a warning, since a shell or the program may fill it in; elsewhere the server is left out |
 | `${NAME:-default}` | the environment variable, or `default` if it is not set or empty; a default may hold variables |
 | `${userHome}`, `${workspaceFolder}`, `${workspaceFolderBasename}`, `${pathSeparator}`, `${/}` | as in Cursor and VS Code; the workspace is the folder that the bridge was started in |
-| `${input:…}`, `${command:…}`, `${config:…}` | an error: only VS Code can ask for them; use an environment variable |
+| `${input:…}`, `${command:…}`, `${config:…}` | the server is left out: only VS Code can ask for them; use an environment variable |
 
-Every other dollar sign stays as it is, and what a variable holds is not expanded again.
+In the script of a shell (`"command": "bash", "args": ["-c", "…"]`) variables that the script sets itself, and forms with a default, are left to the shell. Every other dollar sign stays as it is, and the value of a variable is not expanded again; a line end at its end is left out.
+
+No warning, error or log shows values of `env` and `headers`, or user, password and query of a URL.
 """
 
 WHERE = {

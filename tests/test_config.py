@@ -155,7 +155,7 @@ def test_a_cursor_configuration_is_read_as_it_is() -> None:
     assert local.spec.env == {"API_KEY": "k1"}
     assert remote.spec == HttpSpec("http://localhost:3000/mcp", {"API_KEY": "value"}, "http")
     assert old.spec == HttpSpec("http://localhost:3001/sse", {}, "sse")
-    assert config.warnings == ("mcp.json: mcpServers.local.envFile: ignored, it means nothing to the bridge",)
+    assert config.warnings == ("mcp.json: mcpServers.local.envFile: not read: No such file or directory",)
 
 
 def test_a_vs_code_configuration_is_read_as_it_is() -> None:
@@ -434,10 +434,16 @@ def test_a_name_of_the_hosts_may_be_set_in_the_environment() -> None:
 
 
 @pytest.mark.parametrize("written", ["${NOPE}", "${env:NOPE}", "${NADA:-${NOPE}}"])
-def test_a_missing_variable_is_an_error_that_shows_the_way_out(written: str) -> None:
-    """Which variable, where, and that a default may be given."""
-    said = refused({"mcpServers": {"s": {"command": "x", "args": ["-k", written]}}})
-    assert "mcpServers.s.args[1]" in said
+@pytest.mark.parametrize("key", ["env", "headers", "url"])
+def test_a_missing_variable_is_an_error_that_shows_the_way_out(written: str, key: str) -> None:
+    """Which variable, where, and that a default may be given; where a text with `${…}` in it cannot work."""
+    value: Json = {
+        "env": {"command": "x", "env": {"K": written}},
+        "headers": {"url": "http://h", "headers": {"K": written}},
+        "url": {"url": f"http://h/{written}"},
+    }[key]
+    said = refused({"mcpServers": {"s": value}})
+    assert f"mcpServers.s.{key}" in said
     assert "the environment has no NOPE" in said
     assert "${NOPE:-default}" in said
 
@@ -446,7 +452,7 @@ def test_a_missing_working_directory_is_only_missed_where_it_is_needed(tmp_path:
     """A bridge whose own folder was deleted still starts."""
     code = (
         "import os, sys; from asyncfc_mcp.config_reader import parse_config; os.rmdir(os.getcwd())\n"
-        'def c(a): return parse_config(\'{"mcpServers": {"s": {"command": "%s"}}}\' % a, \'f\', {})\n'
+        'def c(a): return parse_config(\'{"mcpServers": {"s": {"command": "x", "cwd": "%s"}}}\' % a, \'f\', {})\n'
         "print(c('${userHome}x').servers[0].spec.command != '')\n"
         "try: c('${workspaceFolder}')\n"
         "except Exception as e: print(type(e).__name__, e)\n"
@@ -456,7 +462,7 @@ def test_a_missing_working_directory_is_only_missed_where_it_is_needed(tmp_path:
     env = {**os.environ, "PYTHONPATH": str(REPO)}
     ran = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[0] == "True"
-    assert ran.stdout.splitlines()[1].startswith("ConfigError f: mcpServers.s.command: found ${workspaceFolder}")
+    assert ran.stdout.splitlines()[1].startswith("ConfigError f: mcpServers.s.cwd: found ${workspaceFolder}")
 
 
 @pytest.mark.parametrize(
@@ -489,12 +495,13 @@ def test_no_error_shows_a_secret(value: Json) -> None:
         ([], ["mcpServers.s", "a list"]),
         ({}, ["mcpServers.s", 'neither "command" nor "url"']),
         ({"command": "x", "url": "http://h"}, ['both "command" and "url"']),
-        ({"serverUrl": "http://h"}, ['neither "command" nor "url", but \'serverUrl\'']),
         ({"comand": "x"}, ["but 'comand'"]),
         ({"command": ""}, ["mcpServers.s.command", "empty"]),
         ({"command": "${E}"}, ["mcpServers.s.command", "empty"]),
-        ({"command": ["npx", "-y"]}, ["mcpServers.s.command", "found a list", "a string"]),
-        ({"command": "x", "args": "-y pkg"}, ["mcpServers.s.args", '"-y pkg"', "a list of strings"]),
+        ({"command": []}, ["mcpServers.s.command", "found a list", "a string"]),
+        ({"command": {"args": []}}, ["mcpServers.s.command", "found an object", "a string"]),
+        ({"command": ["npx", ["-y"]]}, ["mcpServers.s.args[0]", "found a list", "a string"]),
+        ({"command": "x", "args": "-y pkg"}, ["mcpServers.s.args", "found a string", "a list of strings"]),
         ({"command": "x", "args": ["-p", 80]}, ["mcpServers.s.args[1]", "found a number", "a string"]),
         ({"command": "x", "args": [True]}, ["mcpServers.s.args[0]", "found true", "a string"]),
         ({"command": "x", "env": {"A": 1.5}}, ["mcpServers.s.env.A", "found a number"]),
@@ -503,7 +510,7 @@ def test_no_error_shows_a_secret(value: Json) -> None:
         ({"command": "x", "type": "http"}, ["mcpServers.s.type", "'http'", '"command"', "'stdio'"]),
         ({"url": "http://h", "type": "stdio"}, ["mcpServers.s.type", '"url"', "'http' or 'sse'"]),
         ({"url": "http://h", "type": "websocket"}, ["mcpServers.s.type", "'websocket'", "'streamable-http'"]),
-        ({"url": "http://h", "type": 5}, ["mcpServers.s.type", "5"]),
+        ({"url": "http://h", "type": 5}, ["mcpServers.s.type", "a number"]),
         ({"url": 5}, ["mcpServers.s.url"]),
         ({"url": "example.com/mcp"}, ["mcpServers.s.url", '"example.com/mcp"', "http://"]),
         ({"url": "ws://example.com/mcp"}, ["mcpServers.s.url", "ws://"]),
@@ -777,7 +784,7 @@ def test_a_command_line_is_one_server_whose_tools_keep_their_names(argv: list[st
     (server,) = config.servers
     assert (server.name, server.prefix, server.keep_names) == (name, "", True)
     assert server.spec == StdioSpec(argv[0], tuple(argv[1:]))
-    assert config.source == " ".join(argv)
+    assert config.source == StdioSpec(argv[0], tuple(argv[1:])).shown
     assert server.base == Policy()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from e2e.harness import Json, Ran, Stage, eventually, text_of
+from e2e.harness import Json, Ran, RpcError, Stage, eventually, text_of
 
 TOY: Json = {"command": "toy"}
 
@@ -177,3 +177,64 @@ def test_inspect_shows_every_tool_and_what_is_wrong(stage: Stage) -> None:
     assert told["good__fail"]["mode"] == "sync"
     assert told["good__echo"]["server"] == "good"
     assert "no such luck" in as_json.stdout
+
+
+SECRET = "hunter2hunter2Z9"
+
+
+def mixed(stage: Stage) -> Path:
+    """A good server, a shell's script with a variable of its own, and entries that cannot be used."""
+    toy = stage.toy()
+    own = toy["env"]
+    script = 'for f in "$0" "$@"; do test -n "${f}" || exit 9; done; exec "$0" "$@"'
+    return stage.config(
+        {
+            "good": toy,
+            "shell": {
+                "command": "bash",
+                "args": ["-c", script, toy["command"], *toy["args"]],
+                "env": own,
+            },
+            "local": {"type": "local", "command": [toy["command"], *toy["args"]], "environment": own},
+            "unset": {"command": "x", "env": {"K": "${NOT_SET_ANYWHERE}"}},
+            "asked": {"command": "x", "env": {"K": "${input:key}"}},
+            "both": {"command": "x", "url": f"http://h/mcp?key={SECRET}"},
+            "header": {"url": "http://127.0.0.1:9/mcp", "headers": {"Authorization": f"Bearer {SECRET}\nX"}},
+            "pasted": {"url": "http://127.0.0.1:9/mcp", "headers": {"A": f"${{env:ghp_{SECRET}}}"}},
+        }
+    )
+
+
+def test_entries_that_cannot_be_used_take_no_other_server_with_them(stage: Stage) -> None:
+    """The others run; each that is left out is named with its reason, at the start and to the model."""
+    bridge = stage.serve("--config", str(mixed(stage)))
+    bridge.wait_for_tools("good__echo", "shell__echo", "local__echo")
+    listed = text_of(bridge.call("list_futures", {}))
+    for said in (bridge.stderr(), listed):
+        for word in ("unset", "NOT_SET_ANYWHERE", "asked", "only the host", "both", "headers.Authorization", "pasted"):
+            assert word in said
+        assert SECRET not in said
+    with pytest.raises(RpcError, match="NOT_SET_ANYWHERE"):
+        bridge.call("unset__echo", {})
+
+
+def test_inspect_shows_entries_that_cannot_be_used(stage: Stage) -> None:
+    """With their reasons, in the table and in JSON; the exit code says that not every server is up."""
+    config = str(mixed(stage))
+    table, as_json = stage.run("inspect", "--config", config), stage.run("inspect", "--config", config, "--json")
+    assert table.code == as_json.code == 1
+    servers = {server["name"]: server for server in json.loads(as_json.stdout)["servers"]}
+    assert {name for name, server in servers.items() if server["status"] == "ready"} == {"good", "shell", "local"}
+    assert servers["asked"]["status"] == "misconfigured"
+    assert "${input:key}" in servers["asked"]["reason"]
+    for ran in (table, as_json):
+        assert "NOT_SET_ANYWHERE" in ran.stdout
+        assert SECRET not in ran.stdout + ran.stderr
+
+
+def test_a_token_given_instead_of_its_variable_is_not_shown(stage: Stage) -> None:
+    """`--auth-token-env` takes a name; what was pasted in its place stays out of the error."""
+    ran = stage.run("serve", "--transport", "http", "--auth-token-env", f"ghp_{SECRET}", "--", "x")
+    assert ran.code == 2
+    assert SECRET not in ran.stderr
+    assert "--auth-token-env" in ran.stderr
