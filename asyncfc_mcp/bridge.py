@@ -20,13 +20,12 @@ import anyio.lowlevel
 
 from asyncfc_mcp import references
 from asyncfc_mcp.arrivals import Arrival, Arrivals
-from asyncfc_mcp.catalog import Catalog, Source, ToolEntry, build, template_matches
+from asyncfc_mcp.catalog import Catalog, CatalogBuilder, Source, ToolEntry, template_matches
 from asyncfc_mcp.config import BridgeConfig
 from asyncfc_mcp.downstream import Downstream, Status
 from asyncfc_mcp.errors import (
     CallFailed,
     ConfigError,
-    NameCollision,
     ProtocolFailure,
     RpcError,
     ServerDied,
@@ -37,6 +36,7 @@ from asyncfc_mcp.expect import expected
 from asyncfc_mcp.following import follow_task
 from asyncfc_mcp.futures import Future, FutureStore, Result, Scope
 from asyncfc_mcp.json_types import json_type
+from asyncfc_mcp.names import Handed
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
 from asyncfc_mcp.ordering import Effect, EffectTemplate, declared_effect
 from asyncfc_mcp.processes import Child, Reaper
@@ -211,6 +211,10 @@ class Bridge:
                 child=(children or {}).get(server.name),
             )
         self.catalog = Catalog()
+        self._builder = CatalogBuilder()
+        self.handed = Handed(frozenset(RESERVED))
+        self._handed_out = self.catalog
+        self._mended: Mapping[str, Sequence[str]] = {}
         self.wirings: dict[str, Wiring] = {}
         """The tools listed at this moment."""
         self._observers: list[Callable[[frozenset[str]], None]] = []
@@ -218,17 +222,11 @@ class Bridge:
         self.arrivals = Arrivals(self.store, self.settings.forward_wait_ms / 1000)
         self._settled = anyio.Event()
         self._started_at = 0.0
-        self._collision: NameCollision | None = None
-        self._collided = anyio.Event()
         self._rebuild()
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator["Bridge"]:
-        """Start all servers side by side and keep them until the block ends; then nothing of theirs is left.
-
-        Raises:
-            NameCollision: while starting, two tools turned out to have the same name.
-        """
+        """Start all servers side by side and keep them until the block ends; then nothing of theirs is left."""
         self._started_at = anyio.current_time()
         try:
             async with anyio.create_task_group() as tg:
@@ -242,24 +240,14 @@ class Bridge:
             self._reaper.close()
 
     async def _watch_start(self) -> None:
-        """Until every server is up or has failed once, a collision is an error of the start."""
-        async with anyio.create_task_group() as tg:
-
-            async def refuse() -> None:
-                await self._collided.wait()
-                assert self._collision is not None
-                raise self._collision
-
-            tg.start_soon(refuse)
-            for downstream in self.downstreams.values():
-                await downstream.settled()
-            tg.cancel_scope.cancel()
+        for downstream in self.downstreams.values():
+            await downstream.settled()
         self._settled.set()
 
     # --- the catalog ---------------------------------------------------------------------------------------------
 
     def _rebuild(self) -> None:
-        self.catalog = build(
+        self.catalog = self._builder.build(
             (
                 Source(
                     downstream.config,
@@ -270,19 +258,28 @@ class Bridge:
                 )
                 for downstream in self.downstreams.values()
             ),
-            RESERVED,
-            {name: entry.server for name, entry in self.catalog.tools.items()},
+            self.handed,
         )
         old, self.wirings = self.wirings, {}
         for name, entry in self.catalog.tools.items():
             known = old.get(name)
-            same = known is not None and known.entry.raw is entry.raw
-            self.wirings[name] = replace(known, entry=entry) if known is not None and same else Wiring.of(entry)
-        if self.catalog.collisions and self._collision is None:
-            self._collision = self.catalog.collisions[0]
-            if self._settled.is_set():
-                logger.warning("not listed: %s", self._collision)
-            self._collided.set()
+            if known is not None and known.entry.raw is entry.raw:
+                self.wirings[name] = known if known.entry is entry else replace(known, entry=entry)
+            else:
+                self.wirings[name] = Wiring.of(entry)
+        for server, remarks in self.catalog.mended.items():
+            if remarks != self._mended.get(server):
+                more = f" and {len(remarks) - 1} more (see inspect)" if len(remarks) > 1 else ""
+                first = next(iter(remarks))
+                logger.warning("server %r does not keep to MCP's schema: %s%s", server, first, more)
+        self._mended = self.catalog.mended
+
+    def hand_out(self) -> None:
+        """Record that a client was given the names of the catalog: from now on they are of these tools only."""
+        if self._handed_out is not self.catalog:
+            self._handed_out = self.catalog
+            self.handed.tools |= {name: (entry.server, entry.tool) for name, entry in self.catalog.tools.items()}
+            self.handed.prompts |= {name: (entry.server, entry.prompt) for name, entry in self.catalog.prompts.items()}
 
     async def found(self, name: str) -> Wiring:
         """The tool listed under this name, as soon as all listings are known if it is not listed yet.
@@ -344,7 +341,7 @@ class Bridge:
             for name, wiring in self.wirings.items()
             for argument in _unknown_placeholders(wiring)
         ]
-        return [*self.catalog.notes, *unknown, *map(str, self.catalog.collisions)]
+        return [*self.catalog.notes, *unknown]
 
     async def started(self) -> None:
         """Return when every server is up or has failed once."""

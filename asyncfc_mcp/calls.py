@@ -17,7 +17,7 @@ import anyio
 from asyncfc_mcp import answers, tasks
 from asyncfc_mcp.asking import Asking
 from asyncfc_mcp.bridge import Bridge, Origin, Wiring
-from asyncfc_mcp.catalog import HOST_PREFIX, NAME_LIMIT, ToolEntry, upstream_name
+from asyncfc_mcp.catalog import ToolEntry
 from asyncfc_mcp.errors import (
     BridgeError,
     CallFailed,
@@ -31,6 +31,7 @@ from asyncfc_mcp.futures import Future, Question, Result, Scope, State
 from asyncfc_mcp.hosts import profile_for
 from asyncfc_mcp.listening import Attendance, Listeners
 from asyncfc_mcp.metatools import METATOOLS, Caller, Client, InputNeeded, wait
+from asyncfc_mcp.names import HOST_PREFIX, NAME_LIMIT, SHORTEST_LIMIT
 from asyncfc_mcp.protocol import (
     HANDSHAKE_VERSIONS,
     INVALID_PARAMS,
@@ -83,7 +84,6 @@ class ToolCalls:
         self._clients: OrderedDict[tuple[str, str | None], Client] = OrderedDict()
         self._said: tuple[object, ...] = ()
         self._found = Client(scope)
-        self._aliases: dict[str, str] = {}
         self._overdue = 0
         """Calls that came and have not begun to be made, since they may have to wait before that."""
         self.epoch = time.time() - anyio.current_time()
@@ -99,7 +99,8 @@ class ToolCalls:
         params = request.params
         catalog = await self.bridge.listed()
         profile = profile_for(request.host, self.bridge.settings.host_profiles)
-        wrapped = self._fitting(catalog.tool_list(), profile.name_limit)
+        self.bridge.hand_out()
+        wrapped = self._fitting(catalog.tool_list(modern=request.modern), profile.name_limit)
         if request.version == tasks.EXPERIMENTAL_VERSION and self.bridge.settings.tasks == "task":
             # Clients of that version must not ask for a task where a tool does not say that it can be one. Not by
             # itself, since some then ask for nothing else (pydantic-ai), and their model would wait for each call.
@@ -108,15 +109,13 @@ class ToolCalls:
         return paged(params, "tools", tools)
 
     def _fitting(self, tools: list[dict[str, Any]], name_limit: int) -> list[dict[str, Any]]:
-        """The tools with names that fit a host which allows less than most; `_aliases` leads back."""
-        limit = name_limit - len(HOST_PREFIX)
-        fitting: list[dict[str, Any]] = []
-        for tool in tools:
-            name = upstream_name("", tool["name"], limit) if len(tool["name"]) > limit < NAME_LIMIT else tool["name"]
-            if name != tool["name"]:
-                self._aliases[name] = tool["name"]
-            fitting.append({**tool, "name": name} if name != tool["name"] else tool)
-        return fitting
+        """The tools with names that fit a host which allows less than most; `handed.aliases` leads back."""
+        limit = max(name_limit - len(HOST_PREFIX), SHORTEST_LIMIT)
+        short = self.bridge.catalog.shortened(limit, self.bridge.handed) if limit < NAME_LIMIT else {}
+        if not short:
+            return tools
+        self.bridge.handed.aliases |= {alias: name for name, alias in short.items()}
+        return [{**tool, "name": short.get(tool["name"], tool["name"])} for tool in tools]
 
     def _call(self, request: Request) -> Result | Later:
         """A call, answered at once where there is nothing to wait for."""
@@ -127,7 +126,7 @@ class ToolCalls:
         if arguments is not None and not isinstance(arguments, dict):
             raise RpcError(INVALID_PARAMS, f"tools/call: arguments must be an object; found {arguments!r:.80}")
         arguments = cast("dict[str, Any] | None", arguments)
-        name = self._aliases.get(name, name)
+        name = self.bridge.handed.aliases.get(name, name)
         caller = self.caller(request)
         wiring = self.bridge.wirings.get(name)
         if wiring is not None and not self._overdue and not params.keys() & {"requestState", "task"}:

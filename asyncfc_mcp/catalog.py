@@ -1,27 +1,22 @@
 """What is listed upstream, and where each name leads: tools, prompts, resources of all servers in one catalog.
 
-Owns names (prefix, the hosts' limits, collisions) and the upstream form of a tool. Refuses to connect or to cache;
-it is built anew, whole, whenever a server's listing changes.
+Owns the upstream form of a tool. Leaves names to `names` and MCP's own schema to `listing_schema`. Does not connect. A
+catalog is immutable and made anew whenever a server's listing changes; entries that did not change are kept.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from asyncfc_mcp.config import Policy, ServerConfig
-from asyncfc_mcp.errors import NameCollision
+from asyncfc_mcp.listing_schema import conform, for_handshake
 from asyncfc_mcp.loosen import admit_references
+from asyncfc_mcp.names import Handed, Offering, assign, server_parts
 from asyncfc_mcp.reserved import add_reserved
 from asyncfc_mcp.trim import without_dialect, without_echo
-
-HOST_PREFIX: Final = "mcp__asyncfc__"
-"""What hosts put before a tool's name, with this program under the name that the README gives it."""
-NAME_LIMIT: Final = 63 - len(HOST_PREFIX)
-"""The longest name that fits where the host allows 63 characters with its own prefix."""
 
 Json = dict[str, Any]
 
@@ -50,6 +45,8 @@ class ToolEntry:
     listed: Json
     """As we list it."""
     policy: Policy
+    listed_before: Json | None = None
+    """As we list it to clients of before 2026-07-28, where that differs."""
     takes_as: bool = False
     takes_wait: bool = False
     notes: tuple[str, ...] = ()
@@ -97,26 +94,34 @@ class Catalog:
     resources: Mapping[str, tuple[str, Json]] = field(default_factory=dict[str, tuple[str, Json]])
     """URI → its server and its listing; of servers that offer the same URI the first of the config has it."""
     templates: Mapping[str, tuple[str, Json]] = field(default_factory=dict[str, tuple[str, Json]])
-    collisions: tuple[NameCollision, ...] = ()
-    """Tools and prompts that are not listed because an earlier one has their name."""
     notes: tuple[str, ...] = ()
-    """Remarks for `inspect`: shared URIs, sections of tools that do not exist."""
+    """Remarks for `inspect`: shared names and URIs, sections of tools that do not exist."""
+    mended: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """Server → remarks on entries of its listings that MCP's schema does not admit as they are."""
+    servers: tuple[ServerConfig, ...] = ()
 
-    def tool_list(self) -> list[Json]:
-        return [entry.listed for entry in self.tools.values()]
+    def tool_list(self, *, modern: bool = True) -> list[Json]:
+        """The tools as they are listed, to clients of 2026-07-28 or of before."""
+        if modern:
+            return [entry.listed for entry in self.tools.values()]
+        return [entry.listed_before or entry.listed for entry in self.tools.values()]
 
-
-def upstream_name(prefix: str, name: str, limit: int = NAME_LIMIT) -> str:
-    """The name under which something is listed: `[A-Za-z0-9_]`, at most `limit` characters, always the same.
-
-    What is too long keeps its beginning and gets eight digits of a hash of the whole, so two long names that begin
-    alike stay apart.
-    """
-    whole = prefix + name
-    mapped = re.sub(r"[^A-Za-z0-9_]", "_", whole)
-    if len(mapped) <= limit:
-        return mapped
-    return f"{mapped[: limit - 9]}_{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    def shortened(self, limit: int, handed: Handed) -> dict[str, str]:
+        """Names of tools that are longer than `limit` → names that are not, and that no other tool has."""
+        long = [entry for entry in self.tools.values() if len(entry.name) > limit]
+        if not long:
+            return {}
+        held = {name: (entry.server, entry.tool) for name, entry in self.tools.items() if len(name) <= limit}
+        for alias, name in handed.aliases.items():
+            if len(alias) <= limit and name in self.tools:
+                held[alias] = (self.tools[name].server, self.tools[name].tool)
+        offerings = [
+            Offering(replace(config, keep_names=False), [entry.tool for entry in long if entry.server == config.name])
+            for config in self.servers
+        ]
+        reserved = handed.reserved | handed.aliases.keys() | handed.tools.keys()
+        names, _ = assign(offerings, server_parts(self.servers), reserved=reserved, held=held, limit=limit)
+        return {entry.name: names[entry.server, entry.tool] for entry in long}
 
 
 def selected(config: ServerConfig, tool: str) -> bool:
@@ -126,29 +131,26 @@ def selected(config: ServerConfig, tool: str) -> bool:
     return not any(fnmatchcase(tool, glob) for glob in config.exclude)
 
 
-def _name(config: ServerConfig, name: str) -> str:
-    prefix = f"{config.name}__" if config.prefix is None else config.prefix
-    return prefix + name if config.keep_names else upstream_name(prefix, name)
-
-
-def list_tool(config: ServerConfig, raw: Json) -> ToolEntry:
+def list_tool(config: ServerConfig, raw: Json, name: str, conforming: Json | None = None) -> ToolEntry:
     """A tool as it is listed upstream: the server's own words, less what a handle would not satisfy.
 
     `title`, `annotations`, `icons`, `_meta` and fields we do not know are kept. `outputSchema` is not (the handle is
     no such output), nor `execution` (the task support that it announces is the server's, not ours). A `sync` tool
     answers with the real result, so it is listed as it is.
+
+    Args:
+        conforming: the tool as MCP's schema has it, if that is not `raw`.
     """
     tool = str(raw.get("name"))
     policy = config.policy(tool)
-    name = _name(config, tool)
-    listed: Json = {**raw, "name": name}
-    if policy.mode == "sync":
-        listed.pop("execution", None)
-        return ToolEntry(name, config.name, tool, raw, listed, policy)
-    listed.pop("outputSchema", None)
+    listed: Json = {**(raw if conforming is None else conforming), "name": name}
     listed.pop("execution", None)
+    if policy.mode == "sync":
+        before = for_handshake(listed)
+        return ToolEntry(name, config.name, tool, raw, listed, policy, None if before is listed else before)
+    listed.pop("outputSchema", None)
     entry = ToolEntry(name, config.name, tool, raw, listed, policy)
-    schema: Json = without_dialect(entry.input_schema)
+    schema: Json = without_dialect(listed["inputSchema"])
     if policy.references == "all" or (policy.references == "read-only" and entry.read_only):
         schema = admit_references(schema)
     schema, skipped = add_reserved(schema, as_=policy.names, wait=policy.wait)
@@ -168,79 +170,136 @@ def list_tool(config: ServerConfig, raw: Json) -> ToolEntry:
     )
 
 
-def build(sources: Iterable[Source], reserved: Iterable[str] = (), held: Mapping[str, str] | None = None) -> Catalog:
-    """The catalog of these servers, in the order of the config and, within a server, in its own order.
+@dataclass(frozen=True, slots=True)
+class _Conforming:
+    """A raw entry, held to MCP's schema once."""
 
-    Args:
-        reserved: names that are taken already (the meta-tools).
-        held: names that tools have at this moment → their servers, which keep them as long as they offer them.
+    raw: Json
+    entry: Json | None
+    remarks: tuple[str, ...]
+
+
+class CatalogBuilder:
+    """Makes catalogs of the same servers, and does for each raw entry once what depends on it alone.
+
+    An entry is the same as long as it is the same object (see `listing.kept`).
     """
-    sources = list(sources)
-    held = held or {}
-    names = {
-        source.config.name: {_name(source.config, str(raw.get("name"))) for raw in source.tools}
-        for source in (sources if held else ())
-    }
-    tools: dict[str, ToolEntry] = {}
-    prompts: dict[str, PromptEntry] = {}
-    resources: dict[str, tuple[str, Json]] = {}
-    templates: dict[str, tuple[str, Json]] = {}
-    collisions: list[NameCollision] = []
-    notes: list[str] = []
-    taken = {name: f"the bridge's own tool {name}" for name in reserved}
-    for source in sources:
-        config = source.config
-        seen: set[str] = set()
-        for raw in source.tools:
-            tool = raw.get("name")
-            if not isinstance(tool, str) or not selected(config, tool):
-                continue
-            entry = list_tool(config, raw)
-            if entry.name in tools and tools[entry.name].server == config.name:
-                first = tools[entry.name].tool
-                notes.append(
-                    f"server {config.name!r} offers {first!r} and {tool!r} as {entry.name!r}; the first is listed"
-                )
-                continue
-            keeper = held.get(entry.name, config.name)
-            if keeper != config.name and entry.name in names.get(keeper, ()):
-                # Whoever has a name keeps it: a server must not take over another's calls by offering its tools, too.
-                collisions.append(NameCollision(entry.name, f"{keeper}'s tool", f"{config.name}.{tool}"))
-                continue
-            holder = taken.setdefault(entry.name, f"{config.name}.{tool}")
-            if holder != f"{config.name}.{tool}":
-                collisions.append(NameCollision(entry.name, holder, f"{config.name}.{tool}"))
-                continue
-            tools[entry.name] = entry
-            seen.add(tool)
-        if source.tools:
-            notes += [
-                f"server {config.name!r} has settings for tool {tool!r}, which it does not offer"
-                for tool in config.tool_names
-                if tool not in seen
-            ]
-        for raw in source.prompts:
-            prompt = str(raw.get("name"))
-            name = _name(config, prompt)
-            if name in prompts:
-                holder = prompts[name]
-                if holder.server == config.name:
-                    notes.append(f"server {config.name!r} offers two prompts as {name!r}; the first is listed")
+
+    def __init__(self) -> None:
+        self._conforming: dict[tuple[str, int], _Conforming] = {}
+        self._tools: dict[tuple[str, str], ToolEntry] = {}
+
+    def build(self, sources: Iterable[Source], handed: Handed | None = None) -> Catalog:
+        """The catalog of these servers, in the order of the config and, within a server, in its own order."""
+        sources, handed = list(sources), handed or Handed()
+        known, self._conforming = self._conforming, {}
+        mended: dict[str, tuple[str, ...]] = {}
+        notes: list[str] = []
+        fitting = {source.config.name: self._held_to_schema(source, known, mended) for source in sources}
+        parts = server_parts(source.config for source in sources)
+        tools = self._list_tools(sources, fitting, parts, handed, notes)
+        prompts: dict[str, PromptEntry] = {}
+        resources: dict[str, tuple[str, Json]] = {}
+        templates: dict[str, tuple[str, Json]] = {}
+        names, _ = assign(
+            [Offering(s.config, [p.raw["name"] for p in fitting[s.config.name]["prompts"]]) for s in sources],
+            parts,
+            held=handed.prompts,
+        )
+        for source in sources:
+            server = source.config.name
+            if source.tools:
+                offered = {each.raw["name"] for each in fitting[server]["tools"]}
+                notes += [
+                    f"server {server!r} has settings for tool {tool!r}, which it does not offer"
+                    for tool in source.config.tool_names
+                    if tool not in offered
+                ]
+            for each in fitting[server]["prompts"]:
+                assert each.entry is not None
+                prompt = each.raw["name"]
+                name = names[server, prompt]
+                if name in prompts:
+                    notes.append(f"server {server!r} offers the prompt {prompt!r} twice; the first is listed")
                     continue
-                collisions.append(
-                    NameCollision(name, f"prompt {holder.server}.{holder.prompt}", f"prompt {config.name}.{prompt}")
-                )
-                continue
-            prompts[name] = PromptEntry(name, config.name, prompt, {**raw, "name": name})
-        for uris, key, listing in ((resources, "uri", source.resources), (templates, "uriTemplate", source.templates)):
-            for raw in listing:
-                uri = str(raw.get(key))
-                if uri in uris:
-                    if uris[uri][0] != config.name:
-                        notes.append(f"{uri} is offered by {uris[uri][0]!r} and {config.name!r}; the first serves it")
+                prompts[name] = PromptEntry(name, server, prompt, {**each.entry, "name": name})
+            for uris, key, kind in ((resources, "uri", "resources"), (templates, "uriTemplate", "resourceTemplates")):
+                for each in fitting[server][kind]:
+                    assert each.entry is not None
+                    uri = each.entry[key]
+                    if uri in uris:
+                        if uris[uri][0] != server:
+                            notes.append(f"{uri} is offered by {uris[uri][0]!r} and {server!r}; the first serves it")
+                        continue
+                    uris[uri] = (server, each.entry)
+        notes += [f"server {server!r}: {remark}" for server, remarks in mended.items() for remark in remarks]
+        configs = tuple(source.config for source in sources)
+        return Catalog(tools, prompts, resources, templates, tuple(notes), mended, configs)
+
+    def _held_to_schema(
+        self,
+        source: Source,
+        known: Mapping[tuple[str, int], _Conforming],
+        mended: dict[str, tuple[str, ...]],
+    ) -> dict[str, list[_Conforming]]:
+        """The entries of one server that can be listed, by kind."""
+        fitting: dict[str, list[_Conforming]] = {}
+        remarks: list[str] = []
+        listings = (
+            ("tools", "name", source.tools),
+            ("prompts", "name", source.prompts),
+            ("resources", "uri", source.resources),
+            ("resourceTemplates", "uriTemplate", source.templates),
+        )
+        for kind, key, entries in listings:
+            kept = fitting[kind] = []
+            for raw in entries:
+                named = raw.get(key)
+                if kind == "tools" and isinstance(named, str) and not selected(source.config, named):
                     continue
-                uris[uri] = (config.name, raw)
-    return Catalog(tools, prompts, resources, templates, tuple(collisions), tuple(notes))
+                each = known.get((kind, id(raw)))
+                if each is None or each.raw is not raw:
+                    each = _Conforming(raw, *conform(kind, raw))
+                self._conforming[kind, id(raw)] = each
+                if each.entry is not None:
+                    kept.append(each)
+                label = f"{kind.removesuffix('s')} {named if isinstance(named, str) else '(no name)':.60}"
+                remarks += [f"{label}: {remark}" for remark in each.remarks]
+        if remarks:
+            mended[source.config.name] = tuple(remarks)
+        return fitting
+
+    def _list_tools(
+        self,
+        sources: Sequence[Source],
+        fitting: Mapping[str, Mapping[str, Sequence[_Conforming]]],
+        parts: Mapping[str, str],
+        handed: Handed,
+        notes: list[str],
+    ) -> dict[str, ToolEntry]:
+        offerings = [
+            Offering(s.config, [each.raw["name"] for each in fitting[s.config.name]["tools"]]) for s in sources
+        ]
+        names, displaced = assign(offerings, parts, reserved=handed.reserved | handed.aliases.keys(), held=handed.tools)
+        tools: dict[str, ToolEntry] = {}
+        before, self._tools = self._tools, {}
+        for source in sources:
+            config = source.config
+            for each in fitting[config.name]["tools"]:
+                tool = each.raw["name"]
+                name = names[config.name, tool]
+                if name in tools:
+                    notes.append(f"server {config.name!r} offers {tool!r} twice; the first is listed")
+                    continue
+                entry = before.get((config.name, tool))
+                if entry is None or entry.raw is not each.raw or entry.name != name:
+                    entry = list_tool(config, each.raw, name, each.entry)
+                tools[name] = self._tools[config.name, tool] = entry
+        notes += [
+            f"tool {tool!r} of server {server!r} is listed as {names[server, tool]!r}: another one is {plain!r}"
+            for (server, tool), plain in displaced.items()
+        ]
+        return tools
 
 
 def template_matches(template: str, uri: str) -> bool:

@@ -587,7 +587,7 @@ class Downstream:
         self._introduced = Offer(
             capabilities=cast("dict[str, Any]", capabilities) if isinstance(capabilities, dict) else {},
             info=cast("dict[str, Any]", info) if isinstance(info, dict) else {},
-            instructions=instructions if isinstance(instructions, str) else None,
+            instructions=carried(instructions) if isinstance(instructions, str) else None,
             protocol_version=version,
         )
 

@@ -94,17 +94,6 @@ class ConfigError(BridgeError):
         super().__init__(one_line(f"{where}: {found}; expected {expected}"))
 
 
-class NameCollision(BridgeError):
-    """Two tools (or prompts) would be listed under the same name."""
-
-    def __init__(self, name: str, first: str, second: str) -> None:
-        self.name, self.first, self.second = name, first, second
-        super().__init__(
-            f"{first} and {second} would both be listed as {name!r}; "
-            f'set another "prefix" under "asyncfc" for one of the servers, or exclude one of the two'
-        )
-
-
 class UnknownTool(BridgeError):
     """A call names a tool that is not listed.
 

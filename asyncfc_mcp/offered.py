@@ -34,8 +34,9 @@ class Offered:
         }
 
     async def _list_prompts(self, request: Request) -> Result:
-        params = request.params
-        return paged(params, "prompts", [entry.listed for entry in (await self.bridge.listed()).prompts.values()])
+        catalog = await self.bridge.listed()
+        self.bridge.hand_out()
+        return paged(request.params, "prompts", [entry.listed for entry in catalog.prompts.values()])
 
     async def _get_prompt(self, request: Request) -> Result:
         params = request.params

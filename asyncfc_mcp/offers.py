@@ -42,7 +42,8 @@ class Offer:
         """The protocol extensions that it declares, but for tasks, which we take care of ourselves."""
         declared = self.capabilities.get("extensions")
         found: Mapping[str, Any] = cast("Mapping[str, Any]", declared) if isinstance(declared, dict) else {}
-        return {key: value for key, value in found.items() if key != TASKS_EXTENSION}
+        # Clients refuse an introduction as a whole where one of them is no object.
+        return {key: value for key, value in found.items() if key != TASKS_EXTENSION and isinstance(value, dict)}
 
     def listing(self, kind: str) -> list[dict[str, Any]]:
         return self.listings.get(kind, [])

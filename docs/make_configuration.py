@@ -70,7 +70,7 @@ SERVERS = """\
 
 Other names that hosts have for these keys are understood, too (`httpUrl`, `serverUrl`, `environment`, `cmd`, …). Every other key is for the host that the entry was copied from: it is ignored with a warning. In an `asyncfc` section an unknown key is an error, because a setting that is silently ignored is worse than none.
 
-With a file, tools are listed as `server__tool`, unless `prefix` says otherwise. One server needs no file, and its tools keep their names: `asyncfc-mcp serve -- CMD ARGS...` or `asyncfc-mcp serve --url URL`.
+With a file, tools are listed as `server__tool`, unless `prefix` says otherwise. Names are made of letters, digits and `_` and have at most 49 characters, so that every host takes them; a server whose name is longer than 24 is represented by the last segment of it and a hash (`github.com/org/repo/src/memory` → `memory_b486__read_graph`). No two tools have the same name: of a server's tools whose names would become one (`get.user`, `get_user`) the one with that very name has it, the others get a hash of theirs; of servers with the same `prefix` the first in the file has it, and the others' tools get their server's name. `inspect` lists them. A name that a client was given leads to the same tool for as long as the bridge runs. One server needs no file, and its tools keep their names: `asyncfc-mcp serve -- CMD ARGS...` or `asyncfc-mcp serve --url URL`.
 
 ## Variables
 

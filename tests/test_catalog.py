@@ -1,27 +1,14 @@
 """The catalog: every tool once, under a name that hosts accept, in the server's own words; and its copy on disk."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from asyncfc_mcp.catalog import (
-    HOST_PREFIX,
-    NAME_LIMIT,
-    Catalog,
-    Source,
-    ToolEntry,
-    build,
-    list_tool,
-    selected,
-    template_matches,
-    upstream_name,
-)
+from asyncfc_mcp.catalog import Catalog, CatalogBuilder, Source, ToolEntry, selected, template_matches
 from asyncfc_mcp.config import HttpSpec, Policy, ServerConfig, StdioSpec
+from asyncfc_mcp.names import Handed
 from asyncfc_mcp.offers import LISTINGS, Offer, OfferCache
 
 
@@ -33,8 +20,17 @@ def tool(name: str = "search", **more: Any) -> dict[str, Any]:
     return {"name": name, "inputSchema": {"type": "object", "properties": {"q": {"type": "string"}}}, **more}
 
 
+def build(sources: list[Source], handed: Handed | None = None) -> Catalog:
+    return CatalogBuilder().build(sources, handed)
+
+
 def listed(config: ServerConfig, *tools: dict[str, Any]) -> Catalog:
     return build([Source(config, tools=tools)])
+
+
+def list_tool(config: ServerConfig, raw: dict[str, Any]) -> ToolEntry:
+    (entry,) = listed(config, raw).tools.values()
+    return entry
 
 
 # --- names ---------------------------------------------------------------------------------------------------------
@@ -61,91 +57,62 @@ def test_a_tool_is_listed_under_its_servers_prefix_in_letters_that_hosts_accept(
     assert (entry.server, entry.tool) == (config.name, name)
 
 
-NAMES = st.text(min_size=1, max_size=120) | st.text("abc_", min_size=30, max_size=80)
+def test_who_was_handed_a_name_keeps_it():
+    """A server cannot take over another's calls by offering its tools, too; not even one that comes first, nor after
+    the other has stopped to offer it."""
+    one, two = Source(server("one", prefix="")), Source(server("two", prefix=""), tools=[tool("victim")])
+    builder = CatalogBuilder()
+    first = builder.build([one, two])
+    handed = Handed(tools={name: (entry.server, entry.tool) for name, entry in first.tools.items()})
+    thief = Source(one.config, tools=[tool("victim")])
+    assert {name: e.server for name, e in builder.build([thief, two], handed).tools.items()} == {
+        "one__victim": "one",
+        "victim": "two",
+    }
+    assert list(builder.build([thief, Source(two.config)], handed).tools) == ["one__victim"]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["", "s__", "server_with_a_long_name__"]), NAMES), max_size=30))
-@settings(deadline=None)
-def test_every_name_fits_the_hosts_limit_and_is_always_the_same(names: list[tuple[str, str]]):
-    """`[A-Za-z0-9_]`, with room for what hosts put before it in 63 characters; names that were cut stay apart."""
-    for each in names:
-        name = upstream_name(*each)
-        assert re.fullmatch(r"[A-Za-z0-9_]+", name)
-        assert len(HOST_PREFIX + name) <= 63
-        assert name == upstream_name(*each)
-    cut = {prefix + name for prefix, name in names if len(prefix + name) > NAME_LIMIT}
-    assert len({upstream_name("", whole) for whole in cut}) == len(cut)
-
-
-def test_a_long_name_keeps_its_beginning_and_gets_a_hash_of_the_whole():
-    """Two that begin alike differ, and neither changes from one start to the next: permissions are saved by name."""
-    base = "create_or_update_pull_request_review_comment_in_"
-    one, two = upstream_name("github__", base + "thread"), upstream_name("github__", base + "line")
-    assert (len(one), len(two)) == (NAME_LIMIT, NAME_LIMIT)
-    assert one != two
-    assert one[:-9] == two[:-9] == ("github__" + base)[: NAME_LIMIT - 9]
-    assert re.fullmatch(r"_[0-9a-f]{8}", one[-9:])
-    exact = "x" * NAME_LIMIT
-    assert upstream_name("", exact) == exact
-
-
-def test_a_name_that_is_no_text_in_utf8_is_mapped_like_any_other():
-    """JSON can carry lone surrogates, and one odd tool must not cost all others."""
-    assert upstream_name("", "\ud800" * 100)[:9] == "_" * 9
-    assert listed(server(prefix=""), tool("\ud800" * 100), tool("good")).tools.keys() >= {"good"}
-
-
-def test_two_tools_of_one_name_are_a_collision_that_names_both():
-    """The first keeps the name; the error says what to do."""
+def test_tools_of_one_name_are_both_reachable_and_the_first_server_of_the_config_has_the_plain_name():
+    """Nothing ends, and `inspect` says what the other is called."""
     one, two = server("one", prefix=""), server("two", prefix="")
     catalog = build([Source(one, tools=[tool("a")]), Source(two, tools=[tool("a"), tool("b")])])
-    assert [(name, entry.server) for name, entry in catalog.tools.items()] == [("a", "one"), ("b", "two")]
-    (collision,) = catalog.collisions
-    assert str(collision) == (
-        "one.a and two.a would both be listed as 'a'; "
-        'set another "prefix" under "asyncfc" for one of the servers, or exclude one of the two'
-    )
+    assert [(name, entry.server) for name, entry in catalog.tools.items()] == [
+        ("a", "one"),
+        ("two__a", "two"),
+        ("b", "two"),
+    ]
+    assert catalog.notes == ("tool 'a' of server 'two' is listed as 'two__a': another one is 'a'",)
 
 
-def test_names_that_become_one_by_mapping_collide():
-    """`get.user` of one server and `get_user` of another cannot both be `get_user`."""
-    one, two = server("one", prefix=""), server("two", prefix="")
-    (collision,) = build([Source(one, tools=[tool("get.user")]), Source(two, tools=[tool("get_user")])]).collisions
-    assert "one.get.user and two.get_user would both be listed as 'get_user'" in str(collision)
-
-
-@pytest.mark.parametrize(("first", "second"), [("a", "a"), ("a.b", "a_b")])
-def test_a_name_that_a_server_gives_twice_costs_no_other_server_anything(first: str, second: str):
-    """The first is listed, the other is remarked on; it is no reason not to start."""
-    catalog = listed(server(), tool(first), tool(second))
-    assert [entry.tool for entry in catalog.tools.values()] == [first]
-    assert not catalog.collisions
-    assert f"offers {first!r} and {second!r}" in catalog.notes[0]
-
-
-def test_who_has_a_name_keeps_it():
-    """A server cannot take over another's calls by offering its tools, too; not even one that comes first."""
-    one, two = Source(server("one", prefix="")), Source(server("two", prefix=""), tools=[tool("victim")])
-    held = {name: entry.server for name, entry in build([one, two]).tools.items()}
-    thief = Source(one.config, tools=[tool("victim")])
-    catalog = build([thief, two], held=held)
-    assert catalog.tools["victim"].server == "two"
-    assert "two's tool and one.victim" in str(catalog.collisions[0])
-    assert build([thief, Source(two.config)], held=held).tools["victim"].server == "one"
+def test_a_name_that_a_server_gives_twice_is_listed_once():
+    """It is one tool: only the first could be meant by the name."""
+    catalog = listed(server(), tool("a", title="1"), tool("a", title="2"))
+    assert [entry.raw["title"] for entry in catalog.tools.values()] == ["1"]
+    assert catalog.notes == ("server 'github' offers 'a' twice; the first is listed",)
 
 
 def test_no_tool_takes_the_name_of_one_of_ours():
-    """`serve -- CMD` keeps names, and a server may have a `gather` of its own."""
-    catalog = build([Source(server(prefix="", keep_names=True), tools=[tool("gather")])], ["gather"])
-    assert not catalog.tools
-    assert "the bridge's own tool gather and github.gather" in str(catalog.collisions[0])
+    """`serve -- CMD` keeps names, and a server may have a `gather` of its own: it is listed with the server's part."""
+    catalog = build([Source(server(prefix="", keep_names=True), tools=[tool("gather")])], Handed(frozenset({"gather"})))
+    assert [(name, entry.tool) for name, entry in catalog.tools.items()] == [("github__gather", "gather")]
+
+
+def test_an_entry_that_did_not_change_is_not_made_again():
+    """A change of one server costs nothing for the tools of all others."""
+    builder = CatalogBuilder()
+    still, moving = Source(server("still"), tools=[tool()]), server("moving")
+    before = builder.build([still, Source(moving, tools=[tool("a")])])
+    after = builder.build([still, Source(moving, tools=[tool("b")])])
+    assert after.tools["still__search"] is before.tools["still__search"]
+    assert list(after.tools) == ["still__search", "moving__b"]
 
 
 def test_a_tool_that_is_excluded_collides_with_nobody():
-    """Excluding one of the two is one of the ways out that the error names."""
-    one, two = server("one", prefix=""), server("two", prefix="", exclude=("a",))
-    catalog = build([Source(one, tools=[tool("a")]), Source(two, tools=[tool("a")])])
-    assert not catalog.collisions
+    """Neither between servers nor within one."""
+    one, two = server("one", prefix=""), server("two", prefix="", exclude=("a", "b.c"))
+    catalog = build([Source(one, tools=[tool("a")]), Source(two, tools=[tool("a"), tool("b.c"), tool("b-c")])])
+    assert list(catalog.tools) == ["a", "b_c"]
+    assert not catalog.notes
 
 
 # --- which tools ---------------------------------------------------------------------------------------------------
@@ -332,7 +299,7 @@ def test_prompts_follow_the_same_rule_for_names():
     entry = catalog.prompts["github__greet"]
     assert entry.listed == {**raw, "name": "github__greet"}
     assert (entry.server, entry.prompt) == ("github", "greet")
-    assert catalog.notes == ("server 'github' offers two prompts as 'github__greet'; the first is listed",)
+    assert catalog.notes == ("server 'github' offers the prompt 'greet' twice; the first is listed",)
 
 
 def test_a_uri_is_served_by_the_first_server_that_offers_it():
