@@ -34,7 +34,8 @@ from asyncfc_mcp.errors import (
 )
 from asyncfc_mcp.expect import expected
 from asyncfc_mcp.following import follow_task
-from asyncfc_mcp.futures import Future, FutureStore, Result, Scope
+from asyncfc_mcp.future_ids import FutureIds
+from asyncfc_mcp.futures import Future, FutureStore, NumbersOfRun, Result, Scope
 from asyncfc_mcp.json_types import json_type
 from asyncfc_mcp.names import Handed
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
@@ -157,6 +158,7 @@ class Bridge:
         echo: where stderr lines are repeated (`--verbose`).
         reaper: what ends the servers' processes if we vanish, if there is one already.
         children: the servers' processes that were started ahead, by server.
+        ids: numbers of future IDs; None counts from 1 in this run only.
     """
 
     def __init__(
@@ -168,17 +170,20 @@ class Bridge:
         echo: TextIO | None = None,
         reaper: Reaper | None = None,
         children: Mapping[str, Child] | None = None,
+        ids: FutureIds | None = None,
     ) -> None:
         self.config = config
         self.settings = config.settings
         self._cache = cache or OfferCache(None)
         self._reaper = reaper or Reaper()
+        self._ids = ids
         clock = loop_clock()
         self.store = FutureStore(
             clock,
             max_pending=self.settings.max_pending,
             max_bytes=self.settings.max_result_bytes_total,
             keep_s=self.settings.keep_s,
+            numbers=ids.count if ids is not None else NumbersOfRun,
         )
         self.scheduler = Scheduler(
             self.store,
@@ -238,6 +243,8 @@ class Bridge:
                 tg.cancel_scope.cancel()
         finally:
             self._reaper.close()
+            if self._ids is not None:
+                self._ids.close()
 
     async def _watch_start(self) -> None:
         for downstream in self.downstreams.values():

@@ -107,9 +107,13 @@ def _bridge(
     import platformdirs
 
     from asyncfc_mcp.bridge import Bridge
+    from asyncfc_mcp.future_ids import FutureIds
     from asyncfc_mcp.offers import OfferCache
 
-    cache = os.environ.get("ASYNCFC_CACHE_DIR") or platformdirs.user_cache_dir("asyncfc-mcp")
+    given = os.environ.get("ASYNCFC_CACHE_DIR")
+    cache = given or platformdirs.user_cache_dir("asyncfc-mcp")
+    # A folder of its own for the cache (a container, a test) is one for the state, too.
+    state = os.environ.get("ASYNCFC_STATE_DIR") or given or platformdirs.user_state_dir("asyncfc-mcp")
     logs = os.environ.get("ASYNCFC_LOG_DIR") or platformdirs.user_log_dir("asyncfc-mcp")
     for warning in config.warnings:
         logger.warning("%s", warning)
@@ -122,6 +126,7 @@ def _bridge(
         echo=sys.stderr if verbose else None,
         reaper=reaper,
         children=children,
+        ids=FutureIds(Path(state) / "ids", config.identity),
     )
 
 

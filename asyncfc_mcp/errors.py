@@ -113,15 +113,21 @@ class UnknownTool(BridgeError):
 
 
 class UnknownFuture(BridgeError):
-    """No future of this ID or name can be seen from here."""
+    """No future of this ID or name can be seen from here.
 
-    def __init__(self, ref: str, live: Sequence[str]) -> None:
+    `fate` is the reason, if the ID was given once.
+    """
+
+    def __init__(self, ref: str, live: Sequence[str], fate: str | None = None) -> None:
         self.ref = ref
+        shown = ref if len(ref) <= 200 else ref[:200] + "…"
+        if fate is not None:
+            super().__init__(f"{shown} {fate}; its result is not here: call the tool again. list_futures shows all.")
+            return
         if live:
             hint = f"Nearest: {_listed(live)}. list_futures shows all."
         else:
             hint = "You have no futures yet; every tool call answers with the ID of one."
-        shown = ref if len(ref) <= 200 else ref[:200] + "…"
         super().__init__(f"Unknown future {shown!r}. {hint}")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from asyncfc_mcp.errors import (
     CallFailed,
@@ -232,13 +232,37 @@ def is_id(ref: str) -> bool:
     return _ID.fullmatch(ref) is not None
 
 
+class Numbers(Protocol):
+    """Numbers of a scope's future IDs, each given once."""
+
+    def take(self) -> int: ...
+
+    def fate(self, number: int) -> str | None:
+        """The reason why no future has this number any more; None if it was never given."""
+        ...
+
+
+class NumbersOfRun:
+    """Numbers of one run, from 1: nothing is kept beyond it."""
+
+    def __init__(self, scope: str = "") -> None:
+        self._last = 0
+
+    def take(self) -> int:
+        self._last += 1
+        return self._last
+
+    def fate(self, number: int) -> str | None:
+        return "was read long ago and is forgotten" if 0 < number <= self._last else None
+
+
 @dataclass(slots=True)
 class _Shelf:
-    """What one scope has: futures by ID in order of submission, and the last future of each name."""
+    """Content of one scope: futures by ID in order of submission, and the last future of each name."""
 
+    numbers: Numbers
     futures: dict[str, Future] = field(default_factory=dict[str, Future])
     names: dict[str, str] = field(default_factory=dict[str, str])
-    count: int = 0
 
 
 class FutureStore:
@@ -249,12 +273,20 @@ class FutureStore:
         max_pending: futures that have not ended, over all scopes; more are refused.
         max_bytes: bytes of results kept, over all scopes; while they are exceeded new calls are refused.
         keep_s: seconds for which a result is kept after it was last read. Unread results are kept for good.
+        numbers: gives the numbers of a scope's IDs, by its key.
     """
 
     def __init__(
-        self, clock: Callable[[], float], *, max_pending: int = 10_000, max_bytes: int = 512 << 20, keep_s: float = 3600
+        self,
+        clock: Callable[[], float],
+        *,
+        max_pending: int = 10_000,
+        max_bytes: int = 512 << 20,
+        keep_s: float = 3600,
+        numbers: Callable[[str], Numbers] = NumbersOfRun,
     ) -> None:
         self._clock = clock
+        self._numbers = numbers
         self._max_pending, self._max_bytes, self._keep_s = max_pending, max_bytes, keep_s
         self._shelves: dict[str, _Shelf] = {}
         self._read: deque[tuple[float, Future]] = deque()
@@ -281,11 +313,10 @@ class FutureStore:
             )
         shelf = self._shelves.get(scope.key)
         if shelf is None:
-            shelf = self._shelves[scope.key] = _Shelf()
+            shelf = self._shelves[scope.key] = _Shelf(self._numbers(scope.key))
         if name is not None:
             self.check_name(scope, name)
-        shelf.count += 1
-        future_id = f"f{shelf.count}" if scope.listed else f"f{secrets.token_hex(16)}"
+        future_id = f"f{shelf.numbers.take()}" if scope.listed else f"f{secrets.token_hex(16)}"
         future = Future(future_id, scope, tool, server, name=name, conversation=conversation, submitted_at=now)
         shelf.futures[future_id] = future
         if name is not None:
@@ -324,8 +355,18 @@ class FutureStore:
         """
         future = self.find(scope, ref)
         if future is None:
-            raise UnknownFuture(ref, self._nearest(scope, ref))
+            raise UnknownFuture(ref, self._nearest(scope, ref), self.fate(scope, ref))
         return future
+
+    def fate(self, scope: Scope, ref: str) -> str | None:
+        """The reason why an ID that was given in this scope has no future here; None if there is no such reason."""
+        number = ref.strip().removeprefix("$").removeprefix("f")
+        if not scope.listed or not is_id(f"f{number}") or len(number) > 18 or not number.isdigit():
+            return None
+        shelf = self._shelves.get(scope.key)
+        if shelf is None:
+            shelf = self._shelves[scope.key] = _Shelf(self._numbers(scope.key))
+        return shelf.numbers.fate(int(number))
 
     def _nearest(self, scope: Scope, ref: str) -> list[str]:
         shelf = self._shelves.get(scope.key)

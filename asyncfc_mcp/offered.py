@@ -67,7 +67,9 @@ class Offered:
             return results.read(future, uri, wanted[1], wanted[2])
         if wanted is not None and is_id(wanted[0]):
             # Not to be asked of a server: it would learn an ID, and could answer for the future.
-            raise RpcError(RESOURCE_NOT_FOUND, f"Resource not found: {uri}", {"uri": uri})
+            fate = self.bridge.store.fate(self._scope, wanted[0])
+            why = f" ({wanted[0]} {fate})" if fate else ""
+            raise RpcError(RESOURCE_NOT_FOUND, f"Resource not found: {uri}{why}", {"uri": uri})
         return await self.bridge.read_resource(uri, params)
 
     async def _complete(self, request: Request) -> Result:

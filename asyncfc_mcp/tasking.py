@@ -44,7 +44,8 @@ class Tasks:
         task_id = request.params.get("taskId")
         future = self.bridge.store.find(self._scope, task_id) if isinstance(task_id, str) else None
         if future is None:
-            raise RpcError(INVALID_PARAMS, f"Task not found: {task_id}")
+            fate = self.bridge.store.fate(self._scope, task_id) if isinstance(task_id, str) else None
+            raise RpcError(INVALID_PARAMS, f"Task not found: {task_id}{f' {fate}' if fate else ''}")
         return future
 
     async def _get_task(self, request: Request) -> Result:

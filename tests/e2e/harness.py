@@ -532,6 +532,7 @@ class Stage:
             "PYTHONPATH": str(REPO),
             "ASYNCFC_CACHE_DIR": str(folder / "cache"),
             "ASYNCFC_LOG_DIR": str(folder / "logs"),
+            "ASYNCFC_STATE_DIR": str(folder / "state"),
         }
 
     def __enter__(self) -> Stage:

@@ -28,6 +28,7 @@ def environment(tmp_path: Path, scale: float) -> dict[str, str]:
         "ASYNCFC_DEMO_SCALE": str(scale),
         "ASYNCFC_CACHE_DIR": str(tmp_path / "cache"),
         "ASYNCFC_LOG_DIR": str(tmp_path / "log"),
+        "ASYNCFC_STATE_DIR": str(tmp_path / "state"),
         "ASYNCFC_PYTHON": sys.executable,
     }
 
