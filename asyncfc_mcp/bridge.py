@@ -39,11 +39,12 @@ from asyncfc_mcp.futures import Future, FutureStore, NumbersOfRun, Result, Scope
 from asyncfc_mcp.json_types import json_type
 from asyncfc_mcp.names import Handed
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
-from asyncfc_mcp.ordering import Effect, EffectTemplate, declared_effect
+from asyncfc_mcp.ordering import Effect, EffectTemplate, ServerState, declared_effect
 from asyncfc_mcp.processes import Child, Reaper
 from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, OnProgress, OnSent
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions, refuse_unless_able
 from asyncfc_mcp.scheduler import Abandon, Call, Ended, Rest, Scheduler
+from asyncfc_mcp.state_roots import server_states, use_roots
 from asyncfc_mcp.validate import Validator
 
 logger = logging.getLogger(__name__)
@@ -81,9 +82,9 @@ class Wiring:
     """The effect of every call, where it does not depend on the arguments."""
 
     @classmethod
-    def of(cls, entry: ToolEntry) -> "Wiring":
+    def of(cls, entry: ToolEntry, state: ServerState) -> "Wiring":
         policy = entry.policy
-        effect = declared_effect(entry.server, policy.reads, policy.writes, policy.ordering, entry.annotations)
+        effect = declared_effect(state, policy.reads, policy.writes, policy.ordering, entry.annotations)
         return cls(
             entry,
             effect,
@@ -220,10 +221,11 @@ class Bridge:
         self.handed = Handed(frozenset(RESERVED))
         self._handed_out = self.catalog
         self._mended: Mapping[str, Sequence[str]] = {}
+        self._states = server_states(config.servers)
         self.wirings: dict[str, Wiring] = {}
         """The tools listed at this moment."""
         self._observers: list[Callable[[frozenset[str]], None]] = []
-        _check_effects(config)
+        _check_effects(config, self._states)
         self.arrivals = Arrivals(self.store, self.settings.forward_wait_ms / 1000)
         self._settled = anyio.Event()
         self._started_at = 0.0
@@ -273,7 +275,7 @@ class Bridge:
             if known is not None and known.entry.raw is entry.raw:
                 self.wirings[name] = known if known.entry is entry else replace(known, entry=entry)
             else:
-                self.wirings[name] = Wiring.of(entry)
+                self.wirings[name] = Wiring.of(entry, self._states[entry.server])
         for server, remarks in self.catalog.mended.items():
             if remarks != self._mended.get(server):
                 more = f" and {len(remarks) - 1} more (see inspect)" if len(remarks) > 1 else ""
@@ -653,10 +655,14 @@ class Bridge:
         if self._direct is not None and (not calls or method == "roots/list"):
             # Nobody has to be shown anything for roots, and servers ask for them before any call.
             refuse_unless_able(self._client_capabilities, method, params)
-            return await self._direct(method, params)
-        if not calls:
+            answer = await self._direct(method, params)
+        elif calls:
+            answer = await self.questions.ask(calls, method, params)
+        else:
             raise RpcError(METHOD_NOT_FOUND, f"there is nobody to answer {method}")
-        return await self.questions.ask(calls, method, params)
+        if method == "roots/list":
+            use_roots(self._states[downstream.name], answer)
+        return answer
 
     def downstream_notifies(
         self, downstream: Downstream, method: str, params: Mapping[str, Any] | None
@@ -738,7 +744,7 @@ def _may_refer(value: object) -> bool:
     return isinstance(value, str) and "$" in value
 
 
-def _check_effects(config: BridgeConfig) -> None:
+def _check_effects(config: BridgeConfig, states: Mapping[str, ServerState]) -> None:
     """Read every declared state path once, so that a wrong one is an error of the file and not of a server's listing.
 
     Raises:
@@ -748,7 +754,7 @@ def _check_effects(config: BridgeConfig) -> None:
         for tool in ("", *server.tool_names):
             policy = server.policy(tool)
             try:
-                declared_effect(server.name, policy.reads, policy.writes, policy.ordering, None)
+                declared_effect(states[server.name], policy.reads, policy.writes, policy.ordering, None)
             except ConfigError as exc:
                 where = f"mcpServers.{server.name}.asyncfc" + (f".tools.{tool}" if tool else "")
                 raise ConfigError(config.source, f"{where}.{exc.path}", exc.found, exc.expected) from None

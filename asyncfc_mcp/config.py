@@ -97,6 +97,8 @@ class ServerConfig:
     """Names are listed as they are, neither mapped nor shortened."""
     base: Policy = field(default_factory=Policy)
     tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    state: str | None = None
+    """Root of its state: words joined by `/`, or `files:` and an absolute folder. None: a root of its own."""
 
     def policy(self, tool: str) -> Policy:
         own = self.tools.get(tool)
@@ -160,6 +162,10 @@ SERVER_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "prefix": 'Put before the names of the server\'s tools and prompts; default `server__`, `""` for none.',
         "include": "Globs of the tools to list; default all.",
         "exclude": "Globs of the tools not to list.",
+        "state": (
+            "Root of what the server reads and writes, in place of one of its own: a name, such as `workspace`, that "
+            "servers with common state share, or `files:` and the folder that it works on."
+        ),
         "tools": "Settings of single tools, by the names that the server gives them.",
     }
 )

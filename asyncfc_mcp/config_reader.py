@@ -16,7 +16,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from asyncfc_mcp.config import (
     EFFECTS,
@@ -145,6 +145,8 @@ class _Reader:
     def _setting(self, key: str, value: Any, path: str) -> Any:
         if key in ("reads", "writes", "include", "exclude"):
             return self.strings(value, path)
+        if key == "state":
+            return self.expanded(value, path, Variables(self.environ))
         if key == "prefix":
             return self.typed(value, path, str, "a string")
         if key == "tools":
@@ -216,10 +218,14 @@ class _Reader:
             return self._unusable(name, exc)
         limit = own.get("max_concurrency", top.get("max_concurrency"))
         policy = {key: item for key, item in {**top, **own}.items() if key in POLICY and key != "max_concurrency"}
+        state = self._state(own["state"], f"{path}.asyncfc.state", spec) if "state" in own else None
+        if state is not None and "ordering" not in own and policy.get("ordering") != "none":
+            # A server with common state touches it: a tool that says nothing of that is taken as a write there.
+            policy["ordering"] = "strict"
         include, exclude = (own.get(key, entry.get(key, ())) for key in ("include", "exclude"))
         return ServerConfig(
             name, spec, own.get("prefix"), include, exclude, limit,
-            base=Policy(**policy), tools=own.get("tools", {}),
+            base=Policy(**policy), tools=own.get("tools", {}), state=state,
         )  # fmt: skip
 
     def _check_fail_stop(self, own: Mapping[str, Any], path: str) -> None:
@@ -230,6 +236,20 @@ class _Reader:
         for tool, section in tools.items():
             if section.get("on_failure") == "stop" and not _declares(own, section):
                 self.warn(f"{path}.tools.{tool}.on_failure", FAIL_STOP_NEEDS_PATHS)
+
+    def _state(self, text: str, path: str, spec: StdioSpec | HttpSpec) -> str:
+        """`state` as it stands in `ServerConfig`."""
+        expected = 'a name such as "workspace", or "files:" and a folder'
+        if match := re.fullmatch(r"files?:(//(?=/))?(.+)", text, re.DOTALL):
+            folder = os.path.expanduser(unquote(match[2]) if match[1] else match[2])
+            cwd = spec.cwd if isinstance(spec, StdioSpec) and spec.cwd is not None else ""
+            return "files:" + _absolute(os.path.join(cwd, folder))
+        words = [word for word in re.split(r"[/\\]", text) if word not in ("", ".")]
+        if not words or ".." in words or re.match("files?:", text) or re.search("[{}]", text):
+            raise self.fail(path, f"found {_shown(text)}", expected)
+        if text[0] in "/~" and os.path.isdir(os.path.expanduser(text)):
+            self.warn(path, f'{_shown(text)} is a name here, not the folder; the folder is written "files:{text}"')
+        return "/".join(words)
 
     def _unusable(self, name: str, exc: ConfigError) -> UnusableServer:
         self.faults.append(exc)

@@ -7,7 +7,7 @@ nothing of arguments that wait for other futures, of capacity or of time, and ke
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, Literal, TypeAlias, cast
@@ -17,7 +17,17 @@ from .errors import ConfigError, InvalidTransition
 Path: TypeAlias = tuple[str, ...]
 """`("files",)` is all state of the server `files`, `("files", "repo", "a")` a part of it; a path contains all below it.
 
-The first segment is a server's name, or `""` for state that several servers share."""
+The first segment is a server's name, `""` for state that several servers share, or that of `FILES`."""
+
+SHARED: Final[Path] = ("",)
+"""Root of state that belongs to no single server."""
+
+FILES: Final[Path] = ("file://",)
+"""Root of the files of this machine, which all servers on it share: real absolute paths. No segment of a path can be
+`file://`, so below another root it is a place of its own, too."""
+
+Locate: TypeAlias = Callable[[Sequence[object]], Sequence[Path] | None]
+"""The places below `FILES` of the files that arguments name; None where they cannot be known."""
 
 Outcome: TypeAlias = Literal["completed", "failed", "void"]
 """How a call ended: it did its work; it did not, or perhaps in part; it certainly never happened."""
@@ -35,7 +45,7 @@ class Effect:
 
     reads: tuple[Path, ...]
     writes: tuple[Path, ...]
-    source: str  # "config" | "annotation" | "strict" | "nothing said" | "off"
+    source: str  # "config" | "annotation" | "strict" | "state" | "nothing said" | "off"
 
     @property
     def declared(self) -> bool:
@@ -69,8 +79,40 @@ def _overlap(a: Path, b: Path) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerState:
+    """The part of the state tree in which one server's state lies."""
+
+    server: str
+    root: Path
+    """Everything that the server touches, as far as its tools say no more than that they read or write."""
+    files: Path = FILES
+    """Where its files lie: `FILES`, or below its root if they are not of this machine."""
+    locate: Locate = lambda values: None
+    shared: bool = False
+    """Whether the configuration gives it a root (`state`) that other servers can have, too."""
+
+    @property
+    def shown(self) -> str:
+        """The root as text."""
+        return "/".join(self.root)
+
+    def places(self, path: Path) -> tuple[Path, ...]:
+        """A path that may be outside the root: that path, and the place for it below the root, since a tool of this
+        server that says only that it writes may write there."""
+        if path[: len(self.root)] == self.root:
+            return (path,)
+        return path, (*self.root, *path)
+
+
+def own_state(server: str) -> ServerState:
+    """A server that shares no state and whose files are not located."""
+    return ServerState(server, (server,))
+
+
+@dataclass(frozen=True, slots=True)
 class _Argument:
     name: str
+    is_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +122,15 @@ class PathTemplate:
     text: str
     bases: tuple[Path, ...]
     segments: tuple[tuple[str | _Argument, ...], ...] = ()
+    file: tuple[str | _Argument, ...] = ()
+    """For `{argument:file}`: that argument, and what stands behind it, as the text of one path."""
+    state: ServerState | None = None
+    """Of the server whose file it is."""
 
     def bind(self, arguments: Mapping[str, object], is_reference: Callable[[object], bool]) -> list[Path]:
         """The paths for these arguments; where a value cannot be known, the path above the segment that needs it."""
+        if self.state is not None:
+            return self._files(self.state, arguments, is_reference)
         tails: list[Path] = [()]
         declared: list[Path] | None = None  # up to the first argument
         for segment in self.segments:
@@ -97,6 +145,14 @@ class PathTemplate:
             ends = [tuple(unicodedata.normalize("NFC", text).split("/")) for text in texts]
             tails = [tail + end for tail in tails for end in ends]
         return [(base + tail)[:MAX_DEPTH] for tail in tails for base in self.bases]
+
+    def _files(
+        self, state: ServerState, arguments: Mapping[str, object], is_reference: Callable[[object], bool]
+    ) -> list[Path]:
+        values = _file_values(self.file, arguments, is_reference)
+        found = None if values is None else state.locate(values)
+        tails = ((),) if found is None else found
+        return [place[:MAX_DEPTH] for tail in tails for place in state.places((*state.files, *tail))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +173,12 @@ class EffectTemplate:
     @property
     def placeholders(self) -> frozenset[str]:
         """Names of the arguments in the paths. One that the tool does not have never matches: worth a warning."""
-        parts = (part for path in (*self.reads, *self.writes) for segment in path.segments for part in segment)
+        paths = (*self.reads, *self.writes)
+        parts = (part for path in paths for segment in (*path.segments, path.file) for part in segment)
         return frozenset(part.name for part in parts if isinstance(part, _Argument))
 
     def describe(self) -> str:
-        """For people, such as `reads files/fs/{path}; writes /shared/db`."""
+        """For people, such as `reads file:///{path}; writes /shared/db`."""
         kinds = (("reads", self.reads), ("writes", self.writes))
         said = [f"{verb} {', '.join(path.text for path in paths)}" for verb, paths in kinds if paths]
         if said:
@@ -130,7 +187,7 @@ class EffectTemplate:
 
 
 def declared_effect(
-    server: str,
+    state: ServerState,
     reads: Sequence[str] | None,
     writes: Sequence[str] | None,
     ordering: str,
@@ -141,7 +198,8 @@ def declared_effect(
     A declared path is placed under the server's root; `""` is that root. A leading `/` means state outside any
     server's root, for servers that touch the same thing: `/repo/{path}` on a git server and on a file server is one
     path. It is *also* placed under the root of its own server, because a tool of that server which only says "I
-    write" may write there too. A tool of *another* server that only says so is not ordered with it.
+    write" may write there too. A tool of *another* server that only says so is not ordered with it, unless the two
+    servers have one `state`.
 
     `{argument}` (`{a.b}` for a nested one, through lists as well) stands for the value of an argument, `{{` and `}}`
     for braces. A string is taken as a file path: split at `/` and `\\`, `.` and `..` resolved, Unicode composed (NFC).
@@ -149,63 +207,105 @@ def declared_effect(
     path above it, which contains whatever it may turn out to be; one that leads above its own place by `..` gives the
     path above the first argument.
 
-    Not protected, because only the server could know: a relative and an absolute path to one file where the server's
-    working directory is not `/`, symbolic links, and names that differ in case only.
+    `{argument:file}` is a file: the path is where `state.locate` says, whatever stands before the placeholder, and
+    what stands behind it belongs to the file's name or leads further down. Without `:file` the text decides: a relative
+    and an absolute path, a link and its target are different paths then, and so are names that differ in case only.
 
-    Raises ConfigError when a declared path has a brace without its partner, or leads out of its root.
+    Raises ConfigError when a declared path has a brace without its partner, leads out of its root, or has two files.
     """
     if ordering == "none":
         return EffectTemplate("off")
     if reads is not None or writes is not None:
         return EffectTemplate(
             "config",
-            tuple(_parse(server, "reads", text) for text in reads or ()),
-            tuple(_parse(server, "writes", text) for text in writes or ()),
+            tuple(_parse(state, "reads", text) for text in reads or ()),
+            tuple(_parse(state, "writes", text) for text in writes or ()),
         )
-    root = (PathTemplate(server, ((server,),)),)
+    root = (PathTemplate(state.shown, (state.root,)),)
     said = annotations or {}
     if said.get("readOnlyHint") is True:
         return EffectTemplate("annotation", reads=root)
     if said.get("readOnlyHint") is False or said.get("destructiveHint") is True:
         return EffectTemplate("annotation", writes=root)
     if ordering == "strict":
-        return EffectTemplate("strict", writes=root)
+        return EffectTemplate("state" if state.shared else "strict", writes=root)
     return EffectTemplate("nothing said")
 
 
 _ABOVE: Final = ".."
+_LEADS_AWAY: Final = ("", "/", "\\", "~")
+_IS_FILE: Final = ":file"
 _TOKEN: Final = re.compile(r"\{\{|\}\}|\{[^{}]+\}|[/\\]|[^{}/\\]+|.", re.DOTALL)
 
 
-def _parse(server: str, setting: str, text: str) -> PathTemplate:
-    segments: list[list[str | _Argument]] = [[]]
+def _parse(state: ServerState, setting: str, text: str) -> PathTemplate:
+    server = f"server {state.server!r}"
+    parts: list[str | _Argument] = []
     for token in _TOKEN.findall(text):
-        if token in ("/", "\\"):
-            segments.append([])
-        elif token in ("{", "}"):
+        if token in ("{", "}", f"{{{_IS_FILE}}}"):
             expected = 'each "{" to have its "}" around an argument\'s name ("{{" and "}}" for literal braces)'
-            raise ConfigError(f"server {server!r}", setting, repr(text), expected)
-        elif token in ("{{", "}}"):
-            segments[-1].append(token[0])
+            raise ConfigError(server, setting, repr(text), expected)
+        if token in ("{{", "}}"):
+            parts.append(token[0])
         elif token[0] == "{":
-            segments[-1].append(_Argument(token[1:-1]))
+            parts.append(_Argument(token[1:-1].removesuffix(_IS_FILE), token.endswith(_IS_FILE + "}")))
         else:
-            segments[-1].append(token)
+            parts.append(token)
+    files = [at for at, part in enumerate(parts) if isinstance(part, _Argument) and part.is_file]
+    if len(files) > 1:
+        raise ConfigError(server, setting, repr(text), "one file in each path")
+    if files:
+        # Words before a file are a habit from paths without ":file"; where a file lies is known without them.
+        named = tuple(parts[files[0] :])
+        return PathTemplate("/".join((*state.files, "")) + _shown(named), (), file=named, state=state)
+    segments: list[list[str | _Argument]] = [[]]
+    for part in parts:
+        if part in ("/", "\\"):
+            segments.append([])
+        else:
+            segments[-1].append(part)
     kept: list[tuple[str | _Argument, ...]] = []
     for segment in segments:
         if segment == [_ABOVE]:
             if not kept:
                 expected = 'a path inside the root of the server (a leading "/" for state shared between servers)'
-                raise ConfigError(f"server {server!r}", setting, repr(text), expected)
+                raise ConfigError(server, setting, repr(text), expected)
             kept.pop()
         elif segment not in ([], ["."]):
             kept.append(tuple(segment))
-    shown = ["".join(part if isinstance(part, str) else f"{{{part.name}}}" for part in parts) for parts in kept]
+    shown = [_shown(parts) for parts in kept]
     if not text.startswith("/"):
-        return PathTemplate("/".join((server, *shown)), ((server,),), tuple(kept))
+        return PathTemplate("/".join((state.shown, *shown)), (state.root,), tuple(kept))
     # "/" alone may be meant as the server's root or as everything that is shared: it is taken as both.
-    bases: tuple[Path, ...] = (("",), (server, "") if kept else (server,))
+    bases: tuple[Path, ...] = (SHARED, (*state.root, *SHARED) if kept else state.root)
     return PathTemplate("/" + "/".join(shown), bases, tuple(kept))
+
+
+def _shown(parts: Iterable[str | _Argument]) -> str:
+    return "".join(part if isinstance(part, str) else f"{{{part.name}}}" for part in parts)
+
+
+def _file_values(
+    parts: tuple[str | _Argument, ...], arguments: Mapping[str, object], is_reference: Callable[[object], bool]
+) -> list[object] | None:
+    """What `{argument:file}` and the parts behind it come to, one for each combination of list elements; None when a
+    value cannot be known."""
+    first, *behind = parts
+    assert isinstance(first, _Argument)
+    values = _look_up(arguments, first.name, is_reference)
+    for part in behind:
+        ends: list[object] | None = [part] if isinstance(part, str) else _look_up(arguments, part.name, is_reference)
+        if values is None or ends is None or len(values) * len(ends) > MAX_PATHS:
+            return None
+        texts = [str(end) for end in ends if isinstance(end, str | int)]
+        folders = [value for value in values if isinstance(value, str)]
+        if len(texts) < len(ends) or len(folders) < len(values):
+            return None
+        if not isinstance(part, str) and any(text[:1] in _LEADS_AWAY for text in texts):
+            return None  # some servers take an absolute name in place of the folder before it, others below it
+        joined: list[object] = [folder + text for folder in folders for text in texts]
+        values = joined
+    return values
 
 
 def _fill(

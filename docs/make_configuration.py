@@ -41,8 +41,8 @@ INTRO = """\
         "max_concurrency": 4,
         "exclude": ["move_*"],
         "tools": {
-          "write_file": {"writes": ["fs/{path}"]},
-          "read_file": {"reads": ["fs/{path}"], "timeout_s": 20}
+          "write_file": {"writes": ["{path:file}"]},
+          "read_file": {"reads": ["{path:file}"], "timeout_s": 20}
         }
       }
     }
@@ -96,8 +96,9 @@ WHERE = {
     ),
     "server, tool": (
         "Effects: on a server or a tool",
-        "A state path is text such as `fs/{path}`, in which `{argument}` stands for that argument of the call; it lies "
-        'below the server\'s own root, or with a leading `/` below a root that all servers share. `"reads": []` with '
+        "A state path is text such as `repo/{id}`, in which `{argument}` stands for that argument of the call; it lies "
+        "below the server's own root, or with a leading `/` below a root that all servers share. `{argument:file}` is a "
+        'file: one real absolute path for all its spellings and for all servers on this machine. `"reads": []` with '
         '`"writes": []` says that nothing is touched. Without them the tool\'s annotations count '
         "(see [How it works](how-it-works.md)).",
     ),
@@ -129,7 +130,7 @@ def _values(kind: Any) -> str:
     return words.get(get_origin(kind) or kind, "object")
 
 
-SERVER_VALUES = {"prefix": "string", "tools": "object: tool name → settings"}
+SERVER_VALUES = {"prefix": "string", "state": "string", "tools": "object: tool name → settings"}
 
 
 def page() -> str:

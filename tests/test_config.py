@@ -571,6 +571,7 @@ SAMPLES: Mapping[str, Any] = {
     "include": ["a*"],
     "exclude": ["b"],
     "tools": {"t": {"mode": "sync"}},
+    "state": "workspace",
 }
 """For every setting a value that is not its default."""
 

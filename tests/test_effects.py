@@ -1,13 +1,18 @@
 """The bridge's side of effects: from settings and annotations to which calls of real tools wait for which."""
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from lab import Got, Toy, bridge_over, on_virtual_time, text_result
 
 from asyncfc_mcp.bridge import Origin
+from asyncfc_mcp.config import Policy, ServerConfig
 from asyncfc_mcp.config_reader import parse_config
+from asyncfc_mcp.errors import ConfigError
 from asyncfc_mcp.futures import LOCAL, State
 from asyncfc_mcp.scheduler import wait_for
 
@@ -73,3 +78,108 @@ def test_fail_stop_without_declared_state_is_warned_of(server: dict[str, Any], t
     warnings = parse_config(text, "mcp.json", {}).warnings
     assert [warning.split(": ")[1] for warning in warnings] == where
     assert all('no "reads" or "writes"' in warning for warning in warnings)
+
+
+# --- common state ----------------------------------------------------------------------------------------------------
+
+
+def server_with(**asyncfc: Any) -> ServerConfig:
+    text = json.dumps({"mcpServers": {"s": {"command": "x", "cwd": "/srv", "asyncfc": asyncfc}}})
+    return parse_config(text, "mcp.json", {"DATA": "/data"}).servers[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("workspace", "workspace"),
+        ("/workspace/", "workspace"),
+        ("team//a/./b", "team/a/b"),
+        ("files:/data/x/../y/", "files:/data/y"),
+        ("files:sub", "files:/srv/sub"),
+        ("files:.", "files:/srv"),
+        ("files:${DATA}/x", "files:/data/x"),
+        ("file:///data/a%20b", "files:/data/a b"),
+        ("files:~/x", f"files:{Path.home()}/x"),
+        ("files:${workspaceFolder}", f"files:{Path.cwd()}"),
+    ],
+)
+def test_state_is_a_name_or_a_folder(written: str, read: str):
+    """Variables, `~` and the server's working directory work as they do in its entry."""
+    assert server_with(state=written).state == read
+
+
+@pytest.mark.parametrize("wrong", ["", "/", "..", "a/../..", "files:", "{path}", 7, None, ["a"]])
+def test_a_state_that_is_neither_is_refused(wrong: object):
+    """In one line that names the place."""
+    with pytest.raises(ConfigError, match=r"mcpServers\.s\.asyncfc\.state: found"):
+        server_with(state=wrong)
+
+
+def test_a_folder_that_is_written_as_a_name_is_warned_of(tmp_path: Path):
+    """It is taken as a name, and files below it would not be ordered with it."""
+    text = json.dumps({"mcpServers": {"s": {"command": "x", "asyncfc": {"state": str(tmp_path)}}}})
+    (warning,) = parse_config(text, "mcp.json", {}).warnings
+    assert f'"files:{tmp_path}"' in warning
+
+
+@pytest.mark.parametrize(
+    ("top", "server", "tool", "silent"),
+    [
+        ({}, {}, {}, "strict"),
+        ({"ordering": "declared"}, {}, {}, "strict"),
+        ({"ordering": "none"}, {}, {}, "none"),
+        ({}, {"ordering": "declared"}, {}, "declared"),
+        ({}, {"ordering": "none"}, {}, "none"),
+        ({}, {}, {"ordering": "declared"}, "declared"),
+    ],
+)
+def test_a_silent_tool_of_a_server_with_common_state_counts_as_a_write(
+    top: dict[str, Any], server: dict[str, Any], tool: dict[str, Any], silent: str
+):
+    """The setting says that the server touches that state; `ordering`, said as near or nearer, wins."""
+    own = {"state": "workspace", **server, "tools": {"t": tool}}
+    text = json.dumps({"mcpServers": {"s": {"command": "x", "asyncfc": own}}, "asyncfc": top})
+    assert parse_config(text, "mcp.json", {}).servers[0].policy("t").ordering == silent
+
+
+@on_virtual_time
+async def test_what_one_server_writes_is_read_by_another_behind_it():
+    """Annotations keep their meaning; only the root is another."""
+    writer, reader, state = Toy("writer"), Toy("reader"), [""]
+    writer.listing.clear()
+    reader.listing.clear()
+
+    async def change(got: Got) -> dict[str, Any]:
+        await anyio.sleep(5)
+        state[0] = got.arguments["text"]
+        return text_result("changed")
+
+    async def look(got: Got) -> dict[str, Any]:
+        return text_result(state[0])
+
+    writer.add("change", change)  # says nothing
+    reader.add("look", look, annotations={"readOnlyHint": True})
+    for own, seen in (({}, ""), ({"state": "workspace", "base": Policy(ordering="strict")}, "new")):
+        state[0] = ""
+        async with bridge_over(writer, reader, server=own) as bridge:
+            calls = [
+                bridge.submit_now(bridge.wiring(tool), {"text": "new"}, Origin(LOCAL)) for tool in ("change", "look")
+            ]
+            await wait_for([call for call in calls if call is not None])
+            assert calls[1] is not None
+            assert (calls[1].result or {})["content"][0]["text"] == seen
+
+
+@on_virtual_time
+async def test_calls_without_a_file_ask_no_file_system(monkeypatch: pytest.MonkeyPatch):
+    """The fast path: effects that no argument decides are made once, other paths are text."""
+    asked: list[str] = []
+    monkeypatch.setattr(os, "readlink", lambda path: asked.append(path) or "")
+    toy = Toy()
+    async with bridge_over(toy, server={"tools": {"echo": {"writes": ("x/{path}",)}}}) as bridge:
+        for tool in ("echo", "fail"):
+            call = bridge.submit_now(bridge.wiring(tool), {"path": "/etc/x"}, Origin(LOCAL))
+            assert call is not None
+            await wait_for([call])
+        assert bridge.wiring("fail").fixed_effect is not None
+    assert not asked

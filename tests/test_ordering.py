@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from asyncfc_mcp import ordering
 from asyncfc_mcp.errors import ConfigError, InvalidTransition
-from asyncfc_mcp.ordering import MAX_DEPTH, MAX_PATHS, NOTHING, Effect, Path, StateTree, conflict, declared_effect
+from asyncfc_mcp.ordering import (
+    MAX_DEPTH,
+    MAX_PATHS,
+    NOTHING,
+    Effect,
+    Path,
+    StateTree,
+    conflict,
+    declared_effect,
+    own_state,
+)
 
 # --- effects -------------------------------------------------------------------------------------------------------
 
@@ -28,7 +38,7 @@ def is_reference(value: object) -> bool:
 
 def bound(path: str, arguments: dict[str, object]) -> list[Path]:
     """The paths that a tool of server `s`, which declares that it writes `path`, has for these arguments."""
-    return list(declared_effect("s", None, [path], "declared", None).bind(arguments, is_reference).writes)
+    return list(declared_effect(own_state("s"), None, [path], "declared", None).bind(arguments, is_reference).writes)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +62,7 @@ def bound(path: str, arguments: dict[str, object]) -> list[Path]:
 )
 def test_effect_comes_from_config_then_annotations_then_ordering(reads, writes, order, annotations, expected):
     """The nearest source wins; only `ordering: none` wins over the config."""
-    assert declared_effect("s", reads, writes, order, annotations).bind({}, is_reference) == expected
+    assert declared_effect(own_state("s"), reads, writes, order, annotations).bind({}, is_reference) == expected
 
 
 @pytest.mark.parametrize(
@@ -77,18 +87,20 @@ def test_declared_paths_are_normalised_under_the_servers_root(declared, path):
 
 def test_a_leading_slash_means_state_shared_between_servers():
     """Tools of two servers that declare one absolute path conflict on it; relative paths of two servers never do."""
-    one = declared_effect("git", None, ["/repo/{path}"], "declared", None).bind({"path": "a"}, is_reference)
-    two = declared_effect("files", ["/repo"], None, "declared", None).bind({}, is_reference)
+    one = declared_effect(own_state("git"), None, ["/repo/{path}"], "declared", None).bind({"path": "a"}, is_reference)
+    two = declared_effect(own_state("files"), ["/repo"], None, "declared", None).bind({}, is_reference)
     assert conflict(one, two) == (("", "repo", "a"), ("", "repo"))
-    apart = [declared_effect(name, None, ["repo"], "declared", None).bind({}, is_reference) for name in ("a", "b")]
+    apart = [
+        declared_effect(own_state(name), None, ["repo"], "declared", None).bind({}, is_reference) for name in ("a", "b")
+    ]
     assert conflict(*apart) is None
 
 
 def test_shared_state_is_ordered_with_a_tool_of_its_own_server_that_only_says_it_writes():
     """ "Writes something" may be the shared state too, as far as one server is concerned."""
-    shared = declared_effect("git", None, ["/repo"], "declared", None).bind({}, is_reference)
-    vague = declared_effect("git", None, None, "declared", {"readOnlyHint": False}).bind({}, is_reference)
-    other = declared_effect("web", None, None, "declared", {"readOnlyHint": False}).bind({}, is_reference)
+    shared = declared_effect(own_state("git"), None, ["/repo"], "declared", None).bind({}, is_reference)
+    vague = declared_effect(own_state("git"), None, None, "declared", {"readOnlyHint": False}).bind({}, is_reference)
+    other = declared_effect(own_state("web"), None, None, "declared", {"readOnlyHint": False}).bind({}, is_reference)
     assert conflict(shared, vague) is not None
     assert conflict(shared, other) is None
 
@@ -212,13 +224,13 @@ def test_paths_are_bounded_by_taking_what_contains_them():
 
 def test_a_template_describes_itself_and_names_its_arguments():
     """`inspect` shows the effect as it was declared, without duplicates of shared paths."""
-    said = declared_effect("s", ["./fs/{path}", ""], ["/db/{a.b}"], "declared", None)
+    said = declared_effect(own_state("s"), ["./fs/{path}", ""], ["/db/{a.b}"], "declared", None)
     assert said.describe() == "reads s/fs/{path}, s; writes /db/{a.b}"
     assert said.placeholders == {"path", "a.b"}
-    assert declared_effect("s", None, None, "declared", {"readOnlyHint": True}).describe() == "reads s"
-    assert declared_effect("s", [], None, "declared", None).describe() == "touches nothing"
-    assert declared_effect("s", None, None, "declared", None).describe() == "nothing said, not ordered"
-    assert declared_effect("s", None, None, "none", None).describe() == "not ordered"
+    assert declared_effect(own_state("s"), None, None, "declared", {"readOnlyHint": True}).describe() == "reads s"
+    assert declared_effect(own_state("s"), [], None, "declared", None).describe() == "touches nothing"
+    assert declared_effect(own_state("s"), None, None, "declared", None).describe() == "nothing said, not ordered"
+    assert declared_effect(own_state("s"), None, None, "none", None).describe() == "not ordered"
 
 
 json_values = st.recursive(
