@@ -113,6 +113,19 @@ def _full_record(future: Future, waiting: tuple[Sequence[str], str]) -> dict[str
     return entry
 
 
+def _under(head: str, result: Result) -> list[Block]:
+    """The blocks of a result under a line.
+
+    Of an error, some clients (FastMCP) show the first block alone: it is the line with the first text of the result.
+    """
+    blocks = blocks_of(result)
+    if result.get("isError") is True:
+        for index, block in enumerate(blocks):
+            if is_text(block) and isinstance(text := block.get("text"), str):
+                return [{**block, "text": f"{head}\n{text}"}, *blocks[:index], *blocks[index + 1 :]]
+    return [_text(head), *blocks]
+
+
 def handle(future: Future, waiting: tuple[Sequence[str], str] = ((), "")) -> Result:
     """The answer to a call that has not ended."""
     entry = record(future, waiting)
@@ -137,7 +150,7 @@ def with_result(future: Future) -> Result:
     blocks = blocks_of(result)
     answer: Result = {
         **{key: value for key, value in result.items() if key not in ("content", "structuredContent", "_meta")},
-        "content": [_text(line(future)), *blocks],
+        "content": _under(line(future), result),
     }
     if all(map(is_text, blocks)):
         answer["structuredContent"] = _full_record(future, ((), ""))
@@ -179,11 +192,11 @@ def several(futures: Iterable[tuple[Future, tuple[Sequence[str], str]]]) -> Resu
         if future.result is None and future.failure is not None:
             content.append(_text(failure_text(future)))
             continue
-        content.append(_text(line(future, waiting)))
-        if future.result is not None:
-            blocks = blocks_of(future.result)
-            plain = plain and all(map(is_text, blocks))
-            content += blocks
+        if future.result is None:
+            content.append(_text(line(future, waiting)))
+            continue
+        content += _under(line(future), future.result)
+        plain = plain and all(map(is_text, blocks_of(future.result)))
     answer: Result = {"content": content, "_meta": {META_KEY: records}}
     if plain:
         answer["structuredContent"] = {"results": results}

@@ -88,13 +88,11 @@ def first_part(future: Future, max_bytes: int) -> Result:
         f"(the whole result has {future.size} bytes). Read the rest from {SCHEME}{future.id}?offset=0&limit={PAGE}"
     )
     link = {"type": "resource_link", "uri": SCHEME + future.id, "name": future.id, "size": future.size}
-    answer: Result = {
-        "content": [{"type": "text", "text": note}, {"type": "text", "text": shown}, link],
-        "_meta": {META_KEY: [record(future)]},
-    }
+    meta = {META_KEY: [record(future)]}
     if future.result.get("isError") is True:
-        answer["isError"] = True
-    return answer
+        # One block, as of every failure: some clients show the first one only.
+        return {"content": [{"type": "text", "text": f"{note}\n{shown}"}, link], "isError": True, "_meta": meta}
+    return {"content": [{"type": "text", "text": note}, {"type": "text", "text": shown}, link], "_meta": meta}
 
 
 def has_more(result: Result, max_bytes: int | None) -> bool:

@@ -171,6 +171,41 @@ def test_a_result_that_came_with_its_handle_keeps_what_it_had():
     assert answer["_meta"][META_KEY] == [{"future_id": "f3", "status": "failed", "tool": "github_search"}]
 
 
+IMAGE = RICH[0]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "first", "others"),
+    [
+        ([{"type": "text", "text": "no such file"}], "no such file", []),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "a", [{"type": "text", "text": "b"}]),
+        ([IMAGE, {"type": "text", "text": "see"}, IMAGE], "see", [IMAGE, IMAGE]),
+        ([{"type": "text"}, {"type": "text", "text": "late"}], "late", [{"type": "text"}]),
+        ([IMAGE], None, [IMAGE]),
+        ([], None, []),
+    ],
+)
+@pytest.mark.parametrize("shape", [as_grace, as_gather, as_delivery])
+def test_a_tools_own_failure_has_its_reason_in_the_first_block(
+    shape: Shape, blocks: list[dict[str, Any]], first: str | None, others: list[dict[str, Any]]
+):
+    """FastMCP's client shows the first block of an error and no other; what is not text comes after it."""
+    result = {"content": blocks, "isError": True}
+    before = copy.deepcopy(result)
+    answer, _ = shape(completed(result))
+    head = "f3 github_search failed"
+    expected = {"type": "text", "text": head if first is None else f"{head}\n{first}"}
+    assert answer["content"][-len(others) - 1 :] == [expected, *others]
+    assert result == before
+
+
+def test_what_an_error_says_of_itself_stays_with_its_text():
+    """Annotations of the block are kept."""
+    block = {"type": "text", "text": "no", "annotations": {"audience": ["user"]}}
+    answer = answers.with_result(completed({"content": [block], "isError": True}))
+    assert answer["content"] == [{**block, "text": "f3 github_search failed\nno"}]
+
+
 def test_awaiting_gives_the_downstreams_own_result_untouched():
     """The very object that came off the wire."""
     result = text("x", isError=True, structuredContent=[1], _meta={}, **{"x-vendor": 1})

@@ -206,10 +206,12 @@ def test_the_first_part_of_structured_content_alone_is_its_json():
 
 
 def test_the_first_part_of_a_failure_is_a_failure():
-    """`isError` must not get lost on the way; the record of the future comes with it."""
+    """`isError` is kept, with the record; the reason is in the first block, which is all that some clients show."""
     answer = results.first_part(completed(text("x" * 1000, isError=True)), 100)
     assert answer["isError"] is True
     assert [each["future_id"] for each in answer["_meta"][META_KEY]] == ["f3"]
+    assert [block["type"] for block in answer["content"]] == ["text", "resource_link"]
+    assert answer["content"][0]["text"].endswith("\n" + "x" * 100)
     assert "isError" not in results.first_part(completed(text("x" * 1000)), 100)
 
 

@@ -83,12 +83,19 @@ def test_typescript_sdk_2(shared_stage: Stage, ways: dict[str, list[str]], npm_c
 
 @pytest.mark.peers
 def test_fastmcp(shared_stage: Stage, ways: dict[str, list[str]], fastmcp: Path) -> None:
-    """FastMCP's client in both of its modes; its `data` is the handle's structured content."""
+    """FastMCP's client in both of its modes; its `data` is the handle's structured content.
+
+    Of an error it shows the first block only, which has the reason.
+    """
     script = [python_of(fastmcp), str(CLIENTS / "fastmcp_client.py")]
     runs = {f"{mode} {way}": [*script, mode, *ways[way]] for mode in ("auto", "legacy") for way in ("stdio", "http")}
     runs["legacy sse"] = [*script, "legacy", *ways["sse"]]
     for report in drive(shared_stage, runs).values():
         assert_saw_it_all(report)
+        own, unsent, unknown = report["refused"]
+        assert re.fullmatch(r"f\d+ toy__fail failed\nno luck", own)
+        assert re.match(r"f\d+ toy__fail failed: not sent: \$bad\.nowhere ", unsent)
+        assert unknown.startswith("Unknown future 'nobody'")
 
 
 @pytest.mark.peers

@@ -11,6 +11,7 @@ import sys
 import anyio
 from fastmcp import Client
 from fastmcp.client.transports import SSETransport, StdioTransport, StreamableHttpTransport
+from fastmcp.exceptions import ToolError
 
 
 async def main(mode: str, kind: str, target: str, *args: str) -> None:
@@ -42,7 +43,18 @@ async def main(mode: str, kind: str, target: str, *args: str) -> None:
         awaited = await client.call_tool_mcp("await_future", {"future_id": futures[0]})
         gathered = await client.call_tool_mcp("gather", {"future_ids": futures})
         broken = await client.call_tool_mcp("toy__bad_schema", {})
-        report = {"tools": tools, "futures": futures, "beats": len(beats)}
+        refused: list[str] = []
+        for tool, arguments in (
+            ("toy__fail", {"message": "no luck", "_wait": "this"}),
+            ("toy__fail", {"message": "$bad.nowhere", "_wait": "this"}),
+            ("await_future", {"future_id": "nobody"}),
+        ):
+            try:
+                await client.call_tool(tool, arguments)
+            except ToolError as error:
+                refused.append(str(error))
+            await client.call_tool("toy__echo", {"text": "x", "_as": "bad", "_wait": "this"})
+        report = {"refused": refused, "tools": tools, "futures": futures, "beats": len(beats)}
         for name, result in (("awaited", awaited), ("gathered", gathered), ("broken", broken)):
             report[name] = result.model_dump(mode="json", by_alias=True, exclude_none=True)
         print(json.dumps(report))
