@@ -21,6 +21,7 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp import __version__
+from asyncfc_mcp.codec import carried
 from asyncfc_mcp.config import ServerConfig, StdioSpec
 from asyncfc_mcp.errors import (
     CallFailed,
@@ -51,7 +52,6 @@ from asyncfc_mcp.protocol import (
     OnSent,
 )
 from asyncfc_mcp.watching import Watching
-from asyncfc_mcp.wire import carried
 
 if TYPE_CHECKING:
     from asyncfc_mcp.remote import Mirror, Refusal, RemotePeer

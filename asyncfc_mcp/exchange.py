@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import anyio.abc
 
+from asyncfc_mcp.codec import MalformedMessage, Message, format_message, parse_message
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.futures import Result
 from asyncfc_mcp.protocol import (
@@ -28,7 +29,6 @@ from asyncfc_mcp.protocol import (
     progress_token,
 )
 from asyncfc_mcp.requests import Params
-from asyncfc_mcp.wire import MalformedMessage, Message, format_message, parse_message
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Send

@@ -16,10 +16,10 @@ import anyio
 from h11 import IDLE
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
+from asyncfc_mcp.codec import Message, format_message
 from asyncfc_mcp.exchange import Exchange, Header, Headers, Refusal, Starter
 from asyncfc_mcp.protocol import Later, Soon
 from asyncfc_mcp.streamable import Streamable
-from asyncfc_mcp.wire import Message, format_message
 
 if TYPE_CHECKING:
     from starlette.types import Message as AsgiMessage

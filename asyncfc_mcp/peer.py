@@ -18,6 +18,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
+from asyncfc_mcp.codec import Doubtful, Message
 from asyncfc_mcp.errors import ConnectionEnded, RequestTimedOut, RpcError
 from asyncfc_mcp.protocol import (
     INTERNAL_ERROR,
@@ -32,10 +33,12 @@ from asyncfc_mcp.protocol import (
     progress_of,
     progress_token,
 )
-from asyncfc_mcp.wire import LineLost, LineReader, LineWriter, Message
+from asyncfc_mcp.wire import LineLost, LineReader, LineWriter
 
 logger = logging.getLogger(__name__)
 
+DOUBT_S: Final = 1.0
+"""How long an answer that is no JSON waits for the answer proper: it may have been debug output."""
 CANCEL_WRITE_S: Final = 5.0
 """How long telling the other side of a cancellation may take."""
 FULL_S: Final = 1.0
@@ -345,14 +348,26 @@ class Peer:
             pending.settle(None, ConnectionEnded())
 
     def _settle(self, message: Message) -> None:
-        pending = self._pending.pop(_key(message.get("id")), None)
+        key = _key(message.get("id"))
+        if isinstance(message, Doubtful) and key in self._pending:
+            assert self._tg is not None
+            self._tg.start_soon(self._settle_later, dict(message))
+            return
+        pending = self._pending.pop(key, None)
         if pending is None:
             logger.debug("dropped an answer to no request: %r", message.get("id"))
         elif "result" in message:
             pending.settle(message["result"], None)
         else:
             error = message["error"]
-            pending.settle(None, RpcError(error["code"], str(error.get("message", "")), error.get("data")))
+            pending.settle(
+                None, RpcError(error["code"], str(error.get("message") or "no reason given"), error.get("data"))
+            )
+
+    async def _settle_later(self, message: Message) -> None:
+        """End a request with an error that was made of a broken answer, unless the answer proper arrives."""
+        await anyio.sleep(DOUBT_S)
+        self._settle(message)
 
     def _notified(self, method: str, params: dict[str, Any] | None, on_notify: OnNotify) -> None:
         assert self._tg is not None

@@ -11,6 +11,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from asyncfc_mcp.codec import Message, format_message
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.exchange import (
     VERSION,
@@ -43,7 +44,6 @@ from asyncfc_mcp.protocol import (
 )
 from asyncfc_mcp.requests import Params
 from asyncfc_mcp.server import Upstream, envelope_of, unsupported
-from asyncfc_mcp.wire import Message, format_message
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

@@ -18,8 +18,9 @@ from typing import Final, TextIO
 import anyio
 from anyio.abc import ByteReceiveStream
 
+from asyncfc_mcp.codec import MalformedMessage
 from asyncfc_mcp.config import ServerConfig, StdioSpec
-from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage, Sink, Source, StreamSink
+from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, Sink, Source, StreamSink
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class ServerProcess:
         self._child, self._stderr, self._name = child, stderr, name
         self._noise = 0
         self._drained = anyio.Event()
-        self.reader = LineReader(child.stdout, self._malformed)
+        self.reader = LineReader(child.stdout, self._malformed, server=True)
         self.writer = LineWriter(child.stdin, stall_s=STALL_S)
 
     async def _malformed(self, exc: MalformedMessage, line: bytes) -> None:

@@ -20,6 +20,7 @@ import anyio.abc
 import anyio.lowlevel
 
 from asyncfc_mcp import references
+from asyncfc_mcp.codec import approximate_size
 from asyncfc_mcp.config import Policy
 from asyncfc_mcp.errors import (
     ArgumentsRejected,
@@ -36,7 +37,6 @@ from asyncfc_mcp.futures import Event, Future, FutureStore, Result, Scope, State
 from asyncfc_mcp.ordering import NOTHING, Effect, StateTree
 from asyncfc_mcp.protocol import OnProgress, OnSent
 from asyncfc_mcp.validate import Validator
-from asyncfc_mcp.wire import approximate_size
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.codec import MalformedMessage
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Result, Scope
 from asyncfc_mcp.peer import Inbound, Peer
@@ -24,7 +25,7 @@ from asyncfc_mcp.protocol import PROBES, Later
 from asyncfc_mcp.redaction import shown_name
 from asyncfc_mcp.requests import Params, Session
 from asyncfc_mcp.server import Upstream, has_envelope, read_envelope, wrong_era
-from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, MalformedMessage
+from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute

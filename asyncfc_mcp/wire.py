@@ -1,11 +1,10 @@
-"""Newline-delimited JSON over pipes: framing, parsing and writing, for both sides of the bridge.
+"""Newline-delimited JSON over pipes: framing, reading and writing, for both sides of the bridge.
 
 The SDK's stdio transports hop a thread per line (server) or pass each message through memory streams and a pydantic
 union (client); here a line is read once, parsed once and written once, and what it carries stays the plain value
 that came off the wire. Refuses to know MCP, and who answers what: that is `peer`'s.
 """
 
-import json
 import math
 import os
 import stat
@@ -14,157 +13,25 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.lowlevel
-from pydantic_core import from_json, to_json
 
-from asyncfc_mcp.protocol import INVALID_REQUEST, PARSE_ERROR
+from asyncfc_mcp.codec import MalformedMessage, Message, format_message, parse_from_server, parse_message
+from asyncfc_mcp.protocol import PARSE_ERROR
 
 _CHUNK: Final = 64 * 1024
 """What a pipe holds. A larger buffer would be mapped for every read and cost more than all the rest of it."""
+_BEGINNINGS: Final = (b"{", b"[", b"\xef\xbb\xbf{", b"\xef\xbb\xbf[")
+HELD_S: Final = 1.0
+"""How long the beginning of a JSON text that stopped at a line end waits for its next line."""
+HELD_BYTES: Final = 64 << 20
+"""How much of such a text is kept."""
+JOINED_BYTES: Final = 128 << 20
+"""How much of it may be parsed in all, since every attempt parses the whole of it again."""
 FINISH_S: Final = 2.0
 """At the end of a connection, how long a line that was begun may take to be written."""
-
-Message = dict[str, Any]
-"""One JSON-RPC message."""
-
-
-class MalformedMessage(ValueError):
-    """A line that is not one JSON-RPC message; `code` is the JSON-RPC error for it.
-
-    Attributes:
-        is_answer: it is an answer as far as it is anything. Answers are not answered: its ID is one of ours, and an
-            error with that ID would reach whatever the other side has asked under the same number.
-    """
-
-    def __init__(
-        self, code: int, problem: str, request_id: int | str | None = None, *, is_answer: bool = False
-    ) -> None:
-        super().__init__(problem)
-        self.code, self.request_id, self.is_answer = code, request_id, is_answer
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
-
-
-_decode: Final = json.JSONDecoder(parse_constant=_no_constant).decode
-# pydantic's parser and writer take a third of the time of `json`'s (a small message: 3 µs for both, not 10; measured)
-# and come with a package that is needed anyway. `json` does what they refuse.
-# Made once: `json.dumps` with any argument makes an encoder for every call, which costs as much as a small message.
-_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_encode_ascii: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-
-
-def parse_message(line: bytes) -> Message:
-    """One JSON-RPC message, its envelope checked: a request, a notification, a result or an error.
-
-    Raises:
-        MalformedMessage: it is not JSON, or not one JSON-RPC 2.0 message.
-    """
-    try:
-        value: Any = from_json(line, allow_inf_nan=False)
-    except ValueError:
-        # What pydantic's parser refuses may still be JSON: lone surrogates, deep nesting.
-        try:
-            value = _decode(line.decode())
-        except (ValueError, RecursionError) as exc:
-            raise MalformedMessage(PARSE_ERROR, f"Parse error: {exc}") from None
-    if not isinstance(value, dict):
-        what = "a batch" if isinstance(value, list) else "not an object"
-        raise MalformedMessage(INVALID_REQUEST, f"Invalid Request: {what}; send one JSON-RPC message at a time")
-    message: Message = value  # pyright: ignore[reportUnknownVariableType]
-    request_id = message.get("id")
-    # `type` and not `isinstance`: True is an int, and no ID.
-    shown = request_id if type(request_id) is int or type(request_id) is str else None
-    problem = _envelope_problem(message, shown)
-    if problem is not None:
-        is_answer = "method" not in message and ("result" in message or "error" in message)
-        what = "Invalid answer" if is_answer else "Invalid Request"
-        raise MalformedMessage(INVALID_REQUEST, f"{what}: {problem}", shown, is_answer=is_answer)
-    return message
-
-
-def _envelope_problem(message: Message, request_id: int | str | None) -> str | None:
-    if message.get("jsonrpc") != "2.0":
-        return '"jsonrpc" must be "2.0"'
-    if "method" in message:
-        if not isinstance(message["method"], str):
-            return "method must be a string"
-        if not isinstance(message.get("params", {}), dict | None):
-            return "params must be an object"
-        if "id" in message and request_id is None:
-            return "id must be a string or an integer"
-    elif "result" in message:
-        if request_id is None:
-            return "a result needs the id of its request"
-        if not isinstance(message["result"], dict):
-            return "result must be an object"
-    elif "error" in message:
-        error = cast("dict[str, object]", message["error"])
-        if not isinstance(error, dict) or type(error.get("code")) is not int:
-            return "malformed error"
-    else:
-        return "neither a request, a notification nor a response"
-    return None
-
-
-def format_message(message: Message) -> bytes:
-    """The line for a message, newline included."""
-    try:
-        line = to_json(message, inf_nan_mode="constants")
-        # Infinity is no JSON; a text that has the word takes the long way for nothing, and that is all.
-        if b"Infinity" not in line and b"NaN" not in line:
-            return line + b"\n"
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return _encode(message).encode() + b"\n"
-    except (ValueError, RecursionError):
-        return _encode_oddity(message).encode() + b"\n"
-
-
-def _encode_oddity(value: Any) -> str:
-    """JSON of what can be read and not written by the encoder: lone surrogates, which only the escaped form can carry;
-    numbers that became infinite, for which JSON has no word; and what was read close to the limit of recursion."""
-    texts: list[str] = []
-    todo: list[Any] = [value]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, tuple):  # none comes from JSON: text that is ready
-            texts += cast("tuple[str, ...]", item)
-        elif isinstance(item, dict):
-            entries = list(cast("dict[str, Any]", item).items())
-            todo.append(("}",))
-            for number in range(len(entries) - 1, -1, -1):
-                key, inner = entries[number]
-                todo += (inner, ("," if number else "", _encode_ascii(key), ":"))
-            texts.append("{")
-        elif isinstance(item, list):
-            elements = cast("list[Any]", item)
-            todo.append(("]",))
-            for number in range(len(elements) - 1, -1, -1):
-                todo += (elements[number], ("," if number else "",))
-            texts.append("[")
-        elif isinstance(item, float) and math.isinf(item):
-            texts.append("1e999" if item > 0 else "-1e999")
-        else:
-            texts.append(_encode_ascii(item))
-    return "".join(texts)
-
-
-def carried(value: Any) -> Any:
-    """The value with U+FFFD in place of what UTF-8 cannot carry (lone surrogates); the very same if there is nothing.
-
-    For lists: many readers refuse a message with such text as a whole, and in a list everybody's entries go with it.
-    """
-    try:
-        to_json(value)
-    except ValueError:
-        return json.loads(_encode(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-    return value
 
 
 class Source(Protocol):
@@ -199,15 +66,27 @@ class LineReader:
     """Messages read from a source of bytes, one per line.
 
     Args:
-        on_malformed: told of every line that is no message. Reading goes on after it: one bad line is not the end of
-            a connection. An answer that is none is read as an error, since somebody waits for it.
+        on_malformed: called with every line that is no message. Reading goes on after it: one bad line is not the end
+            of a connection. An answer that is none is read as an error, since its request waits for it.
+        server: read as tolerant clients read what servers send: batches, messages that are printed over several lines
+            (Go's SDK accepts both), and all that `parse_from_server` accepts.
     """
 
-    def __init__(self, source: Source, on_malformed: Callable[[MalformedMessage, bytes], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        on_malformed: Callable[[MalformedMessage, bytes], Awaitable[None]],
+        *,
+        server: bool = False,
+    ) -> None:
         self._source = source
         self._on_malformed = on_malformed
+        self._server = server
         self._lines: deque[bytes] = deque()
         self._rest: list[bytes] = []
+        self._ready: deque[Message] = deque()
+        """Messages that were read in another way than one from one line."""
+        self._held = _Held()
         self._ended = False
 
     def offer(self, taker: Callable[[], bool] | None) -> None:
@@ -225,6 +104,10 @@ class LineReader:
 
     def receive_nowait(self) -> Message | None:
         """The next message, if it is there already and is one."""
+        if self._ready:
+            return self._ready.popleft()
+        if self._held:
+            return None
         while self._lines and not self._lines[0].strip():
             self._lines.popleft()
         if not self._lines:
@@ -243,24 +126,31 @@ class LineReader:
             anyio.EndOfStream: the source ended.
         """
         while True:
-            while self._lines:
+            while self._lines and not self._ready:
                 line = self._lines.popleft()
-                if not line.strip():
-                    continue
-                try:
-                    return parse_message(line)
-                except MalformedMessage as exc:
-                    await self._on_malformed(exc, line)
-                    if exc.is_answer and exc.request_id is not None:
-                        return {
-                            "jsonrpc": "2.0",
-                            "id": exc.request_id,
-                            "error": {"code": exc.code, "message": str(exc)},
-                        }
+                if self._server and (self._held or line.strip()):
+                    await self._read_tolerantly(line)
+                elif line.strip():
+                    try:
+                        return parse_message(line)
+                    except MalformedMessage as exc:
+                        await self._on_malformed(exc, line)
+                        if exc.ends is not None:
+                            return exc.ends
+            if self._ready:
+                return self._ready.popleft()
             if self._ended:
-                raise anyio.EndOfStream
+                if not self._held:
+                    raise anyio.EndOfStream
+                await self._give_up()
+                continue
+            chunk = b""
             try:
-                chunk = await self._source.receive()
+                with anyio.move_on_after(HELD_S if self._held else None) as waiting:
+                    chunk = await self._source.receive()
+                if waiting.cancelled_caught:
+                    await self._give_up()
+                    continue
             except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, OSError):
                 # A last line without its newline is still a line.
                 self._ended = True
@@ -269,6 +159,43 @@ class LineReader:
                     self._rest.clear()
                 continue
             self._feed(chunk)
+
+    async def _read_tolerantly(self, line: bytes) -> None:
+        """Read a line of a server: messages, a part of one, or neither."""
+        read = parse_from_server(line)
+        if isinstance(read[0], MalformedMessage) and read[0].code == PARSE_ERROR:
+            # No JSON by itself: noise, or the beginning of a message that goes on in the next lines, or such a line.
+            if not (self._held or (read[0].incomplete and line.startswith(_BEGINNINGS))):
+                await self._report(read[0], line)
+                return
+            self._held.add(line, read[0])
+            read = self._held.joined()
+            if read is None:
+                if self._held.hopeless:
+                    await self._give_up()
+                return
+            self._held = _Held()
+        elif self._held:
+            if isinstance(read[0], MalformedMessage):  # JSON, and no message: a line within one that is printed nicely
+                self._held.add(line, read[0])
+                return
+            await self._give_up()
+        for each in read:
+            if isinstance(each, MalformedMessage):
+                await self._report(each, line)
+            else:
+                self._ready.append(each)
+
+    async def _report(self, exc: MalformedMessage, line: bytes) -> None:
+        await self._on_malformed(exc, line)
+        if exc.ends is not None:
+            self._ready.append(exc.ends)
+
+    async def _give_up(self) -> None:
+        """Report the lines that are held: they are no message."""
+        held, self._held = self._held, _Held()
+        for line, exc in held.lines:
+            await self._report(exc, line)
 
     def _feed(self, chunk: bytes) -> None:
         head, newline, tail = chunk.partition(b"\n")
@@ -279,6 +206,37 @@ class LineReader:
             *lines, last = tail.split(b"\n")
             self._lines.extend(lines)
             self._rest = [last] if last else []
+
+
+class _Held:
+    """Lines of a server that may be one JSON text together: printed over several lines, or with a line end in a text
+    that should have been escaped."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[bytes, MalformedMessage]] = []
+        self.hopeless = False
+        """It can be no JSON, whatever follows, or it is too long to go on trying."""
+        self._size = 0
+        self._parsed = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.lines)
+
+    def add(self, line: bytes, exc: MalformedMessage) -> None:
+        self.lines.append((line, exc))
+        self._size += len(line) + 1
+        self.hopeless = self._size > HELD_BYTES
+
+    def joined(self) -> "list[Message | MalformedMessage] | None":
+        """The messages that the lines are together; None if they are none yet."""
+        if len(self.lines) < 2 or not self.lines[-1][0].rstrip().endswith((b"}", b"]")):
+            return None
+        self._parsed += self._size
+        read = parse_from_server(b"\n".join(line for line, _ in self.lines))
+        if not (isinstance(read[0], MalformedMessage) and read[0].code == PARSE_ERROR):
+            return read
+        self.hopeless |= self._parsed > JOINED_BYTES or not read[0].incomplete
+        return None
 
 
 class LineLost(anyio.BrokenResourceError):
@@ -613,23 +571,3 @@ class StreamSink:
 
     def close(self) -> None:
         self._closed = True
-
-
-def approximate_size(value: Any) -> int:
-    """Bytes of `value` as JSON, roughly, without writing it: escapes and long numbers are taken for short."""
-    total = 0
-    stack: list[Any] = [value]
-    while stack:
-        item = stack.pop()
-        kind = type(item)  # pyright: ignore[reportUnknownVariableType]
-        if kind is str:
-            total += 2 + (len(item) if item.isascii() else len(item.encode("utf-8", "surrogatepass")))
-        elif kind is dict:
-            total += 2 + 4 * len(item) + len("".join(item))
-            stack += item.values()
-        elif kind is list:
-            total += 2 + len(item)
-            stack += item
-        else:
-            total += 8 if kind is float else 4
-    return total

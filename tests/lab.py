@@ -17,10 +17,11 @@ import anyio
 from trio.testing import MockClock
 
 from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.codec import MalformedMessage
 from asyncfc_mcp.config import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.peer import Inbound, Peer, in_a_task
-from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage
+from asyncfc_mcp.wire import LineReader, LineWriter
 
 FOREVER_S = 1e7
 """No test waits that long, on whatever clock."""

@@ -12,12 +12,13 @@ from lab import Pipe, Toy, bridge_over, until
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
+from asyncfc_mcp.codec import MalformedMessage
 from asyncfc_mcp.futures import LOCAL
 from asyncfc_mcp.peer import Peer
 from asyncfc_mcp.sdk import sdk_server, serve_streams
 from asyncfc_mcp.server import Upstream
 from asyncfc_mcp.transports import _LineServer
-from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage
+from asyncfc_mcp.wire import LineReader, LineWriter
 
 MODERN = "2026-07-28"
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {"sampling": {}}, "clientInfo": {"name": "t", "version": "1"}}

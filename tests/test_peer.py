@@ -8,17 +8,14 @@ from typing import Any
 
 import anyio
 import pytest
-from lab import Pipe, settle
+from lab import Pipe, on_virtual_time, settle
 
+from asyncfc_mcp.codec import MalformedMessage, format_message, parse_message
 from asyncfc_mcp.errors import ConnectionEnded, RequestTimedOut, RpcError
-from asyncfc_mcp.peer import BREATH, Inbound, Peer
-from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage, format_message, parse_message
+from asyncfc_mcp.peer import BREATH, DOUBT_S, Inbound, Peer
+from asyncfc_mcp.wire import LineReader, LineWriter
 
 pytestmark = pytest.mark.anyio
-
-
-async def refuse(exc: MalformedMessage, line: bytes) -> None:
-    raise AssertionError(f"{exc}: {line!r}")
 
 
 class Narrow(Pipe):
@@ -66,10 +63,15 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire(out: Pipe | None = None, **more: Any) -> AsyncGenerator[Wire]:
+async def wire(out: Pipe | None = None, *, server: bool = False, **more: Any) -> AsyncGenerator[Wire]:
     """A peer that answers: `at_once`, `refuse` and `break` without waiting, `wait` in a task."""
     into, out = Pipe(), out or Pipe()
-    it = Wire(Peer(LineReader(into, refuse), LineWriter(out), **more), into, out)
+
+    async def on_malformed(exc: MalformedMessage, line: bytes) -> None:
+        if not server:
+            raise AssertionError(f"{exc}: {line!r}")
+
+    it = Wire(Peer(LineReader(into, on_malformed, server=server), LineWriter(out), **more), into, out)
 
     def on_request(inbound: Inbound, method: str, params: Any) -> Any:
         it.log.append(f"{method} {inbound.request_id}")
@@ -242,6 +244,25 @@ async def test_no_error_of_the_other_side_is_a_failure_of_the_transport(code: in
         [(_, error)] = outcome.told
         assert type(error) is RpcError
         assert (error.code, error.message) == (code, message)
+
+
+@on_virtual_time
+async def test_a_broken_answer_ends_its_request_unless_the_answer_proper_arrives():
+    """It may have been the cut-off copy in a server's debug output; nothing else waits for that."""
+    async with wire(server=True) as it:
+        outcomes = [Outcome(), Outcome(), Outcome()]
+        ids = [it.peer.post("ask", None, outcome) for outcome in outcomes]
+        for number in ids[:2]:
+            it.into.send_now(b'{"jsonrpc":"2.0","id":%d,"result":{"a":1,}}\n' % number)
+        it.say({"id": ids[1], "result": {"a": 1}}, {"id": ids[2], "result": {"b": 1}})
+        await settle()
+        assert [outcome.told for outcome in outcomes] == [[], [({"a": 1}, None)], [({"b": 1}, None)]]
+        await anyio.sleep(DOUBT_S)
+        await settle()
+        [(result, error)] = outcomes[0].told
+        assert result is None
+        assert "Invalid answer" in error.message
+        assert [len(outcome.told) for outcome in outcomes] == [1, 1, 1]
 
 
 async def test_an_abandoned_request_tells_the_other_side_and_nobody_else():

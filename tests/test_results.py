@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from asyncfc_mcp import results
 from asyncfc_mcp.answers import META_KEY
+from asyncfc_mcp.codec import approximate_size
 from asyncfc_mcp.errors import ServerDied
 from asyncfc_mcp.futures import LOCAL, Future, Result, State
-from asyncfc_mcp.wire import approximate_size
 
 
 def text(words: str, **more: Any) -> Result:

@@ -21,6 +21,7 @@ from mcp_types import Implementation
 from asyncfc_mcp.answers import META_KEY
 from asyncfc_mcp.bridge import Bridge, loop_clock
 from asyncfc_mcp.calls import CONVERSATION_KEY
+from asyncfc_mcp.codec import MalformedMessage, format_message
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
 from asyncfc_mcp.peer import Peer
@@ -30,7 +31,7 @@ from asyncfc_mcp.scheduler import Call
 from asyncfc_mcp.sdk import sdk_server
 from asyncfc_mcp.server import Upstream, _Envelopes
 from asyncfc_mcp.transports import _LineServer
-from asyncfc_mcp.wire import LineReader, LineWriter, MalformedMessage, format_message
+from asyncfc_mcp.wire import LineReader, LineWriter
 
 ERAS = ["legacy", "2026-07-28"]
 SERVER_INFO = "io.modelcontextprotocol/serverInfo"

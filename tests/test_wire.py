@@ -12,22 +12,11 @@ import anyio
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from lab import Pipe, on_virtual_time
 
-from asyncfc_mcp.wire import (
-    INVALID_REQUEST,
-    PARSE_ERROR,
-    FdSink,
-    FdSource,
-    LineReader,
-    LineWriter,
-    MalformedMessage,
-    Message,
-    StreamSink,
-    approximate_size,
-    carried,
-    format_message,
-    parse_message,
-)
+from asyncfc_mcp.codec import MalformedMessage, Message, approximate_size, carried, format_message, parse_message
+from asyncfc_mcp.protocol import INVALID_REQUEST, PARSE_ERROR
+from asyncfc_mcp.wire import HELD_S, FdSink, FdSource, LineReader, LineWriter, StreamSink
 
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
 """Everything that a Python string can hold, lone surrogates included."""
@@ -124,7 +113,7 @@ def test_a_number_beyond_double_precision_stays_json(number: str):
         (b"Loading model... 100%", PARSE_ERROR, None),
         (b'{"half": ', PARSE_ERROR, None),
         (b"\xff\xfe\x00 not UTF-8", PARSE_ERROR, None),
-        (b'\xef\xbb\xbf{"jsonrpc":"2.0","method":"m"}', PARSE_ERROR, None),
+        (b' \xef\xbb\xbf{"jsonrpc":"2.0","method":"m"}', PARSE_ERROR, None),
         (b'{"jsonrpc":"2.0","id":1,"result":{"n":NaN}}', PARSE_ERROR, None),
         (b'{"jsonrpc":"2.0","id":1,"result":{"n":Infinity}}', PARSE_ERROR, None),
         (b'{"jsonrpc":"2.0","id":1,"result":{"n":' + b"9" * 5000 + b"}}", PARSE_ERROR, None),
@@ -154,6 +143,8 @@ def test_a_number_beyond_double_precision_stays_json(number: str):
         (b'{"jsonrpc":"2.0","id":1,"error":"text"}', INVALID_REQUEST, 1),
         (b'{"jsonrpc":"2.0","id":1,"error":{"message":"no code"}}', INVALID_REQUEST, 1),
         (b'{"jsonrpc":"2.0","id":1,"error":{"code":true,"message":"m"}}', INVALID_REQUEST, 1),
+        (b'{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":null}}', INVALID_REQUEST, 1),
+        (b'{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"m"},"result":{}}', INVALID_REQUEST, 1),
     ],
     ids=lambda value: repr(value)[:40] if isinstance(value, bytes) else None,
 )
@@ -216,7 +207,7 @@ class Chunks:
         return self._chunks.pop(0)
 
 
-async def read_all(source: Any) -> tuple[list[Message], list[bytes]]:
+async def read_all(source: Any, *, server: bool = False) -> tuple[list[Message], list[bytes]]:
     """All messages of a source, and all lines that were none."""
     messages: list[Message] = []
     malformed: list[bytes] = []
@@ -224,7 +215,7 @@ async def read_all(source: Any) -> tuple[list[Message], list[bytes]]:
     async def on_malformed(exc: MalformedMessage, line: bytes) -> None:
         malformed.append(line)
 
-    reader = LineReader(source, on_malformed)
+    reader = LineReader(source, on_malformed, server=server)
     while True:
         try:
             messages.append(await reader.receive())
@@ -268,6 +259,62 @@ async def test_an_answer_that_is_none_reaches_whoever_waits_for_it_as_an_error(r
     assert message["id"] == 5
     assert message["error"]["code"] == INVALID_REQUEST
     assert message["error"]["message"].startswith("Invalid answer: ")
+
+
+def printed(message: Message) -> bytes:
+    """As a server prints it for people to read."""
+    return json.dumps(message, indent=2).encode() + b"\n"
+
+
+ONE: Message = {"jsonrpc": "2.0", "id": 1, "result": {"list": [{}, [], {"text": "} {"}]}}
+TWO: Message = {"jsonrpc": "2.0", "id": 2, "result": {"n": 2}}
+BROKEN = b'{"jsonrpc":"2.0","id":1,"result":{"text":"a'
+CUT_OFF: Message = {"jsonrpc": "2.0", "id": 1, "error": {"code": PARSE_ERROR, "message": "Invalid answer"}}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("stream", "read", "noise"),
+    [
+        pytest.param(printed(ONE) + format_message(TWO), [ONE, TWO], 0, id="one after the other"),
+        pytest.param(b"\xef\xbb\xbf" + printed(ONE).replace(b"\n", b"\r\n"), [ONE], 0, id="from Windows"),
+        pytest.param(printed(ONE).replace(b"{}", b"{\n\n}"), [ONE], 0, id="empty lines"),
+        pytest.param(json.dumps([ONE, TWO], indent=1).encode() + b"\n", [ONE, TWO], 0, id="a batch"),
+        pytest.param(BROKEN + b'\nb"}}\n', [{**ONE, "result": {"text": "a\nb"}}], 0, id="a raw line end in a text"),
+        pytest.param(b"{\n" + format_message(TWO), [TWO], 1, id="the beginning of something else"),
+        pytest.param(b"{ debug: 1\n[INFO] up\n" + format_message(TWO), [TWO], 2, id="what looks like JSON"),
+        pytest.param(BROKEN + b"\n" + format_message(TWO), [CUT_OFF, TWO], 1, id="cut off, and another"),
+        pytest.param(BROKEN + b"\n", [CUT_OFF], 1, id="cut off at the end"),
+        pytest.param(BROKEN + b'",}}\n' + format_message(TWO), [CUT_OFF, TWO], 1, id="no JSON, and another"),
+        pytest.param(b"{\n" * 3 + b"}}\n" + format_message(TWO), [TWO], 4, id="braces that never match"),
+    ],
+)
+async def test_what_a_server_prints_over_several_lines_is_one_message(stream: bytes, read: list[Any], noise: int):
+    """As the Go SDK reads it (`json.Decoder`), and no line that is a message by itself waits for what was begun."""
+    for size in (1, 7, len(stream)):
+        chunks = [stream[at : at + size] for at in range(0, len(stream), size)]
+        messages, malformed = await read_all(Chunks(chunks), server=True)
+        for message in messages:
+            if "error" in message:
+                message["error"]["message"] = message["error"]["message"].partition(":")[0]
+        assert messages == read
+        assert len(malformed) == noise
+
+
+@on_virtual_time
+async def test_the_beginning_of_a_message_does_not_wait_for_its_end_for_ever():
+    """When nothing follows, the request that it would have answered ends."""
+    pipe = Pipe()
+
+    async def on_malformed(exc: MalformedMessage, line: bytes) -> None:
+        assert line == BROKEN
+
+    reader = LineReader(pipe, on_malformed, server=True)
+    pipe.send_now(BROKEN + b"\n")
+    began = anyio.current_time()
+    assert (await reader.receive())["id"] == 1
+    assert anyio.current_time() - began == pytest.approx(HELD_S)
+    pipe.close()
 
 
 @pytest.mark.anyio
