@@ -130,6 +130,9 @@ class Settings:
     tasks: Literal["handle", "task"] = _doc(
         "handle", "What clients that declare the tasks extension get: our handle, or a task of the extension."
     )
+    drain_s: float = _doc(
+        10.0, "Seconds that accepted calls may go on over stdio when the client closes its input; 0: none."
+    )
     question_timeout_s: float = _doc(600.0, "Seconds that a server's question to the user may stay unanswered.")
     host_profiles: Mapping[str, Mapping[str, object]] = field(
         default_factory=dict[str, Mapping[str, object]],

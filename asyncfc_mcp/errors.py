@@ -371,6 +371,31 @@ class Unanswered(CallFailed):
         )
 
 
+class NobodyToAnswer(CallFailed):
+    """The server asked its client something after that had closed its input."""
+
+    kind = "unanswered"
+
+    def __init__(self, tool: str, question: str) -> None:
+        super().__init__(
+            f"{tool} asked something, and its client had closed the connection already, so the call was cancelled: "
+            f"{question}. Keep standard input open until such a call has ended"
+        )
+
+
+class NotDrained(CallFailed):
+    """The client closed its input, and the call had not ended in the time that was left."""
+
+    kind = "cancelled"
+
+    def __init__(self, tool: str, drain_s: float, *, sent: bool) -> None:
+        effect = "it may or may not have taken effect" if sent else "it was never sent"
+        super().__init__(
+            f"{tool} had not ended {drain_s:g} s after its client closed the connection (setting drain_s) and was "
+            f"cancelled; {effect}"
+        )
+
+
 class MalformedQuestion(CallFailed):
     """A server asked for input in a form that the protocol does not have."""
 

@@ -74,7 +74,7 @@ class _Pending:
 class Inbound:
     """A message of the other side that is being handled: the way back to it."""
 
-    __slots__ = ("_closed", "_peer", "_token", "cancelled", "come", "one_way", "request_id", "scope")
+    __slots__ = ("_closed", "_peer", "_token", "cancelled", "come", "lasting", "one_way", "request_id", "scope")
 
     def __init__(self, peer: "Peer", request_id: RequestId | None, params: Mapping[str, Any] | None) -> None:
         self._peer = peer
@@ -84,6 +84,8 @@ class Inbound:
         self.cancelled = False
         self.one_way = False
         """Whether the protocol forbids requests to the other side while handling this one."""
+        self.lasting = False
+        """Whether it lasts as long as the connection, unless it is cancelled; its answer is not waited for."""
         self.scope: anyio.CancelScope | None = None
         """Of the task that waits for its result, if one does."""
         self.come: Callable[[], None] | None = None
@@ -91,7 +93,7 @@ class Inbound:
 
     @property
     def reachable(self) -> bool:
-        return not (self._closed or self.one_way)
+        return not (self._closed or self.one_way or self._peer.input_ended)
 
     def cancel(self) -> None:
         """The other side wants no answer any more."""
@@ -144,6 +146,12 @@ class Peer:
         """Requests that wait without a task. Apart from the others: the other side may use an ID twice."""
         self._last_id = 0
         self._closed = False
+        self.input_ended = False
+        """Nothing is read any more, so no request of ours would be answered."""
+        self._reading: anyio.CancelScope | None = None
+        self._unanswered = 0
+        """Requests that wait for their results, but for those that last."""
+        self._all_answered = anyio.Event()
         self._tg: anyio.abc.TaskGroup | None = None
 
     # --- out -----------------------------------------------------------------------------------------------------
@@ -156,7 +164,7 @@ class Peer:
         Returns:
             Its ID, by which it can be abandoned; None if it cannot go out at once, and then nothing was sent.
         """
-        if self._closed or self._tg is None or self._writer.unsent:
+        if self._closed or self.input_ended or self._tg is None or self._writer.unsent:
             return None
         request_id, message = self._message(method, params, opts or {})
         key = _key(request_id)
@@ -199,7 +207,7 @@ class Peer:
                 connection ended.
         """
         opts = opts or {}
-        if self._closed:
+        if self._closed or self.input_ended:
             raise ConnectionEnded(sent=False)
         request_id, message = self._message(method, params, opts)
         done = anyio.Event()
@@ -287,26 +295,26 @@ class Peer:
         on_request: OnRequest,
         on_notify: OnNotify,
         *,
+        at_end: Callable[[], Awaitable[None]] | None = None,
         task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         """Read until the other side closes. A request is answered at once where `on_request` has its result ready, and
-        where that comes by itself in the step that brings it; else in a task of its own."""
+        where that comes by itself in the step that brings it; else in a task of its own.
+
+        Args:
+            at_end: awaited when the input has ended, while answers can still be written; after it, requests that have
+                none are cancelled.
+        """
         try:
             async with anyio.create_task_group() as self._tg:
                 task_status.started()
                 take = partial(self._take, on_request, on_notify)
                 self._reader.offer(partial(self._take_all, take))
                 try:
-                    while True:
-                        take(await self._reader.receive())
-                        if not self._take_all(take):
-                            await anyio.lowlevel.checkpoint()
-                        if self._writer.unsent > self._unsent_limit:
-                            # Not for ever: that its input has ended must be noticed all the same.
-                            with anyio.move_on_after(FULL_S):
-                                await self._writer.moved()
-                except anyio.EndOfStream:
-                    pass
+                    await self._read(take)
+                    self._lose_answers()
+                    if at_end is not None:
+                        await at_end()
                 finally:
                     for inbound in tuple(self._taskless):
                         inbound.give_task()  # so that they end with all others
@@ -317,6 +325,38 @@ class Peer:
                 self._tg.cancel_scope.cancel()
         finally:
             self._close()
+
+    async def _read(self, take: Callable[[Message], None]) -> None:
+        """Take in messages until the input ends, or is given up."""
+        with anyio.CancelScope() as self._reading:
+            if self.input_ended:
+                return
+            try:
+                while True:
+                    take(await self._reader.receive())
+                    if not self._take_all(take):
+                        await anyio.lowlevel.checkpoint()
+                    if self._writer.unsent > self._unsent_limit:
+                        # Not for ever: that its input has ended must be noticed all the same.
+                        with anyio.move_on_after(FULL_S):
+                            await self._writer.moved()
+            except anyio.EndOfStream:
+                pass
+
+    def end_input(self) -> None:
+        """Read nothing more, as if the other side had closed."""
+        self.input_ended = True
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def answered(self) -> None:
+        """Return when all requests that were read have their answers, but for those that last, and all is written."""
+        while self._unanswered or self._writer.unsent:
+            if self._unanswered:
+                self._all_answered = anyio.Event()
+                await self._all_answered.wait()
+            else:
+                await self._writer.moved()
 
     def _take_all(self, take: Callable[[Message], None]) -> bool:
         """Take in the messages that are there; whether these were few, and their answers are read."""
@@ -343,6 +383,11 @@ class Peer:
 
     def _close(self) -> None:
         self._closed = True
+        self._lose_answers()
+
+    def _lose_answers(self) -> None:
+        """End the requests of ours that wait: nothing is read any more."""
+        self.input_ended = True
         while self._pending:
             _, pending = self._pending.popitem()
             pending.settle(None, ConnectionEnded())
@@ -401,6 +446,7 @@ class Peer:
             return
         if callable(answer):
             self._inbound[_key(request_id)] = inbound
+            self._unanswered += not inbound.lasting
             if isinstance(answer, Soon):
                 self._wait_for(inbound, method, answer)
             else:
@@ -436,6 +482,9 @@ class Peer:
         key = _key(inbound.request_id)
         if self._inbound.get(key) is inbound:
             del self._inbound[key]
+        self._unanswered -= not inbound.lasting
+        if not self._unanswered:
+            self._all_answered.set()
 
     async def _wait(self, inbound: Inbound, method: str, later: Later) -> None:
         result: dict[str, Any] | None = None

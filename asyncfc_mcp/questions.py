@@ -12,7 +12,15 @@ from typing import Any, Final, cast
 
 import anyio
 
-from asyncfc_mcp.errors import CannotAsk, MalformedQuestion, ProtocolFailure, RpcError, Unanswered
+from asyncfc_mcp.errors import (
+    CallFailed,
+    CannotAsk,
+    MalformedQuestion,
+    NobodyToAnswer,
+    ProtocolFailure,
+    RpcError,
+    Unanswered,
+)
 from asyncfc_mcp.futures import Event, Future, Question, Result, State
 from asyncfc_mcp.protocol import INVALID_REQUEST, METHOD_NOT_FOUND
 from asyncfc_mcp.scheduler import Call, Scheduler, wait_for
@@ -75,7 +83,7 @@ def input_requests(tool: str, asking: Mapping[str, Any]) -> dict[str, dict[str, 
 class _Nobody(RpcError):
     """Nobody answered in time; the call is to fail with `verdict`."""
 
-    def __init__(self, verdict: Unanswered) -> None:
+    def __init__(self, verdict: CallFailed) -> None:
         super().__init__(INVALID_REQUEST, "nobody answered")
         self.verdict = verdict
 
@@ -106,6 +114,13 @@ class Questions:
         self._open: dict[str, _Open] = {}
         self._held: dict[str, int] = {}
         """Server → how many of its questions nobody can be found for yet."""
+        self._closed = False
+
+    def close(self) -> None:
+        """Give up the questions that are open, and all that come: no client is left that could answer."""
+        self._closed = True
+        for opened in self._open.values():
+            opened.over.set()
 
     async def ask(self, calls: Sequence[Call], method: str, params: Mapping[str, Any]) -> Result:
         """Put a question of a server on the futures of the calls that it may belong to (see `askers`), and return the
@@ -132,6 +147,8 @@ class Questions:
         """
         self._count += 1
         question = Question(f"q{self._count}", method, params)
+        if self._closed:
+            raise _Nobody(NobodyToAnswer(futures[0].tool, question.text))
         opened = self._open[question.id] = _Open(question, futures)
         question.on_settled = opened.over.set
 
@@ -163,6 +180,8 @@ class Questions:
             return question.answer
         if all(future.done for future in futures):
             raise RpcError(INVALID_REQUEST, "the call that asked has ended")
+        if self._closed:
+            raise _Nobody(NobodyToAnswer(futures[0].tool, question.text))
         raise _Nobody(Unanswered(futures[0].tool, question.text, self._timeout_s))
 
     def find(self, question_id: str) -> Question | None:

@@ -11,15 +11,18 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.codec import MalformedMessage
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Result, Scope
+from asyncfc_mcp.lifecycle import drain
 from asyncfc_mcp.peer import Inbound, Peer
 from asyncfc_mcp.protocol import PROBES, Later
 from asyncfc_mcp.redaction import shown_name
@@ -94,8 +97,8 @@ def scope_for(host: str, token: str | None, *, insecure: bool) -> Scope:
 
 
 @asynccontextmanager
-async def _stopping() -> AsyncGenerator[anyio.CancelScope]:
-    """A scope that SIGINT, SIGTERM and SIGHUP cancel, so that everything inside is cleaned up."""
+async def _stopping() -> AsyncGenerator[None]:
+    """SIGINT, SIGTERM and SIGHUP cancel everything inside, so that it is cleaned up."""
     numbers = [signal.SIGINT, signal.SIGTERM]
     # Under nohup a bridge is to outlive its terminal.
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -110,7 +113,7 @@ async def _stopping() -> AsyncGenerator[anyio.CancelScope]:
                     tg.cancel_scope.cancel()
 
         await tg.start(watch)
-        yield tg.cancel_scope
+        yield
         tg.cancel_scope.cancel()
 
 
@@ -161,8 +164,10 @@ class _LineServer:
         self._session = Session(peer.notify)
 
     async def run(self) -> None:
+        """Serve the client until its input has ended, and what it asked for has."""
         try:
-            await self._peer.run(self._on_request, self._on_notify)
+            drained = partial(drain, self._upstream.bridge, self._peer.answered)
+            await self._peer.run(self._on_request, self._on_notify, at_end=drained)
         finally:
             await self._session.close()
 
@@ -174,6 +179,7 @@ class _LineServer:
             if self._modern is None:
                 self._open_modern(method, params or {})
             inbound.one_way = True
+            inbound.lasting = method == "subscriptions/listen"
             return self._upstream.modern(inbound, method, params)
         if enveloped:
             raise wrong_era(modern=False)
@@ -199,8 +205,8 @@ class _LineServer:
         self._upstream.bridge.introduce(capabilities)
 
 
-async def _serve_pipes(upstream: Upstream) -> None:
-    """Serve standard input and output until the input ends."""
+async def _serve_pipes(upstream: Upstream, orphaned: anyio.Event) -> None:
+    """Serve standard input and output until the input ends, or what started us has."""
     if sys.platform == "win32":  # the event loop there cannot wait for standard streams; the SDK uses threads
         from mcp.server.stdio import stdio_server
 
@@ -209,6 +215,7 @@ async def _serve_pipes(upstream: Upstream) -> None:
         server = sdk_server(upstream)
         async with stdio_server() as (reader, writer):
             await serve_streams(server, upstream, reader, writer)
+        await drain(upstream.bridge, anyio.lowlevel.checkpoint)
         return
     pipes = _OwnPipes()
     writer = LineWriter(pipes.sink)
@@ -222,30 +229,40 @@ async def _serve_pipes(upstream: Upstream) -> None:
             await writer.send({"jsonrpc": "2.0", "id": exc.request_id, "error": error})
 
     try:
-        reader = LineReader(pipes.source, on_malformed)
-        await _LineServer(upstream, Peer(reader, writer, unsent_limit=UNSENT_BYTES)).run()
+        peer = Peer(LineReader(pipes.source, on_malformed), writer, unsent_limit=UNSENT_BYTES)
+
+        async def end_input() -> None:
+            await orphaned.wait()
+            peer.end_input()
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(end_input)
+            await _LineServer(upstream, peer).run()
+            tg.cancel_scope.cancel()
     finally:
         pipes.close()
 
 
 async def serve_stdio(bridge: Bridge) -> None:
-    """Serve one client on our standard streams until it closes them, a signal comes, or our parent is gone."""
+    """Serve one client on our standard streams until it closes them or our parent is gone, and what was accepted is
+    finished (`drain_s`); a signal ends both at once."""
     parent = os.getppid()
-    async with _stopping() as stop, bridge.open():
+    async with _stopping(), bridge.open():
         upstream = Upstream(bridge, LOCAL, pipe=True)
+        orphaned = anyio.Event()
 
         async def watch_parent() -> None:
             # A host that was killed may leave its end of our input open in another process.
             while os.getppid() == parent:  # noqa: ASYNC110 - nobody tells us
                 await anyio.sleep(ORPHAN_POLL_S)
             logger.warning("the process that started the bridge is gone; stopping")
-            stop.cancel()
+            orphaned.set()
 
         async with anyio.create_task_group() as tg:
             await tg.start(upstream.run)
             tg.start_soon(_say_silent, bridge)
             tg.start_soon(watch_parent)
-            await _serve_pipes(upstream)
+            await _serve_pipes(upstream, orphaned)
             tg.cancel_scope.cancel()
 
 

@@ -384,3 +384,53 @@ async def test_a_request_that_takes_too_long_is_given_up_and_the_other_side_told
             await it.peer.send_raw_request("initialize", None, {"timeout": 0.01, "cancel_on_abandon": False})
         await it.peer.notify("done", None)
         assert [(await it.hear())["method"] for _ in range(2)] == ["initialize", "done"]
+
+
+# --- the end of the input ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+async def test_requests_that_were_read_are_answered_after_the_end_of_input(given_up: bool):
+    """While `at_end` runs; those that last are not waited for, and nothing more can be asked."""
+    into, out = Pipe(), Pipe()
+    gate, ended = anyio.Event(), anyio.Event()
+
+    async def refuse(exc: MalformedMessage, line: bytes) -> None:
+        raise AssertionError(f"{exc}: {line!r}")
+
+    peer = Peer(LineReader(into, refuse), LineWriter(out))
+
+    async def through() -> dict[str, Any]:
+        await gate.wait()
+        return {"through": True}
+
+    async def forever() -> dict[str, Any]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    def on_request(inbound: Inbound, method: str, params: Any) -> Any:
+        inbound.lasting = method == "listen"
+        return forever if inbound.lasting else through
+
+    async def at_end() -> None:
+        ended.set()
+        with pytest.raises(ConnectionEnded):
+            await peer.send_raw_request("roots/list", None)
+        await peer.answered()
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(partial(peer.run, on_request, lambda *_: None, at_end=at_end))
+        for number, method in ((1, "listen"), (2, "tools/call")):
+            into.send_now(format_message({"jsonrpc": "2.0", "id": number, "method": method}))
+        await settle()
+        if given_up:
+            peer.end_input()
+        else:
+            into._into.close()
+        with anyio.fail_after(5):
+            await ended.wait()
+            gate.set()
+            answer = await LineReader(out, refuse).receive()
+    assert answer == {"jsonrpc": "2.0", "id": 2, "result": {"through": True}}
+    into.close()
+    out.close()

@@ -1540,12 +1540,16 @@ async def test_a_sync_call_is_answered_in_the_step_that_brings_its_result():
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("how", ["cancelled", "closed"])
+@pytest.mark.parametrize("how", ["cancelled", "closed", "closed and not drained in time"])
 async def test_a_sync_call_ends_with_its_request_or_its_connection(how: str):
     """The server is told; a request that was cancelled is not answered."""
+    drain_s = 0 if how == "closed" else 0.01
     toy = Toy()
     into, out = Pipe(), Pipe()
-    async with bridge_over(toy, policy={"mode": "sync"}) as bridge, over_lines(bridge, into, out):
+    async with (
+        bridge_over(toy, policy={"mode": "sync"}, drain_s=drain_s) as bridge,
+        over_lines(bridge, into, out),
+    ):
         params = {"name": "gate", "arguments": {"name": "never"}}
         into.send_now(format_message({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params}))
         await until(lambda: toy.got)

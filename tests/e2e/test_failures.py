@@ -49,7 +49,7 @@ def difficult(stage: Stage) -> dict[str, Json]:
 def busy_bridge(stage: Stage) -> Wire:
     """A bridge over difficult servers, with a call running on each."""
     servers = difficult(stage)
-    bridge = stage.bridge(servers)
+    bridge = stage.bridge(servers, drain_s=1)
     bridge.wait_for_tools(*[f"{name}__never" for name in servers])
     for name in servers:
         assert bridge.submit(f"{name}__never").status == "running"
@@ -322,7 +322,7 @@ def test_a_client_that_is_killed_takes_everything_with_it(stage: Stage, stdin_st
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
         {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "mild__never", "arguments": {}}},
     ]
-    command = stage.command("serve", "--config", str(stage.config(servers)))
+    command = stage.command("serve", "--config", str(stage.config(servers, drain_s=1)))
     its_stdin, our_end = os.pipe()
     answers, its_stdout = os.pipe()
     spec = [command, messages, its_stdin if stdin_stays_open else None, its_stdout]
