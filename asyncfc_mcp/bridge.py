@@ -6,7 +6,6 @@ how clients are connected and in which words they are answered.
 
 import json
 import logging
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ import anyio.lowlevel
 from asyncfc_mcp import references
 from asyncfc_mcp.arrivals import Arrival, Arrivals
 from asyncfc_mcp.catalog import Catalog, CatalogBuilder, Source, ToolEntry, template_matches
-from asyncfc_mcp.config import BridgeConfig
+from asyncfc_mcp.config import BridgeConfig, StdioSpec
 from asyncfc_mcp.downstream import Downstream, Status
 from asyncfc_mcp.errors import (
     CallFailed,
@@ -45,6 +44,7 @@ from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, OnProgres
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions, refuse_unless_able
 from asyncfc_mcp.scheduler import Abandon, Call, Ended, Rest, Scheduler
 from asyncfc_mcp.state_roots import server_states, use_roots
+from asyncfc_mcp.stderr import log_path
 from asyncfc_mcp.validate import Validator
 
 logger = logging.getLogger(__name__)
@@ -205,13 +205,13 @@ class Bridge:
         """Told of what servers say that is for clients: the server, the method, the parameters."""
         self.downstreams: dict[str, Downstream] = {}
         for server in config.servers:
-            log = log_folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', server.name)}.log" if log_folder else None
+            local = isinstance(server.spec, StdioSpec)
             self.downstreams[server.name] = Downstream(
                 server,
                 self,
                 capabilities=lambda: self._client_capabilities,
                 reaper=self._reaper,
-                log_path=log,
+                log_path=log_path(log_folder, server.name) if log_folder and local else None,
                 echo=echo,
                 offer=self._cache.load(server),
                 child=(children or {}).get(server.name),

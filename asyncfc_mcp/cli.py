@@ -109,12 +109,17 @@ def _bridge(
     from asyncfc_mcp.bridge import Bridge
     from asyncfc_mcp.future_ids import FutureIds
     from asyncfc_mcp.offers import OfferCache
+    from asyncfc_mcp.stderr import configuration_folder
 
     given = os.environ.get("ASYNCFC_CACHE_DIR")
     cache = given or platformdirs.user_cache_dir("asyncfc-mcp")
     # A folder of its own for the cache (a container, a test) is one for the state, too.
     state = os.environ.get("ASYNCFC_STATE_DIR") or given or platformdirs.user_state_dir("asyncfc-mcp")
     logs = os.environ.get("ASYNCFC_LOG_DIR") or platformdirs.user_log_dir("asyncfc-mcp")
+    kind, _, label = config.identity.partition(":")
+    # What a command does often depends on the folder that it is started in.
+    identity = f"{config.identity} in {_folder()}" if kind == "command" else config.identity
+    log_folder = configuration_folder(Path(logs), label if kind == "file" else config.servers[0].name, identity)
     for warning in config.warnings:
         logger.warning("%s", warning)
     for server in config.unusable:
@@ -122,12 +127,19 @@ def _bridge(
     return Bridge(
         config,
         cache=OfferCache(Path(cache)),
-        log_folder=Path(logs),
+        log_folder=log_folder,
         echo=sys.stderr if verbose else None,
         reaper=reaper,
         children=children,
         ids=FutureIds(Path(state) / "ids", config.identity),
     )
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it is gone
+        return ""
 
 
 def _run(main: Callable[[], Awaitable[Any]]) -> Any:

@@ -58,6 +58,11 @@ class StdioSpec:
         return shown_command([self.command, *self.args])
 
     @property
+    def shown_program(self) -> str:
+        """The command without its arguments, quoted, as people may see it."""
+        return repr(shown_command(self.command.split(" ")) if " " in self.command else self.command)
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Values that no text may hold."""
         return secrets_of(argv=self.args, env=self.env)
@@ -157,7 +162,7 @@ class BridgeConfig:
     """The file, command line or URL, as people may see it."""
     unusable: tuple[UnusableServer, ...] = ()
     identity: str = ""
-    """Tells one configuration from all others; not for people, since it may hold secrets."""
+    """Tells one configuration from all others, as `file:…`, `command:…` or `url:…`; may hold secrets."""
 
 
 SERVER_KEYS: Final[Mapping[str, str]] = MappingProxyType(

@@ -595,7 +595,7 @@ def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConf
     if top.get("on_failure") == "stop" and not any(_declares(asdict(s.base), *s.tools.values()) for s in kept):
         reader.warn("asyncfc.on_failure", FAIL_STOP_NEEDS_PATHS)
     settings = Settings(**{key: item for key, item in top.items() if key in SETTINGS})
-    return BridgeConfig(kept, settings, tuple(reader.warnings), file, unusable, _absolute(file))
+    return BridgeConfig(kept, settings, tuple(reader.warnings), file, unusable, f"file:{_absolute(file)}")
 
 
 def _absolute(file: str) -> str:
@@ -621,7 +621,7 @@ def config_for_command(argv: Sequence[str]) -> BridgeConfig:
         words[1] if len(words) > 1 and Path(words[0]).name in ("npx", "uvx", "python", "python3", "node") else words[0]
     )
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", re.sub(r"(?<=.)@[^/]*$", "", Path(last).name).removesuffix(".py"))
-    return _single(StdioSpec(argv[0], tuple(argv[1:])), name or "server", " ".join(argv), warnings)
+    return _single(StdioSpec(argv[0], tuple(argv[1:])), name or "server", f"command:{json.dumps(list(argv))}", warnings)
 
 
 def config_for_url(url: str) -> BridgeConfig:
@@ -631,4 +631,4 @@ def config_for_url(url: str) -> BridgeConfig:
         ConfigError: it is no URL.
     """
     spec = _Reader("--url", {}).remote(url, "", None, {}, Variables({}))
-    return _single(spec, urlsplit(url).hostname or "server", url)
+    return _single(spec, urlsplit(url).hostname or "server", f"url:{url}")

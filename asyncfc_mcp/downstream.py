@@ -35,7 +35,7 @@ from asyncfc_mcp.errors import (
 )
 from asyncfc_mcp.offers import LISTINGS, Offer
 from asyncfc_mcp.peer import Peer, in_a_task
-from asyncfc_mcp.processes import Child, Reaper, Stderr, spawn
+from asyncfc_mcp.processes import Child, Reaper, spawn
 from asyncfc_mcp.protocol import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
@@ -51,6 +51,7 @@ from asyncfc_mcp.protocol import (
     OnProgress,
     OnSent,
 )
+from asyncfc_mcp.stderr import Stderr
 from asyncfc_mcp.watching import Watching
 
 if TYPE_CHECKING:
@@ -193,14 +194,15 @@ class Downstream:
         """Whether `offer` is worth showing: it was listed, in this run or an earlier one."""
         self.status = Status.STARTING
         self.reason = ""
-        """Why it is `failed`."""
+        """Why it is `failed`, or how often it failed before it is `starting` now."""
         self.restarts = 0
         self._said = ""
+        self._last_reason: str = ""
         self._listener = listener
         self._capabilities = capabilities
         self._reaper = reaper
         self._child = child
-        self._stderr = Stderr(config.name, log_path, echo)
+        self._stderr = Stderr(config.name, log_path, echo, config.spec.secrets)
         self._connection: _Connection | None = None
         self._refusal: Refusal | None = None
         self._watching = Watching()
@@ -314,7 +316,7 @@ class Downstream:
         if not isinstance(exc, TransportFailure):
             return ProtocolFailure(method, exc.code, exc.message, exc.data)
         how = await self._how_it_ended(connection, exc)
-        return (ServerDied if exc.sent else NotSent)(self.name, how, self._stderr.tail)
+        return (ServerDied if exc.sent else NotSent)(self.name, self._stderr.ended(how), self._stderr.tail)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification if the server is up; best effort."""
@@ -453,12 +455,18 @@ class Downstream:
             self._stderr.close()
 
     def _become(self, status: Status, reason: str = "") -> None:
+        if status is Status.STARTING and self._failures and self._last_reason:
+            times = "before" if self._failures == 1 else f"{self._failures} times, last"
+            reason = f"failed {times}: {self._last_reason}"
         known_reason = self._said
         self.status, self.reason = status, reason
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
         if status is Status.READY:
-            self._said = ""
+            self._said = self._last_reason = ""
+        if status is Status.FAILED:
+            self._last_reason = reason
+            self._stderr.note(f"not available: {reason}")
         if status is Status.FAILED and reason != known_reason:
             self._said = reason  # said once, however often it is tried again
             logger.warning("server %r is not available: %s", self.name, reason)
@@ -474,10 +482,10 @@ class Downstream:
                     return f"its working directory {missing!r} does not exist"
                 if "/" in self.config.spec.command:
                     where = self.config.spec.cwd or os.getcwd()
-                    return f"command {self.config.spec.command!r} was not found; it was looked for from {where}"
-                return f"command {self.config.spec.command!r} was not found; is it installed and on PATH?"
+                    return f"command {self.config.spec.shown_program} was not found; it was looked for from {where}"
+                return f"command {self.config.spec.shown_program} was not found; is it installed and on PATH?"
             case PermissionError() if isinstance(self.config.spec, StdioSpec):
-                return f"command {self.config.spec.command!r} may not be executed ({exc.strerror})"
+                return f"command {self.config.spec.shown_program} may not be executed ({exc.strerror})"
             case TimeoutError():
                 return f"it did not answer the handshake within {CONNECT_TIMEOUT_S:g} s"
             case _ if self._refusal is not None and self._refusal.said:
@@ -488,8 +496,7 @@ class Downstream:
                 text = f"it {exc.how} while starting"
             case _:
                 text = str(exc) or type(exc).__name__
-        tail = "; ".join(self._stderr.tail)
-        return f"{text}; its last stderr lines: {tail}" if tail else text
+        return self._stderr.explained(text)
 
     def _accept(self, offer: Offer, kinds: frozenset[str] = frozenset(LISTINGS)) -> None:
         changed = frozenset(kind for kind in kinds if not self.known or offer.listing(kind) != self.offer.listing(kind))
@@ -501,10 +508,10 @@ class Downstream:
 
     @asynccontextmanager
     async def _connect(self) -> AsyncGenerator[_Connection]:
-        self._stderr.open()
         async with AsyncExitStack() as stack:
             spec = self.config.spec
             if isinstance(spec, StdioSpec):
+                self._stderr.open(spec.shown)
                 child, self._child = self._child, None  # a process serves once
                 process = await stack.enter_async_context(spawn(self.name, spec, self._stderr, self._reaper, child))
                 connection = _Connection(Peer(process.reader, process.writer), self._capabilities)

@@ -1,25 +1,24 @@
 """The processes of wrapped servers: started in groups of their own, listened to, and ended without a trace.
 
-Owns process groups, their stderr, and the guard that ends them if we vanish. Refuses to know what is said over the
-pipes.
+Owns process groups, their pipes, and the guard that ends them if we vanish; their stderr is left to `stderr`. Refuses
+to know what is said over the pipes.
 """
 
 import logging
 import os
 import signal
 import subprocess
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 import anyio
 from anyio.abc import ByteReceiveStream
 
 from asyncfc_mcp.codec import MalformedMessage
 from asyncfc_mcp.config import ServerConfig, StdioSpec
+from asyncfc_mcp.stderr import Stderr
 from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, Sink, Source, StreamSink
 
 logger = logging.getLogger(__name__)
@@ -30,10 +29,6 @@ STALL_S: Final = 30.0
 """A server that does not read its input for so long, while something is written, is taken for dead."""
 DRAIN_S: Final = 0.3
 """How long the last output of a process that ended may take to be read."""
-STDERR_LINES: Final = 10
-"""How many last lines of a server's stderr an error quotes."""
-LOG_BYTES: Final = 5 << 20
-"""A log file larger than this is started anew."""
 
 
 class Reaper:
@@ -87,48 +82,6 @@ class Reaper:
                 self._shell.kill()
                 self._shell.wait()
             self._shell = None
-
-
-class Stderr:
-    """Where a server's stderr goes: a log file of its own, ours with `--verbose`, and the tail that errors quote."""
-
-    def __init__(self, name: str, path: Path | None, echo: TextIO | None) -> None:
-        self._name, self._path, self._echo = name, path, echo
-        self.tail: deque[str] = deque(maxlen=STDERR_LINES)
-        self._file: TextIO | None = None
-        self._written = 0
-
-    def open(self) -> None:
-        self.tail.clear()
-        if self._path is None or self._file is not None:
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # To append, always: after a truncation another mode would go on where it was and leave a hole.
-            self._file = self._path.open("a", encoding="utf-8")
-            self._written = self._file.tell()
-        except OSError as exc:
-            logger.warning("no log file for server %r: %s", self._name, exc)
-            self._path = None
-
-    def line(self, text: str) -> None:
-        self.tail.append(text)
-        if self._file is not None:
-            with suppress(OSError, ValueError):
-                if self._written > LOG_BYTES:
-                    self._file.truncate(0)
-                    self._written = 0
-                self._written += self._file.write(text + "\n")
-                self._file.flush()
-        if self._echo is not None:
-            with suppress(OSError, ValueError):  # nobody reads our stderr; the server's must be read on
-                self._echo.write(f"[{self._name}] {text}\n")
-
-    def close(self) -> None:
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
-            self._file = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ _NAME_PART: Final = re.compile(
     r"[A-Z]{1,16}[0-9]{0,3}|[a-z]{1,16}[0-9]{0,3}|[A-Za-z0-9]{1,4}|[a-z]{1,16}(?:[A-Z][a-z]{1,12}){1,3}"
 )
 _URL: Final = re.compile(
-    r"\b(?:https?|wss?|postgres(?:ql)?|mysql|mongodb(?:\+srv)?|redis|amqps?)://[^\s'\"<>)\]}]+", re.IGNORECASE
+    r"\b(?:https?|wss?|postgres(?:ql)?|mysql|mongodb(?:\+srv)?|redis|amqps?)://[^\s'\"<>)\]}]*[^\s'\"<>)\]}.,;:!?]",
+    re.IGNORECASE,
 )
 _SCHEME: Final = re.compile(r"(?i)\b(bearer|basic|token)(\s+|%20)[A-Za-z0-9._~+/=-]{4,}")
 _PAIR: Final = re.compile(r"(?i)^(-{0,2}[A-Za-z_][A-Za-z0-9_.-]*)([=:])(.*)$", re.DOTALL)

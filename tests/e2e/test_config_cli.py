@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +240,40 @@ def test_a_token_given_instead_of_its_variable_is_not_shown(stage: Stage) -> Non
     assert ran.code == 2
     assert SECRET not in ran.stderr
     assert "--auth-token-env" in ran.stderr
+
+
+TRACEBACK = "import sys; sys.path.append('x' * 600); import no_such_module_anywhere"
+
+
+def test_inspect_gives_the_reason_of_a_server_that_crashes_while_another_is_slow(stage: Stage) -> None:
+    """The last reason stays while it is started again, the cause first, with its log; the same for the model."""
+    gate = stage.folder / "gate"
+    config = stage.config(
+        {
+            "crashes": {"command": sys.executable, "args": ["-c", TRACEBACK], "env": stage.toy()["env"]},
+            "slow": stage.toy("raw", "--wait-for", str(gate)),
+        }
+    )
+    bridge = stage.serve("--config", str(config))
+    eventually(lambda: "failed 2 times" in text_of(bridge.call("list_futures", {})), "it failed twice")
+    line = next(said for said in text_of(bridge.call("list_futures", {})).splitlines() if "crashes" in said)
+    bridge.close()
+    command = ["inspect", "--config", str(config), "--json"]
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(stage.run, *command)
+        # Its second start of this run: the state that had no reason before.
+        eventually(lambda: _starts(stage, "crashes") >= 6, "it was started again")
+        gate.touch()
+        ran = running.result()
+    servers = {server["name"]: server for server in json.loads(ran.stdout)["servers"]}
+    assert servers["slow"]["status"] == "ready"
+    for said in (line, servers["crashes"]["reason"]):
+        assert "ModuleNotFoundError: No module named 'no_such_module_anywhere'" in said
+        assert said.index("ModuleNotFoundError") < said.index("exited with code 1")
+        assert "crashes.log" in said
+        assert len(said) < 600
+
+
+def _starts(stage: Stage, server: str) -> int:
+    """How often a server was started, by its log."""
+    return sum(path.read_text().count(" starts ") for path in (stage.folder / "logs").rglob(f"{server}.log"))

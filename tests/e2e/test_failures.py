@@ -96,6 +96,9 @@ def test_a_server_that_crashes_leaves_its_exit_code_and_last_words(stage: Stage)
     assert "these are its last words" in logs
     assert "spam line 499:" in logs
     assert "these are its last words" not in bridge.stderr()
+    (log,) = (stage.folder / "logs").rglob("toy.log")
+    assert str(log) in text_of(outcome)
+    assert f"starts {sys.executable}" in log.read_text()
     assert text_of(bridge.outcome(bridge.submit("toy__sleep", {"seconds": 0}).id)) == "slept 0"
 
 
