@@ -19,6 +19,7 @@ import anyio.lowlevel
 
 from asyncfc_mcp import references
 from asyncfc_mcp.arrivals import Arrival, Arrivals
+from asyncfc_mcp.barriers import barrier_reason
 from asyncfc_mcp.catalog import Catalog, CatalogBuilder, Source, ToolEntry, template_matches
 from asyncfc_mcp.config import BridgeConfig, StdioSpec
 from asyncfc_mcp.downstream import Downstream, Status
@@ -84,7 +85,8 @@ class Wiring:
     @classmethod
     def of(cls, entry: ToolEntry, state: ServerState) -> "Wiring":
         policy = entry.policy
-        effect = declared_effect(state, policy.reads, policy.writes, policy.ordering, entry.annotations)
+        barrier = barrier_reason(entry.raw) if entry.read_only else None
+        effect = declared_effect(state, policy.reads, policy.writes, policy.ordering, entry.annotations, barrier)
         return cls(
             entry,
             effect,

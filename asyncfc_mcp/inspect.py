@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from asyncfc_mcp.bridge import RESERVED, Bridge, Wiring
-from asyncfc_mcp.ordering import Effect, conflict
+from asyncfc_mcp.ordering import Effect, EffectTemplate, conflict
 
 CONNECT_S: Final = 60.0
 """How long to wait for servers to come up."""
@@ -25,8 +25,14 @@ SOURCES: Final[Mapping[str, str]] = {
     "annotation": "annotation",
     "strict": 'nothing said; ordering "strict"',
     "nothing said": "nothing said",
+    "state": 'nothing said; the server has a "state"',
     "off": 'ordering "none"',
 }
+
+
+def known_from(effect: EffectTemplate) -> str:
+    """The source of a tool's effect, in words."""
+    return effect.reason or SOURCES.get(effect.source, effect.source)
 
 
 def _unbound(wiring: Wiring) -> Effect:
@@ -70,7 +76,7 @@ def report(bridge: Bridge) -> dict[str, Any]:
                 "tool": entry.tool,
                 "mode": entry.policy.mode,
                 "effect": wiring.effect.describe(),
-                "effect_from": SOURCES.get(wiring.effect.source, wiring.effect.source),
+                "effect_from": known_from(wiring.effect),
                 "in_turn_with": against,
                 "limits": _limits(wiring, bridge.downstreams[entry.server].config.max_concurrency),
                 "notes": list(entry.notes),
@@ -189,7 +195,7 @@ def explain(bridge: Bridge, first: str, second: str) -> str:
     """
     a, b = bridge.wiring(first), bridge.wiring(second)
     lines = [
-        f"{name}: {wiring.effect.describe() or 'touches nothing'} ({SOURCES.get(wiring.effect.source, '')})"
+        f"{name}: {wiring.effect.describe() or 'touches nothing'} ({known_from(wiring.effect)})"
         for name, wiring in ((first, a), (second, b))
     ]
     found = conflict(_unbound(a), _unbound(b))

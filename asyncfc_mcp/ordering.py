@@ -45,7 +45,8 @@ class Effect:
 
     reads: tuple[Path, ...]
     writes: tuple[Path, ...]
-    source: str  # "config" | "annotation" | "strict" | "state" | "nothing said" | "off"
+    source: str
+    """`config`, `annotation`, `barrier`, `strict`, `state`, `nothing said` or `off`."""
 
     @property
     def declared(self) -> bool:
@@ -162,6 +163,8 @@ class EffectTemplate:
     source: str
     reads: tuple[PathTemplate, ...] = ()
     writes: tuple[PathTemplate, ...] = ()
+    reason: str = ""
+    """Of a barrier, in words."""
 
     def bind(self, arguments: Mapping[str, object], is_reference: Callable[[object], bool]) -> Effect:
         """The effect of a call with these arguments. `is_reference` says whether a value contains a reference whose
@@ -181,6 +184,8 @@ class EffectTemplate:
         """For people, such as `reads file:///{path}; writes /shared/db`."""
         kinds = (("reads", self.reads), ("writes", self.writes))
         said = [f"{verb} {', '.join(path.text for path in paths)}" for verb, paths in kinds if paths]
+        if self.source == "barrier":
+            return f"takes turns with all of {self.writes[0].text}"
         if said:
             return "; ".join(said)
         return {"config": "touches nothing", "off": "not ordered"}.get(self.source, "nothing said, not ordered")
@@ -192,8 +197,11 @@ def declared_effect(
     writes: Sequence[str] | None,
     ordering: str,
     annotations: Mapping[str, object] | None,
+    barrier: str | None = None,
 ) -> EffectTemplate:
     """What a tool says it touches: by the config (`reads`, `writes`), else by its MCP annotations, else by `ordering`.
+
+    A tool that is annotated as read-only and is a `barrier` for that reason takes turns with everything of its server.
 
     A declared path is placed under the server's root; `""` is that root. A leading `/` means state outside any
     server's root, for servers that touch the same thing: `/repo/{path}` on a git server and on a file server is one
@@ -224,6 +232,8 @@ def declared_effect(
     root = (PathTemplate(state.shown, (state.root,)),)
     said = annotations or {}
     if said.get("readOnlyHint") is True:
+        if barrier is not None:
+            return EffectTemplate("barrier", writes=root, reason=barrier)
         return EffectTemplate("annotation", reads=root)
     if said.get("readOnlyHint") is False or said.get("destructiveHint") is True:
         return EffectTemplate("annotation", writes=root)

@@ -9,6 +9,7 @@ import anyio
 import pytest
 from lab import Got, Toy, bridge_over, on_virtual_time, text_result
 
+from asyncfc_mcp import inspect
 from asyncfc_mcp.bridge import Origin
 from asyncfc_mcp.config import Policy, ServerConfig
 from asyncfc_mcp.config_reader import parse_config
@@ -183,3 +184,47 @@ async def test_calls_without_a_file_ask_no_file_system(monkeypatch: pytest.Monke
             await wait_for([call])
         assert bridge.wiring("fail").fixed_effect is not None
     assert not asked
+
+
+# --- waiting ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "settings", "seen"),
+    [
+        ("browser_wait_for", {}, {}, "after"),
+        ("settle", {"description": "Waits for the page."}, {}, "after"),
+        ("browser_wait_for", {}, {"state": "workspace"}, "after"),
+        ("get_wait_times", {}, {}, "before"),
+        ("browser_wait_for", {}, {"tools": {"browser_wait_for": {"reads": ("page",)}}}, "before"),
+        ("browser_wait_for", {}, {"base": Policy(ordering="none")}, "before"),
+    ],
+)
+@on_virtual_time
+async def test_a_read_behind_a_wait_sees_what_was_waited_for(
+    name: str, more: dict[str, Any], settings: dict[str, Any], seen: str
+):
+    """A tool that waits is read-only by its annotation; the configuration has the last word."""
+    toy, page = Toy(), ["before"]
+    toy.listing.clear()
+
+    async def wait(got: Got) -> dict[str, Any]:
+        await anyio.sleep(5)
+        page[0] = "after"
+        return text_result("here")
+
+    async def snapshot(got: Got) -> dict[str, Any]:
+        return text_result(page[0])
+
+    toy.add(name, wait, annotations={"readOnlyHint": True}, **more)
+    toy.add("snapshot", snapshot, annotations={"readOnlyHint": True})
+    async with bridge_over(toy, server=settings) as bridge:
+        calls = [bridge.submit_now(bridge.wiring(tool), {}, Origin(LOCAL)) for tool in (name, "snapshot")]
+        await wait_for([call for call in calls if call is not None])
+        assert calls[1] is not None
+        assert (calls[1].result or {})["content"][0]["text"] == seen
+        if seen == "after":
+            (tool,) = (each for each in inspect.report(bridge)["tools"] if each["name"] == name)
+            root = "/workspace" if settings else "toy"
+            assert tool["effect"] == f"takes turns with all of {root}"
+            assert tool["effect_from"].endswith("says that it waits")
