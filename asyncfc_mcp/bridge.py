@@ -21,6 +21,7 @@ from asyncfc_mcp import references
 from asyncfc_mcp.arrivals import Arrival, Arrivals
 from asyncfc_mcp.barriers import barrier_reason
 from asyncfc_mcp.catalog import Catalog, CatalogBuilder, Source, ToolEntry, template_matches
+from asyncfc_mcp.checker import Checker
 from asyncfc_mcp.config import BridgeConfig, StdioSpec
 from asyncfc_mcp.downstream import Downstream, Status
 from asyncfc_mcp.errors import (
@@ -188,12 +189,14 @@ class Bridge:
             keep_s=self.settings.keep_s,
             numbers=ids.count if ids is not None else NumbersOfRun,
         )
+        self._checker = Checker()
         self.scheduler = Scheduler(
             self.store,
             self._execute,
             clock=clock,
             server_limits={server.name: server.max_concurrency for server in config.servers},
             send=self._send,
+            check=self._checker.first_error,
         )
         self.questions = Questions(self.scheduler, clock, self.settings.question_timeout_s)
         self._client_capabilities: Mapping[str, Any] = {}
@@ -246,6 +249,7 @@ class Bridge:
                 yield self
                 tg.cancel_scope.cancel()
         finally:
+            await self._checker.aclose()
             self._reaper.close()
             if self._ids is not None:
                 self._ids.close()

@@ -11,6 +11,10 @@ from asyncfc_mcp.json_types import Schema, is_array, is_object, json_type
 from asyncfc_mcp.patterns import matches
 from asyncfc_mcp.walk import at_pointer, pointer_of
 
+_PATTERN_VISITS: Final = 20
+"""Visits that a pattern counts for: it has to be compiled."""
+_MAX_COMPARED: Final = 32
+"""Parts of one schema that are compared with each other; the comparison is quadratic."""
 _MAX_VISITS: Final = 2_000
 """How many sub-schemas are looked at to find what one position asks for; recursive schemas have no end of them."""
 
@@ -43,7 +47,7 @@ def expected(schema: Mapping[str, Any] | None, path: Sequence[str | int]) -> Exp
     if schema is None:
         return ANYTHING
     try:
-        return _Lookup(dict(schema)).at(path)
+        return _Lookup(schema).at(path)
     except RecursionError:
         return ANYTHING
 
@@ -51,7 +55,7 @@ def expected(schema: Mapping[str, Any] | None, path: Sequence[str | int]) -> Exp
 class _Lookup:
     """One walk down a schema, bounded in the number of sub-schemas that it looks at."""
 
-    def __init__(self, root: Schema) -> None:
+    def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
         self._left = _MAX_VISITS
 
@@ -114,7 +118,8 @@ class _Lookup:
             yield properties[key]
         if is_object(patterns := schema.get("patternProperties")):
             for pattern, sub in patterns.items():
-                if matches(pattern, key):
+                self._left -= _PATTERN_VISITS
+                if self._left >= 0 and matches(pattern, key):
                     matched = True
                     yield sub
         if not matched:
@@ -169,6 +174,6 @@ def _distinct(parts: Iterator[Any]) -> list[Any]:
     """Without repetitions: two branches of a recursive schema meet again at every level, and would double each time."""
     kept: list[Any] = []
     for part in parts:
-        if not any(part is other or part == other for other in kept):
+        if len(kept) > _MAX_COMPARED or not any(part is other or part == other for other in kept):
             kept.append(part)
     return kept

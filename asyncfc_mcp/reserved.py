@@ -11,9 +11,10 @@ from asyncfc_mcp.json_types import Schema, is_object, listed
 from asyncfc_mcp.patterns import matches
 from asyncfc_mcp.walk import ANNOTATIONS, all_schemas, at_pointer, pointer_of
 
+_MAX_PATTERNS: Final = 50
+_MAX_PATTERN_TEXT: Final = 4_000
+"""Characters of all patterns of a tool. Beyond either bound the tool is taken to have arguments of our names."""
 RESERVED: Final = ("_as", "_wait")
-HEADER: Final = "x-mcp-header"
-"""Names the HTTP header that repeats an argument (2026-07-28)."""
 
 
 def add_reserved(schema: Mapping[str, Any], *, as_: bool, wait: bool) -> tuple[Schema, tuple[str, ...]]:
@@ -37,11 +38,19 @@ def add_reserved(schema: Mapping[str, Any], *, as_: bool, wait: bool) -> tuple[S
 
 
 def _with_reserved(root: Schema, wanted: tuple[str, ...]) -> tuple[Schema, tuple[str, ...]]:
-    skipped = tuple(name for name in wanted if any(_declares(part, name) for part in _same_value(root)))
+    parts = _same_value(root)
+    patterns = [str(pattern) for part in parts for pattern in part.get("patternProperties", {})]
+    if len(patterns) > _MAX_PATTERNS or sum(map(len, patterns)) > _MAX_PATTERN_TEXT:
+        return root, wanted
+    skipped = tuple(
+        name
+        for name in wanted
+        if any(_declares(part, name) for part in parts) or any(matches(pattern, name) for pattern in patterns)
+    )
     added = [name for name in wanted if name not in skipped]
     if not added:
         return root, skipped
-    if any(part is not root and _is_narrow(part) for part in _same_value(root)):
+    if any(part is not root and _is_narrow(part) for part in parts):
         root = deepcopy(root)
         for part in _same_value(root):
             if part is not root and _is_closed(part):
@@ -74,12 +83,7 @@ def _same_value(root: Schema) -> list[Schema]:
 
 
 def _declares(schema: Schema, name: str) -> bool:
-    patterns = schema.get("patternProperties", {})
-    return (
-        name in schema.get("properties", {})
-        or name in schema.get("required", ())
-        or any(matches(pattern, name) for pattern in patterns)
-    )
+    return name in schema.get("properties", {}) or name in schema.get("required", ())
 
 
 def _is_closed(schema: Schema) -> bool:

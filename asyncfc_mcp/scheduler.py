@@ -90,6 +90,10 @@ class Call:
     """Key → future, of `bindings`; held here, so that a value outlives its retention while somebody waits to use it."""
     number: int = 0
     """Its place in the order of submission."""
+    resolved: dict[str, Any] | None = None
+    """The arguments with values in place, while their check is not made."""
+    checked: bool = True
+    """Whether there is no check left to be made before it is sent."""
     sent: bool = False
     """Whether the downstream may have seen it."""
     ordered: bool = False
@@ -145,6 +149,10 @@ class Send(Protocol):
     def __call__(self, call: Call, arguments: dict[str, Any] | None, ended: Ended) -> Abandon | None: ...
 
 
+Check = Callable[[Validator, dict[str, Any], str], Awaitable[tuple[str, str] | None]]
+"""Returns where and how arguments break a schema, if they do, for the tool of that name."""
+
+
 @dataclass(slots=True, eq=False)
 class _Capacity:
     """Places for calls that run at the same time; None means no limit."""
@@ -178,6 +186,7 @@ class Scheduler:
         store: where futures are.
         execute: makes a call, in a task.
         send: sends a call, where that needs no waiting; None makes every call in a task.
+        check: checks arguments that do not plainly fit their schema; None does so at once, for as long as it takes.
         clock: the event loop's, in seconds.
         server_limits: `max_concurrency` of each server; absent or None means no limit.
     """
@@ -190,10 +199,12 @@ class Scheduler:
         clock: Callable[[], float],
         server_limits: Mapping[str, int | None] | None = None,
         send: Send | None = None,
+        check: "Check | None" = None,
     ) -> None:
         self.store = store
         self._execute = execute
         self._send = send
+        self._check = check
         self._clock = clock
         self._tree = StateTree()
         self._calls: dict[str, Call] = {}
@@ -332,7 +343,9 @@ class Scheduler:
         # Identical calls are brought together in a task, since one waits for the other.
         if self._send is not None and not _shares(call):
             try:
-                call.abandon = self._send(call, self._resolve(call), partial(self._ended, call))
+                arguments = self._resolve(call)
+                if call.checked:
+                    call.abandon = self._send(call, arguments, partial(self._ended, call))
             except CallFailed:
                 pass  # a failure here ends other calls, and we may be in the midst of that: its task comes to the same
             except Exception:  # it must cost nobody else anything; in its task it is this call's failure
@@ -444,6 +457,12 @@ class Scheduler:
             assert call.cancel_scope is not None
             call.cancel_scope.deadline = call.deadline
             call.verdict = _timed_out(call)
+        if not call.checked:
+            assert self._check is not None
+            assert call.validator is not None
+            assert arguments is not None
+            if (problem := await self._check(call.validator, arguments, call.future.tool)) is not None:
+                raise ArgumentsRejected(call.future.tool, *problem)
         if _shares(call):
             return await self._shared(call, arguments)
         return await self._tried(call, arguments, rest)
@@ -488,12 +507,15 @@ class Scheduler:
             self._flights.pop(key, None)
 
     def _resolve(self, call: Call) -> dict[str, Any] | None:
-        """The arguments with the values of futures in place of references, checked against the tool's own schema.
+        """The arguments with the values of futures in place of references, checked against the tool's own schema if
+        that takes no time; else `checked` is False.
 
         A call without references is sent as it came: judging it is the server's part.
         """
         if not call.bindings:
             return call.arguments
+        if call.resolved is not None:
+            return call.resolved
 
         def value_of(key: str) -> Result:
             result = call.sources[key].result
@@ -508,8 +530,12 @@ class Scheduler:
             call.policy.max_argument_bytes,
             lambda key: key.rpartition("/")[2],
         )
-        if call.validator is not None and (error := call.validator.first_error(arguments)) is not None:
-            raise ArgumentsRejected(call.future.tool, *error)
+        if call.validator is None or call.validator.fits(arguments):
+            return arguments
+        if self._check is not None:
+            call.resolved, call.checked = arguments, False
+        elif (problem := call.validator.first_error(arguments)) is not None:
+            raise ArgumentsRejected(call.future.tool, *problem)
         return arguments
 
     def _release(self, call: Call) -> None:

@@ -3,7 +3,7 @@
 Pure: no I/O, and no `$ref` is ever fetched. Schemas are the downstream's, so nothing here trusts them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -69,7 +69,7 @@ def written(pointer: Pointer) -> str:
     return "/".join(("#", *(part.replace("~", "~0").replace("/", "~1").replace("%", "%25") for part in pointer)))
 
 
-def at_pointer(root: Schema, pointer: Pointer) -> Any:
+def at_pointer(root: Mapping[str, Any], pointer: Pointer) -> Any:
     """What the pointer leads to; None if nothing."""
     node: Any = root
     for part in pointer:

@@ -10,8 +10,8 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "asyncfc_mcp"
 MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.stem not in ("__init__", "__main__"))
-TALKATIVE = {"cli", "demo"}
-"""They run before or instead of a server on stdio."""
+TALKATIVE = {"check_process", "cli", "demo"}
+"""They run before or instead of a server on stdio, or in a process of their own."""
 
 
 def test_imports_keep_the_contracts():

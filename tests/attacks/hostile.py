@@ -1,0 +1,149 @@
+"""A server and a client that mean harm, and the pulse of a bridge that is being attacked.
+
+As a program: an MCP server over stdio that lists what a file says and floods as it is asked to. Owns nothing of the
+bridge's code.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+GOAL_S = 0.1
+"""The longest that anything may make everybody else wait."""
+ROOM_S = 0.4
+"""Head room for a machine that is busy with other tests."""
+
+
+class Pulse:
+    """Round trips of `ping`, one after another: the longest is the longest stall of the bridge's event loop."""
+
+    def __init__(self) -> None:
+        self.trips: list[float] = []
+
+    @property
+    def longest(self) -> float:
+        return max(self.trips)
+
+
+@contextmanager
+def pulse(wire: Any) -> Iterator[Pulse]:
+    """Measure a bridge for as long as the block takes."""
+    measured = Pulse()
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.is_set() or not measured.trips:
+            started = time.monotonic()
+            wire.request("ping")
+            measured.trips.append(time.monotonic() - started)
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield measured
+    finally:
+        over.set()
+        thread.join(60)
+        assert not thread.is_alive(), "ping is not answered any more"
+
+
+def baseline(wire: Any, seconds: float = 0.5) -> float:
+    """The longest round trip while nothing happens."""
+    with pulse(wire) as measured:
+        time.sleep(seconds)
+    return measured.longest
+
+
+def assert_steady(measured: Pulse, quiet_s: float) -> None:
+    """Hold a pulse to the goal, with room for noise: of the machine at rest, and of other tests."""
+    bound = GOAL_S + ROOM_S + 3 * quiet_s
+    assert measured.longest < bound, f"{measured.longest:.3f} s without an answer (bound {bound:.3f} s)"
+
+
+# --- the server ------------------------------------------------------------------------------------------------------
+
+
+def listing(folder: Path, tools: list[Json], name: str = "tools.json") -> str:
+    """Write the tools that a server is to list; the argument for it."""
+    path = folder / name
+    path.write_text(json.dumps(tools))
+    return str(path)
+
+
+def tool(name: str, schema: Json | None = None, **more: Any) -> Json:
+    """A tool that echoes its arguments."""
+    return {"name": name, "inputSchema": schema or {"type": "object"}, **more}
+
+
+def write(message: Json) -> None:
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    sys.stdout.flush()
+
+
+FLOODS = {
+    "x": b"x\n",
+    "utf8": b"\xff\xfe\n",
+    "half": b'{"jsonrpc": "2.0", "method"\n',
+    "blank": b"\n",
+    "log": b'{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"x"}}\n',
+    "unknown": b'{"jsonrpc":"2.0","method":"notifications/strange"}\n',
+    "progress": b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":1}}\n',
+    "answer": b'{"jsonrpc":"2.0","id":999999,"result":{}}\n',
+    "error": b'{"jsonrpc":"2.0","id":"no","error":{"code":1,"message":"x"}}\n',
+    "changed": b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}\n',
+    "ask": b'{"jsonrpc":"2.0","id":7,"method":"strange/request"}\n',
+}
+
+
+def flood(kind: str, seconds: float) -> None:
+    """Write one line as fast as it goes; `stderr` writes lines of text there."""
+    line, sink = (b"x\n", sys.stderr.buffer) if kind == "stderr" else (FLOODS[kind], sys.stdout.buffer)
+    chunk = line * (16_384 // len(line))
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sink.write(chunk)
+        sink.flush()
+
+
+def main(path: str) -> None:
+    """Serve the tools in a file; `flood` floods, and every other tool gives its arguments back."""
+    for line in sys.stdin:
+        message = json.loads(line)
+        if "id" not in message or "method" not in message:
+            continue
+        params = message.get("params", {})
+        match message["method"]:
+            case "initialize":
+                result: Json = {
+                    "protocolVersion": params["protocolVersion"],
+                    "capabilities": {"tools": {"listChanged": True}, "logging": {}},
+                    "serverInfo": {"name": "hostile", "version": "1"},
+                }
+            case "tools/list":
+                result = {"tools": json.loads(Path(path).read_text())}
+            case "tools/call":
+                arguments = params.get("arguments", {})
+                if params["name"] == "flood":
+                    flood(arguments["kind"], arguments["seconds"])
+                text = json.dumps(arguments)
+                result = {"content": [{"type": "text", "text": text}], "structuredContent": arguments}
+            case "ping":
+                result = {}
+            case _:
+                write({"id": message["id"], "error": {"code": -32601, "message": "Method not found"}})
+                continue
+        write({"id": message["id"], "result": result})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
