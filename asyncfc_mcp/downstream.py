@@ -39,11 +39,11 @@ from asyncfc_mcp.processes import Child, Reaper, spawn
 from asyncfc_mcp.protocol import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
-    HANDSHAKE_VERSIONS,
     LATEST_HANDSHAKE_VERSION,
     METHOD_NOT_FOUND,
     MODERN_VERSIONS,
     PROTOCOL_VERSION_META_KEY,
+    SERVER_HANDSHAKE_VERSIONS,
     SERVER_INFO_META_KEY,
     UNSUPPORTED_PROTOCOL_VERSION,
     CallOptions,
@@ -63,8 +63,9 @@ CLIENT_INFO: Final = {"name": "asyncfc-mcp", "version": __version__}
 
 CONNECT_TIMEOUT_S: Final = 120.0
 """From the start of a server to its answer to the handshake; long, because `npx` and `uvx` may download first."""
-PROBE_TIMEOUT_S: Final = 10.0
-"""For `server/discover`; a server that does not know the method and stays silent is taken for a handshake one."""
+PROBE_S: Final = 2.0
+"""How long the answer to `server/discover` is waited for before `initialize` is sent beside it: a server may not know
+the method and stay silent, or may only be slow to start."""
 LIST_TIMEOUT_S: Final = 60.0
 """For each page of a listing."""
 BACKOFF_S: Final = (0.5, 60.0)
@@ -210,7 +211,10 @@ class Downstream:
         self._changed = anyio.Event()
         self._failures = 0
         self._fruitless = False
-        self._prefer_handshake = bool(offer and offer.protocol_version in HANDSHAKE_VERSIONS)
+        self._prefer_handshake = bool(offer and offer.protocol_version in SERVER_HANDSHAKE_VERSIONS)
+        """Whether `initialize` is sent first: it speaks a handshake version, or ended at the probe."""
+        self._probing = False
+        """Whether a probe was sent on this connection and nothing is negotiated yet."""
 
     # --- what others ask of it -----------------------------------------------------------------------------------
 
@@ -434,8 +438,14 @@ class Downstream:
                 except anyio.get_cancelled_exc_class():
                     raise
                 except Exception as exc:  # whatever a start can raise is the reason that users are told
-                    reason = self._explain(exc)
                     logger.debug("server %r failed", self.name, exc_info=True)
+                    if self._probing and not self._prefer_handshake:
+                        # Servers exit at a request before `initialize` (Rust's SDK before 3), or refuse all that
+                        # follows it. Such a one is started again at once, and told nothing else first.
+                        self._prefer_handshake = True
+                        if not isinstance(exc, TimeoutError):
+                            continue
+                    reason = self._explain(exc)
                 self._connection = None
                 self._fruitless = not healthy
                 if healthy and anyio.current_time() - since > HEALTHY_S:
@@ -501,7 +511,7 @@ class Downstream:
     def _accept(self, offer: Offer, kinds: frozenset[str] = frozenset(LISTINGS)) -> None:
         changed = frozenset(kind for kind in kinds if not self.known or offer.listing(kind) != self.offer.listing(kind))
         self.offer, self.known = offer, True
-        self._prefer_handshake = offer.protocol_version in HANDSHAKE_VERSIONS
+        self._prefer_handshake = offer.protocol_version in SERVER_HANDSHAKE_VERSIONS
         self._listener.downstream_changed(self, changed)
 
     # --- connecting ----------------------------------------------------------------------------------------------
@@ -541,33 +551,75 @@ class Downstream:
     async def _negotiate(self, connection: _Connection) -> None:
         """Find the protocol era: ask `server/discover`, else shake hands, as a server did before."""
         await self._listener.introduced()
-        if not self._prefer_handshake and await self._discover(connection, MODERN_VERSIONS[-1]):
-            return
-        try:
-            await self._initialize(connection)
-        except RpcError as exc:
-            # A modern-only server says so, and names its versions.
-            if exc.code != UNSUPPORTED_PROTOCOL_VERSION or not await self._discover(connection, MODERN_VERSIONS[-1]):
-                raise
+        self._probing = False
+        if self._prefer_handshake:
+            try:
+                await self._initialize(connection)
+            except RpcError as exc:
+                # A modern-only server says so, and names its versions.
+                if exc.code != UNSUPPORTED_PROTOCOL_VERSION:
+                    raise
+                found = await self._discover(connection)
+                if found is None:
+                    raise
+                self._adopt(connection, found)
+        else:
+            await self._probe(connection)
+        self._probing = False
 
-    async def _discover(self, connection: _Connection, version: str) -> bool:
+    async def _probe(self, connection: _Connection) -> None:
+        """Ask `server/discover`; where that brings nothing within `PROBE_S`, shake hands without waiting longer."""
+        found: dict[str, Any] | None = None
+        answered = anyio.Event()
+
+        async def discover() -> None:
+            nonlocal found
+            found = await self._discover(connection)
+            answered.set()
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(discover)
+            with anyio.move_on_after(PROBE_S):
+                await answered.wait()
+            try:
+                if found is None:
+                    await self._initialize(connection)
+                else:
+                    self._adopt(connection, found)
+            except RpcError:
+                # It may know no handshake, and have been slow only.
+                with anyio.move_on_after(PROBE_S):
+                    await answered.wait()
+                if found is None:
+                    raise
+                self._adopt(connection, found)
+            tg.cancel_scope.cancel()
+
+    async def _discover(self, connection: _Connection) -> dict[str, Any] | None:
+        """The answer to `server/discover`, if the server speaks a version of the stateless protocol.
+
+        Raises:
+            ServerDied: the connection ended.
+        """
+        version = MODERN_VERSIONS[-1]
         params = {"_meta": connection.envelope(self._capabilities(), version)}
         options = connection.options("server/discover", params, version)
-        options |= {"timeout": PROBE_TIMEOUT_S, "cancel_on_abandon": False}
+        options |= {"cancel_on_abandon": False, "answers_without_id": True}
+        self._probing = True
         try:
             result = await connection.dispatcher.send_raw_request("server/discover", params, options)
         except RpcError as exc:
             if isinstance(exc, ConnectionEnded):
                 raise ServerDied(self.name, await self._how_it_ended(connection, exc)) from None
-            return False
-        supported = result.get("supportedVersions")
-        mutual = [v for v in MODERN_VERSIONS if isinstance(supported, list) and v in supported]
-        if not mutual:
-            return False
-        connection.version = mutual[-1]
-        meta = cast("dict[str, Any]", result.get("_meta") or {})
-        self._met(result, meta.get(SERVER_INFO_META_KEY), connection.version)
-        return True
+            return None
+        return result if _mutual(result) else None
+
+    def _adopt(self, connection: _Connection, found: dict[str, Any]) -> None:
+        """Speak the stateless protocol."""
+        connection.version = _mutual(found)[-1]
+        meta = found.get("_meta")
+        info = cast("dict[str, Any]", meta).get(SERVER_INFO_META_KEY) if isinstance(meta, dict) else None
+        self._met(found, info, connection.version)
 
     async def _initialize(self, connection: _Connection) -> None:
         params = {
@@ -575,14 +627,15 @@ class Downstream:
             "capabilities": dict(self._capabilities()),
             "clientInfo": CLIENT_INFO,
         }
+        options: CallOptions = {"cancel_on_abandon": False, "answers_without_id": True}
         try:
-            result = await connection.dispatcher.send_raw_request("initialize", params, {"cancel_on_abandon": False})
+            result = await connection.dispatcher.send_raw_request("initialize", params, options)
         except RpcError as exc:
             if isinstance(exc, TransportFailure):
                 raise ServerDied(self.name, await self._how_it_ended(connection, exc)) from None
             raise
         version = result.get("protocolVersion")
-        if version not in HANDSHAKE_VERSIONS:
+        if version not in SERVER_HANDSHAKE_VERSIONS:
             raise ServerUnavailable(self.name, f"it speaks protocol version {version!r}, which is not known here")
         connection.version = version
         self._met(result, result.get("serverInfo"), version)
@@ -693,6 +746,12 @@ class Downstream:
                 return None
             case _:
                 return self._listener.downstream_notifies(self, method, params)
+
+
+def _mutual(discovered: Mapping[str, Any]) -> list[str]:
+    """The versions of the stateless protocol that both sides speak, oldest first."""
+    supported = discovered.get("supportedVersions")
+    return [version for version in MODERN_VERSIONS if isinstance(supported, list) and version in supported]
 
 
 def _unsent(exc: RpcError) -> bool:

@@ -26,7 +26,6 @@ from asyncfc_mcp.protocol import (
     CallOptions,
     Later,
     OnNotify,
-    OnProgress,
     OnRequest,
     RequestId,
     Soon,
@@ -65,10 +64,12 @@ def _key(request_id: object) -> int | str | None:
 class _Pending:
     """A request of ours that waits for its answer."""
 
-    __slots__ = ("on_progress", "settle")
+    __slots__ = ("answers_without_id", "on_progress", "settle")
 
-    def __init__(self, settle: Settle, on_progress: OnProgress | None) -> None:
-        self.settle, self.on_progress = settle, on_progress
+    def __init__(self, settle: Settle, opts: CallOptions) -> None:
+        self.settle = settle
+        self.on_progress = opts.get("on_progress")
+        self.answers_without_id = opts.get("answers_without_id", False)
 
 
 class Inbound:
@@ -166,11 +167,12 @@ class Peer:
         """
         if self._closed or self.input_ended or self._tg is None or self._writer.unsent:
             return None
-        request_id, message = self._message(method, params, opts or {})
+        opts = opts or {}
+        request_id, message = self._message(method, params, opts)
         key = _key(request_id)
         if not self._post(message, partial(self._lose, key)):
             return None
-        self._pending[key] = _Pending(settle, (opts or {}).get("on_progress"))
+        self._pending[key] = _Pending(settle, opts)
         return request_id
 
     def _lose(self, key: object, begun: bool) -> None:
@@ -218,7 +220,7 @@ class Peer:
             done.set()
 
         key = _key(request_id)
-        self._pending[key] = pending = _Pending(settle, opts.get("on_progress"))
+        self._pending[key] = pending = _Pending(settle, opts)
         timeout = opts.get("timeout")
         sent = False
         try:
@@ -398,6 +400,8 @@ class Peer:
             assert self._tg is not None
             self._tg.start_soon(self._settle_later, dict(message))
             return
+        if key is None and "error" in message:
+            key = next((each for each, pending in self._pending.items() if pending.answers_without_id), None)
         pending = self._pending.pop(key, None)
         if pending is None:
             logger.debug("dropped an answer to no request: %r", message.get("id"))

@@ -10,6 +10,8 @@ from typing import Any, Final, Protocol, TypedDict, cast
 HANDSHAKE_VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 """Protocol versions in which a connection begins with `initialize`, oldest first."""
 LATEST_HANDSHAKE_VERSION: Final = HANDSHAKE_VERSIONS[-1]
+SERVER_HANDSHAKE_VERSIONS: Final = ("2024-10-07", *HANDSHAKE_VERSIONS)
+"""Those that a server may answer `initialize` with. The first was never released, and the TypeScript SDK accepts it."""
 MODERN_VERSIONS: Final = ("2026-07-28",)
 """Protocol versions in which every request carries its own envelope in `_meta`, oldest first."""
 
@@ -78,6 +80,8 @@ class CallOptions(TypedDict, total=False):
     on_progress: OnProgress
     request_id: RequestId
     """The ID to send it under, instead of the next number."""
+    answers_without_id: bool
+    """Whether an error without an ID is taken for its answer; for requests that have a connection to themselves."""
     headers: dict[str, str]
     """Sent along over HTTP; other transports have none."""
 
