@@ -4,7 +4,6 @@ The composition root, opened once above all connections: its state outlives a re
 how clients are connected and in which words they are answered.
 """
 
-import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -37,7 +36,7 @@ from asyncfc_mcp.expect import expected
 from asyncfc_mcp.following import follow_task
 from asyncfc_mcp.future_ids import FutureIds
 from asyncfc_mcp.futures import Future, FutureStore, NumbersOfRun, Result, Scope
-from asyncfc_mcp.json_types import json_type
+from asyncfc_mcp.json_types import json_type, parse_json
 from asyncfc_mcp.names import Handed
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
 from asyncfc_mcp.ordering import Effect, EffectTemplate, ServerState, declared_effect
@@ -799,7 +798,7 @@ def _as_typed(
         if not isinstance(value, str) or references.is_reference(value, bindings.get):
             continue
         try:
-            parsed = json.loads(value)
+            parsed = parse_json(value)
         except (ValueError, RecursionError):
             continue
         if json_type(parsed) in loosened[name]:

@@ -14,14 +14,13 @@ from typing import Any, Final, Protocol, cast
 
 import anyio
 
-from asyncfc_mcp import answers, tasks
+from asyncfc_mcp import answers, own_arguments, tasks
 from asyncfc_mcp.asking import Asking
 from asyncfc_mcp.bridge import Bridge, Origin, Wiring
 from asyncfc_mcp.catalog import ToolEntry
 from asyncfc_mcp.errors import (
     BridgeError,
     CallFailed,
-    InvalidArguments,
     ProtocolFailure,
     RpcError,
     UnknownFuture,
@@ -32,6 +31,7 @@ from asyncfc_mcp.hosts import profile_for
 from asyncfc_mcp.listening import Attendance, Listeners
 from asyncfc_mcp.metatools import METATOOLS, Caller, Client, InputNeeded, wait
 from asyncfc_mcp.names import HOST_PREFIX, NAME_LIMIT, SHORTEST_LIMIT
+from asyncfc_mcp.own_arguments import Wanted
 from asyncfc_mcp.protocol import (
     HANDSHAKE_VERSIONS,
     INVALID_PARAMS,
@@ -157,7 +157,7 @@ class ToolCalls:
         if request.chooses_task(self.bridge.settings.tasks):
             return None
         arguments, name, wanted = _without_ours(entry, arguments)
-        refs, note = self._beside(client, entry.name, wanted, name)
+        refs, note = self._beside(client, wanted, name)
         # Before it is submitted: making room for it may be the end of a future that it waits for.
         also = [self.bridge.store.find(client.scope, ref) for ref in refs] if refs else []
         quick = self._gives_grace(entry)
@@ -300,7 +300,7 @@ class ToolCalls:
             # The client comes back with answers for a call that is running: it is not made again.
             futures = list(resumed)
         else:
-            refs, note = self._beside(client, entry.name, wanted, name)
+            refs, note = self._beside(client, wanted, name)
             origin = self._origin(request, caller, name)
             quick = self._gives_grace(entry)
             future = await self.bridge.submit(wiring, arguments, origin, along=refs or (), after_all=refs is None)
@@ -438,28 +438,18 @@ class ToolCalls:
         return Caller(client, request.report(), put, request.capabilities, identity)
 
     def _beside(
-        self, client: Client, tool: str, wanted: object, own_name: str | None
+        self, client: Client, wanted: Wanted | None, own_name: str | None
     ) -> tuple[Sequence[str] | None, str | None]:
         """The other futures that `_wait` asks for, as it names them, or None for all; and a remark if it asks for what
-        cannot be known.
-
-        Raises:
-            InvalidArguments: `_wait` is no string.
-        """
-        if wanted is None or wanted in ("", "this"):
+        cannot be known."""
+        if wanted is None:
             return (), None
-        if not isinstance(wanted, str):
-            raise InvalidArguments(
-                tool, f'_wait must be "this", "all", or IDs and names separated by commas; found {wanted!r:.80}'
-            )
-        if wanted == "all":
-            if client.conversation is None:
-                return (), 'This connection may carry several conversations: instead of _wait:"all" name the futures.'
-            return None, None
-        refs = [ref for ref in wanted.replace(",", " ").split() if ref not in ("this", own_name, f"${own_name}")]
-        if "all" in refs:
-            raise InvalidArguments(tool, '_wait: "all" stands alone')
-        return refs, None
+        refs = [ref for ref in wanted.refs if ref != own_name]
+        if not wanted.all:
+            return refs, None
+        if client.conversation is None:
+            return refs, 'This connection may carry several conversations: instead of _wait:"all" name the futures.'
+        return None, None
 
     async def attend(self, future: Future, caller: Caller) -> None:
         """Wait for the end of a sync call; pass on every progress as it comes, and every question."""
@@ -628,11 +618,17 @@ def attendance_of(request: Request, stir: Callable[[], None] = _nothing) -> Atte
     return Attendance(request.channel.notify, meta.get(LOG_LEVEL_META_KEY) if meta else None, request.session, stir)
 
 
-def _without_ours(entry: ToolEntry, arguments: dict[str, Any] | None) -> tuple[dict[str, Any] | None, Any, Any]:
-    """The arguments that are the tool's own, `_as`, and `_wait`. A tool that has one of that name itself keeps it."""
+def _without_ours(
+    entry: ToolEntry, arguments: dict[str, Any] | None
+) -> tuple[dict[str, Any] | None, Any, Wanted | None]:
+    """The arguments that are the tool's own, `_as`, and `_wait`. A tool that has one of that name itself keeps it.
+
+    Raises:
+        InvalidArguments: `_wait` holds no IDs or names.
+    """
     if not arguments or not ((entry.takes_as and "_as" in arguments) or (entry.takes_wait and "_wait" in arguments)):
         return arguments, None, None
     own = dict(arguments)
-    name = own.pop("_as", None) if entry.takes_as else None
-    wanted = own.pop("_wait", None) if entry.takes_wait else None
+    name = own_arguments.name(own.pop("_as", None)) if entry.takes_as else None
+    wanted = own_arguments.wanted(entry.name, own.pop("_wait", None)) if entry.takes_wait else None
     return own, name, wanted

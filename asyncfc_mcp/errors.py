@@ -148,7 +148,7 @@ class InvalidName(BridgeError):
     def __init__(self, name: object) -> None:
         super().__init__(
             f"{name!r} cannot name a future: use a letter, then letters, digits, '_' or '-', at most 64, "
-            f"and nothing that looks like an ID ('f' and a number)"
+            f"and nothing that looks like an ID ('f' and a number), and not all or this"
         )
 
 

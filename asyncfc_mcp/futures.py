@@ -224,6 +224,8 @@ class Future:
 
 
 _ID: Final = re.compile(r"f(?:[0-9]+|[0-9a-f]{32})")
+_WORDS: Final = ("all", "this")
+"""Words of `_wait`, which are no names."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
@@ -331,7 +333,13 @@ class FutureStore:
             InvalidName: it could not be referred to. In a scope that is not listed no name can: it would be guessable.
             NameInUse: it belongs to a future that has not ended.
         """
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or _ID.fullmatch(name) or not scope.listed:
+        if (
+            not isinstance(name, str)
+            or not _NAME.fullmatch(name)
+            or _ID.fullmatch(name)
+            or not scope.listed
+            or name.lower() in _WORDS
+        ):
             raise InvalidName(name)
         shelf = self._shelves.get(scope.key)
         holder = shelf.futures.get(shelf.names.get(name, "")) if shelf else None

@@ -4,6 +4,7 @@ Pure: no I/O, and nothing given is ever changed in place.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from typing import Any, Final, TypeGuard
@@ -39,6 +40,24 @@ def json_type(value: object) -> str:
             return "array"
         case _:
             return "object"
+
+
+def parse_json(text: str) -> Any:
+    """The value that a text is in JSON, which has neither `NaN` nor numbers beyond every float (`1e999`).
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+    return json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+
+
+def _refuse_number(written: str) -> Any:
+    raise ValueError(f"{written} is no JSON")
+
+
+def _finite(written: str) -> float:
+    number = float(written)
+    return number if math.isfinite(number) else _refuse_number(written)
 
 
 def compact(value: Any) -> str:

@@ -4,14 +4,13 @@ Owns waiting on behalf of a client: how long, in which slices, with which progre
 so a host's permission prompt for every tool keeps working.
 """
 
-import math
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import anyio
 
-from asyncfc_mcp import answers, results
+from asyncfc_mcp import answers, own_arguments, results
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.errors import InvalidArguments
 from asyncfc_mcp.futures import Future, Question, Result, Scope, State
@@ -34,6 +33,9 @@ GATHER_LIMIT: Final = 5000
 """How many futures one `gather` may name."""
 CANCEL_WAIT_S: Final = 5.0
 """How long `cancel_future` waits for a running call to be told."""
+ENOUGH: Final = ("all", "any")
+"""When `gather` returns."""
+STATES: Final = tuple(state.value for state in State)
 
 
 class Report(Protocol):
@@ -254,34 +256,21 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
             future.watchers.remove(watch)
 
 
-def _string(tool: str, arguments: Mapping[str, Any], key: str) -> str:
-    value = arguments.get(key)
-    if not isinstance(value, str) or not value.strip():
-        found = "nothing" if key not in arguments else repr(value)[:80]
-        raise InvalidArguments(tool, f'{key} must be the ID or name of a future, such as "f1"; found {found}')
-    return value
+def _given(arguments: Mapping[str, Any], key: str, other: str) -> Any:
+    """An argument, also under the name that it has in the other tools."""
+    return arguments.get(key, arguments.get(other))
 
 
-def _seconds(tool: str, arguments: Mapping[str, Any]) -> float | None:
-    value = arguments.get("timeout_s")
-    if value is None:
-        return None
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            pass
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
-        raise InvalidArguments(tool, f"timeout_s must be a number of seconds, 0 or more; found {value!r}")
-    try:
-        return float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return math.inf
+async def _future(bridge: Bridge, caller: Caller, tool: str, arguments: Mapping[str, Any]) -> Future:
+    ref = own_arguments.one_ref(tool, _given(arguments, "future_id", "future_ids"))
+    [future] = await bridge.arrivals.futures(caller.client.scope, [ref])
+    return future
 
 
 async def await_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:
-    [future] = await bridge.arrivals.futures(caller.client.scope, [_string("await_future", arguments, "future_id")])
-    await wait(bridge, caller, [future], timeout_s=_seconds("await_future", arguments))
+    timeout_s = own_arguments.seconds("await_future", arguments.get("timeout_s"))
+    future = await _future(bridge, caller, "await_future", arguments)
+    await wait(bridge, caller, [future], timeout_s=timeout_s)
     if not future.done:
         return answers.handle(future, bridge.scheduler.waiting_for(future))
     bridge.store.mark_read(future)
@@ -292,21 +281,14 @@ async def await_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, A
 
 
 async def gather(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:
-    refs = arguments.get("future_ids")
-    if isinstance(refs, str):  # models write one ID, or a comma-separated list
-        refs = [ref for ref in refs.replace(",", " ").split() if ref]
-    if not isinstance(refs, list) or not all(isinstance(ref, str) for ref in refs):  # pyright: ignore[reportUnknownVariableType]
-        raise InvalidArguments("gather", f'future_ids must be a list such as ["f1", "f2"]; found {refs!r}'[:300])
-    if not refs:
-        raise InvalidArguments("gather", "future_ids is empty; list the IDs or names of the futures to wait for")
-    if len(refs) > GATHER_LIMIT:  # pyright: ignore[reportUnknownArgumentType]
-        raise InvalidArguments("gather", f"future_ids has {len(refs)} entries; {GATHER_LIMIT} at most at a time")  # pyright: ignore[reportUnknownArgumentType]
-    when = arguments.get("return_when", "all")
-    if when not in ("all", "any"):
-        raise InvalidArguments("gather", f'return_when must be "all" or "any"; found {when!r}')
-    futures = await bridge.arrivals.futures(caller.client.scope, [str(ref) for ref in refs])  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    refs = own_arguments.several_refs("gather", _given(arguments, "future_ids", "future_id"))
+    if len(refs) > GATHER_LIMIT:
+        raise InvalidArguments("gather", f"future_ids has {len(refs)} entries; {GATHER_LIMIT} at most at a time")
+    when = own_arguments.choice("gather", "return_when", arguments.get("return_when"), ENOUGH, '"all" or "any"')
+    timeout_s = own_arguments.seconds("gather", arguments.get("timeout_s"))
+    futures = await bridge.arrivals.futures(caller.client.scope, refs)
     distinct = list({future.key: future for future in futures}.values())
-    await wait(bridge, caller, distinct, any_=when == "any", timeout_s=_seconds("gather", arguments))
+    await wait(bridge, caller, distinct, any_=when == "any", timeout_s=timeout_s)
     for future in distinct:
         if future.done:
             bridge.store.mark_read(future)
@@ -314,7 +296,7 @@ async def gather(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -
 
 
 async def cancel_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:
-    [future] = await bridge.arrivals.futures(caller.client.scope, [_string("cancel_future", arguments, "future_id")])
+    future = await _future(bridge, caller, "cancel_future", arguments)
     if future.done:
         answer = answers.handle(future)
         answer["content"][0]["text"] += "; it had ended before, nothing was cancelled"
@@ -334,15 +316,13 @@ async def cancel_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, 
 
 
 async def list_futures(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:
-    status = arguments.get("status")
-    known = [state.value for state in State]
-    if status is not None and status not in known:
-        raise InvalidArguments("list_futures", f"status must be one of {', '.join(known)}; found {status!r}")
+    expected = f"one of {', '.join(STATES)}"
+    status = own_arguments.choice("list_futures", "status", arguments.get("status"), (*STATES, "all"), expected)
     now = anyio.current_time()
     shown: list[tuple[Future, tuple[Sequence[str], str], float]] = []
     more = 0
     for future in bridge.store.newest(caller.client.scope):
-        if status is not None and future.state.value != status:
+        if status not in (None, "all", future.state.value):
             continue
         if len(shown) == LIST_LIMIT:
             more += 1
@@ -384,8 +364,10 @@ class MetaTool:
         }
 
 
-_ID: Final = {"type": "string"}
-_TIMEOUT: Final = {"type": "number", "minimum": 0}
+# Wider than what is meant, where hosts that validate would keep a model's slip from being understood (`own_arguments`).
+_ID: Final = {"type": ["string", "array"], "items": {"type": "string"}}
+_IDS: Final = {"type": ["array", "string"], "items": {"type": "string"}}
+_TIMEOUT: Final = {"type": ["number", "string", "null"], "minimum": 0}
 
 METATOOLS: Final[Mapping[str, MetaTool]] = {
     "await_future": MetaTool(
@@ -399,8 +381,8 @@ METATOOLS: Final[Mapping[str, MetaTool]] = {
         gather,
         "Wait for several futures (IDs or names) and return all their results; return_when any: as soon as one ended.",
         {
-            "future_ids": {"type": "array", "items": {"type": "string"}},
-            "return_when": {"enum": ["all", "any"]},
+            "future_ids": _IDS,
+            "return_when": {"type": ["string", "null"], "description": " | ".join(ENOUGH)},
             "timeout_s": _TIMEOUT,
         },
         ["future_ids"],
@@ -415,7 +397,7 @@ METATOOLS: Final[Mapping[str, MetaTool]] = {
     "list_futures": MetaTool(
         list_futures,
         "List futures, newest first, with status and which results are unread.",
-        {"status": {"enum": [state.value for state in State]}},
+        {"status": {"type": ["string", "null"], "description": " | ".join(STATES)}},
     ),
 }
 """Name → schema and handler. The one place to add a tool of ours."""

@@ -35,7 +35,7 @@ from asyncfc_mcp.errors import (
     ValueUnfit,
 )
 from asyncfc_mcp.expect import Expected, expected
-from asyncfc_mcp.json_types import is_array, is_object, json_type, printable, shown_path
+from asyncfc_mcp.json_types import is_array, is_object, json_type, parse_json, printable, shown_path
 
 Known = Callable[[str], str | None]
 """An ID or a name (without `$`) → the key of the future that it means; None if it means none."""
@@ -462,13 +462,9 @@ def _as_string(value: Any) -> str:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return parse_json(text)
     except (ValueError, RecursionError):
         return _NOTHING
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
 
 
 # --- sizes and building ----------------------------------------------------------------------------------------------

@@ -477,7 +477,7 @@ async def test_a_name_in_use_is_refused_and_nothing_is_started():
         assert records(await it.host.call("sleep", {"s": 5, "_as": "n"})) == [("f2", "running")]
 
 
-@pytest.mark.parametrize("name", ["f7", "a b", 7, ["x"], "$x"])
+@pytest.mark.parametrize("name", ["f7", "a b", 7, ["x", "y"], "$f7", "x.y", "all", "This"])
 @on_virtual_time
 async def test_a_name_that_could_not_be_referred_to_is_refused(name: object):
     """With what a name may be."""
@@ -670,7 +670,12 @@ async def test_calls_of_one_turn_may_all_wait_for_each_other():
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
-    [(7, '_wait must be "this", "all", or IDs and names separated by commas; found 7'), ("f1, all", "stands alone")],
+    [
+        (7, '_wait must be "this", "all", or IDs and names separated by commas; found 7'),
+        ({"s": 1}, "_wait must be"),
+        ([7], "found [7]"),
+        ("f1 and f2", "Unknown future"),
+    ],
 )
 @on_virtual_time
 async def test_a_wait_that_makes_no_sense_is_explained(wanted: object, said: str):
@@ -682,7 +687,7 @@ async def test_a_wait_that_makes_no_sense_is_explained(wanted: object, said: str
         assert it.toy.got == []
 
 
-@pytest.mark.parametrize("nothing", ["", None])
+@pytest.mark.parametrize("nothing", ["", None, " ", "null", [], "[]", "None"])
 @on_virtual_time
 async def test_an_empty_wait_is_no_wait(nothing: object):
     """Models fill optional arguments with nothing."""
@@ -690,6 +695,121 @@ async def test_an_empty_wait_is_no_wait(nothing: object):
         answer = await it.host.call("sleep", {"s": 5, "_wait": nothing, "_as": nothing})
         assert records(answer) == [("f1", "running")]
         assert it.toy.got[0].arguments == {"s": 5}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "f1, two", "f1,two,", "$f1 $two", ["f1", "two"], ["$f1", "two", "this"], '["f1", "two"]', "['f1', 'two']",
+        "`f1`; `two`", "(f1, two)", "This, f1, two", [["f1"], "two"], "${f:f1}, ${f:two}", ["f1, two"],
+        ["f1", "two", None], [{"future_id": "f1", "status": "running"}, {"$future": "two"}], '"f1, two"',
+    ],
+)  # fmt: skip
+@on_virtual_time
+async def test_a_wait_for_futures_is_read_as_models_write_it(wanted: object):
+    """Lists, JSON in a string, `$`, quotes, other separators, records of handles."""
+    async with stage() as it:
+        await it.host.call("sleep", {"s": 3})
+        await it.host.call("sleep", {"s": 4, "_as": "two"})
+        answer = await it.host.call("echo", {"a": 1, "_wait": wanted})
+        assert sorted(records(answer)) == [("f1", "completed"), ("f2", "completed"), ("f3", "completed")]
+        assert it.toy.got[-1].arguments == {"a": 1}
+
+
+@pytest.mark.parametrize("wanted", ["all", "ALL", " all ", "all,", ["all"], '"all"', "all, f1", '["All"]', "this, all"])
+@on_virtual_time
+async def test_a_wait_for_all_is_read_as_models_write_it(wanted: object):
+    """With others, `all` has them, too."""
+    async with stage() as it:
+        await it.host.call("sleep", {"s": 3})
+        answer = await it.host.call("echo", {"_wait": wanted})
+        assert records(answer) == [("f1", "completed"), ("f2", "completed")]
+
+
+@pytest.mark.parametrize("wanted", ["this", "THIS", "This.", ["this"], True, "true", '"this"'])
+@on_virtual_time
+async def test_a_wait_for_this_is_read_as_models_write_it(wanted: object):
+    """`true` means that the call waits."""
+    async with stage() as it:
+        assert records(await it.host.call("sleep", {"s": 3, "_wait": wanted})) == [("f1", "completed")]
+
+
+@pytest.mark.parametrize(
+    "name", ["page", " page ", "$page", '"page"', "'page'", "page,", ["page"], '["page"]', "${f:page}"]
+)
+@on_virtual_time
+async def test_a_name_is_read_as_models_write_it(name: object):
+    """It is the same name in every spelling."""
+    async with stage() as it:
+        assert (await it.host.call("sleep", {"s": 1, "_as": name}))["structuredContent"]["name"] == "page"
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("gather", {"future_ids": '["f1", "f2"]'}),
+        ("gather", {"future_ids": "['f1', 'f2']"}),
+        ("gather", {"future_ids": "f1, f2,", "return_when": None, "timeout_s": None}),
+        ("gather", {"future_ids": ["$f1", " f2 "], "return_when": "", "timeout_s": ""}),
+        ("gather", {"future_ids": ['"f1"', "f2"], "return_when": "ALL", "timeout_s": "30"}),
+        ("gather", {"future_ids": ["f1", "f2"], "return_when": ' "all" ', "timeout_s": "30 s"}),
+        ("gather", {"future_ids": ["f1", "f2"], "return_when": ["all"], "timeout_s": "inf"}),
+        ("gather", {"future_ids": [{"future_id": "f1"}, {"future_id": "f2"}], "timeout_s": "1e400"}),
+        ("gather", {"future_id": ["f1", "f2"], "timeout_s": 10**400}),
+        ("await_future", {"future_id": ["f2"], "timeout_s": "Infinity"}),
+        ("await_future", {"future_id": '["f2"]', "timeout_s": " 20 "}),
+        ("await_future", {"future_id": "$f2,", "timeout_s": [30]}),
+        ("await_future", {"future_id": '"f2"', "timeout_s": "null"}),
+        ("await_future", {"future_ids": ["f2"], "timeout_s": "30.5 seconds"}),
+        ("await_future", {"future_id": {"future_id": "f2", "status": "running"}}),
+        ("await_future", {"future_id": "'$two'"}),
+        ("await_future", {"future_id": "${f:two}"}),
+        ("cancel_future", {"future_id": "[two]"}),
+        ("list_futures", {"status": ""}),
+        ("list_futures", {"status": None}),
+        ("list_futures", {"status": "ALL"}),
+        ("list_futures", {"status": "Running"}),
+        ("list_futures", {"status": ["running"]}),
+    ],
+)
+@on_virtual_time
+async def test_arguments_of_our_own_tools_are_read_as_models_write_them(tool: str, arguments: Answer):
+    """What has one possible meaning has that."""
+    async with stage() as it:
+        await it.host.call("sleep", {"s": 3})
+        await it.host.call("sleep", {"s": 4, "_as": "two"})
+        answer = await it.host.call(tool, arguments)
+        assert "isError" not in answer
+        if tool == "await_future":
+            assert words(answer) == "slept 4"
+        elif tool == "gather":
+            assert records(answer) == [("f1", "completed"), ("f2", "completed")]
+        elif tool == "list_futures":
+            assert len(records(answer)) == 2
+        else:
+            assert records(answer) == [("f2", "cancelled")]
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "[NaN]", '{"a": 1e999}', "1" * 5000]
+)
+@on_virtual_time
+async def test_text_that_is_no_number_of_json_goes_to_the_server_as_it_is(text: str):
+    """For an argument that is a number, a list or an object; the server judges it, and the bridge has no error of its
+    own. The same for a value of a future."""
+    kinds = {"n": {"type": "number"}, "l": {"type": "array"}, "o": {"type": "object"}}
+    toy = Toy()
+
+    async def take(got: Got) -> Answer:
+        return {"content": [{"type": "text", "text": "taken"}]}
+
+    toy.add("take", take, schema={"type": "object", "properties": kinds})
+    async with stage(toy=toy) as it:
+        for kind in kinds:
+            assert words(await it.host.call("take", {kind: text, "_wait": "this"})).endswith("take completed\ntaken")
+            assert it.toy.got[-1].arguments == {kind: text}
+        assert words(await it.host.call("take", {"n": "1" * 400, "_wait": "this"})).endswith("taken")
+        assert it.toy.got[-1].arguments == {"n": int("1" * 400)}
 
 
 @on_virtual_time
@@ -958,7 +1078,8 @@ async def test_the_list_shows_newest_first_and_can_be_narrowed():
         ("await_future", {}, 'future_id must be the ID or name of a future, such as "f1"; found nothing'),
         ("await_future", {"future_id": 3}, "found 3"),
         ("await_future", {"future_id": " "}, "found ' '"),
-        ("await_future", {"future_id": None}, "found None"),
+        ("await_future", {"future_id": None}, "found nothing"),
+        ("await_future", {"future_id": "f1, f2"}, "found 'f1, f2'; gather waits for several"),
         ("await_future", {"future_id": "f1", "timeout_s": -1}, "timeout_s must be a number of seconds, 0 or more"),
         ("await_future", {"future_id": "f1", "timeout_s": "soon"}, "found 'soon'"),
         ("await_future", {"future_id": "f1", "timeout_s": True}, "found True"),
@@ -978,7 +1099,7 @@ async def test_the_list_shows_newest_first_and_can_be_narrowed():
         ("cancel_future", {}, "found nothing"),
         ("cancel_future", {"future_id": "f79"}, "Unknown future 'f79'"),
         ("list_futures", {"status": "done"}, "status must be one of waiting, running"),
-        ("list_futures", {"status": ["running"]}, "status must be one of"),
+        ("list_futures", {"status": ["running", "failed"]}, "status must be one of"),
     ],
 )
 @on_virtual_time
