@@ -361,6 +361,10 @@ class Bridge:
         """Return when every server is up or has failed once."""
         await self._settled.wait()
 
+    def state_of(self, server: str) -> ServerState:
+        """The part of the state tree in which a server's state lies."""
+        return self._states[server]
+
     def silent_tools(self) -> list[str]:
         """Tools that say nothing of what they change and are not ordered for that."""
         return [name for name, wiring in self.wirings.items() if wiring.effect.source == "nothing said"]

@@ -265,7 +265,9 @@ def serve(
 @cli.command()
 @_source
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-@click.option("--explain", nargs=2, metavar="TOOL TOOL", help="Say whether calls of two tools conflict, and by what.")
+@click.option(
+    "--explain", nargs=2, metavar="TOOL TOOL", help="Show whether calls of two tools keep their order, and why."
+)
 def inspect(
     config_file: Path | None,
     url: str | None,

@@ -19,7 +19,9 @@ def _doc(default: Any, doc: str) -> Any:
 class Policy:
     """What applies to one tool. A setting may stand at the top, on a server or on a tool; the nearest wins."""
 
-    mode: Literal["future", "sync"] = _doc("future", "`sync`: the answer is the real result, in order with all others.")
+    mode: Literal["future", "sync"] = _doc(
+        "future", "`sync`: the answer is the real result, ordered like any other call."
+    )
     ordering: Literal["declared", "strict", "none"] = _doc(
         "declared", "What a tool that says nothing of its effects counts as: not ordered, a write, or nothing at all."
     )

@@ -13,36 +13,20 @@ import anyio
 from rich.console import Console
 from rich.table import Table
 
+from asyncfc_mcp import explanation
 from asyncfc_mcp.bridge import RESERVED, Bridge, Wiring
-from asyncfc_mcp.ordering import Effect, EffectTemplate, conflict
+from asyncfc_mcp.explanation import known_from, unbound
+from asyncfc_mcp.ordering import conflict
 
 CONNECT_S: Final = 60.0
 """How long to wait for servers to come up."""
 WIDE: Final = 120
 """Columns from which on the table has everything; a narrower terminal gets the names and the effects."""
-SOURCES: Final[Mapping[str, str]] = {
-    "config": "config",
-    "annotation": "annotation",
-    "strict": 'nothing said; ordering "strict"',
-    "nothing said": "nothing said",
-    "state": 'nothing said; the server has a "state"',
-    "off": 'ordering "none"',
-}
-
-
-def known_from(effect: EffectTemplate) -> str:
-    """The source of a tool's effect, in words."""
-    return effect.reason or SOURCES.get(effect.source, effect.source)
-
-
-def _unbound(wiring: Wiring) -> Effect:
-    """The effect while no argument is known: a placeholder stands for its parent path."""
-    return wiring.effect.bind({}, lambda value: False)
 
 
 def _conflicts(name: str, wirings: Mapping[str, Wiring]) -> list[str]:
-    mine = _unbound(wirings[name])
-    return [other for other, wiring in wirings.items() if conflict(mine, _unbound(wiring)) is not None]
+    mine = unbound(wirings[name])
+    return [other for other, wiring in wirings.items() if conflict(mine, unbound(wiring)) is not None]
 
 
 def _limits(wiring: Wiring, server_limit: int | None) -> dict[str, Any]:
@@ -187,36 +171,6 @@ def render(facts: Mapping[str, Any], width: int | None = None) -> str:
     return "\n".join(text.rstrip() for text in output.getvalue().splitlines()) + "\n"
 
 
-def explain(bridge: Bridge, first: str, second: str) -> str:
-    """Whether calls of two tools conflict, and by which paths.
-
-    Raises:
-        UnknownTool: one of them is not listed.
-    """
-    a, b = bridge.wiring(first), bridge.wiring(second)
-    lines = [
-        f"{name}: {wiring.effect.describe() or 'touches nothing'} ({known_from(wiring.effect)})"
-        for name, wiring in ((first, a), (second, b))
-    ]
-    found = conflict(_unbound(a), _unbound(b))
-    if found is None:
-        lines.append("They never conflict: calls of the two run at the same time.")
-        return "\n".join(lines) + "\n"
-    mine, theirs = ("/".join(path) for path in found)
-    lines.append(f"They can conflict: {first} at {mine}, {second} at {theirs}, and at least one of them writes there.")
-    # With arguments that differ everywhere, from each other and from all that is declared, are the two kept apart?
-    distinct = [
-        wiring.effect.bind(dict.fromkeys(wiring.effect.placeholders, mark), lambda value: False)
-        for wiring, mark in ((a, "\x00a"), (b, "\x00b"))
-    ]
-    if a.effect.placeholders | b.effect.placeholders and conflict(*distinct) is None:
-        names = ", ".join(sorted(a.effect.placeholders | b.effect.placeholders))
-        lines.append(f"Only where their arguments meet ({names}): otherwise they run at the same time.")
-    else:
-        lines.append("Whatever their arguments are, they run in the order in which they were submitted.")
-    return "\n".join(lines) + "\n"
-
-
 async def run(bridge: Bridge, *, as_json: bool, explain: tuple[str, str] | None) -> tuple[str, bool]:
     """Connect, and return what to print and whether every server is up.
 
@@ -237,4 +191,4 @@ async def run(bridge: Bridge, *, as_json: bool, explain: tuple[str, str] | None)
 
 
 def _explained(bridge: Bridge, tools: tuple[str, str]) -> str:
-    return explain(bridge, *tools)
+    return explanation.explain(bridge, *tools)

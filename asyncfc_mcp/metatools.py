@@ -418,6 +418,6 @@ def instructions(*, conversation: bool) -> str:
         "Tools run in the background: a call answers at once with a future ID (f1), or with the result if quick. "
         f"Send independent calls together; on the last call of a turn pass {last}. "
         'Name a call with _as:"x" and pass results on: "$x", "$f1", "$x.items[0].id", inside text "${f:x.title}"; '
-        "dependent calls may share a turn. Only calls on the same declared state keep their order. "
-        "Else await_future or gather; list_futures shows all."
+        "dependent calls may share a turn. Only calls on the same declared state keep order; "
+        "else await_future or gather first. list_futures shows all."
     )

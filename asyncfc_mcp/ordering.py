@@ -97,6 +97,10 @@ class ServerState:
         """The root as text."""
         return "/".join(self.root)
 
+    def meets(self, other: "ServerState") -> bool:
+        """Whether one of the two roots contains the other."""
+        return _overlap(self.root, other.root)
+
     def places(self, path: Path) -> tuple[Path, ...]:
         """A path that may be outside the root: that path, and the place for it below the root, since a tool of this
         server that says only that it writes may write there."""

@@ -123,7 +123,8 @@ async def _say_silent(bridge: Bridge) -> None:
     silent = bridge.silent_tools()
     if silent:
         logger.warning(
-            "%d of %d tools do not say what they change and run at the same time as everything else (see inspect)",
+            "%d of %d tools do not say what they change, so their order is not kept: they run at the same time as "
+            "everything else (see inspect)",
             len(silent),
             len(bridge.catalog.tools),
         )

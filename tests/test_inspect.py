@@ -12,6 +12,7 @@ from asyncfc_mcp import inspect
 from asyncfc_mcp.bridge import RESERVED, Bridge
 from asyncfc_mcp.config import BridgeConfig, Policy, ServerConfig, StdioSpec
 from asyncfc_mcp.errors import UnknownTool
+from asyncfc_mcp.explanation import explain
 
 
 def toy_with(*tools: str, **annotations: dict[str, Any]) -> Toy:
@@ -180,9 +181,12 @@ async def test_nothing_is_cut_off_on_a_narrow_terminal():
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        ("read", "read", ["They never conflict"]),
-        ("time", "wipe", ["time: touches nothing (config)", "They never conflict"]),
-        ("plain", "wipe", ["They never conflict"]),
+        ("read", "read", ["By what is known neither writes what the other touches"]),
+        ("time", "wipe", ["time: touches nothing (config)", "By what is known neither writes"]),
+        ("plain", "wipe", ["Nothing is known of what plain touches", "must be awaited, or their effects declared"]),
+        ("plain", "plain", ["Nothing is known of what plain touches"]),
+        ("plain", "other", ["Nothing is known of what they touch"]),
+        ("free", "wipe", ['free: not ordered, by "ordering": "none"', "must be awaited"]),
         (
             "read",
             "write",
@@ -197,11 +201,44 @@ async def test_nothing_is_cut_off_on_a_narrow_terminal():
 )
 @on_virtual_time
 async def test_two_tools_are_explained_with_the_paths_by_which_they_conflict(first: str, second: str, said: list[str]):
-    """Never, always, or only where their arguments meet."""
-    async with bridge_over(toy_with(*TOOLS), server=FILES) as bridge:
-        text = inspect.explain(bridge, first, second)
+    """Always, only where their arguments meet, or not, as far as is known."""
+    server = {**FILES, "tools": {**FILES["tools"], "free": {"ordering": "none"}}}
+    async with bridge_over(toy_with(*TOOLS, "other", "free"), server=server) as bridge:
+        text = explain(bridge, first, second)
     for part in said:
         assert part in text
+    assert "never" not in text
+
+
+@on_virtual_time
+async def test_the_arguments_of_files_keep_two_calls_apart_as_well():
+    """`{path:file}` is an argument like any other."""
+    server = {"tools": {"read": {"reads": ("{path:file}",)}, "write": {"writes": ("{folder:file}/{name}",)}}}
+    async with bridge_over(toy_with("read", "write"), server=server) as bridge:
+        text = explain(bridge, "read", "write")
+    assert "read at file://, write at file://" in text
+    assert "Only where their arguments meet (folder, name, path)" in text
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (None, "one and two have no common state, as far as is known"),
+        ("workspace", "Whatever their arguments are, they run in the order"),
+        ("files:/data", "They can conflict: one_tool at file:///data, two_tool at file:///data"),
+    ],
+)
+@on_virtual_time
+async def test_two_servers_are_not_called_independent(state: str | None, said: str):
+    """Nobody knows whether they work on one thing unless a common `state` says so."""
+    one, two = Toy("one"), Toy("two")
+    for toy in (one, two):
+        toy.listing.clear()
+        toy.add(f"{toy.name}_tool", toy._echo, annotations={"readOnlyHint": False})
+    async with bridge_over(one, two, server={"state": state}) as bridge:
+        text = explain(bridge, "one_tool", "two_tool")
+    assert said in text
+    assert ("no common state" in text) == (state is None)
 
 
 def bridge_of(toy: Toy) -> Bridge:
@@ -220,7 +257,7 @@ async def test_inspecting_connects_shows_and_ends():
         facts = json.loads(output)
         assert [tool["name"] for tool in facts["tools"]] == ["plain", "look"]
         text, _ = await inspect.run(bridge_of(toy), as_json=False, explain=("plain", "look"))
-        assert "They never conflict" in text
+        assert "Nothing is known of what plain touches" in text
 
 
 @on_virtual_time
