@@ -82,6 +82,12 @@ class Wiring:
     fixed_effect: Effect | None
     """The effect of every call, where it does not depend on the arguments."""
 
+    @property
+    def ordered(self) -> bool:
+        """Whether its calls read or write any state, as far as is known before their arguments are."""
+        fixed = self.fixed_effect
+        return fixed is None or bool(fixed.reads or fixed.writes)
+
     @classmethod
     def of(cls, entry: ToolEntry, state: ServerState) -> "Wiring":
         policy = entry.policy

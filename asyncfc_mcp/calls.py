@@ -41,6 +41,7 @@ from asyncfc_mcp.protocol import (
     Soon,
 )
 from asyncfc_mcp.questions import CLAIM_S
+from asyncfc_mcp.request_order import RequestOrder, Turn
 from asyncfc_mcp.requests import Handler, Params, Request, Session, awaited, paged
 from asyncfc_mcp.scheduler import wait_for
 
@@ -86,6 +87,9 @@ class ToolCalls:
         self._found = Client(scope)
         self._overdue = 0
         """Calls that came and have not begun to be made, since they may have to wait before that."""
+        self._taken_up: anyio.Event | None = None
+        """Set when one of them begins to be made."""
+        self._gap_s = bridge.settings.forward_wait_ms / 1000
         self.epoch = time.time() - anyio.current_time()
         """The wall clock when the monotonic clock was zero, in seconds."""
         self.methods: Mapping[str, Handler] = {"tools/list": awaited(self._list_tools), "tools/call": self._call}
@@ -129,6 +133,8 @@ class ToolCalls:
         name = self.bridge.handed.aliases.get(name, name)
         caller = self.caller(request)
         wiring = self.bridge.wirings.get(name)
+        if request.order is not None and (turn := self._turn(request, request.order, wiring, arguments)) is not None:
+            return partial(self._call_in_turn, turn, request, caller, name, arguments)
         if wiring is not None and not self._overdue and not params.keys() & {"requestState", "task"}:
             try:
                 answer = self._begin(request, caller, wiring, arguments)
@@ -174,11 +180,43 @@ class ToolCalls:
             return partial(self._answer_grace, client, future, entry.policy.grace_ms / 1000)
         return self._deliver(client, self._answer_with(futures, note))
 
+    def _turn(
+        self, request: Request, order: RequestOrder, wiring: Wiring | None, arguments: dict[str, Any] | None
+    ) -> Turn | None:
+        """A place for a call that has to wait for requests that its client sent before it. Only one whose place among
+        calls matters waits: it has effects, or its client wants to know of all before it."""
+        turn = order.turn(request.channel.request_id) if self._gap_s > 0 else None
+        if turn is None or (wiring is not None and (wiring.ordered or (arguments or {}).get("_wait") == "all")):
+            return turn
+        turn.leave()
+        return None
+
+    async def _call_in_turn(
+        self, turn: Turn, request: Request, caller: Caller, name: str, arguments: dict[str, Any] | None
+    ) -> Result:
+        """A call that was overtaken by none of its client's, or waits until that is sure."""
+        try:
+            await turn.wait(self._gap_s)
+            with anyio.move_on_after(self._gap_s):
+                while self._overdue:  # what it has waited for may be about to take its place
+                    self._taken_up = self._taken_up or anyio.Event()
+                    await self._taken_up.wait()
+        except BaseException:
+            turn.leave()
+            raise
+        # The next one goes on in a later step, when this one has been submitted or stands among the arrivals.
+        turn.leave()
+        self._overdue += 1
+        return await self._call_in_time(request, caller, name, arguments)
+
     async def _call_in_time(
         self, request: Request, caller: Caller, name: str, arguments: dict[str, Any] | None
     ) -> Result:
         """A call that may have to wait before it can be made: for a listing, for names, for answers to questions."""
         self._overdue -= 1
+        if self._taken_up is not None:
+            self._taken_up.set()
+            self._taken_up = None
         params, client = request.params, caller.client
         augmented = "task" in params and request.version == tasks.EXPERIMENTAL_VERSION
         tool = METATOOLS.get(name)

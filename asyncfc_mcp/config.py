@@ -129,7 +129,9 @@ class Settings:
     )
     inline_bytes: int = _doc(4096, "Largest result, in bytes, that is delivered that way.")
     forward_wait_ms: float = _doc(
-        50.0, "Milliseconds that `$name` or `${f:name}` waits for a call that takes that name; 0: none."
+        50.0,
+        "Milliseconds that `$name` or `${f:name}` waits for a call that takes that name, and a call with effects for "
+        "a request that its client numbered before it; 0: none.",
     )
     max_result_bytes: int | None = _doc(
         None, "Largest text that `await_future` hands out at once; the rest is read as a resource. None: no limit."

@@ -23,6 +23,7 @@ from asyncfc_mcp.protocol import (
     Channel,
     Later,
 )
+from asyncfc_mcp.request_order import RequestOrder
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Session:
         self.version = LATEST_HANDSHAKE_VERSION
         self.host: str | None = None
         self.capabilities: Mapping[str, Any] = {}
+        self.order = RequestOrder()
         self.accepted = False
         """Whether it has shaken hands, so that it may ask for anything."""
         self._ending = AsyncExitStack()
@@ -93,6 +95,8 @@ class Request:
     protocol has them."""
     session: "Session | None" = None
     """The connection that it came on; None on 2026-07-28, which has none."""
+    order: RequestOrder | None = None
+    """The numbering of its client's requests; None where clients cannot be told apart."""
 
     @property
     def modern(self) -> bool:

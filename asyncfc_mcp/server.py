@@ -16,7 +16,7 @@ import anyio.abc
 from asyncfc_mcp import __version__, tasks
 from asyncfc_mcp.asking import Asking
 from asyncfc_mcp.bridge import Bridge
-from asyncfc_mcp.calls import ToolCalls
+from asyncfc_mcp.calls import CONVERSATION_KEY, ToolCalls
 from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RpcError
 from asyncfc_mcp.futures import Result, Scope
 from asyncfc_mcp.hosts import profile_for
@@ -42,6 +42,7 @@ from asyncfc_mcp.protocol import (
     Later,
     Soon,
 )
+from asyncfc_mcp.request_order import RequestOrder, RequestOrders
 from asyncfc_mcp.requests import Handler, Params, Request, Session, awaited
 from asyncfc_mcp.subscriptions import Subscriptions
 from asyncfc_mcp.tasking import Tasks
@@ -95,6 +96,8 @@ class Upstream:
 
     def __init__(self, bridge: Bridge, scope: Scope, *, pipe: bool) -> None:
         self.bridge = bridge
+        self._scope, self._pipe = scope, pipe
+        self._orders = RequestOrders()
         self._asking = Asking()
         listeners = Listeners(bridge, scope, lambda future: tasks.detailed(future, calls.epoch))
         calls = ToolCalls(bridge, scope, listeners, self._asking, _Seal(), pipe=pipe)
@@ -133,7 +136,9 @@ class Upstream:
         """
         params = _checked(params)
         if method == "initialize":
+            session.order.restart(channel.request_id)
             return self._initialize(session, params)
+        session.order.see(channel.request_id)
         if method == "ping":
             return {}
         handler = self._handshake.get(method)
@@ -145,6 +150,7 @@ class Upstream:
                 raise RpcError(INVALID_PARAMS, NOT_INITIALIZED)
             raise RpcError(METHOD_NOT_FOUND, "Method not found", method)
         request = Request(method, params, session.version, session.host, session.capabilities, channel, session)
+        request.order = session.order
         # A method that MCP does not define may be that of a server's extension.
         return self._answer(handler or self._extension, request)
 
@@ -156,10 +162,24 @@ class Upstream:
         """
         params = params or {}
         version, host, capabilities = self._envelopes.read(params)
+        order = self._order_of(host, params)
+        if order is not None:
+            (order.restart if method == "server/discover" else order.see)(channel.request_id)
         handler = self._modern.get(method)
         if handler is None and method in CLIENT_METHODS:
             raise RpcError(METHOD_NOT_FOUND, "Method not found", method)
-        return self._answer(handler or self._extension, Request(method, params, version, host, capabilities, channel))
+        request = Request(method, params, version, host, capabilities, channel, order=order)
+        return self._answer(handler or self._extension, request)
+
+    def _order_of(self, host: str | None, params: Params) -> RequestOrder | None:
+        """The numbering of a client that has no session: of the one connection, else of the conversation or of all
+        clients of a name. None where nobody is authenticated, so that the same words may be another's."""
+        if self._pipe:
+            return self._orders.of(None)
+        if not self._scope.listed:
+            return None
+        key = params["_meta"].get(CONVERSATION_KEY)
+        return self._orders.of((host, key if isinstance(key, str) else None))
 
     def notified(self, session: Session, method: str) -> Callable[[], Awaitable[None]] | None:
         """Take in a notification of a client that shook hands; what is left to be done about it, if anything is.

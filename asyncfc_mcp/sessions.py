@@ -354,7 +354,8 @@ class Sessions:
                 await stream.end(None, 200)
 
     async def _post(self, opened: _Opened | None, receive: "Receive", send: "Send") -> None:
-        body = await self._door.read(receive)
+        with opened.session.order.reading() if opened is not None else nullcontext():
+            body = await self._door.read(receive)
         if body is None:
             return
         if opened is not None and opened.over.is_set():
