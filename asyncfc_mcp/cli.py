@@ -8,6 +8,7 @@ import gc
 import hashlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from asyncfc_mcp import __version__
 from asyncfc_mcp.config import BridgeConfig
 from asyncfc_mcp.config_reader import config_for_command, config_for_url, load_config
 from asyncfc_mcp.errors import BridgeError, UnknownTool
+from asyncfc_mcp.redaction import shown_command
 
 if TYPE_CHECKING:
     from asyncfc_mcp.bridge import Bridge
@@ -48,13 +50,58 @@ def _source(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+class SourceCommand(click.Command):
+    """A command that takes another one behind `--`.
+
+    The `--` is often forgotten. Then options of the other command would be taken for ours, so a word before it with
+    options behind is an error that proposes the right form. Beside `--config` and `--url` words are names (`inspect`).
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = args[: args.index("--")] if "--" in args else args
+        at = self._first_word(own)
+        separated, word = "--" in args, "" if at is None else own[at]
+        # Of `serve`, what stands behind a word belongs to the wrapped command; `inspect` takes names in any order.
+        searched = own if self.name == "inspect" else own[:at]
+        source = any(arg.partition("=")[0] in ("--config", "--url") for arg in searched)
+        proposal = None
+        if at is not None and not separated and not source:
+            proposal = self._proposal(ctx, own, at, word)
+            if proposal is None and any(arg.startswith("-") for arg in own[at + 1 :]):
+                before = [*own[:at], "--"]
+                proposal = shown_command(["asyncfc-mcp", str(ctx.info_name), *before, *own[at:]])
+        if proposal is not None:
+            raise click.UsageError(f"what is wrapped stands behind an option or `--`; did you mean: {proposal}", ctx)
+        ctx.meta["names"] = source and not separated
+        return super().parse_args(ctx, args)
+
+    def _first_word(self, args: list[str]) -> int | None:
+        """The place of the first word that is neither an option nor the value of one."""
+        options = {name: param for param in self.params if isinstance(param, click.Option) for name in param.opts}
+        index = 0
+        while index < len(args):
+            if not args[index].startswith("-") or args[index] == "-":
+                return index
+            param = options.get(args[index])
+            index += 1 if param is None or param.is_flag else 1 + param.nargs
+        return None
+
+    def _proposal(self, ctx: click.Context, args: list[str], at: int, word: str) -> str | None:
+        """The command line with `--config` or `--url` where the word is a file or an address."""
+        is_file = word.endswith((".json", ".jsonc", ".toml")) and not os.access(word, os.X_OK)
+        option = "--url" if re.match(r"https?://", word) else "--config" if is_file or os.path.isdir(word) else None
+        if option is None:
+            return None
+        return shown_command(["asyncfc-mcp", str(ctx.info_name), *args[:at], option, *args[at:]])
+
+
 def _load(config_file: Path | None, url: str | None, command: tuple[str, ...]) -> BridgeConfig:
     given = sum((config_file is not None, url is not None, bool(command)))
     if given != 1:
         found = "none of them" if given == 0 else "more than one"
         raise click.UsageError(f"say what to wrap, once: --config FILE, --url URL or -- CMD ARGS...; found {found}")
     if config_file is not None:
-        config = load_config(config_file, os.environ)
+        config = load_config(config_file.expanduser(), os.environ)
     else:
         config = config_for_url(url) if url is not None else config_for_command(command)
     _refuse_itself(config)
@@ -191,7 +238,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(cls=SourceCommand)
 @_source
 @click.option(
     "--transport",
@@ -262,7 +309,7 @@ def serve(
     )
 
 
-@cli.command()
+@cli.command(cls=SourceCommand)
 @_source
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.option(
@@ -276,14 +323,20 @@ def inspect(
     as_json: bool,
     explain: tuple[str, str] | None,
 ) -> None:
-    """Connect to the servers and show every tool: its name for clients, its server, and how its calls are ordered."""
+    """Connect to the servers and show a line for each of them: its tools, and what is known of their order.
+
+    With names of servers or tools behind `--config FILE`: each tool's name for clients, its effect and its limits.
+    """
     _log_to_stderr(verbose)
-    config = _load(config_file, url, command)
+    names = command if click.get_current_context().meta["names"] else ()
+    config = _load(config_file, url, () if names else command)
     from asyncfc_mcp import inspect as inspection
 
     if not verbose:
         logger.setLevel(logging.ERROR)  # what is wrong with a server stands in the table
-    output, healthy = _run(lambda: inspection.run(_bridge(config, verbose=verbose), as_json=as_json, explain=explain))
+    output, healthy = _run(
+        lambda: inspection.run(_bridge(config, verbose=verbose), as_json=as_json, explain=explain, names=names)
+    )
     click.echo(output, nl=False)
     if not healthy:
         sys.exit(1)

@@ -5,16 +5,19 @@ Connects to every server once, shows, and ends. Owns the words of that output; d
 
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final, cast
 
 import anyio
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from asyncfc_mcp import explanation
 from asyncfc_mcp.bridge import RESERVED, Bridge, Wiring
+from asyncfc_mcp.errors import BridgeError, nearest
 from asyncfc_mcp.explanation import known_from, unbound
 from asyncfc_mcp.ordering import conflict
 
@@ -24,9 +27,28 @@ WIDE: Final = 120
 """Columns from which on the table has everything; a narrower terminal gets the names and the effects."""
 
 
+class UnknownSubject(BridgeError):
+    """No server and no tool has the name whose details were asked for."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        close = nearest(name, known)
+        hint = f"did you mean {', '.join(close)}?" if close else f"the servers are {', '.join(known[:20])}"
+        super().__init__(f"there is no server or tool {name!r}; {hint}")
+
+
 def _conflicts(name: str, wirings: Mapping[str, Wiring]) -> list[str]:
     mine = unbound(wirings[name])
     return [other for other, wiring in wirings.items() if conflict(mine, unbound(wiring)) is not None]
+
+
+def _touches(wiring: Wiring) -> str:
+    """The effect in one of few words, by which a server's tools are counted."""
+    effect = wiring.effect
+    if effect.writes:
+        return "write declared paths" if effect.source == "config" else "write all of it"
+    if effect.reads:
+        return "read"
+    return {"config": "touch nothing", "off": "are not ordered"}.get(effect.source, "say nothing")
 
 
 def _limits(wiring: Wiring, server_limit: int | None) -> dict[str, Any]:
@@ -60,7 +82,9 @@ def report(bridge: Bridge) -> dict[str, Any]:
                 "tool": entry.tool,
                 "mode": entry.policy.mode,
                 "effect": wiring.effect.describe(),
+                "touches": _touches(wiring),
                 "effect_from": known_from(wiring.effect),
+                "effect_source": wiring.effect.source,
                 "in_turn_with": against,
                 "limits": _limits(wiring, bridge.downstreams[entry.server].config.max_concurrency),
                 "notes": list(entry.notes),
@@ -110,50 +134,152 @@ def _few(names: Sequence[str], total: int) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
-def render(facts: Mapping[str, Any], width: int | None = None) -> str:
-    """The report as tables."""
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+KINDS: Final = ("read", "write all of it", "write declared paths", "touch nothing", "say nothing", "are not ordered")
+"""What `_touches` gives, in the order in which a summary counts it."""
+ORIGINS: Final[Mapping[str, str]] = {
+    "annotation": "annotations",
+    "strict": 'ordering "strict"',
+    "state": '"state"',
+    "nothing said": "",
+    "off": "",
+}
+"""Sources of effects as a summary names them; the others as they are."""
+
+
+def _summary(server: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> str:
+    """A server in a few words, such as `14 tools: 10 read, 4 write all of it; annotations`."""
+    counts = Counter(tool["touches"] for tool in tools)
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+    sources = dict.fromkeys(ORIGINS.get(tool["effect_source"], tool["effect_source"]) for tool in tools)
+    text = _counted(len(tools), "tool") + (f": {kinds}" if kinds else "")
+    if origins := ", ".join(source for source in sources if source):
+        text += f"; {origins}"
+    for noun in ("prompt", "resource"):
+        if server[f"{noun}s"]:
+            text += f"; {_counted(server[f'{noun}s'], noun)}"
+    if server["status"] == "ready":
+        return text
+    return f"{server['status']}; its tools when it was last up: {text}" if tools else server["status"]
+
+
+def _chosen(facts: Mapping[str, Any], names: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """The servers whose tools are shown, and the tools that are shown one by one.
+
+    Raises:
+        UnknownSubject: nothing has one of the names.
+    """
+    servers = {server["name"]: server for server in facts["servers"]}
+    wanted: list[Any] = []
+    tools: list[Any] = []
+    for name in names:
+        same = [tool for tool in facts["tools"] if name in (tool["name"], tool["tool"])]
+        if name in servers:
+            wanted.append(servers[name])
+        elif same:
+            tools += same
+        else:
+            raise UnknownSubject(name, [*servers, *(tool["name"] for tool in facts["tools"])])
+    return (wanted, tools) if names or len(servers) > 1 else (list(servers.values()), [])
+
+
+def render(facts: Mapping[str, Any], names: Sequence[str] = (), width: int | None = None) -> str:
+    """The report for people: a line for each server, and the details of those that are named (or of the only one).
+
+    Raises:
+        UnknownSubject: nothing has one of the names.
+    """
     screen = Console()
     # Into a pipe nothing is folded, so that names can be searched for.
     room = width or (screen.width if screen.is_terminal else 10_000)
     # Names and reasons are others' words: "[/data]" in one is no markup.
     console = Console(file=io.StringIO(), width=room, highlight=False, color_system=None, markup=False, emoji=False)
-    servers = Table(title=f"Servers of {facts['source']}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("Server", "Status", "Protocol", "Tools", "Prompts", "Resources"):
-        right = heading in ("Tools", "Prompts", "Resources")
-        servers.add_column(heading, justify="right" if right else "left", overflow="fold")
+    servers, tools = _chosen(facts, names)
+    if not names:
+        _overview(console, facts)
+    for server in servers:
+        _server(console, server, facts)
+    for tool in tools:
+        _tool(console, tool)
+    if not names:
+        _remarks(console, facts)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return "\n".join(text.rstrip() for text in output.getvalue().strip("\n").splitlines()) + "\n"
+
+
+def _overview(console: Console, facts: Mapping[str, Any]) -> None:
+    table = Table(title=f"Servers of {facts['source']}", title_justify="left", box=None, pad_edge=False)
+    table.show_header = False
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
     for server in facts["servers"]:
-        servers.add_row(
-            server["name"], server["status"], server["protocol"] or "-",
-            str(server["tools"]), str(server["prompts"]), str(server["resources"]),
-        )  # fmt: skip
-    console.print(servers)
-    for server in facts["servers"]:
-        if server["reason"]:
-            console.print(f"  {server['name']}: {server['reason']}")
-    console.print()
-    tools = Table(title="Tools", title_justify="left", box=None, pad_edge=False)
+        own = [tool for tool in facts["tools"] if tool["server"] == server["name"]]
+        table.add_row(server["name"], _summary(server, own))
+    console.print(table)
+    if troubled := [server for server in facts["servers"] if server["reason"]]:
+        console.print("\nNot available")
+        for server in troubled:
+            console.print(Padding(f"{server['name']}: {server['reason']}", (0, 0, 0, 2)))
+
+
+def _server(console: Console, server: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Every tool of one server."""
+    state = [server["status"], server["protocol"], server["reason"]]
+    console.print(f"\nServer {server['name']}: {', '.join(filter(None, state))}")
+    if not server["tools"]:
+        return
+    table = Table(title="Tools", title_justify="left", box=None, pad_edge=False)
     narrow = console.width < WIDE
-    tools.add_column("Name", no_wrap=not narrow, overflow="fold")
-    for heading in ("Effect",) if narrow else ("Server", "Mode", "Effect", "Known from", "Takes turns with", "Notes"):
-        tools.add_column(heading, overflow="fold")
+    table.add_column("Name", no_wrap=not narrow, overflow="fold")
+    for heading in ("Effect",) if narrow else ("Mode", "Effect", "Known from", "Takes turns with", "Notes"):
+        table.add_column(heading, overflow="fold")
     for tool in facts["tools"]:
-        limits = tool["limits"]
-        notes = [
-            *(f"at most {limits['max_concurrency']} at a time" for _ in [0] if limits["max_concurrency"]),
-            *(f"{limits['timeout_s']:g} s limit" for _ in [0] if limits["timeout_s"]),
-            *tool["notes"],
-        ]
-        turns = _few(tool["in_turn_with"], len(facts["tools"]))
-        if narrow:  # a name that is cut in two cannot be copied; the rest is in --json
-            mode = "" if tool["mode"] == "future" else f"{tool['mode']}; "
-            tools.add_row(tool["name"], "; ".join([f"{mode}{tool['effect']} ({tool['effect_from']})", *notes]))
+        if tool["server"] != server["name"]:
             continue
-        row = (tool["server"], tool["mode"], tool["effect"] or "-", tool["effect_from"], turns, "; ".join(notes))
-        tools.add_row(tool["name"], *row)
-    console.print(tools)
-    console.print()
-    console.print(f"Tools of the bridge itself: {', '.join(facts['meta_tools'])}")
-    silent = [tool["name"] for tool in facts["tools"] if tool["effect_from"] == "nothing said"]
+        notes = _notes(tool)
+        if narrow:  # a name that is cut in two cannot be copied
+            mode = "" if tool["mode"] == "future" else f"{tool['mode']}; "
+            table.add_row(tool["name"], "; ".join([f"{mode}{tool['effect']} ({tool['effect_from']})", *notes]))
+            continue
+        turns = _few(tool["in_turn_with"], len(facts["tools"]))
+        row = (tool["mode"], tool["effect"] or "-", tool["effect_from"], turns, "; ".join(notes))
+        table.add_row(tool["name"], *row)
+    console.print(table)
+
+
+def _notes(tool: Mapping[str, Any]) -> list[str]:
+    limits = tool["limits"]
+    notes = list(tool["notes"])
+    if limits["timeout_s"]:
+        notes.insert(0, f"{limits['timeout_s']:g} s limit")
+    if limits["max_concurrency"]:
+        notes.insert(0, f"at most {limits['max_concurrency']} at a time")
+    return notes
+
+
+def _tool(console: Console, tool: Mapping[str, Any]) -> None:
+    """Everything of one tool."""
+    table = Table(title=f"\nTool {tool['name']}", title_justify="left", box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("server", f"{tool['server']} (there: {tool['tool']})")
+    table.add_row("mode", tool["mode"])
+    table.add_row("effect", f"{tool['effect'] or 'touches nothing'} ({tool['effect_from']})")
+    table.add_row("takes turns with", ", ".join(tool["in_turn_with"]) or "nothing")
+    for name, value in tool["limits"].items():
+        table.add_row(name, "none" if value is None else str(value))
+    for note in tool["notes"]:
+        table.add_row("note", note)
+    console.print(table)
+
+
+def _remarks(console: Console, facts: Mapping[str, Any]) -> None:
+    console.print(f"\nTools of the bridge itself: {', '.join(facts['meta_tools'])}")
+    silent = [tool["name"] for tool in facts["tools"] if tool["effect_source"] == "nothing said"]
     if silent:
         subject = (
             "1 tool says nothing of what it changes and runs"
@@ -166,16 +292,21 @@ def render(facts: Mapping[str, Any], width: int | None = None) -> str:
         )
     for note in (*facts["warnings"], *facts["notes"]):
         console.print(f"Note: {note}")
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return "\n".join(text.rstrip() for text in output.getvalue().splitlines()) + "\n"
+    if len(facts["servers"]) > 1:
+        console.print("Details: add the name of a server or of a tool to the command.")
 
 
-async def run(bridge: Bridge, *, as_json: bool, explain: tuple[str, str] | None) -> tuple[str, bool]:
+async def run(
+    bridge: Bridge, *, as_json: bool, explain: tuple[str, str] | None, names: Sequence[str] = ()
+) -> tuple[str, bool]:
     """Connect, and return what to print and whether every server is up.
+
+    Args:
+        names: servers and tools whose details are shown; JSON always has everything.
 
     Raises:
         UnknownTool: `explain` names a tool that is not listed.
+        UnknownSubject: nothing has one of the names.
     """
     bridge.introduce({})
     async with bridge.open():
@@ -187,7 +318,7 @@ async def run(bridge: Bridge, *, as_json: bool, explain: tuple[str, str] | None)
     healthy = all(server["status"] == "ready" for server in facts["servers"])
     if explain is not None:
         return _explained(bridge, explain), healthy
-    return (json.dumps(facts, indent=2, ensure_ascii=False) + "\n" if as_json else render(facts)), healthy
+    return (json.dumps(facts, indent=2, ensure_ascii=False) + "\n" if as_json else render(facts, names)), healthy
 
 
 def _explained(bridge: Bridge, tools: tuple[str, str]) -> str:

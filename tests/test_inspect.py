@@ -139,8 +139,8 @@ async def test_the_tables_say_the_same_in_words():
     async with bridge_over(toy, server=FILES) as bridge:
         text = inspect.render(inspect.report(bridge), width=200)
     rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
-    assert "ready" in rows["toy"]
-    assert "2025-11-25" in rows["toy"]
+    assert "6 tools: 1 read, 3 write declared paths" in rows["toy"]
+    assert "Server toy: ready, 2025-11-25" in text
     for said in ("future", "writes toy/fs/{path}", "config", "at most 1 at a time; 20 s limit"):
         assert said in rows["write"]
     assert "read, write, wipe and 1 more" in rows["wipe"]
@@ -171,7 +171,7 @@ async def test_nothing_is_cut_off_on_a_narrow_terminal():
     """Long names are folded, not dropped."""
     name = "a_tool_with_a_very_long_name_indeed"
     async with bridge_over(toy_with(name)) as bridge:
-        text = inspect.render(inspect.report(bridge), width=40)
+        text = inspect.render(inspect.report(bridge), width=40).partition("\nTools of the bridge")[0]
     assert max(map(len, text.splitlines())) <= 40
     column = "".join(line.split(" ")[0] for line in text.partition("Tools\n")[2].splitlines() if line[:1].strip())
     assert "…" not in text
@@ -286,3 +286,91 @@ async def test_a_server_that_cannot_start_is_shown_with_the_reason():
     assert facts["servers"][0]["reason"] == "command 'nowhere' was not found; is it installed and on PATH?"
     assert facts["tools"] == []
     assert anyio.current_time() - began < 60
+
+
+# --- many servers --------------------------------------------------------------------------------------------------
+
+
+def many(count: int, tools: int) -> dict[str, Any]:
+    """A report on servers with tools of every kind, and two that are not up."""
+    limits = dict.fromkeys(("max_concurrency", "timeout_s"))
+    kinds = [("read", "annotation"), ("write all of it", "annotation"), ("say nothing", "nothing said")]
+    servers = [
+        {"name": f"server_{n}", "status": "ready", "reason": "", "protocol": "2025-06-18", "tools": tools, "prompts": 0,
+         "resources": 0}
+        for n in range(count)
+    ]  # fmt: skip
+    listed = [
+        {"name": f"server_{n}__tool_{i}", "server": f"server_{n}", "tool": f"tool_{i}", "mode": "future",
+         "effect": "reads x", "touches": kinds[i % 3][0], "effect_from": kinds[i % 3][1],
+         "effect_source": kinds[i % 3][1], "in_turn_with": [],
+         "limits": limits, "notes": []}
+        for n in range(count) for i in range(tools)
+    ]  # fmt: skip
+    down = {"protocol": "", "tools": 0, "prompts": 0, "resources": 0}
+    servers += [
+        {"name": "gone", "status": "failed", "reason": "it exited with code 1", **down},
+        {"name": "wrong", "status": "misconfigured", "reason": "mcpServers.wrong.url: found 5", **down},
+    ]
+    rest: dict[str, Any] = {"meta_tools": ["gather"], "warnings": [], "notes": []}
+    return {"source": "mcp.json", "servers": servers, "tools": listed, **rest}
+
+
+@pytest.mark.parametrize("width", [80, 120, None])
+def test_each_server_is_one_line(width: int | None):
+    """Thirteen servers with 14 tools each, at 80 columns, fit on one screen; reasons stand below."""
+    text = inspect.render(many(13, 14), width=width)
+    lines = text.splitlines()
+    assert lines[1] == "server_0   14 tools: 5 read, 5 write all of it, 4 say nothing; annotations"
+    assert sum(line.startswith("server_") for line in lines) == 13
+    assert "gone       failed" in lines
+    assert "wrong      misconfigured" in lines
+    assert "  gone: it exited with code 1" in lines
+    assert len(lines) <= 28
+    assert "tool_3" not in text
+
+
+def test_details_are_shown_of_what_is_named():
+    """A server, a tool by either of its names; nothing else, and JSON is never less."""
+    facts = many(3, 4)
+    server = inspect.render(facts, ["server_1"], width=100)
+    assert "Server server_1: ready, 2025-06-18" in server
+    assert "server_1__tool_3" in server
+    assert "server_2" not in server
+    for name in ("server_2__tool_0", "tool_0"):
+        tool = inspect.render(facts, [name], width=100)
+        assert "Tool server_2__tool_0" in tool
+        assert "server_2 (there: tool_0)" in " ".join(tool.split())
+    assert "Server gone: failed, it exited with code 1" in inspect.render(facts, ["gone", "server_0"])
+    with pytest.raises(inspect.UnknownSubject, match=r"no server or tool 'sever_1'; did you mean server_1"):
+        inspect.render(facts, ["server_0", "sever_1"])
+
+
+@pytest.mark.parametrize(
+    ("tools", "summary"),
+    [
+        ([], "0 tools"),
+        ([("read", "annotation")], "1 tool: 1 read; annotations"),
+        ([("write declared paths", "config"), ("touch nothing", "config")],
+         "2 tools: 1 write declared paths, 1 touch nothing; config"),
+        ([("say nothing", "nothing said"), ("read", "annotation"), ("are not ordered", "off")],
+         "3 tools: 1 read, 1 say nothing, 1 are not ordered; annotations"),
+    ],
+)  # fmt: skip
+def test_a_summary_counts_every_tool_once(tools: list[tuple[str, str]], summary: str):
+    """By what it touches, and from where that is known."""
+    facts = many(2, 0)
+    facts["tools"] = [
+        {"server": "server_0", "name": str(i), "touches": touches, "effect_source": source}
+        for i, (touches, source) in enumerate(tools)
+    ]
+    assert inspect.render(facts).splitlines()[1] == f"server_0  {summary}"
+
+
+@on_virtual_time
+async def test_the_details_of_the_only_server_need_no_name():
+    """As with `inspect -- CMD`, where words are the command's."""
+    async with bridge_over(toy_with("plain"), server=FILES) as bridge:
+        text = inspect.render(inspect.report(bridge))
+    assert "toy  1 tool: 1 say nothing" in text
+    assert "nothing said, not ordered" in text

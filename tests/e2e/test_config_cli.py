@@ -150,6 +150,17 @@ def test_version_and_help(stage: Stage) -> None:
         (["serve", "--url", "http://127.0.0.1:1/mcp", "--transport", "pigeon"], ["pigeon", "stdio"]),
         (["serve", "--url", "not a url"], ["not a url"]),
         (["sevre"], ["sevre"]),
+        (["serve", "npx", "x", "--bar"], ["asyncfc-mcp serve -- npx x --bar"]),
+        (["serve", "-v", "npx", "-y", "x"], ["asyncfc-mcp serve -v -- npx -y x"]),
+        (["serve", "node", "s.js", "--port", "3000"], ["asyncfc-mcp serve -- node s.js --port 3000"]),
+        (["serve", "--port", "1", "node", "s.js", "--url", "x"], ["asyncfc-mcp serve --port 1 -- node s.js --url x"]),
+        (["serve", "x", "--api-key", "hunter2"], ["asyncfc-mcp serve -- x --api-key …"]),
+        (["inspect", "npx", "-y", "x"], ["asyncfc-mcp inspect -- npx -y x"]),
+        (["serve", "servers.json"], ["asyncfc-mcp serve --config servers.json"]),
+        (["serve", "x.json", "--transport", "http"], ["asyncfc-mcp serve --config x.json --transport http"]),
+        (["inspect", "https://h/mcp"], ["asyncfc-mcp inspect --url https://h/mcp"]),
+        (["serve", "/"], ["asyncfc-mcp serve --config /"]),
+        (["serve", "--config", "/"], ["found a folder"]),
     ],
 )
 def test_a_wrong_command_line_is_explained(stage: Stage, arguments: list[str], words: list[str]) -> None:
@@ -161,8 +172,8 @@ def test_a_wrong_command_line_is_explained(stage: Stage, arguments: list[str], w
     assert all(word in ran.stderr for word in words), ran.stderr
 
 
-def test_inspect_shows_every_tool_and_what_is_wrong(stage: Stage) -> None:
-    """A table of all tools with server and mode, servers that are absent with the reason; `--json` has the same."""
+def test_inspect_shows_every_server_and_what_is_wrong(stage: Stage) -> None:
+    """A line for each server, the reason of those that are absent, all tools of one that is named; `--json` has all."""
     config = stage.config(
         {
             "good": {**stage.toy(), "asyncfc": {"tools": {"fail": {"mode": "sync"}}}},
@@ -170,8 +181,14 @@ def test_inspect_shows_every_tool_and_what_is_wrong(stage: Stage) -> None:
         }
     )
     table = stage.run("inspect", "--config", str(config), env={"COLUMNS": "200"})
-    for word in ("good__echo", "good__surroundings", "sync", "bad", "no such luck"):
-        assert word in table.stdout + table.stderr
+    for word in ("good", "tools:", "bad", "failed", "no such luck"):
+        assert word in table.stdout
+    assert "good__echo" not in table.stdout
+    details = stage.run("inspect", "--config", str(config), "good", "good__fail", env={"COLUMNS": "200"})
+    for word in ("good__echo", "good__surroundings", "sync", "Tool good__fail"):
+        assert word in details.stdout
+    wrong = stage.run("inspect", "--config", str(config), "goood")
+    assert_one_line(wrong, ["goood", "did you mean good"])
     as_json = stage.run("inspect", "--config", str(config), "--json")
     listed = json.loads(as_json.stdout)
     told = {tool["name"]: tool for tool in listed["tools"]}
@@ -277,3 +294,12 @@ def test_inspect_gives_the_reason_of_a_server_that_crashes_while_another_is_slow
 def _starts(stage: Stage, server: str) -> int:
     """How often a server was started, by its log."""
     return sum(path.read_text().count(" starts ") for path in (stage.folder / "logs").rglob(f"{server}.log"))
+
+
+def test_the_users_home_is_filled_in_for_the_file(stage: Stage) -> None:
+    """Hosts start the bridge without a shell."""
+    home = stage.folder / "home"
+    home.mkdir()
+    (home / "mcp.json").write_text("{}")
+    ran = stage.run("inspect", "--config", "~/mcp.json", env={"HOME": str(home)})
+    assert_one_line(ran, [str(home / "mcp.json"), "no servers"])
