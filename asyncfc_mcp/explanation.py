@@ -67,9 +67,11 @@ def _apart(bridge: Bridge, wirings: Mapping[str, Wiring]) -> list[str]:
     if silent:
         what = "they touch" if len(silent) == len(wirings) > 1 else f"{silent[0]} touches"
         lines.append(f"Nothing is known of what {what}, so their order is not kept: they run at the same time.")
+        several = len({wiring.entry.server for wiring in wirings.values()}) > 1
+        remedy = 'the same "state" on both servers' if several else '"ordering": "strict" on the server'
         lines.append(
             "Calls that belong in order must be awaited, or their effects declared "
-            '("reads" and "writes", or "ordering": "strict" on the server).'
+            f'("reads" and "writes", or {remedy}).'
         )
         return lines
     if free := [name for name, wiring in wirings.items() if wiring.effect.source == "off"]:
@@ -84,6 +86,6 @@ def _apart(bridge: Bridge, wirings: Mapping[str, Wiring]) -> list[str]:
         if not one.meets(other):
             lines.append(
                 f"{one.server} and {other.server} have no common state, as far as is known. If they work on one thing, "
-                'such as a folder, give both the same "state".'
+                'give both the same "state"; where that is a folder, "files:" and the folder.'
             )
     return lines

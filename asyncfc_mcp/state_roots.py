@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import cast
 
 from asyncfc_mcp.config import ServerConfig, StdioSpec
-from asyncfc_mcp.file_paths import FilePaths, LinkResolver, elsewhere, path_text
+from asyncfc_mcp.file_paths import FilePaths, LinkResolver, elsewhere, network_mounts, path_text
 from asyncfc_mcp.ordering import FILES, SHARED, Path, ServerState
 
 _IN_FILES = "files:"
@@ -67,11 +67,18 @@ def folders_of(spec: StdioSpec) -> list[str]:
     except OSError:  # the folder that the bridge was started in is gone
         cwd = os.sep
     found = {cwd: None}
+    remote = network_mounts() or ()  # not asked for anything: one that does not answer would stop the start
     for arg in spec.args:
         text = arg.partition("=")[2] if arg.startswith("-") and "=" in arg else arg
         folder = os.path.join(cwd, os.path.expanduser(text))
+        if not text:
+            continue
         # One that is named in full may be made by the server later.
-        if text and (os.path.isdir(folder) or (text[0] in "/~" and not os.path.exists(folder))):
+        if (
+            any(f"{folder}/".startswith(f"{mount}/") for mount in remote)
+            or os.path.isdir(folder)
+            or (text[0] in "/~" and not os.path.exists(folder))
+        ):
             found[folder] = None
     return list(found)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncfc_mcp import file_paths
+from asyncfc_mcp import file_paths, state_roots
 from asyncfc_mcp.config import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.errors import ConfigError
 from asyncfc_mcp.file_paths import MAX_FILES, FilePaths, LinkResolver, elsewhere
@@ -226,6 +226,13 @@ def test_a_relative_path_is_looked_for_in_the_folders_that_a_server_was_given(wo
     for folder in (str(world), data, outside):
         assert conflict(writing(state, "n"), writing(state, f"{folder}/n")) is not None
     assert conflict(writing(state, "n"), writing(state, f"{data}/m")) is None
+
+
+def test_a_folder_on_a_network_mount_is_taken_without_a_look(monkeypatch: pytest.MonkeyPatch):
+    """A mount that does not answer must not stop the start."""
+    monkeypatch.setattr(state_roots, "network_mounts", lambda: frozenset(["/mnt/far"]))
+    monkeypatch.setattr(os.path, "isdir", lambda path: pytest.fail(f"asked for {path}"))
+    assert folders_of(StdioSpec("x", ("/mnt/far/data",), {}, "/")) == ["/", "/mnt/far/data"]
 
 
 def test_the_clients_roots_are_such_folders_once_the_server_has_them(world: Path):

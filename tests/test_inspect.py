@@ -241,6 +241,18 @@ async def test_two_servers_are_not_called_independent(state: str | None, said: s
     assert ("no common state" in text) == (state is None)
 
 
+@on_virtual_time
+async def test_what_to_do_for_a_silent_tool_depends_on_whose_the_other_is():
+    """`ordering: strict` orders a server with itself only."""
+    one, two = Toy("one"), Toy("two")
+    for toy in (one, two):
+        toy.listing.clear()
+        toy.add(f"{toy.name}_tool", toy._echo)
+    async with bridge_over(one, two) as bridge:
+        assert '"ordering": "strict" on the server' in explain(bridge, "one_tool", "one_tool")
+        assert 'the same "state" on both servers' in explain(bridge, "one_tool", "two_tool")
+
+
 def bridge_of(toy: Toy) -> Bridge:
     return Bridge(BridgeConfig((ServerConfig(toy.name, StdioSpec(toy.name), prefix=""),), source="test"))
 

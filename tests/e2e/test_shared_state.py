@@ -130,3 +130,51 @@ def test_a_database_and_the_size_of_its_file(stage: Stage, npm: Path, server_sql
     sizes = [int(text_of(result).partition("size: ")[2].split()[0]) for result in results[2::2]]
     assert all(after - before >= 200_000 for before, after in zip([0, *sizes], sizes, strict=False))
     assert sizes[-1] == database.stat().st_size
+
+
+@pytest.mark.node
+def test_spellings_of_one_file(stage: Stage, npm: Path) -> None:
+    """Writes and reads of one file by other names of it keep their order; the last write stays."""
+    folder = (stage.folder / "data").resolve()
+    (folder / "sub").mkdir(parents=True)
+    (folder / "link").symlink_to("sub")
+    (folder / "sub" / "also.txt").symlink_to("a.txt")
+    (folder / "sub" / "a.txt").write_text("")
+    files = stage.entry(
+        npm_bin(npm, "mcp-server-filesystem"),
+        str(folder),
+        env={"HOME": str(folder)},
+        asyncfc={"prefix": "", "tools": FILES},
+    )
+    bridge = stage.bridge({"files": files})
+    bridge.wait_for_tools("write_file")
+    names = ["sub/a.txt", f"{folder}/sub/a.txt", "link/a.txt", "link/../sub//./a.txt", "link/also.txt", "~/sub/a.txt"]
+    calls: list[tuple[str, Json]] = []
+    for number, (writes, reads) in enumerate(zip(names, [*names[1:], names[0]], strict=True)):
+        content = f"{number} " * (LARGE // (number + 1))  # each is written quicker than the one before
+        calls += [("write_file", {"path": writes, "content": content}), ("read_text_file", {"path": reads})]
+    results = outcomes(bridge, calls)
+    assert not [text_of(result) for result in results if result.get("isError")]
+    for (_, written), result in zip(calls[::2], results[1::2], strict=True):
+        assert text_of(result) == written["content"]
+    assert (folder / "sub" / "a.txt").read_text() == calls[-2][1]["content"]
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("grace_ms", [0, 1000])
+def test_a_failed_edit_does_not_cancel_the_write_of_another_file(stage: Stage, npm: Path, grace_ms: int) -> None:
+    """By annotation both touch the whole server; directly both are made, too."""
+    folder = (stage.folder / "data").resolve()
+    folder.mkdir()
+    (folder / "a.txt").write_text("x")
+    bridge = stage.bridge(
+        {"files": stage.entry(npm_bin(npm, "mcp-server-filesystem"), str(folder), asyncfc={"prefix": ""})},
+        grace_ms=grace_ms,
+    )
+    bridge.wait_for_tools("write_file")
+    edit = {"path": str(folder / "a.txt"), "edits": [{"oldText": "not there", "newText": "y"}]}
+    write = {"path": str(folder / "b.txt"), "content": "B"}
+    failed, written = outcomes(bridge, [("edit_file", edit), ("write_file", write)])
+    assert failed["isError"] is True
+    assert not written.get("isError")
+    assert (folder / "b.txt").read_text() == "B"
