@@ -113,8 +113,10 @@ def _log_to_stderr(verbose: bool) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=shown, force=True)
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     # The SDK logs what a peer did wrong as if it were our failure, with tracebacks; users can do nothing with that.
-    for noisy in ("mcp", "client", "httpx2", "sse_starlette", "uvicorn"):
+    for noisy in ("mcp", "client", "sse_starlette", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.CRITICAL)
+    for telltale in ("httpx2", "httpcore2"):  # URLs with their queries, and headers
+        logging.getLogger(telltale).setLevel(logging.CRITICAL)
 
 
 class WrapsItself(BridgeError):

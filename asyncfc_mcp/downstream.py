@@ -15,22 +15,25 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TextIO, cast
 
 import anyio
 import anyio.abc
 
 from asyncfc_mcp import __version__
 from asyncfc_mcp.codec import carried
-from asyncfc_mcp.config import ServerConfig, StdioSpec
+from asyncfc_mcp.config import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.errors import (
     CallFailed,
     ConnectionEnded,
+    HttpRefused,
     NotSent,
     ProtocolFailure,
     RpcError,
     ServerDied,
+    ServerRefused,
     ServerUnavailable,
+    SessionLost,
     TransportFailure,
 )
 from asyncfc_mcp.offers import LISTINGS, Offer
@@ -55,7 +58,7 @@ from asyncfc_mcp.stderr import Stderr
 from asyncfc_mcp.watching import Watching
 
 if TYPE_CHECKING:
-    from asyncfc_mcp.remote import Mirror, Refusal, RemotePeer
+    from asyncfc_mcp.remote import SseTransport, StreamableTransport
 
 logger = logging.getLogger(__name__)
 
@@ -121,17 +124,25 @@ class _Connection:
 
     def __init__(
         self,
-        dispatcher: "Peer | RemotePeer",
+        dispatcher: Peer,
         capabilities: Callable[[], Mapping[str, Any]],
-        mirror: "Mirror | None" = None,
+        remote: "StreamableTransport | SseTransport | None" = None,
     ) -> None:
         self.dispatcher = dispatcher
         self._capabilities = capabilities
-        self.mirror = mirror
-        """Makes the headers, over HTTP."""
+        self.remote = remote
+        """Its transport, over HTTP."""
         self.version = LATEST_HANDSHAKE_VERSION
+        self.over = anyio.Event()
+        """Set when the session has ended: with the connection, or over HTTP without it."""
         self.closed = anyio.Event()
+        self.missed = anyio.Event()
+        """Set when notifications may have been missed."""
         self.ended_how: Callable[[], Awaitable[str]] | None = None
+
+    def miss(self) -> None:
+        """Note that notifications may have been missed."""
+        self.missed.set()
 
     @property
     def modern(self) -> bool:
@@ -145,20 +156,12 @@ class _Connection:
             CLIENT_CAPABILITIES_META_KEY: dict(capabilities),
         }
 
-    def options(self, method: str, params: Mapping[str, Any], version: str | None = None) -> CallOptions:
-        """The headers that mirror a request, over HTTP."""
-        if self.mirror is None:
-            return {}
-        return {"headers": self.mirror.headers(version or self.version, method, params)}
-
     async def send(self, method: str, params: Mapping[str, Any], *, request_id: str | None = None) -> dict[str, Any]:
         """A request of our own, in the way of the era. Raises: RpcError: it was refused, or the connection ended."""
         out = dict(params)
         if self.modern:
             out["_meta"] = self.envelope(self._capabilities())
-        options = self.options(method, out)
-        if request_id is not None:
-            options["request_id"] = request_id
+        options: CallOptions = {} if request_id is None else {"request_id": request_id}
         return await self.dispatcher.send_raw_request(method, out, options)
 
 
@@ -205,7 +208,10 @@ class Downstream:
         self._child = child
         self._stderr = Stderr(config.name, log_path, echo, config.spec.secrets)
         self._connection: _Connection | None = None
-        self._refusal: Refusal | None = None
+        self._kind: Literal["http", "sse"] | None = config.spec.kind if isinstance(config.spec, HttpSpec) else None
+        """The HTTP transport that the server speaks, as far as is known."""
+        self._first_refusal = ""
+        """Why it was not the configured one, while the other is tried."""
         self._watching = Watching()
         self._wake = anyio.Event()
         self._changed = anyio.Event()
@@ -226,18 +232,21 @@ class Downstream:
         on_progress: OnProgress | None = None,
         on_sent: OnSent | None = None,
         capabilities: Mapping[str, Any] | None = None,
+        renewed: bool = False,
     ) -> dict[str, Any]:
         """Send a request and return its result as it came off the wire; waits while the server is starting.
 
-        A request of which certainly no part reached the server is sent again. Cancelling the caller sends
-        `notifications/cancelled`.
+        A request of which certainly no part reached the server is sent again, and once if the server has forgotten the
+        session. Cancelling the caller sends `notifications/cancelled`.
 
         Args:
             capabilities: those of the client behind this request; where the protocol has them per request.
+            renewed: it was sent before, in a session that the server had forgotten.
 
         Raises:
             ServerUnavailable: it is not up and did not come up, or `NotSent`, the connection failed; nothing was sent.
             ServerDied: the connection failed before the answer arrived, and the request may have been received.
+            ServerRefused: it answered with an HTTP status that is no success.
             ProtocolFailure: it answered with a JSON-RPC error.
         """
         resent = 0
@@ -252,7 +261,11 @@ class Downstream:
                 unsent = _unsent(exc)
                 if unsent and on_sent is not None:
                     on_sent(False)
-                if not unsent or resent >= RESENDS:
+                if isinstance(exc, SessionLost) and not renewed:
+                    renewed = True
+                    self._renew(connection, exc.session)
+                    continue
+                if isinstance(exc, SessionLost) or not unsent or resent >= RESENDS:
                     raise await self._failure(connection, method, exc) from None
             with anyio.move_on_after(RESEND_PAUSE_S * 2**resent):
                 while self._connection is connection:
@@ -272,20 +285,22 @@ class Downstream:
 
         Returns:
             What tells the server, with a reason, that nobody waits any more. None if it cannot be sent at once, and
-            then nothing was: the server is not up, is not behind pipes, or does not read; `request` can wait.
+            then nothing was: the server is not up, or does not read; `request` can wait.
         """
         connection = self._connection
         if connection is None or self.status is not Status.READY or connection.closed.is_set():
             return None
         peer = connection.dispatcher
-        if not isinstance(peer, Peer):
-            return None
         out, options = self._outgoing(connection, method, params, capabilities, on_progress)
 
         def settle(result: dict[str, Any] | None, error: RpcError | None) -> None:
             if error is None:
                 assert result is not None
                 ended(result)
+            elif isinstance(error, SessionLost):
+                self._renew(connection, error.session)
+                again = partial(self.request, on_progress=on_progress, capabilities=capabilities, renewed=True)
+                ended(partial(again, method, params))
             elif _unsent(error):
                 ended(NotSent(self.name, error.message))
             elif isinstance(error, TransportFailure):
@@ -311,22 +326,20 @@ class Downstream:
         if connection.modern:
             offered = self._capabilities() if capabilities is None else capabilities
             out["_meta"] = {**cast("dict[str, Any]", out.get("_meta") or {}), **connection.envelope(offered)}
-        options = connection.options(method, out)
-        if on_progress is not None:
-            options["on_progress"] = on_progress
-        return out, options
+        return out, {} if on_progress is None else {"on_progress": on_progress}
 
     async def _failure(self, connection: _Connection, method: str, exc: RpcError) -> CallFailed:
         if not isinstance(exc, TransportFailure):
             return ProtocolFailure(method, exc.code, exc.message, exc.data)
+        if isinstance(exc, HttpRefused):
+            return ServerRefused(self.name, exc)
         how = await self._how_it_ended(connection, exc)
         return (ServerDied if exc.sent else NotSent)(self.name, self._stderr.ended(how), self._stderr.tail)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification if the server is up; best effort."""
         if self._connection is not None:
-            options = self._connection.options(method, params or {})
-            await self._connection.dispatcher.notify(method, params, options)
+            await self._connection.dispatcher.notify(method, params)
 
     async def subscribe(self, uri: str) -> None:
         """Have the server tell of a resource's changes, now and after every restart.
@@ -417,35 +430,42 @@ class Downstream:
                 healthy, since, reason = False, anyio.current_time(), "ended"
                 try:
                     async with self._connect() as connection:
-                        with anyio.fail_after(CONNECT_TIMEOUT_S):
-                            await self._negotiate(connection)
-                        self._connection = connection
-                        offer = await self._list_all(connection)
-                        healthy, since = True, anyio.current_time()
-                        self._refusal = None  # what is refused from now on is some request, not us
-                        self._fruitless = False
-                        self._accept(offer)
-                        async with anyio.create_task_group() as tg:
-                            asked = anyio.Event()
-                            tg.start_soon(partial(self._watching.run, connection, asked, logs=self._logs))
-                            # What waited for the server must not cause changes that nobody is told of.
-                            with anyio.move_on_after(ASK_AGAIN_S):
-                                await asked.wait()
-                            self._become(Status.READY)
-                            await connection.closed.wait()
-                            tg.cancel_scope.cancel()
+                        while True:
+                            with anyio.fail_after(CONNECT_TIMEOUT_S):
+                                await self._negotiate(connection)
+                            self._connection = connection
+                            offer = await self._list_all(connection)
+                            healthy, since = True, anyio.current_time()
+                            self._fruitless, self._first_refusal = False, ""
+                            self._accept(offer)
+                            async with anyio.create_task_group() as tg:
+                                asked = anyio.Event()
+                                tg.start_soon(partial(self._watching.run, connection, asked, logs=self._logs))
+                                tg.start_soon(self._refresh_after_gaps, connection)
+                                # What waited for the server must not cause changes that nobody is told of.
+                                with anyio.move_on_after(ASK_AGAIN_S):
+                                    await asked.wait()
+                                self._become(Status.READY)
+                                await connection.over.wait()
+                                tg.cancel_scope.cancel()
+                            if connection.closed.is_set():
+                                break
+                            connection.over = anyio.Event()
                         reason = await self._how_it_ended(connection, ConnectionEnded())
                 except anyio.get_cancelled_exc_class():
                     raise
                 except Exception as exc:  # whatever a start can raise is the reason that users are told
                     logger.debug("server %r failed", self.name, exc_info=True)
-                    if self._probing and not self._prefer_handshake:
+                    if self._probing and not self._prefer_handshake and self._kind != "http":
                         # Servers exit at a request before `initialize` (Rust's SDK before 3), or refuse all that
                         # follows it. Such a one is started again at once, and told nothing else first.
                         self._prefer_handshake = True
                         if not isinstance(exc, TimeoutError):
                             continue
                     reason = self._explain(exc)
+                    if not healthy and self._try_other_transport(exc, reason):
+                        continue
+                    reason, self._first_refusal = self._first_refusal or reason, ""
                 self._connection = None
                 self._fruitless = not healthy
                 if healthy and anyio.current_time() - since > HEALTHY_S:
@@ -463,6 +483,31 @@ class Downstream:
             self.status = Status.STOPPED
             self._changed.set()
             self._stderr.close()
+
+    def _renew(self, connection: _Connection, session: object) -> None:
+        """Have a new session made in place of one that the server has forgotten; once for all who find that out."""
+        remote = connection.remote
+        if remote is None or remote.session is not session or self._connection is not connection:
+            return
+        if self.status is Status.READY:
+            logger.info("server %r has forgotten the session; a new one is made", self.name)
+            self._become(Status.STARTING)
+            if remote.renewable:
+                connection.over.set()
+
+    def _try_other_transport(self, exc: BaseException, reason: str) -> bool:
+        """Switch from Streamable HTTP to HTTP+SSE, or back, where the server's refusal means that it speaks the other;
+        once, and for good if that works."""
+        while isinstance(exc, BaseExceptionGroup):
+            exc = cast("BaseExceptionGroup[BaseException]", exc).exceptions[0]
+        refused = isinstance(exc, HttpRefused) and exc.other_transport
+        if self._kind is None or not (refused or self._first_refusal):
+            return False
+        self._kind = "sse" if self._kind == "http" else "http"
+        if self._first_refusal:
+            return False  # neither: the first is tried again later
+        self._first_refusal = reason
+        return True
 
     def _become(self, status: Status, reason: str = "") -> None:
         if status is Status.STARTING and self._failures and self._last_reason:
@@ -498,8 +543,8 @@ class Downstream:
                 return f"command {self.config.spec.shown_program} may not be executed ({exc.strerror})"
             case TimeoutError():
                 return f"it did not answer the handshake within {CONNECT_TIMEOUT_S:g} s"
-            case _ if self._refusal is not None and self._refusal.said:
-                text = f"it refused the connection: {self._refusal.said}"
+            case TransportFailure():
+                text = f"it {exc.message}"
             case RpcError():
                 text = f"it refused the connection: {exc.message} (JSON-RPC error {exc.code})"
             case ServerDied():
@@ -527,11 +572,12 @@ class Downstream:
                 connection = _Connection(Peer(process.reader, process.writer), self._capabilities)
                 connection.ended_how = process.ended_how
             else:
-                from asyncfc_mcp.remote import Mirror, Refusal, RemotePeer, connect  # a cost that few starts need
+                from asyncfc_mcp.remote import connect  # a cost that few starts need
 
-                self._refusal = Refusal()
-                streams = await stack.enter_async_context(connect(spec, self._refusal))
-                connection = _Connection(RemotePeer(streams), self._capabilities, Mirror())
+                peer, remote = await stack.enter_async_context(connect(spec, self._kind or spec.kind))
+                connection = _Connection(peer, self._capabilities, remote)
+                remote.on_session_lost = partial(self._renew, connection)
+                remote.on_gap = connection.miss
             tg = await stack.enter_async_context(anyio.create_task_group())
 
             async def pump(*, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -541,6 +587,7 @@ class Downstream:
                     )
                 finally:
                     connection.closed.set()
+                    connection.over.set()
 
             await tg.start(pump)
             try:
@@ -603,8 +650,8 @@ class Downstream:
         """
         version = MODERN_VERSIONS[-1]
         params = {"_meta": connection.envelope(self._capabilities(), version)}
-        options = connection.options("server/discover", params, version)
-        options |= {"cancel_on_abandon": False, "answers_without_id": True}
+        # Over HTTP, giving up closes the request's own connection, and says nothing that the server must understand.
+        options: CallOptions = {"cancel_on_abandon": connection.remote is not None, "answers_without_id": True}
         self._probing = True
         try:
             result = await connection.dispatcher.send_raw_request("server/discover", params, options)
@@ -631,7 +678,7 @@ class Downstream:
         try:
             result = await connection.dispatcher.send_raw_request("initialize", params, options)
         except RpcError as exc:
-            if isinstance(exc, TransportFailure):
+            if isinstance(exc, ConnectionEnded):
                 raise ServerDied(self.name, await self._how_it_ended(connection, exc)) from None
             raise
         version = result.get("protocolVersion")
@@ -639,8 +686,7 @@ class Downstream:
             raise ServerUnavailable(self.name, f"it speaks protocol version {version!r}, which is not known here")
         connection.version = version
         self._met(result, result.get("serverInfo"), version)
-        method = "notifications/initialized"
-        await connection.dispatcher.notify(method, None, connection.options(method, {}))
+        await connection.dispatcher.notify("notifications/initialized", None)
 
     def _met(self, result: Mapping[str, Any], info: object, version: str) -> None:
         capabilities, instructions = result.get("capabilities"), result.get("instructions")
@@ -683,7 +729,7 @@ class Downstream:
             params: dict[str, Any] = {} if cursor is None else {"cursor": cursor}
             if connection.modern:
                 params["_meta"] = connection.envelope(self._capabilities())
-            options: CallOptions = {**connection.options(method, params), "timeout": LIST_TIMEOUT_S}
+            options: CallOptions = {"timeout": LIST_TIMEOUT_S}
             try:
                 page = await connection.dispatcher.send_raw_request(method, params or None, options)
             except RpcError as exc:
@@ -697,8 +743,8 @@ class Downstream:
                 items += [carried(entry) for entry in cast("list[Any]", entries) if isinstance(entry, dict)]
             cursor = page.get("nextCursor")
             if not isinstance(cursor, str):
-                if kind == "tools" and connection.modern and connection.mirror is not None:
-                    items = connection.mirror.learn(self.name, items)
+                if kind == "tools" and connection.modern and connection.remote is not None:
+                    items = connection.remote.mirror.learn(self.name, items)
                 return items
             if cursor in seen:
                 break
@@ -725,6 +771,15 @@ class Downstream:
         self._accept(
             Offer(old.capabilities, old.info, old.instructions, old.protocol_version, listings), frozenset(kinds)
         )
+
+    async def _refresh_after_gaps(self, connection: _Connection) -> None:
+        """List everything again when changes may have been missed."""
+        while True:
+            await connection.missed.wait()
+            connection.missed = anyio.Event()
+            for kind in ("tools", "prompts", "resources"):
+                if kind == "tools" or self.offer.capabilities.get(kind) is not None:
+                    await self.refresh(kind)
 
     # --- what the server sends -----------------------------------------------------------------------------------
 

@@ -64,6 +64,51 @@ class RequestTimedOut(TransportFailure):
         super().__init__(f"did not answer {method} within {timeout_s:g} s", code=-32001)
 
 
+class HttpRefused(TransportFailure):
+    """A server answered a request with an HTTP status that is no success, and without a JSON-RPC error.
+
+    Args:
+        said: the beginning of its body, without secrets.
+        hint: what the status asks for, or what to do about it.
+        retry_after_s: the pause that it asks for.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        phrase: str,
+        said: str = "",
+        *,
+        hint: str = "",
+        retry_after_s: float | None = None,
+        sent: bool = True,
+        code: int = -32000,
+    ) -> None:
+        how = f"answered HTTP {status} {phrase}".rstrip() + "".join(
+            f"{mark}{text}" for mark, text in ((": ", said), ("; ", hint)) if text
+        )
+        super().__init__(how, sent=sent, code=code)
+        self.status, self.retry_after_s = status, retry_after_s
+
+    @property
+    def may_pass(self) -> bool:
+        """It is about the moment, so that the same request may succeed later."""
+        return self.status in (408, 409, 425, 429, 500, 502, 503, 504)
+
+    @property
+    def other_transport(self) -> bool:
+        """It is what a server answers that speaks the other of the two HTTP transports."""
+        return self.status in (200, 400, 404, 405, 406, 415, 501)
+
+
+class SessionLost(HttpRefused):
+    """The server does not know the session of a request any more, and has not processed it."""
+
+    def __init__(self, refused: HttpRefused, session: object) -> None:
+        TransportFailure.__init__(self, refused.message, sent=False, code=refused.code)
+        self.status, self.retry_after_s, self.session = refused.status, None, session
+
+
 def nearest(wanted: str, known: Iterable[str], *, at_most: int = 3) -> list[str]:
     """The known words closest to `wanted`, best first; empty when none is close."""
     return get_close_matches(wanted, list(known), n=at_most, cutoff=0.5)
@@ -228,6 +273,25 @@ class ServerDied(CallFailed):
         super().__init__(
             f"server {server!r} {how} while this call was running; the call may or may not have taken effect{tail}"
         )
+
+
+class ServerRefused(CallFailed):
+    """The downstream answered with an HTTP status that is no success.
+
+    Attributes:
+        retry_after_s: the pause that it asks for, if it names one.
+        may_pass: the same call may succeed later.
+        unprocessed: the status says that nothing was done (429), so that any call may be made again.
+    """
+
+    kind = "refused"
+
+    def __init__(self, server: str, refused: HttpRefused) -> None:
+        self.server, self.how, self.status = server, refused.message, refused.status
+        self.retry_after_s, self.may_pass = refused.retry_after_s, refused.may_pass
+        self.unprocessed = refused.status == 429
+        effect = "; the call may or may not have taken effect" if refused.status >= 500 else ""
+        super().__init__(f"server {server!r} refused this call: it {refused.message}{effect}")
 
 
 class CallTimedOut(CallFailed):

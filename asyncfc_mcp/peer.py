@@ -1,10 +1,10 @@
-"""A JSON-RPC peer over lines: requests, results, notifications, cancellation and progress, both ways.
+"""A JSON-RPC peer: requests, results, notifications, cancellation and progress, both ways.
 
 Owns the correlation of requests and results, and a task for each request that cannot be answered at once and whose
 result does not come by itself. Refuses to know MCP beyond the two notifications that correlate (`cancelled`,
-`progress`). The SDK's `JSONRPCDispatcher` does the same over any transport; it serves where messages do not come as
-lines (HTTP). This one costs a fraction of that: no message models, no memory streams, and neither a request that is
-answered at once nor one that goes out costs a task.
+`progress`). The SDK's `JSONRPCDispatcher` does the same and costs a multiple of it: here are no message
+models, no memory streams, and neither a request that is answered at once nor one that goes out costs a task. Leaves how
+messages travel to its reader and writer: lines (`wire`), or HTTP (`http_transport`).
 """
 
 import logging
@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 import anyio.abc
@@ -32,7 +32,7 @@ from asyncfc_mcp.protocol import (
     progress_of,
     progress_token,
 )
-from asyncfc_mcp.wire import LineLost, LineReader, LineWriter
+from asyncfc_mcp.wire import LineLost
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +53,32 @@ Settle = Callable[[dict[str, Any] | None, RpcError | None], None]
 """Told once how a request ended: its result, or else the error."""
 
 
-def _key(request_id: object) -> int | str | None:
+def correlation_key(request_id: object) -> int | str | None:
     """IDs correlate as the SDK has it: "7" and 7 are one. None for what can be no ID, which correlates with nothing."""
     if isinstance(request_id, str):
         return int(request_id) if _NUMBER.fullmatch(request_id) else request_id
     # `type` and not `isinstance`: True is an int, and no ID.
     return request_id if type(request_id) is int else None
+
+
+class Reader(Protocol):
+    """Where messages arrive; `wire.LineReader` says more."""
+
+    def offer(self, taker: Callable[[], bool] | None) -> None: ...
+    def receive_nowait(self) -> Message | None: ...
+    async def receive(self) -> Message: ...
+
+
+class Writer(Protocol):
+    """Where messages go; `wire.LineWriter` says more."""
+
+    unsent: int
+
+    def post(self, message: Message, lost: Callable[[bool], None] | None = None) -> bool: ...
+    async def send(self, message: Message) -> None: ...
+    async def flush(self) -> None: ...
+    async def finish(self) -> None: ...
+    async def moved(self) -> None: ...
 
 
 class _Pending:
@@ -137,7 +157,7 @@ class Peer:
             None for a server of ours: one that writes before it reads must be read from whatever waits for it.
     """
 
-    def __init__(self, reader: LineReader, writer: LineWriter, *, unsent_limit: int | None = None) -> None:
+    def __init__(self, reader: Reader, writer: Writer, *, unsent_limit: int | None = None) -> None:
         self._reader, self._writer = reader, writer
         self._unsent_limit = math.inf if unsent_limit is None else unsent_limit
         self._flushing = False
@@ -169,7 +189,7 @@ class Peer:
             return None
         opts = opts or {}
         request_id, message = self._message(method, params, opts)
-        key = _key(request_id)
+        key = correlation_key(request_id)
         if not self._post(message, partial(self._lose, key)):
             return None
         self._pending[key] = _Pending(settle, opts)
@@ -182,9 +202,14 @@ class Peer:
 
     def abandon(self, request_id: RequestId, reason: str) -> None:
         """Tell the other side that nobody waits for its answer any more; `settle` is not called."""
-        if self._pending.pop(_key(request_id), None) is not None and not self._closed:
+        if self._pending.pop(correlation_key(request_id), None) is not None and not self._closed:
             params = {"requestId": request_id, "reason": reason}
             self._post({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+
+    def fail(self, request_id: RequestId, error: RpcError) -> None:
+        """End a request that its transport found to have no answer."""
+        if (pending := self._pending.pop(correlation_key(request_id), None)) is not None:
+            pending.settle(None, error)
 
     def _message(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions) -> tuple[RequestId, Message]:
         request_id: RequestId | None = opts.get("request_id")
@@ -219,7 +244,7 @@ class Peer:
             ended.append((result, error))
             done.set()
 
-        key = _key(request_id)
+        key = correlation_key(request_id)
         self._pending[key] = pending = _Pending(settle, opts)
         timeout = opts.get("timeout")
         sent = False
@@ -395,7 +420,7 @@ class Peer:
             pending.settle(None, ConnectionEnded())
 
     def _settle(self, message: Message) -> None:
-        key = _key(message.get("id"))
+        key = correlation_key(message.get("id"))
         if isinstance(message, Doubtful) and key in self._pending:
             assert self._tg is not None
             self._tg.start_soon(self._settle_later, dict(message))
@@ -421,11 +446,11 @@ class Peer:
     def _notified(self, method: str, params: dict[str, Any] | None, on_notify: OnNotify) -> None:
         assert self._tg is not None
         if method == "notifications/cancelled":
-            inbound = self._inbound.get(_key((params or {}).get("requestId")))
+            inbound = self._inbound.get(correlation_key((params or {}).get("requestId")))
             if inbound is not None:
                 inbound.cancel()
         elif method == "notifications/progress" and params is not None:
-            pending = self._pending.get(_key(params.get("progressToken")))
+            pending = self._pending.get(correlation_key(params.get("progressToken")))
             progress = params.get("progress")
             if pending is not None and pending.on_progress is not None and isinstance(progress, int | float):
                 total, text = params.get("total"), params.get("message")
@@ -449,7 +474,7 @@ class Peer:
             self._answer(inbound, error=_error(method, exc))
             return
         if callable(answer):
-            self._inbound[_key(request_id)] = inbound
+            self._inbound[correlation_key(request_id)] = inbound
             self._unanswered += not inbound.lasting
             if isinstance(answer, Soon):
                 self._wait_for(inbound, method, answer)
@@ -483,7 +508,7 @@ class Peer:
         soon.watch(come)
 
     def _forget(self, inbound: Inbound) -> None:
-        key = _key(inbound.request_id)
+        key = correlation_key(inbound.request_id)
         if self._inbound.get(key) is inbound:
             del self._inbound[key]
         self._unanswered -= not inbound.lasting

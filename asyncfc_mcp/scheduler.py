@@ -30,6 +30,7 @@ from asyncfc_mcp.errors import (
     DependencyFailed,
     NotSent,
     ServerDied,
+    ServerRefused,
     ServerUnavailable,
     Stopped,
 )
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_BACKOFF_S: Final = 0.2
 """Pause before the first retry; it doubles with each."""
+MAX_RETRY_AFTER_S: Final = 60.0
+"""Longest pause that a server may ask for before a retry (`Retry-After`)."""
 FOREIGN: Final = "another client's call"
 """How a call is called that the reader may not know. Where nobody is authenticated that is every call but its own:
 there the ID is the right to a future."""
@@ -474,19 +477,20 @@ class Scheduler:
             rest: of the first try, if that was sent already.
 
         Raises:
-            CallFailed: what `execute` raises; transport failures of repeatable calls only after the last retry.
+            CallFailed: what `execute` raises; transport failures of repeatable calls, and of others that the server
+                says it has not processed, only after the last retry.
         """
-        retries = call.policy.retries if call.repeatable else 0
         attempt = 0
         while True:
             try:
                 if rest is not None:
                     return await rest()
                 return await self._execute(call, arguments, call.on_progress, call.on_sent)
-            except (ServerDied, ServerUnavailable):
-                if attempt == retries:
+            except (ServerDied, ServerUnavailable, ServerRefused) as exc:
+                pause_s = _pause_before_retry(call, exc, attempt)
+                if pause_s is None:
                     raise
-            await anyio.sleep(RETRY_BACKOFF_S * 2**attempt)
+            await anyio.sleep(pause_s)
             attempt, rest = attempt + 1, None
 
     async def _shared(self, call: Call, arguments: dict[str, Any] | None) -> Result:
@@ -681,6 +685,21 @@ def _visible(other: Future, future: Future) -> bool:
 def _shares(call: Call) -> bool:
     """Whether it may be answered with the result of an identical call."""
     return call.policy.single_flight and call.read_only and not (call.asks_through or call.answers)
+
+
+def _pause_before_retry(call: Call, failure: CallFailed, attempt: int) -> float | None:
+    """Seconds until a call is made again after a transport failure; None if it is not.
+
+    A server that asks for a longer pause than `MAX_RETRY_AFTER_S` is not waited for: a model can use that time better.
+    """
+    pause_s = RETRY_BACKOFF_S * 2**attempt
+    repeatable = call.repeatable
+    if isinstance(failure, ServerRefused):
+        if not failure.may_pass or (failure.retry_after_s or 0) > MAX_RETRY_AFTER_S:
+            return None
+        repeatable = repeatable or failure.unprocessed
+        pause_s = max(pause_s, failure.retry_after_s or 0)
+    return pause_s if repeatable and attempt < call.policy.retries else None
 
 
 def _timed_out(call: Call) -> CallTimedOut:

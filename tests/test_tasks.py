@@ -9,7 +9,7 @@ import pytest
 from asyncfc_mcp import tasks
 from asyncfc_mcp.errors import Cancelled, DependencyFailed, ProtocolFailure, ServerDied
 from asyncfc_mcp.futures import LOCAL, Future, Question, Result, State
-from asyncfc_mcp.remote import Mirror
+from asyncfc_mcp.request_headers import Mirror
 
 EPOCH = 1_790_000_000.0
 EARLY = datetime.fromtimestamp(EPOCH).timestamp()

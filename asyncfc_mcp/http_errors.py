@@ -1,0 +1,250 @@
+"""Reasons in words for requests over HTTP that failed, and for statuses that stand in place of an answer.
+
+Pure. Owns how exceptions of the HTTP library, statuses and error pages become texts for users and models. A text of the
+library never becomes part of one: it may quote header values, and URLs with tokens in their queries. Leaves what a
+failure means for a call, and whether it is made again, to others.
+"""
+
+import errno
+import json
+import os
+import re
+import socket
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from html import unescape
+from http import HTTPStatus
+from typing import Any, Final, cast
+from urllib.parse import SplitResult, urlsplit
+
+import httpx2
+
+from asyncfc_mcp.errors import HttpRefused, RpcError, TransportFailure
+from asyncfc_mcp.protocol import INVALID_REQUEST, METHOD_NOT_FOUND
+from asyncfc_mcp.redaction import shown_url, without_secrets
+
+SAID_CHARS: Final = 200
+"""How much of an error page is quoted."""
+
+_SESSION_GONE: Final = re.compile(
+    r"session[\s\w'\"-]{0,60}(not found|expired|invalid|unknown|terminated|does not exist|required|missing|gone|closed)"
+    r"|(no|invalid|unknown|expired|missing)( valid| active| or \w+)?( mcp)?[ -]session"
+    r"|not (been )?initialized|expect(ed|ing)? initialize|initialize (request )?(first|required)",
+    re.IGNORECASE,
+)
+"""Words of servers that know no session for a request. 404 alone says so only to a request with a session."""
+_TRANSPORT_CODES: Final = frozenset({-32000, -32001, INVALID_REQUEST, 400, 404})
+"""JSON-RPC codes with which servers refuse a request before they process it."""
+
+
+def quoted(text: str, secrets: Iterable[str]) -> str:
+    """The beginning of what a server wrote, on one line and without secrets."""
+    text = without_secrets(text, secrets)
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= SAID_CHARS else text[: SAID_CHARS - 1] + "…"
+
+
+def place(url: str) -> str:
+    """Host and port of a URL, for error texts."""
+    parts = urlsplit(url)
+    host = parts.hostname or "?"
+    return f"{f'[{host}]' if ':' in host else host}:{_port(parts)}"
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+# --- exceptions ----------------------------------------------------------------------------------------------------
+
+
+def failure(exc: Exception, url: str, *, answered: bool, connect_s: float, proxied: bool) -> TransportFailure:
+    """The failure that an exception of the HTTP library means.
+
+    Args:
+        answered: the head of an answer had arrived.
+        connect_s: the time limit for connecting and writing.
+        proxied: a proxy stands between.
+    """
+    where = place(url)
+    via = " through the proxy that the environment sets" if proxied else ""
+    match exc:
+        case httpx2.ConnectTimeout():
+            return TransportFailure(f"did not accept a connection at {where}{via} within {connect_s:g} s", sent=False)
+        case httpx2.ProxyError():
+            return TransportFailure(f"could not be reached{via}: the proxy refused", sent=False)
+        case httpx2.ConnectError():
+            return TransportFailure(f"could not be reached{via}: {_why_unreachable(exc, where)}", sent=False)
+        case httpx2.LocalProtocolError() | httpx2.InvalidURL() | httpx2.UnsupportedProtocol():
+            return TransportFailure(
+                "could not be asked: the URL or a header cannot be written in a request", sent=False
+            )
+        case httpx2.WriteTimeout():
+            return TransportFailure(f"did not read the request within {connect_s:g} s")
+        case httpx2.TimeoutException():
+            return TransportFailure(f"did not answer at {where} in time")
+        case httpx2.DecodingError():
+            return TransportFailure("sent an answer whose compression cannot be read")
+        case httpx2.RemoteProtocolError() if not answered and "disconnected" not in str(exc):
+            return TransportFailure(f"sent something that is not HTTP at {where}")
+        case _ if answered:
+            return TransportFailure("broke off its answer")
+        case _:
+            return TransportFailure("closed the connection without an answer")
+
+
+def _why_unreachable(exc: BaseException, where: str) -> str:
+    causes = list(_causes(exc))
+    for cause in causes:
+        match cause:
+            case ssl.SSLCertVerificationError():
+                return f"its TLS certificate was not accepted ({cause.verify_message})"
+            case ssl.SSLError():
+                name = (cause.reason or "").lower().replace("_", " ")
+                hint = "; is it an http:// URL?" if cause.reason == "WRONG_VERSION_NUMBER" else ""
+                return f"no TLS connection to {where} ({name or 'handshake failed'}{hint})"
+            case socket.gaierror():
+                return f"the host name {where.rpartition(':')[0]} was not found"
+            case _:
+                pass
+    for cause in causes:
+        if isinstance(cause, ConnectionRefusedError):
+            return f"connection refused by {where}"
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in (errno.ECONNRESET, errno.EPIPE):
+            return f"connection closed by {where} at once"
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return f"no connection to {where} ({os.strerror(cause.errno).lower()})"
+    return f"no connection to {where}"
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """An exception and all that led to it."""
+    todo: list[BaseException | None] = [exc]
+    seen: set[int] = set()
+    while todo:
+        each = todo.pop(0)
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        if isinstance(each, BaseExceptionGroup):
+            todo += cast("BaseExceptionGroup[BaseException]", each).exceptions
+        todo += [each.__cause__, each.__context__]
+
+
+# --- statuses ------------------------------------------------------------------------------------------------------
+
+
+def refusal(
+    status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str], errors: Iterable[RpcError] = ()
+) -> HttpRefused:
+    """The failure that a status in place of an answer means.
+
+    Args:
+        body: its beginning.
+        secrets: what must not be quoted from it.
+        errors: JSON-RPC errors in it.
+    """
+    said = quoted(next((error.message for error in errors), "") or first_text(body), secrets)
+    hint = ""
+    if status == 401:
+        details = _challenge(headers.get("www-authenticate", ""))
+        said = said or quoted(details, secrets)
+        hint = 'it needs a token: set "headers": {"Authorization": …} of this server in the config'
+    wait_s = retry_after(headers.get("retry-after"), datetime.now(UTC))
+    if wait_s is not None:
+        hint = f"it asks to wait {wait_s:.0f} s"
+    code = METHOD_NOT_FOUND if status == 404 else -32000
+    return HttpRefused(status, phrase(status), said, hint=hint, retry_after_s=wait_s, code=code)
+
+
+def redirected(status: int, url: str, target: str) -> HttpRefused:
+    """The failure that a redirect means which is not followed."""
+    downgrade = urlsplit(url).scheme == "https" and urlsplit(target).scheme == "http"
+    where = shown_url(target)
+    hint = (
+        f"its redirect to {where} would give up TLS and is not followed"
+        if downgrade
+        else f"its redirect to {where} is not followed; set that URL in the config if it is the right server"
+    )
+    return HttpRefused(status, phrase(status), "", hint=hint)
+
+
+def phrase(status: int) -> str:
+    """The usual words for a status; empty if it has none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def session_gone(status: int, body: bytes, errors: Iterable[RpcError], *, has_session: bool) -> bool:
+    """Whether a status says that the server knows no session for the request, which it then has not processed.
+
+    Args:
+        errors: JSON-RPC errors in the body. One with a code that handlers use is an answer, whatever its words: a tool
+            may have sessions of its own.
+        has_session: the request carried a session ID.
+    """
+    errors = list(errors)
+    if any(error.code not in _TRANSPORT_CODES for error in errors):
+        return False
+    if status == 404 and has_session:
+        return True
+    said = " ".join(error.message for error in errors) or first_text(body)
+    return 400 <= status < 500 and status != 403 and _SESSION_GONE.search(said) is not None
+
+
+def first_text(body: bytes) -> str:
+    """The beginning of what an error page says: the message in a JSON object, or the text of HTML."""
+    text = body.decode("utf-8-sig", "replace").strip()
+    if text.startswith(("{", "[", '"')):
+        try:
+            return _message_in(json.loads(text)) or text
+        except (ValueError, RecursionError):
+            return text
+    if text.startswith("<"):
+        text = re.sub(r"(?is)<(head|style|script)\b.*?</\1>|<!--.*?-->", " ", _with_title(text))
+        text = unescape(re.sub(r"<[^>]*>", " ", text))
+    return " ".join(text.split())
+
+
+def _with_title(page: str) -> str:
+    title = re.search(r"(?is)<title[^>]*>(.*?)</title>", page)
+    return f"{title[1]}. {page}" if title is not None else page
+
+
+def _message_in(value: Any) -> str:
+    """The message in an error object, by the keys that such objects usually have."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        entries = cast("list[Any]", value)
+        return _message_in(entries[0]) if entries else ""
+    if not isinstance(value, dict):
+        return ""
+    entry = cast("dict[str, Any]", value)
+    found = [_message_in(entry[key]) for key in ("error", "error_description", "message", "detail") if key in entry]
+    return ": ".join(dict.fromkeys(text for text in found if text))
+
+
+def _challenge(header: str) -> str:
+    """The words of a `WWW-Authenticate` header, without its URLs."""
+    found = dict(re.findall(r'(error(?:_description)?)="([^"]*)"', header))
+    return ": ".join(found[key] for key in ("error", "error_description") if found.get(key))
+
+
+def retry_after(value: str | None, now: datetime) -> float | None:
+    """Seconds of a `Retry-After` header, which has a number or a date; None if it has neither."""
+    if value is None:
+        return None
+    value = value.strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
+        return float(value)
+    try:
+        return max((parsedate_to_datetime(value) - now).total_seconds(), 0.0)
+    except (ValueError, TypeError):
+        return None
