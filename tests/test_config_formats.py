@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -426,3 +427,23 @@ def test_what_people_see_of_a_server_has_no_secrets() -> None:
     with pytest.raises(ConfigError) as caught:
         config_for_url(f"example.com/mcp?k={SECRET}")
     assert SECRET not in str(caught.value)
+
+
+# --- the README ----------------------------------------------------------------------------------------------------
+
+
+def test_the_snippets_of_the_readme_can_be_pasted() -> None:
+    """Each is a configuration without a warning; the ones over HTTP lead to where `serve` listens by default."""
+    page = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    inline = re.findall(r'`(\{"(?:mcpServers|servers)".*?\})`', page)
+    assert len(blocks) >= 3
+    assert len(inline) >= 4
+    for text in [*blocks, *inline]:
+        config = parse(text, {"HOME": "/home/me"})
+        assert not config.warnings, text
+        assert not config.unusable, text
+    urls = [parse(text).servers[0].spec for text in inline]
+    expected = HttpSpec("http://127.0.0.1:8642/mcp")
+    assert [spec for spec in urls if isinstance(spec, HttpSpec)] == [expected] * 3
+    assert page.count("http://127.0.0.1:8642/mcp") >= len(inline) + 2
