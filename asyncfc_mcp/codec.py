@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from pydantic_core import from_json, to_json
 
+from asyncfc_mcp.json_bounds import MOST_FROM_CLIENTS, MOST_FROM_SERVERS, has_more_values
 from asyncfc_mcp.protocol import INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR
 
 Message = dict[str, Any]
@@ -44,6 +45,10 @@ class MalformedMessage(ValueError):
         self.code, self.request_id, self.is_answer, self.ends = code, request_id, is_answer, ends
 
 
+class TooManyValues(MalformedMessage):
+    """A message that would take too long to parse."""
+
+
 class Doubtful(dict[str, Any]):
     """An error made of an answer that is no JSON. It may be the cut-off copy of a message in a server's debug output,
     whose original is still to arrive."""
@@ -65,12 +70,17 @@ _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separator
 _encode_ascii: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
-def parse_message(line: bytes) -> Message:
+def parse_message(line: bytes, most: int = MOST_FROM_CLIENTS) -> Message:
     """Parse one JSON-RPC message and check its envelope: a request, a notification, a result or an error.
 
+    Args:
+        most: bound on the number of its values.
+
     Raises:
-        MalformedMessage: it is not JSON, or not one JSON-RPC 2.0 message.
+        MalformedMessage: it is not JSON, or not one JSON-RPC 2.0 message, or it has too many values.
     """
+    if len(line) > 2 * most and has_more_values(line, most):
+        raise TooManyValues(INVALID_REQUEST, f"Invalid message: it has more than {most} values")
     try:
         value: Any = from_json(line, allow_inf_nan=False)
     except ValueError:
@@ -93,7 +103,10 @@ def parse_from_server(data: bytes) -> list[Message | MalformedMessage]:
     in place, or as `ends` of a `MalformedMessage` where the data is no JSON.
     """
     try:
-        return [parse_message(data)]
+        return [parse_message(data, MOST_FROM_SERVERS)]
+    except TooManyValues as exc:
+        exc.ends = _salvaged(data, str(exc))
+        return [exc]
     except MalformedMessage as exc:
         refused = exc
     try:

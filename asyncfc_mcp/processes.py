@@ -27,6 +27,9 @@ EXIT_GRACE_S: Final = 2.0
 """After its input was closed, and again after SIGTERM, a process gets this long before the next step."""
 STALL_S: Final = 30.0
 """A server that does not read its input for so long, while something is written, is taken for dead."""
+STDERR_LINES: Final = 500
+STDERR_PAUSE_S: Final = 0.02
+"""Pause after a read of more lines than that: it slows down a server that writes as fast as it can, and no other."""
 DRAIN_S: Final = 0.3
 """How long the last output of a process that ended may take to be read."""
 
@@ -119,11 +122,13 @@ class ServerProcess:
         with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, OSError, ValueError):
             while True:
                 *lines, rest = (rest + await self._child.stderr.receive()).split(b"\n")
-                for line in lines:
-                    self._stderr.line(line.decode(errors="replace").rstrip("\r"))
+                if lines:
+                    self._stderr.lines([line.decode(errors="replace").rstrip("\r") for line in lines])
                 if len(rest) > 65536:
                     self._stderr.line(rest.decode(errors="replace"))
                     rest = b""
+                if len(lines) > STDERR_LINES:
+                    await anyio.sleep(STDERR_PAUSE_S)
         if rest:
             self._stderr.line(rest.decode(errors="replace"))
         self._drained.set()

@@ -130,17 +130,21 @@ class Stderr:
         self._write(f"--- {clean(text)}")
 
     def line(self, text: str) -> None:
-        self._tail.append(text[:4096])
-        self._write(text)
+        self.lines([text])
+
+    def lines(self, texts: Sequence[str]) -> None:
+        """Receive lines that were read together: one write for all, since a server may write 30,000 at once."""
+        self._tail.extend(text[:4096] for text in texts[-TAIL_LINES:])
+        self._write(*texts)
         if self._echo is not None:
             with suppress(OSError, ValueError):  # a closed stderr of ours; the server's must be read on
-                self._echo.write(f"[{self._name}] {text}\n")
+                self._echo.write("".join([f"[{self._name}] {text}\n" for text in texts]))
 
-    def _write(self, text: str) -> None:
+    def _write(self, *texts: str) -> None:
         if self._file is not None:
             with suppress(OSError):
                 stamp = datetime.now().astimezone().isoformat(timespec="milliseconds")
-                self._file.write(f"{stamp} {text}\n")
+                self._file.write("".join([f"{stamp} {text}\n" for text in texts]))
 
     @property
     def tail(self) -> list[str]:

@@ -19,11 +19,15 @@ import anyio
 import anyio.lowlevel
 
 from asyncfc_mcp.codec import MalformedMessage, Message, format_message, parse_from_server, parse_message
+from asyncfc_mcp.json_bounds import MOST_FROM_CLIENTS, MOST_FROM_SERVERS
 from asyncfc_mcp.protocol import PARSE_ERROR
 
 _CHUNK: Final = 64 * 1024
 """What a pipe holds. A larger buffer would be mapped for every read and cost more than all the rest of it."""
 _BEGINNINGS: Final = (b"{", b"[", b"\xef\xbb\xbf{", b"\xef\xbb\xbf[")
+NOISE_LINES: Final = 100
+NOISE_PAUSE_S: Final = 0.002
+"""Pause after so many lines in a row that are no message: it slows down a server that writes them as fast as it can."""
 HELD_S: Final = 1.0
 """How long the beginning of a JSON text that stopped at a line end waits for its next line."""
 HELD_BYTES: Final = 64 << 20
@@ -82,6 +86,7 @@ class LineReader:
         self._source = source
         self._on_malformed = on_malformed
         self._server = server
+        self._most = MOST_FROM_SERVERS if server else MOST_FROM_CLIENTS
         self._lines: deque[bytes] = deque()
         self._rest: list[bytes] = []
         self._ready: deque[Message] = deque()
@@ -113,7 +118,7 @@ class LineReader:
         if not self._lines:
             return None
         try:
-            message = parse_message(self._lines[0])
+            message = parse_message(self._lines[0], self._most)
         except MalformedMessage:
             return None  # `receive` comes to it, and says so
         self._lines.popleft()
@@ -125,14 +130,19 @@ class LineReader:
         Raises:
             anyio.EndOfStream: the source ended.
         """
+        noise = 0
         while True:
             while self._lines and not self._ready:
+                noise += 1
+                if noise > NOISE_LINES:
+                    noise = 0
+                    await anyio.sleep(NOISE_PAUSE_S)
                 line = self._lines.popleft()
                 if self._server and (self._held or line.strip()):
                     await self._read_tolerantly(line)
                 elif line.strip():
                     try:
-                        return parse_message(line)
+                        return parse_message(line, self._most)
                     except MalformedMessage as exc:
                         await self._on_malformed(exc, line)
                         if exc.ends is not None:
@@ -162,6 +172,9 @@ class LineReader:
 
     async def _read_tolerantly(self, line: bytes) -> None:
         """Read a line of a server: messages, a part of one, or neither."""
+        if not (self._held or line.lstrip()[:4].startswith(_BEGINNINGS)):
+            await self._report(MalformedMessage(PARSE_ERROR, "Parse error: no JSON object"), line)
+            return
         read = parse_from_server(line)
         if isinstance(read[0], MalformedMessage) and read[0].code == PARSE_ERROR:
             # No JSON by itself: noise, or the beginning of a message that goes on in the next lines, or such a line.
@@ -194,8 +207,10 @@ class LineReader:
     async def _give_up(self) -> None:
         """Report the lines that are held: they are no message."""
         held, self._held = self._held, _Held()
-        for line, exc in held.lines:
+        for number, (line, exc) in enumerate(held.lines, 1):
             await self._report(exc, line)
+            if number % NOISE_LINES == 0:
+                await anyio.sleep(NOISE_PAUSE_S)
 
     def _feed(self, chunk: bytes) -> None:
         head, newline, tail = chunk.partition(b"\n")
