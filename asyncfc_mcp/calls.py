@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, cast
 
 import anyio
 
-from asyncfc_mcp import answers, own_arguments, tasks
+from asyncfc_mcp import answers, metatools, own_arguments, tasks
 from asyncfc_mcp.asking import Asking
 from asyncfc_mcp.bridge import Bridge, Origin, Wiring
 from asyncfc_mcp.catalog import ToolEntry
@@ -109,7 +109,7 @@ class ToolCalls:
             # Clients of that version must not ask for a task where a tool does not say that it can be one. Not by
             # itself, since some then ask for nothing else (pydantic-ai), and their model would wait for each call.
             wrapped = [{**tool, "execution": {"taskSupport": "optional"}} for tool in wrapped]
-        tools = [*(tool.listed(name) for name, tool in METATOOLS.items()), *wrapped]
+        tools = [*metatools.listed(reads_instructions=profile.reads_instructions), *wrapped]
         return paged(params, "tools", tools)
 
     def _fitting(self, tools: list[dict[str, Any]], name_limit: int) -> list[dict[str, Any]]:
@@ -320,7 +320,7 @@ class ToolCalls:
         except anyio.get_cancelled_exc_class():
             self.bridge.scheduler.cancel(future)
             raise
-        return real_result(future)
+        return received(caller, future)
 
     async def _call_wrapped(
         self,
@@ -621,7 +621,7 @@ class _SyncResult(Soon):
         if not self._future.done or self._attendance.owed:
             return None
         self._over()
-        return real_result(self._future)
+        return received(self._caller, self._future)
 
     async def __call__(self) -> Result:
         try:
@@ -649,6 +649,18 @@ def real_result(future: Future) -> Result:
         # Not the one that is kept: raised, it would keep all that it passes on its way, the request included.
         raise ProtocolFailure(failure.tool, failure.code, failure.message, failure.data)
     return answers.in_place(future)
+
+
+def received(caller: Caller, future: Future) -> Result:
+    """The real result of a sync call that its client has waited for.
+
+    Raises:
+        ProtocolFailure: see `real_result`.
+    """
+    # Progress may have kept it waiting, which proves nothing of a wait without.
+    if future.result is not None and future.ended_at is not None and caller.report is None:
+        caller.client.waited(future.ended_at - future.submitted_at)
+    return real_result(future)
 
 
 def attendance_of(request: Request, stir: Callable[[], None] = _nothing) -> Attendance:

@@ -46,6 +46,7 @@ _PROFILE_KEYS: Final = {
     "timeout_s": float,
     "name_limit": int,
     "progress_resets_timeout": bool,
+    "reads_instructions": bool,
 }
 
 

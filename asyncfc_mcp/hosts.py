@@ -24,6 +24,8 @@ class HostProfile:
     """How long a tool name may be, with what the host itself puts before it."""
     progress_resets_timeout: bool = False
     """Whether progress notifications keep a call alive."""
+    reads_instructions: bool = False
+    """Whether its model gets the instructions of servers. Where it may not, a tool's description has their gist."""
 
     @property
     def wait_s(self) -> float:
@@ -35,17 +37,22 @@ UNKNOWN: Final = HostProfile()
 
 PROFILES: Final[Mapping[str, HostProfile]] = {
     # One process per session.
-    "claude-code": HostProfile(single_conversation=True, timeout_s=600.0, progress_resets_timeout=True),
-    "codex-mcp-client": HostProfile(single_conversation=True, timeout_s=60.0),
-    "gemini-cli-mcp-client": HostProfile(single_conversation=True, timeout_s=600.0),
-    "opencode": HostProfile(single_conversation=True, timeout_s=30.0),
+    "claude-code": HostProfile(
+        single_conversation=True, timeout_s=600.0, progress_resets_timeout=True, reads_instructions=True
+    ),
+    "codex-mcp-client": HostProfile(single_conversation=True, timeout_s=60.0, reads_instructions=True),
+    "gemini-cli-mcp-client": HostProfile(single_conversation=True, timeout_s=600.0, reads_instructions=True),
+    "opencode": HostProfile(single_conversation=True, timeout_s=30.0, reads_instructions=True),
     # One process for all chats of an application or window.
-    "claude-ai": HostProfile(timeout_s=60.0),
-    "cursor-vscode": HostProfile(timeout_s=60.0, name_limit=60),
-    "Visual Studio Code": HostProfile(timeout_s=60.0),
+    "claude-ai": HostProfile(timeout_s=60.0, reads_instructions=True),
+    "cursor-vscode": HostProfile(timeout_s=60.0, name_limit=60, reads_instructions=True),
+    "Visual Studio Code": HostProfile(timeout_s=60.0, reads_instructions=True),
     # Agent frameworks: a connection belongs to the program that opened it, often to one run.
+    # `mcp` is every program on the Python SDK that gives no name of its own: LangChain, and the OpenAI Agents SDK,
+    # which gives up on a call after 5 s.
+    "mcp": HostProfile(timeout_s=5.0),
     "openai-agents": HostProfile(timeout_s=5.0),
-    "asyncfc-scripted-agent": HostProfile(single_conversation=True),
+    "asyncfc-scripted-agent": HostProfile(single_conversation=True, reads_instructions=True),
 }
 
 

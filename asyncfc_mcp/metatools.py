@@ -63,6 +63,8 @@ class Client:
     profile: HostProfile = UNKNOWN
     patience_s: float | None = None
     """Learned: waits longer than this were given up on."""
+    proven_s: float = 0.0
+    """Learned: an answer was waited for this long, and not given up on."""
     _unread: dict[str, Future] = field(default_factory=dict[str, Future])
     """Futures of the conversation whose results nobody has received, in order of submission; some may have been read
     since, and are dropped when they are come across."""
@@ -70,6 +72,11 @@ class Client:
     """Those that ended since somebody looked, in that order: what an answer may bring along. Apart from the others, so
     that looking costs what ended and not what is open."""
     _sweep_at: int = 256
+
+    def waited(self, seconds: float) -> None:
+        """Remember that a request was answered after this time and had not been cancelled."""
+        if seconds > self.proven_s:
+            self.proven_s = seconds
 
     def follow(self, future: Future) -> None:
         """Count a future among the conversation's unread ones."""
@@ -110,7 +117,7 @@ class Client:
         """
         longest = bridge.settings.max_wait_s
         if not (hears and self.profile.progress_resets_timeout):
-            longest = min(longest, self.profile.wait_s)
+            longest = min(longest, max(self.profile.wait_s, self.proven_s))
         if self.patience_s is not None:
             longest = min(longest, self.patience_s)
         return longest if asked is None else min(asked, longest)
@@ -401,6 +408,21 @@ METATOOLS: Final[Mapping[str, MetaTool]] = {
     ),
 }
 """Name → schema and handler. The one place to add a tool of ours."""
+
+
+_GIST: Final = """
+Other tools answer at once with a future ID (f1) if slow. Optional arguments of each:
+_wait:"this", or IDs and names ("f1, x"): the answer brings these results.
+_as:"x" names the future. Pass results on as arguments: "$x", "$f1", "$x.items[0].id", inside text "${f:x.title}"."""
+"""The protocol for models whose host hands no instructions on, in the description of a tool."""
+
+
+def listed(*, reads_instructions: bool) -> list[dict[str, Any]]:
+    """The bridge's own tools as `tools/list` has them."""
+    tools = [tool.listed(name) for name, tool in METATOOLS.items()]
+    if not reads_instructions:
+        tools[0]["description"] += _GIST
+    return tools
 
 
 def instructions(*, conversation: bool) -> str:

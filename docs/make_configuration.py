@@ -117,6 +117,7 @@ PROFILE_DOCS = {
     "timeout_s": "Seconds after which the client gives up on a call.",
     "name_limit": "Longest tool name, with what the client puts before it.",
     "progress_resets_timeout": "Whether progress keeps a call alive.",
+    "reads_instructions": "Whether the model gets servers' instructions; where it may not, `await_future` has their gist.",
 }
 
 

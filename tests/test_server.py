@@ -24,6 +24,8 @@ from asyncfc_mcp.calls import CONVERSATION_KEY
 from asyncfc_mcp.codec import MalformedMessage, format_message
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope
+from asyncfc_mcp.hosts import PROFILES
+from asyncfc_mcp.hosts import UNKNOWN as HOST_UNKNOWN
 from asyncfc_mcp.peer import Peer
 from asyncfc_mcp.protocol import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PROTOCOL_VERSION_META_KEY
 from asyncfc_mcp.requests import Request
@@ -139,6 +141,46 @@ async def test_the_instructions_teach_the_protocol_in_512_characters(era: str, n
             assert word in ours
         assert ours.index("_wait") < ours.index("await_future")
         assert ('_wait:"all"' in ours) == (name == KNOWN)
+
+
+@pytest.mark.parametrize("name", ["mcp", "fastmcp", UNKNOWN, "", KNOWN, "claude-code", "claude-ai"])
+@on_virtual_time
+async def test_a_model_that_may_get_no_instructions_finds_their_gist_in_a_description(name: str):
+    """Three lines on `await_future`, where the host is not known to hand instructions on; nothing elsewhere."""
+    async with stage(name=name) as it:
+        [await_future, *others] = (await it.host.request("tools/list"))["tools"]
+        assert await_future["name"] == "await_future"
+        first, *gist = await_future["description"].splitlines()
+        assert first.startswith("Wait for a future")
+        if PROFILES.get(name, HOST_UNKNOWN).reads_instructions:
+            assert not gist
+        else:
+            assert len(gist) == 3
+            for word in ("_as", "_wait", '"$x"', '"$f1"', "${f:x.title}"):
+                assert word in "\n".join(gist)
+        assert not any("_as" in other.get("description", "") for other in others)
+
+
+@on_virtual_time
+async def test_a_client_called_mcp_is_answered_before_five_seconds_until_it_has_waited_longer():
+    """The OpenAI Agents SDK gives up then; a sync call that took longer shows that this client does not."""
+    async with stage(name="mcp", server={"tools": {"gate": {"mode": "sync"}}}) as it:
+        await it.host.call("sleep", {"s": 100})
+        for tool, arguments in (
+            ("await_future", {"future_id": "f1", "timeout_s": 60}),
+            ("gather", {"future_ids": ["f1"]}),
+            ("sleep", {"s": 100, "_wait": "this"}),
+        ):
+            with Took() as took:
+                assert "running" in words(await it.host.call(tool, arguments))
+            assert 3 < took.seconds < 4.5
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(it.host.call, "gate", {"name": "g"})
+            await anyio.sleep(20)
+            it.toy.open("g")
+        with Took() as took:
+            await it.host.call("await_future", {"future_id": "f2"})
+        assert took.seconds == pytest.approx(20)
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -1423,14 +1465,15 @@ async def test_a_new_tool_of_a_server_is_announced_and_can_be_called():
 async def test_a_client_that_leaves_takes_nothing_with_it(era: str):
     """Its calls go on, and others are served."""
     toy = Toy()
+    info = Implementation(name=UNKNOWN, version="1")
     async with bridge_over(toy) as bridge:
         upstream = Upstream(bridge, LOCAL, pipe=False)
         async with anyio.create_task_group() as tg:
             await tg.start(upstream.run)
             for _ in range(2):
-                async with Client(sdk_server(upstream), mode=era, cache=None) as client:
+                async with Client(sdk_server(upstream), mode=era, cache=None, client_info=info) as client:
                     await Host(client).call("sleep", {"s": 20})
-            async with Client(sdk_server(upstream), mode=era, cache=None) as client:
+            async with Client(sdk_server(upstream), mode=era, cache=None, client_info=info) as client:
                 assert words(await Host(client).outcome("f1")) == "slept 20"
                 assert toy.cancelled == []
             tg.cancel_scope.cancel()

@@ -44,6 +44,7 @@ async def main(kind: str, target: str, *args: str) -> None:
         named = await use(tools["toy__sleep"], seconds=0, _as="quick")
         report = {
             "tools": list(tools),
+            "taught": tools["await_future"].description,
             "futures": futures,
             "handle": handles[0],
             "named": named,

@@ -28,6 +28,7 @@ class Script(Model):
         self.turn = 0
         self.calls = 0
         self.tools: list[str] = []
+        self.taught = ""
         self.shown: list[list[str]] = []
 
     def call(self, name: str, **arguments: Any) -> ResponseFunctionToolCall:
@@ -40,6 +41,7 @@ class Script(Model):
         self, system_instructions: Any, input: Any, model_settings: Any, tools: Any, *_: Any, **__: Any
     ) -> ModelResponse:
         self.tools = [tool.name for tool in tools]
+        self.taught = next((tool.description for tool in tools if tool.name == "await_future"), "")
         outputs = [item for item in input if isinstance(item, dict) and item.get("type") == "function_call_output"]
         shown = [words_of(item["output"]) for item in outputs][sum(map(len, self.shown)) :]
         if shown:
@@ -92,7 +94,11 @@ async def main(kind: str, target: str, *args: str) -> None:
         script = Script()
         agent = Agent(name="scripted", model=script, mcp_servers=[server])
         result = await Runner.run(agent, "go", max_turns=12)
-        print(json.dumps({"tools": script.tools, "shown": script.shown, "said": result.final_output}))
+        print(
+            json.dumps(
+                {"tools": script.tools, "taught": script.taught, "shown": script.shown, "said": result.final_output}
+            )
+        )
 
 
 if __name__ == "__main__":

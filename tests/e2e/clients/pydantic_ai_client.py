@@ -34,10 +34,12 @@ class Script:
     def __init__(self) -> None:
         self.turn = 0
         self.tools: list[str] = []
+        self.taught: str | None = ""
         self.shown: list[list[str]] = []
 
     def __call__(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         self.tools = [tool.name for tool in info.function_tools]
+        self.taught = next((tool.description for tool in info.function_tools if tool.name == "await_future"), "")
         last = messages[-1]
         assert isinstance(last, ModelRequest)
         shown = [words_of(part.content) for part in last.parts if isinstance(part, ToolReturnPart | RetryPromptPart)]
@@ -86,7 +88,7 @@ async def main(kind: str, target: str, *args: str) -> None:
             while "toy__sleep" not in [tool.name for tool in await toolset.list_tools()]:  # noqa: ASYNC110 - nobody tells us
                 await anyio.sleep(0.05)
         result = await agent.run("go")
-    print(json.dumps({"tools": script.tools, "shown": script.shown, "said": result.output}))
+    print(json.dumps({"tools": script.tools, "taught": script.taught, "shown": script.shown, "said": result.output}))
 
 
 if __name__ == "__main__":
