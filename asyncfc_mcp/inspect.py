@@ -44,6 +44,8 @@ def _conflicts(name: str, wirings: Mapping[str, Wiring]) -> list[str]:
 def _touches(wiring: Wiring) -> str:
     """The effect in one of few words, by which a server's tools are counted."""
     effect = wiring.effect
+    if effect.source == "barrier":
+        return "take turns with all of it"
     if effect.writes:
         return "write declared paths" if effect.source == "config" else "write all of it"
     if effect.reads:
@@ -138,10 +140,14 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-KINDS: Final = ("read", "write all of it", "write declared paths", "touch nothing", "say nothing", "are not ordered")
+KINDS: Final = (
+    "read", "take turns with all of it", "write all of it", "write declared paths", "touch nothing", "say nothing",
+    "are not ordered",
+)  # fmt: skip
 """What `_touches` gives, in the order in which a summary counts it."""
 ORIGINS: Final[Mapping[str, str]] = {
     "annotation": "annotations",
+    "barrier": "",
     "strict": 'ordering "strict"',
     "state": '"state"',
     "nothing said": "",

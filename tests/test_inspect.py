@@ -386,3 +386,14 @@ async def test_the_details_of_the_only_server_need_no_name():
         text = inspect.render(inspect.report(bridge))
     assert "toy  1 tool: 1 say nothing" in text
     assert "nothing said, not ordered" in text
+
+
+@on_virtual_time
+async def test_reads_that_are_barriers_are_counted_apart():
+    """And the details say by which words they are."""
+    hints = {"readOnlyHint": True}
+    toy = toy_with("snapshot", "browser_wait_for", "sleep", snapshot=hints, browser_wait_for=hints, sleep=hints)
+    async with bridge_over(toy) as bridge:
+        facts = inspect.report(bridge)
+        assert "3 tools: 1 read, 2 take turns with all of it; annotations" in inspect.render(facts, width=200)
+        assert "its name says that it waits" in inspect.render(facts, ["toy"], width=200)
