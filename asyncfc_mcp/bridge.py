@@ -77,8 +77,7 @@ class Wiring:
     entry: ToolEntry
     effect: EffectTemplate
     validator: Validator
-    loosened: Mapping[str, frozenset[str]]
-    """Arguments that the server's schema wants as something else than text, and ours lets be text, with their types."""
+    loosened: "_Loosened"
     fixed_effect: Effect | None
     """The effect of every call, where it does not depend on the arguments."""
 
@@ -97,7 +96,7 @@ class Wiring:
             entry,
             effect,
             Validator(entry.input_schema),
-            _loosened(entry),
+            _Loosened(entry),
             None if effect.placeholders else effect.bind({}, lambda value: False),
         )
 
@@ -471,7 +470,7 @@ class Bridge:
 
     def _submit(self, wiring: Wiring, arguments: dict[str, Any] | None, origin: "Origin", meant: "_Meant") -> Future:
         entry, policy, scope, bindings = wiring.entry, wiring.entry.policy, origin.scope, meant.bindings
-        if arguments and wiring.loosened:
+        if arguments:
             arguments = _as_typed(arguments, wiring.loosened, bindings)
         effect = wiring.fixed_effect
         if effect is None:
@@ -784,17 +783,37 @@ def _unknown_placeholders(wiring: Wiring) -> list[str]:
     return sorted(name for name in wiring.effect.placeholders if name.partition(".")[0] not in known)
 
 
-def _loosened(entry: ToolEntry) -> dict[str, frozenset[str]]:
-    """The tool's own arguments that are not text, where the listed schema lets them be a reference."""
-    properties = entry.input_schema.get("properties")
-    if entry.listed.get("inputSchema") == entry.raw.get("inputSchema") or not isinstance(properties, dict):
-        return {}
-    found = {name: expected(entry.input_schema, [name]).types for name in cast("dict[str, Any]", properties)}
-    return {name: types for name, types in found.items() if types is not None and "string" not in types}
+class _Loosened:
+    """Arguments that the server's schema wants as something else than text, and ours lets be text.
+
+    Each is looked up when a call has it: a server may list 10,000 tools, and few of them are called.
+    """
+
+    __slots__ = ("_entry", "_types")
+
+    def __init__(self, entry: ToolEntry) -> None:
+        self._entry = entry
+        self._types: dict[str, frozenset[str] | None] | None = None
+
+    def types(self, name: str) -> frozenset[str] | None:
+        """The types that the server wants, if text is none of them."""
+        if self._types is None:
+            properties = self._entry.input_schema.get("properties")
+            same = self._entry.listed.get("inputSchema") == self._entry.raw.get("inputSchema")
+            declared = cast("dict[str, Any]", properties) if isinstance(properties, dict) and not same else {}
+            self._types = dict.fromkeys(declared, _NOT_LOOKED_UP)
+        types = self._types.get(name)
+        if types is _NOT_LOOKED_UP:
+            types = expected(self._entry.input_schema, [name]).types
+            self._types[name] = types = None if types is None or "string" in types else types
+        return types
+
+
+_NOT_LOOKED_UP: Final[frozenset[str]] = frozenset({"not looked up"})
 
 
 def _as_typed(
-    arguments: dict[str, Any] | None, loosened: Mapping[str, frozenset[str]], bindings: Mapping[str, str]
+    arguments: dict[str, Any] | None, loosened: _Loosened, bindings: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """The arguments with text that stands for a number, a list and so on as what it stands for.
 
@@ -802,16 +821,16 @@ def _as_typed(
     for text, too, so that references get through; without this a tool would get `"2"` where a direct call sends `2`.
     """
     typed = arguments
-    for name in loosened.keys() & (arguments or {}).keys():
-        assert arguments is not None
-        value = arguments[name]
-        if not isinstance(value, str) or references.is_reference(value, bindings.get):
+    for name, value in (arguments or {}).items():
+        if not isinstance(value, str) or (types := loosened.types(name)) is None:
+            continue
+        if references.is_reference(value, bindings.get):
             continue
         try:
             parsed = parse_json(value)
         except (ValueError, RecursionError):
             continue
-        if json_type(parsed) in loosened[name]:
+        if json_type(parsed) in types:
             typed = {**(typed or {}), name: parsed}
     return typed
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from asyncfc_mcp.config import Policy, ServerConfig
 from asyncfc_mcp.listing_schema import conform, for_handshake
-from asyncfc_mcp.loosen import admit_references
+from asyncfc_mcp.loosen import SchemaTooLarge, admit_references
 from asyncfc_mcp.names import Handed, Offering, assign, server_parts
 from asyncfc_mcp.reserved import add_reserved
 from asyncfc_mcp.trim import without_dialect, without_echo
@@ -151,12 +151,16 @@ def list_tool(config: ServerConfig, raw: Json, name: str, conforming: Json | Non
     listed.pop("outputSchema", None)
     entry = ToolEntry(name, config.name, tool, raw, listed, policy)
     schema: Json = without_dialect(listed["inputSchema"])
+    remarks: tuple[str, ...] = ()
     if policy.references == "all" or (policy.references == "read-only" and entry.read_only):
-        schema = admit_references(schema)
+        try:
+            schema = admit_references(schema)
+        except SchemaTooLarge:
+            remarks = ("its input schema is too large to be rewritten; it is listed as it is, and takes no references",)
     schema, skipped = add_reserved(schema, as_=policy.names, wait=policy.wait)
     # The name as listed: one that was cut short may have lost what the title still says.
     listed["inputSchema"] = without_echo(schema, name)
-    notes = tuple(f"{arg} is the tool's own argument; ours is off" for arg in skipped)
+    notes = remarks + tuple(f"{arg} is the tool's own argument; ours is off" for arg in skipped)
     return ToolEntry(
         name,
         config.name,

@@ -19,6 +19,8 @@ _OR_REFERENCE: Final = "|" + _REFERENCE_PATTERN
 _SHORTEST_REFERENCE: Final = 2
 _LONGEST_REFERENCE: Final = 128
 """Length limits outside of these two stop no reference worth writing, and are left alone."""
+_MAX_WORK: Final = 40_000
+"""Steps of one rewriting, some 2 µs each."""
 _SHAPE_COMBINATIONS: Final = ("anyOf", "oneOf", "allOf", "not", "if", "then", "else")
 _SHAPE_KEYWORDS: Final = frozenset(
     (*_SHAPE_COMBINATIONS, "required", "minProperties", "maxProperties", "dependentRequired", "title", "description")
@@ -50,14 +52,21 @@ def admit_references(schema: Mapping[str, Any]) -> Schema:
     `object`; no `anyOf`, `oneOf` or `allOf` is added there, because hosts refuse them. An argument that clients repeat
     in an HTTP header takes none either.
 
-    The result is only shown and offered to hosts: the original decides before a call is sent. Never raises; a schema
-    with nested `$id`s, dynamic references or no end is returned as it is.
+    The result is only shown and offered to hosts: the original decides before a call is sent. A schema with nested
+    `$id`s, dynamic references or no end is returned as it is.
+
+    Raises:
+        SchemaTooLarge: it would take longer than a listing may take; no other exception.
     """
     original = dict(schema)
     try:
         return _Admission(original).run()
     except (RecursionError, TypeError, ValueError, AttributeError):
         return original
+
+
+class SchemaTooLarge(Exception):
+    """An input schema has more parts than are rewritten."""
 
 
 class _Admission:
@@ -77,15 +86,28 @@ class _Admission:
         self._lost = False
         """Whether something was left out that `unevaluated…` keywords may have counted on."""
         self._anchors: dict[str, Pointer] = {}
+        self._found: dict[str, Pointer | None] = {}
+        """Old place that each `$ref` leads to."""
         self._targets: set[Pointer] = set()
         """Old places that are referred to from where a reference must be admitted."""
         self._strange = False
-        for at, sub in all_schemas(root):
+        self._left = _MAX_WORK
+        self._admitting: dict[int, tuple[Any, bool]] = {}
+        """Verdicts of `_admits`, by the schema's identity, with the schema so that it stays the only one of that."""
+        self._stringy: dict[int, tuple[Any, bool]] = {}
+        """The same of `_takes_strings`."""
+        parts: list[tuple[Pointer, Schema]] = []
+        for part in all_schemas(root):
+            self._spend(3 + len(part[0]) // 8)
+            parts.append(part)
+        for at, sub in parts:
             if sub.keys() & {"$dynamicRef", "$recursiveRef"} or (at and isinstance(sub.get("$id"), str)):
                 self._strange = True
             if isinstance(anchor := sub.get("$anchor"), str):
                 self._anchors["#" + anchor] = at
-        for at, sub in all_schemas(root):
+        for at, sub in parts:
+            if "$ref" not in sub:
+                continue
             target = self._target(sub)
             if target is not None and any(step in VALUE_KEYWORDS or step in ("$defs", "definitions") for step in at):
                 self._targets.add(target)
@@ -101,12 +123,24 @@ class _Admission:
             result = {"type": "object", **result}
         return result if self._intact(result) else self._root
 
+    def _spend(self, work: int) -> None:
+        self._left -= work
+        if self._left < 0:
+            raise SchemaTooLarge
+
     def _target(self, schema: Schema) -> Pointer | None:
         ref = schema.get("$ref")
-        if isinstance(ref, str) and ref in self._anchors:
-            return self._anchors[ref]
+        if not isinstance(ref, str):
+            return None
+        if ref not in self._found:
+            self._found[ref] = self._anchors[ref] if ref in self._anchors else self._pointed_at(self._root, ref)
+        return self._found[ref]
+
+    def _pointed_at(self, root: Schema, ref: str) -> Pointer | None:
+        """The pointer of a `$ref`, if there is a schema."""
+        self._spend(1 + len(ref) // 8)
         pointer = pointer_of(ref)
-        return pointer if pointer is not None and isinstance(at_pointer(self._root, pointer), dict | bool) else None
+        return pointer if pointer is not None and isinstance(at_pointer(root, pointer), dict | bool) else None
 
     def _moved(self, pointer: Pointer) -> Pointer:
         new: Pointer = ()
@@ -116,16 +150,17 @@ class _Admission:
 
     def _intact(self, result: Schema) -> bool:
         """Whether every `$ref` that led somewhere still does."""
-        dangling = {
-            sub["$ref"]
-            for _, sub in all_schemas(result)
-            if (pointer := pointer_of(sub.get("$ref"))) is not None and at_pointer(result, pointer) is None
-        }
-        return not dangling or dangling <= {
-            sub["$ref"]
-            for _, sub in all_schemas(self._root)
-            if (pointer := pointer_of(sub.get("$ref"))) is not None and at_pointer(self._root, pointer) is None
-        }
+        dangling = self._dangling(result)
+        return not dangling or dangling <= self._dangling(self._root)
+
+    def _dangling(self, root: Schema) -> set[str]:
+        refs = {ref for _, sub in all_schemas(root) if isinstance(ref := sub.get("$ref"), str)}
+        dangling: set[str] = set()
+        for ref in refs:
+            self._spend(1 + len(ref) // 8)
+            if (pointer := pointer_of(ref)) is not None and at_pointer(root, pointer) is None:
+                dangling.add(ref)
+        return dangling
 
     # Two modes. `_inner` admits references inside of a schema's value; `_outer` admits one as the value itself, too.
 
@@ -143,6 +178,7 @@ class _Admission:
         return self._inner(schema, at) if is_object(schema) else schema
 
     def _inner(self, schema: Schema, at: Pointer, *, top: bool = False, branches_outer: bool = False) -> Schema:
+        self._spend(2 + len(schema) + len(at) // 8)
         result: Schema = {}
         for word, value in schema.items():
             new = self._keyword(schema, word, value, at, top=top, outer=branches_outer)
@@ -199,6 +235,12 @@ class _Admission:
         """Whether a rewritten schema takes every reference as its own value."""
         if not is_object(schema):
             return schema is True
+        if (known := self._admitting.get(id(schema))) is None:
+            self._spend(1)
+            known = self._admitting[id(schema)] = schema, self._admits_references(schema)
+        return known[1]
+
+    def _admits_references(self, schema: Schema) -> bool:
         if not _allows_strings(schema) or not _lets_pass(schema.get("pattern")) or self._needs_wrapping(schema):
             return False
         some, every = schema.get("anyOf"), schema.get("allOf")
@@ -210,6 +252,26 @@ class _Admission:
         """Whether no keyword of the schema can be stretched so that it takes references."""
         # The root itself never takes one, so what refers to it needs an alternative of its own.
         return bool(schema.keys() & {"enum", "const"}) or _stops_references(schema) or self._target(schema) == ()
+
+    def _takes_strings(self, schema: Any) -> bool:
+        """Whether a schema takes some string or other."""
+        if not is_object(schema):
+            return schema is True
+        if (known := self._stringy.get(id(schema))) is None:
+            self._spend(1)
+            known = self._stringy[id(schema)] = schema, self._takes_some_string(schema)
+        return known[1]
+
+    def _takes_some_string(self, schema: Schema) -> bool:
+        if not _allows_strings(schema) or schema.get("$ref") == "#":
+            return False
+        if is_array(values := schema.get("enum", [schema["const"]] if "const" in schema else None)):
+            self._spend(len(values) // 20)
+            return any(isinstance(value, str) for value in values)
+        some, every = schema.get("anyOf"), schema.get("allOf")
+        return (not is_array(some) or any(self._takes_strings(sub) for sub in some)) and (
+            not is_array(every) or all(self._takes_strings(sub) for sub in every)
+        )
 
     def _admit(self, schema: Schema, at: Pointer) -> Schema:
         """The shortest schema that takes references besides what the rewritten `schema` takes."""
@@ -229,14 +291,16 @@ class _Admission:
 
     def _with_branch(self, branches: list[Any], schema: Schema, at: Pointer) -> list[Any]:
         # Where some branch takes certain strings only, letting another take any string would empty that of meaning.
-        strict = _allows_strings(schema) and any(_takes_strings(sub) for sub in branches)
+        strict = _allows_strings(schema) and any(self._takes_strings(sub) for sub in branches)
         further = _reference_schema(strict)
         best, cost = [*branches, further], len(compact(further)) + 1
         for index, sub in enumerate(branches):
             # Wrapping a branch is never shorter than a further branch.
-            if is_object(sub) and _takes_strings(sub) == strict and not self._needs_wrapping(sub):
+            if is_object(sub) and self._takes_strings(sub) == strict and not self._needs_wrapping(sub):
                 changed = self._admit(sub, (*at, str(index)))
-                more = len(compact(changed)) - len(compact(sub))
+                size = len(compact(sub))
+                self._spend(2 + size // 100)
+                more = len(compact(changed)) - size
                 # A branch made of `allOf` needs more than its own keywords to change.
                 if more < cost and self._admits(changed):
                     best, cost = [*branches[:index], changed, *branches[index + 1 :]], more
@@ -245,7 +309,7 @@ class _Admission:
     def _wrapped(self, schema: Schema, at: Pointer) -> Schema:
         outside = {word: value for word, value in schema.items() if word in ANNOTATIONS}
         inside = {word: value for word, value in schema.items() if word not in ANNOTATIONS}
-        other = _reference_schema(_takes_strings(schema))
+        other = _reference_schema(self._takes_strings(schema))
         if inside.get("type") == "string":
             outside["type"] = inside.pop("type")
             del other["type"]
@@ -262,20 +326,6 @@ def _reference_schema(strict: bool) -> Schema:
 def _allows_strings(schema: Schema) -> bool:
     declared = schema.get("type", "string")
     return declared == "string" or (isinstance(declared, list) and "string" in declared)
-
-
-def _takes_strings(schema: Any) -> bool:
-    """Whether a schema takes some string or other."""
-    if not is_object(schema):
-        return schema is True
-    if not _allows_strings(schema) or schema.get("$ref") == "#":
-        return False
-    if is_array(values := schema.get("enum", [schema["const"]] if "const" in schema else None)):
-        return any(isinstance(value, str) for value in values)
-    some, every = schema.get("anyOf"), schema.get("allOf")
-    return (not is_array(some) or any(_takes_strings(sub) for sub in some)) and (
-        not is_array(every) or all(_takes_strings(sub) for sub in every)
-    )
 
 
 def _lets_pass(pattern: object) -> bool:
