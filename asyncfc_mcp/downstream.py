@@ -9,6 +9,7 @@ drop fields that they do not know and judge results, and what a server answers i
 """
 
 import logging
+import math
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -37,6 +38,7 @@ from asyncfc_mcp.errors import (
     TransportFailure,
 )
 from asyncfc_mcp.offers import LISTINGS, Offer
+from asyncfc_mcp.one_shot import OneShot, ProcessCalls
 from asyncfc_mcp.peer import Peer, in_a_task
 from asyncfc_mcp.processes import Child, Reaper, spawn
 from asyncfc_mcp.protocol import (
@@ -73,6 +75,10 @@ LIST_TIMEOUT_S: Final = 60.0
 """For each page of a listing."""
 BACKOFF_S: Final = (0.5, 60.0)
 """First and longest pause before a server that failed is started again."""
+WAKES: Final = 2
+"""How often a server that ends before it is sent anything is started again for one request."""
+FRUITLESS_S: Final = 2.0
+"""A server that did not come up is not started again for requests before this has passed."""
 RESENDS: Final = 3
 """How often a request is sent again of which no part reached the server."""
 RESEND_PAUSE_S: Final = 0.2
@@ -138,7 +144,8 @@ class _Connection:
         self.closed = anyio.Event()
         self.missed = anyio.Event()
         """Set when notifications may have been missed."""
-        self.ended_how: Callable[[], Awaitable[str]] | None = None
+        self.calls = ProcessCalls()
+        self.ended_how: Callable[[], Awaitable[str | None]] | None = None
 
     def miss(self) -> None:
         """Note that notifications may have been missed."""
@@ -147,6 +154,12 @@ class _Connection:
     @property
     def modern(self) -> bool:
         return self.version in MODERN_VERSIONS
+
+    @property
+    def end(self) -> ConnectionEnded:
+        """Why it is closed."""
+        unread = isinstance(self.dispatcher, Peer) and self.dispatcher.unread
+        return ConnectionEnded("stopped reading its input" if unread else "closed its output")
 
     def envelope(self, capabilities: Mapping[str, Any], version: str | None = None) -> dict[str, Any]:
         """The `_meta` that every request of the stateless protocol carries."""
@@ -217,6 +230,8 @@ class Downstream:
         self._changed = anyio.Event()
         self._failures = 0
         self._fruitless = False
+        self._failed_at = -math.inf
+        self._one_shot = OneShot()
         self._prefer_handshake = bool(offer and offer.protocol_version in SERVER_HANDSHAKE_VERSIONS)
         """Whether `initialize` is sent first: it speaks a handshake version, or ended at the probe."""
         self._probing = False
@@ -251,13 +266,19 @@ class Downstream:
         """
         resent = 0
         while True:
-            connection = await self._live()
+            connection = await self._live(for_call=method == "tools/call")
+            calls = connection.calls if method == "tools/call" else ProcessCalls()
+            calls.sent += 1
             out, options = self._outgoing(connection, method, params, capabilities, on_progress)
             if on_sent is not None:
                 on_sent(True)
+            answered = False
             try:
-                return await connection.dispatcher.send_raw_request(method, out or None, options)
+                result = await connection.dispatcher.send_raw_request(method, out or None, options)
+                answered = True
+                return result
             except RpcError as exc:
+                answered = not isinstance(exc, TransportFailure)
                 unsent = _unsent(exc)
                 if unsent and on_sent is not None:
                     on_sent(False)
@@ -267,6 +288,8 @@ class Downstream:
                     continue
                 if isinstance(exc, SessionLost) or not unsent or resent >= RESENDS:
                     raise await self._failure(connection, method, exc) from None
+            finally:
+                calls.end(answered=answered)
             with anyio.move_on_after(RESEND_PAUSE_S * 2**resent):
                 while self._connection is connection:
                     await self._changed.wait()
@@ -291,9 +314,14 @@ class Downstream:
         if connection is None or self.status is not Status.READY or connection.closed.is_set():
             return None
         peer = connection.dispatcher
+        if self._one_shot.occupied(connection.calls):
+            return None
         out, options = self._outgoing(connection, method, params, capabilities, on_progress)
 
+        calls = connection.calls
+
         def settle(result: dict[str, Any] | None, error: RpcError | None) -> None:
+            calls.end(answered=not isinstance(error, TransportFailure))
             if error is None:
                 assert result is not None
                 ended(result)
@@ -309,7 +337,15 @@ class Downstream:
                 ended(ProtocolFailure(method, error.code, error.message, error.data))
 
         request_id = peer.post(method, out, settle, options)
-        return None if request_id is None else partial(peer.abandon, request_id)
+        if request_id is None:
+            return None
+        calls.sent += 1
+
+        def abandon(reason: str) -> None:
+            calls.end(answered=False)
+            peer.abandon(request_id, reason)
+
+        return abandon
 
     async def _explain_end(self, connection: _Connection, method: str, error: RpcError) -> dict[str, Any]:
         raise await self._failure(connection, method, error)
@@ -397,27 +433,40 @@ class Downstream:
         while self.status is Status.STARTING:
             await self._changed.wait()
 
-    async def _live(self) -> _Connection:
-        woken = False
+    async def _live(self, *, for_call: bool = False) -> _Connection:
+        """A connection that can be sent a request, once there is one.
+
+        Raises:
+            ServerUnavailable: there is none, and a start for this request brought none.
+        """
+        woken = 0
         while True:
             await self.settled()
             connection = self._connection
             if connection is not None:
-                if not connection.closed.is_set():
+                if connection.closed.is_set():
+                    await self._changed.wait()  # it has ended and is being put away
+                elif for_call and self._one_shot.occupied(connection.calls):
+                    await self._one_shot.outlive(connection.calls, connection.closed)
+                    woken = 0  # others are served, and this one has its turn after them
+                else:
                     return connection
-                await self._changed.wait()  # it has ended and is being put away
-            elif self.status is Status.FAILED and not self._fruitless and not woken:
-                # It ran before: start it again for this call instead of waiting out the pause.
-                woken = True
+            elif self.status is Status.FAILED and woken < WAKES and self._may_wake():
+                # Start it for this call instead of waiting out the pause.
+                woken += 1
                 self._wake.set()
                 await self._changed.wait()
             else:
                 raise ServerUnavailable(self.name, self.reason or self.status.value)
 
+    def _may_wake(self) -> bool:
+        """Whether a start is worth while: it ran before, or the last one failed a while ago."""
+        return not self._fruitless or anyio.current_time() - self._failed_at > FRUITLESS_S
+
     async def _how_it_ended(self, connection: _Connection, failure: TransportFailure) -> str:
         """What happened, as a predicate of the server."""
         if isinstance(failure, ConnectionEnded) and connection.ended_how is not None:
-            return await connection.ended_how()
+            return await connection.ended_how() or failure.message
         return failure.message
 
     # --- the owner task ------------------------------------------------------------------------------------------
@@ -428,6 +477,7 @@ class Downstream:
             while True:
                 self._become(Status.STARTING)
                 healthy, since, reason = False, anyio.current_time(), "ended"
+                served = False
                 try:
                     async with self._connect() as connection:
                         while True:
@@ -451,7 +501,9 @@ class Downstream:
                             if connection.closed.is_set():
                                 break
                             connection.over = anyio.Event()
-                        reason = await self._how_it_ended(connection, ConnectionEnded())
+                        if connection.ended_how is not None:
+                            served = self._one_shot.learn(connection.calls)
+                        reason = await self._how_it_ended(connection, connection.end)
                 except anyio.get_cancelled_exc_class():
                     raise
                 except Exception as exc:  # whatever a start can raise is the reason that users are told
@@ -467,11 +519,15 @@ class Downstream:
                         continue
                     reason, self._first_refusal = self._first_refusal or reason, ""
                 self._connection = None
+                if served:  # that is its way to end, and no failure
+                    self.restarts += 1
+                    continue
                 self._fruitless = not healthy
                 if healthy and anyio.current_time() - since > HEALTHY_S:
                     self._failures = 0
                 pause = min(BACKOFF_S[0] * 2**self._failures, BACKOFF_S[1])
                 self._failures += 1
+                self._failed_at = anyio.current_time()
                 self._wake = anyio.Event()
                 self._become(Status.FAILED, reason)
                 # A server that ran and died starts again when somebody needs it, or after the pause.
@@ -569,7 +625,7 @@ class Downstream:
                 self._stderr.open(spec.shown)
                 child, self._child = self._child, None  # a process serves once
                 process = await stack.enter_async_context(spawn(self.name, spec, self._stderr, self._reaper, child))
-                connection = _Connection(Peer(process.reader, process.writer), self._capabilities)
+                connection = _Connection(Peer(process.reader, process.writer, ends_unread=True), self._capabilities)
                 connection.ended_how = process.ended_how
             else:
                 from asyncfc_mcp.remote import connect  # a cost that few starts need

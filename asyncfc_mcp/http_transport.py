@@ -112,6 +112,9 @@ class HttpTransport:
 
     unsent: int = 0
     """Nothing waits here: each message has a connection of its own. For `Peer`, which bounds what waits."""
+    position: int = 0
+    received: int = 1
+    """For `Peer`: a request that is in flight when all of this ends may have been received."""
 
     def __init__(self, http: HttpClient) -> None:
         self.http = http

@@ -74,6 +74,10 @@ class Writer(Protocol):
 
     unsent: int
 
+    @property
+    def position(self) -> int: ...
+    @property
+    def received(self) -> int: ...
     def post(self, message: Message, lost: Callable[[bool], None] | None = None) -> bool: ...
     async def send(self, message: Message) -> None: ...
     async def flush(self) -> None: ...
@@ -84,10 +88,12 @@ class Writer(Protocol):
 class _Pending:
     """A request of ours that waits for its answer."""
 
-    __slots__ = ("answers_without_id", "on_progress", "settle")
+    __slots__ = ("answers_without_id", "on_progress", "settle", "start")
 
-    def __init__(self, settle: Settle, opts: CallOptions) -> None:
+    def __init__(self, settle: Settle, opts: CallOptions, start: int) -> None:
         self.settle = settle
+        self.start = start
+        """How much had been written when it was."""
         self.on_progress = opts.get("on_progress")
         self.answers_without_id = opts.get("answers_without_id", False)
 
@@ -155,9 +161,13 @@ class Peer:
     Args:
         unsent_limit: bytes of answers that may wait for the other side to read on; beyond, little more is read of it.
             None for a server of ours: one that writes before it reads must be read from whatever waits for it.
+        ends_unread: whether the connection ends when the other side stopped reading for good, and has answered what
+            it read before.
     """
 
-    def __init__(self, reader: Reader, writer: Writer, *, unsent_limit: int | None = None) -> None:
+    def __init__(
+        self, reader: Reader, writer: Writer, *, unsent_limit: int | None = None, ends_unread: bool = False
+    ) -> None:
         self._reader, self._writer = reader, writer
         self._unsent_limit = math.inf if unsent_limit is None else unsent_limit
         self._flushing = False
@@ -167,6 +177,9 @@ class Peer:
         """Requests that wait without a task. Apart from the others: the other side may use an ID twice."""
         self._last_id = 0
         self._closed = False
+        self._ends_unread = ends_unread
+        self.unread = False
+        """Whether the other side stopped reading for good."""
         self.input_ended = False
         """Nothing is read any more, so no request of ours would be answered."""
         self._reading: anyio.CancelScope | None = None
@@ -190,15 +203,26 @@ class Peer:
         opts = opts or {}
         request_id, message = self._message(method, params, opts)
         key = correlation_key(request_id)
+        start = self._writer.position
         if not self._post(message, partial(self._lose, key)):
             return None
-        self._pending[key] = _Pending(settle, opts)
+        self._pending[key] = _Pending(settle, opts, start)
         return request_id
 
     def _lose(self, key: object, begun: bool) -> None:
         """End a request whose line was queued and cannot be written: the other side stopped reading for good."""
         if (pending := self._pending.pop(key, None)) is not None:
-            pending.settle(None, ConnectionEnded(sent=begun))
+            pending.settle(None, ConnectionEnded("stopped reading its input", sent=begun))
+
+    def _unreadable(self) -> None:
+        """Note that nothing more can be written."""
+        logger.debug("dropped a message: the other side does not read")
+        self.unread = True
+        self._end_if_useless()
+
+    def _end_if_useless(self) -> None:
+        if self.unread and self._ends_unread and not self._pending:
+            self.end_input()
 
     def abandon(self, request_id: RequestId, reason: str) -> None:
         """Tell the other side that nobody waits for its answer any more; `settle` is not called."""
@@ -235,7 +259,7 @@ class Peer:
         """
         opts = opts or {}
         if self._closed or self.input_ended:
-            raise ConnectionEnded(sent=False)
+            raise ConnectionEnded("closed its output", sent=False)
         request_id, message = self._message(method, params, opts)
         done = anyio.Event()
         ended: list[tuple[dict[str, Any] | None, RpcError | None]] = []
@@ -245,7 +269,7 @@ class Peer:
             done.set()
 
         key = correlation_key(request_id)
-        self._pending[key] = pending = _Pending(settle, opts)
+        self._pending[key] = pending = _Pending(settle, opts, self._writer.position)
         timeout = opts.get("timeout")
         sent = False
         try:
@@ -253,7 +277,8 @@ class Peer:
                 try:
                     await self._writer.send(message)
                 except LineLost as exc:
-                    raise ConnectionEnded(sent=exc.begun) from None
+                    self._unreadable()
+                    raise ConnectionEnded("stopped reading its input", sent=exc.begun) from None
                 sent = True
                 await done.wait()
             if not ended:
@@ -267,6 +292,7 @@ class Peer:
         finally:
             if self._pending.get(key) is pending:
                 del self._pending[key]
+                self._end_if_useless()
         [(result, error)] = ended
         if error is not None:
             raise error
@@ -289,7 +315,7 @@ class Peer:
         try:
             await self._writer.send(message)
         except anyio.BrokenResourceError:
-            logger.debug("dropped a message: the other side is gone")
+            self._unreadable()
 
     def _post(self, message: Message, lost: Callable[[bool], None] | None = None) -> bool:
         """Write a message at once, or have it written as soon as the other side reads on; False if it does not at all.
@@ -303,7 +329,7 @@ class Peer:
                 self._flushing = True
                 self._tg.start_soon(self._flush)
         except anyio.BrokenResourceError:
-            logger.debug("dropped a message: the other side is gone")
+            self._unreadable()
             return False
         return True
 
@@ -311,7 +337,7 @@ class Peer:
         try:
             await self._writer.flush()
         except anyio.BrokenResourceError:
-            logger.debug("dropped messages: the other side is gone")
+            self._unreadable()
         finally:
             self._flushing = False
 
@@ -415,9 +441,11 @@ class Peer:
     def _lose_answers(self) -> None:
         """End the requests of ours that wait: nothing is read any more."""
         self.input_ended = True
+        received = self._writer.received if self._pending else 0
+        how = "stopped reading its input" if self.unread else "closed its output"
         while self._pending:
             _, pending = self._pending.popitem()
-            pending.settle(None, ConnectionEnded())
+            pending.settle(None, ConnectionEnded(how, sent=pending.start < received))
 
     def _settle(self, message: Message) -> None:
         key = correlation_key(message.get("id"))
@@ -437,6 +465,7 @@ class Peer:
             pending.settle(
                 None, RpcError(error["code"], str(error.get("message") or "no reason given"), error.get("data"))
             )
+        self._end_if_useless()
 
     async def _settle_later(self, message: Message) -> None:
         """End a request with an error that was made of a broken answer, unless the answer proper arrives."""

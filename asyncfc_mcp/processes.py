@@ -133,14 +133,14 @@ class ServerProcess:
             self._stderr.line(rest.decode(errors="replace"))
         self._drained.set()
 
-    async def ended_how(self) -> str:
-        """In words: the exit code or the signal."""
+    async def ended_how(self) -> str | None:
+        """The exit code or the signal, as a predicate; None if it has not ended."""
         with anyio.move_on_after(1):
             await self._exited(1)
             await self._drained.wait()  # its last words are the most useful ones
         code = self._child.exit_code()
         if code is None:
-            return "closed its output"
+            return None
         if code < 0:
             with suppress(ValueError):
                 return f"was killed by {signal.Signals(-code).name}"

@@ -53,6 +53,10 @@ class Sink(Protocol):
     position: int
     """Bytes that were written, or may have been, since it was opened."""
 
+    def unread(self) -> int:
+        """How many of these bytes certainly nobody has read, nor will; 0 where that is not known."""
+        ...
+
     def send_now(self, data: bytes | memoryview) -> int:
         """Write what can be written without waiting; how many bytes that were."""
         ...
@@ -279,6 +283,16 @@ class LineWriter:
         self.unsent = 0
         """Bytes of the lines that wait for the other side to read on."""
         self._moved = anyio.Event()
+
+    @property
+    def position(self) -> int:
+        """Bytes written so far."""
+        return self._sink.position
+
+    @property
+    def received(self) -> int:
+        """Bytes that the other side has read, or may have."""
+        return self._sink.position - self._sink.unread()
 
     def post(self, message: Message, lost: Callable[[bool], None] | None = None) -> bool:
         """Write one message at once if the sink takes it. Else it has its place, False, and `flush` must be awaited by
@@ -542,6 +556,20 @@ class FdSink(_Fd):
         super().__init__(fd)
         self.position = 0
 
+    def unread(self) -> int:
+        """What lies in a pipe that has no reader any more, which Linux tells: not one process can have it."""
+        if sys.platform != "linux" or self.fd < 0 or not stat.S_ISFIFO(os.fstat(self.fd).st_mode):
+            return 0
+        import fcntl
+        import select
+        import termios
+
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        if not any(event & select.POLLERR for _, event in poll.poll(0)):
+            return 0
+        return int.from_bytes(fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
     def send_now(self, data: bytes | memoryview) -> int:
         try:
             count = os.write(self.fd, data)
@@ -571,6 +599,9 @@ class StreamSink:
         self._closed = False
         self.position = 0
         self.aclose = close
+
+    def unread(self) -> int:
+        return 0
 
     def send_now(self, data: bytes | memoryview) -> int:
         return 0

@@ -94,6 +94,9 @@ class Pipe:
         self.position = 0
         self._into, self._out = anyio.create_memory_object_stream[bytes](1000)
 
+    def unread(self) -> int:
+        return 0
+
     def send_now(self, data: bytes | memoryview) -> int:
         try:
             self._into.send_nowait(bytes(data))

@@ -434,3 +434,21 @@ async def test_requests_that_were_read_are_answered_after_the_end_of_input(given
     assert answer == {"jsonrpc": "2.0", "id": 2, "result": {"through": True}}
     into.close()
     out.close()
+
+
+async def test_a_server_that_reads_no_more_has_its_last_word_and_then_the_connection_ends():
+    """What it read before is still answered; each request says whether a part of it was written."""
+    async with wire(ends_unread=True) as it:
+        outcome = Outcome()
+        number = it.peer.post("ask", None, outcome)
+        it.out.close()
+        assert it.peer.post("ask", None, outcome) is None
+        with pytest.raises(ConnectionEnded, match="stopped reading its input") as caught:
+            await it.peer.send_raw_request("ask", None)
+        assert not caught.value.sent
+        await settle()
+        assert not it.peer._closed
+        it.say({"id": number, "result": {"late": True}})
+        await settle()
+        assert outcome.told == [({"late": True}, None)]
+        assert it.peer._closed

@@ -552,3 +552,24 @@ def test_text_that_cannot_be_carried_costs_a_list_no_other_entry():
     good = {"name": "a", "title": "\U0001f600 \u00e9", "n": [1, None]}
     assert carried(good) is good
     assert carried({"name": "a\ud800b", "\udfff": ["\U0001f600"]}) == {"name": "a\ufffdb", "\ufffd": ["\U0001f600"]}
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what lies in a pipe")
+async def test_what_a_pipe_without_a_reader_holds_was_certainly_not_read():
+    """While anything could still read it, and of what was read, nothing is certain."""
+    reading, writing = os.pipe()
+    other = os.dup(reading)
+    sink = FdSink(writing)
+    sink.send_now(b"first\n")
+    assert os.read(reading, 4) == b"firs"
+    sink.send_now(b"second\n")
+    os.close(reading)
+    assert sink.unread() == 0, "another process may have the reading end"
+    os.close(other)
+    assert (sink.position, sink.unread()) == (13, 9)
+    with pytest.raises(anyio.BrokenResourceError):
+        sink.send_now(b"third\n")
+    assert (sink.position, sink.unread()) == (13, 9)
+    sink.close()
+    assert sink.unread() == 0
