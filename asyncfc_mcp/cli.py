@@ -21,7 +21,7 @@ from asyncfc_mcp import __version__
 from asyncfc_mcp.config import BridgeConfig
 from asyncfc_mcp.config_reader import config_for_command, config_for_url, load_config
 from asyncfc_mcp.errors import BridgeError, UnknownTool
-from asyncfc_mcp.redaction import shown_command
+from asyncfc_mcp.redaction import shown_command, without_secrets
 
 if TYPE_CHECKING:
     from asyncfc_mcp.bridge import Bridge
@@ -108,9 +108,17 @@ def _load(config_file: Path | None, url: str | None, command: tuple[str, ...]) -
     return config
 
 
+class _WithoutSecrets(logging.Formatter):
+    """Libraries log the URLs that they ask for, with all that is in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
 def _log_to_stderr(verbose: bool) -> None:
     shown = "%(levelname)s %(name)s: %(message)s" if verbose else "asyncfc-mcp: %(message)s"
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=shown, force=True)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
+    logging.root.handlers[0].setFormatter(_WithoutSecrets(shown))
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     # The SDK logs what a peer did wrong as if it were our failure, with tracebacks; users can do nothing with that.
     for noisy in ("mcp", "client", "sse_starlette", "uvicorn"):

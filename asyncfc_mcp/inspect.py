@@ -207,7 +207,7 @@ def render(facts: Mapping[str, Any], names: Sequence[str] = (), width: int | Non
     if not names:
         _overview(console, facts)
     for server in servers:
-        _server(console, server, facts)
+        _server(console, server, facts, with_reason=bool(names))
     for tool in tools:
         _tool(console, tool)
     if not names:
@@ -218,8 +218,8 @@ def render(facts: Mapping[str, Any], names: Sequence[str] = (), width: int | Non
 
 
 def _overview(console: Console, facts: Mapping[str, Any]) -> None:
-    table = Table(title=f"Servers of {facts['source']}", title_justify="left", box=None, pad_edge=False)
-    table.show_header = False
+    console.print(f"Servers of {facts['source']}")
+    table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     for server in facts["servers"]:
@@ -232,9 +232,9 @@ def _overview(console: Console, facts: Mapping[str, Any]) -> None:
             console.print(Padding(f"{server['name']}: {server['reason']}", (0, 0, 0, 2)))
 
 
-def _server(console: Console, server: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def _server(console: Console, server: Mapping[str, Any], facts: Mapping[str, Any], *, with_reason: bool) -> None:
     """Every tool of one server."""
-    state = [server["status"], server["protocol"], server["reason"]]
+    state = [server["status"], server["protocol"], server["reason"] if with_reason else ""]
     console.print(f"\nServer {server['name']}: {', '.join(filter(None, state))}")
     if not server["tools"]:
         return

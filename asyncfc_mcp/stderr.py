@@ -160,6 +160,7 @@ class Stderr:
 
     def ended(self, how: str) -> str:
         """A predicate such as "exited with code 1", with the cause where the last lines say it."""
+        how = without_secrets(how, self._secrets)
         if (why := self.cause) is not None:
             return f"{how} ({why})"
         return how if self._tail else f"{how}{self._where}"

@@ -397,3 +397,9 @@ async def test_reads_that_are_barriers_are_counted_apart():
         facts = inspect.report(bridge)
         assert "3 tools: 1 read, 2 take turns with all of it; annotations" in inspect.render(facts, width=200)
         assert "its name says that it waits" in inspect.render(facts, ["toy"], width=200)
+
+
+def test_a_long_source_is_not_folded_into_the_table():
+    """A URL or a command line can be longer than the names of its servers."""
+    facts = many(2, 1) | {"source": "https://example.com/a/long/path/mcp"}
+    assert inspect.render(facts, width=80).splitlines()[0] == "Servers of https://example.com/a/long/path/mcp"

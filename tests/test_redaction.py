@@ -1,5 +1,8 @@
 """Texts without secrets: names and addresses stay readable, credentials do not stay."""
 
+import subprocess
+import sys
+
 import pytest
 
 from asyncfc_mcp.redaction import looks_like_token, secrets_of, shown_command, shown_name, shown_url, without_secrets
@@ -80,3 +83,22 @@ def test_secrets_of_a_command_are_found_where_they_usually_stand() -> None:
 def test_ordinary_words_are_no_tokens(word: str) -> None:
     """Names of packages and paths."""
     assert not looks_like_token(word)
+
+
+def test_what_libraries_log_has_no_secrets() -> None:
+    """`--verbose` shows what the SDK and others log; tracebacks hold URLs, too."""
+    program = """
+import logging
+from asyncfc_mcp.cli import _log_to_stderr
+_log_to_stderr(verbose=True)
+logger = logging.getLogger("mcp.client")
+logger.info("HTTP Request: %s %s", "GET", "https://u:hunter2@h/mcp?token=hunter2")
+try:
+    raise ValueError("no " + "https://h/?key=" + "hunter" + "2")
+except ValueError:
+    logger.exception("failed")
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    assert "HTTP Request: GET https://h/mcp?…" in said
+    assert "ValueError: no https://h/?…" in said
+    assert "hunter2" not in said
