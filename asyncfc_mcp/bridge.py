@@ -237,6 +237,8 @@ class Bridge:
         _check_effects(config, self._states)
         self.arrivals = Arrivals(self.store, self.settings.forward_wait_ms / 1000)
         self._settled = anyio.Event()
+        self._rebuilt = anyio.Event()
+        """Set, and replaced, when the catalog has changed."""
         self._started_at = 0.0
         self._rebuild()
 
@@ -299,15 +301,26 @@ class Bridge:
             self._handed_out = self.catalog
             self.handed.tools |= {name: (entry.server, entry.tool) for name, entry in self.catalog.tools.items()}
             self.handed.prompts |= {name: (entry.server, entry.prompt) for name, entry in self.catalog.prompts.items()}
+        rebuilt, self._rebuilt = self._rebuilt, anyio.Event()
+        rebuilt.set()
 
     async def found(self, name: str) -> Wiring:
-        """The tool listed under this name, as soon as all listings are known if it is not listed yet.
+        """The tool listed under this name, as soon as it is listed, or all listings are known.
 
         Raises:
             UnknownTool: there is none.
         """
         if name not in self.wirings:
-            await self.listed()
+            async with anyio.create_task_group() as tg:
+
+                async def appear() -> None:
+                    while name not in self.wirings:
+                        await self._rebuilt.wait()
+                    tg.cancel_scope.cancel()
+
+                tg.start_soon(appear)
+                await self.listed()
+                tg.cancel_scope.cancel()
         return self.wiring(name)
 
     def wiring(self, name: str) -> Wiring:

@@ -10,9 +10,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
+from itertools import takewhile
 from typing import Any, Final, Protocol, cast
 
 import anyio
+import anyio.lowlevel
 
 from asyncfc_mcp import answers, metatools, own_arguments, tasks
 from asyncfc_mcp.asking import Asking
@@ -41,7 +43,7 @@ from asyncfc_mcp.protocol import (
     Soon,
 )
 from asyncfc_mcp.questions import CLAIM_S
-from asyncfc_mcp.request_order import RequestOrder, Turn
+from asyncfc_mcp.request_order import Turn
 from asyncfc_mcp.requests import Handler, Params, Request, Session, awaited, paged
 from asyncfc_mcp.scheduler import wait_for
 
@@ -87,6 +89,8 @@ class ToolCalls:
         self._found = Client(scope)
         self._overdue = 0
         """Calls that came and have not begun to be made, since they may have to wait before that."""
+        self._looking: list[list[str]] = []
+        """The names of tools that calls wait for, in the order of the calls."""
         self._taken_up: anyio.Event | None = None
         """Set when one of them begins to be made."""
         self._gap_s = bridge.settings.forward_wait_ms / 1000
@@ -133,9 +137,14 @@ class ToolCalls:
         name = self.bridge.handed.aliases.get(name, name)
         caller = self.caller(request)
         wiring = self.bridge.wirings.get(name)
-        if request.order is not None and (turn := self._turn(request, request.order, wiring, arguments)) is not None:
+        if (turn := self._turn(request, name, wiring, arguments)) is not None:
             return partial(self._call_in_turn, turn, request, caller, name, arguments)
-        if wiring is not None and not self._overdue and not params.keys() & {"requestState", "task"}:
+        if (
+            wiring is not None
+            and not self._overdue
+            and not self._resuming()
+            and not params.keys() & {"requestState", "task"}
+        ):
             try:
                 answer = self._begin(request, caller, wiring, arguments)
             except CallFailed:
@@ -181,12 +190,18 @@ class ToolCalls:
         return self._deliver(client, self._answer_with(futures, note))
 
     def _turn(
-        self, request: Request, order: RequestOrder, wiring: Wiring | None, arguments: dict[str, Any] | None
+        self, request: Request, name: str, wiring: Wiring | None, arguments: dict[str, Any] | None
     ) -> Turn | None:
         """A place for a call that has to wait for requests that its client sent before it. Only one whose place among
-        calls matters waits: it has effects, or its client wants to know of all before it."""
-        turn = order.turn(request.channel.request_id) if self._gap_s > 0 else None
-        if turn is None or (wiring is not None and (wiring.ordered or (arguments or {}).get("_wait") == "all")):
+        calls matters waits: it has effects, or its tool is not listed yet, so that they are not known, or its client
+        wants to know of all calls before it."""
+        if request.order is None or self._gap_s <= 0:
+            return None
+        turn = request.order.turn(request.channel.request_id)
+        if turn is None:
+            return None
+        matters = wiring is None or wiring.ordered or (arguments or {}).get("_wait") == "all"
+        if matters and name not in METATOOLS:
             return turn
         turn.leave()
         return None
@@ -209,6 +224,29 @@ class ToolCalls:
         self._overdue += 1
         return await self._call_in_time(request, caller, name, arguments)
 
+    def _resuming(self, before: list[str] | None = None) -> bool:
+        """Whether calls that waited for a listing, of those that came `before` one or of all, are about to go on."""
+        if not self._looking:
+            return False
+        earlier = takewhile(lambda each: each is not before, self._looking)
+        return any(name in self.bridge.wirings for [name] in earlier)
+
+    async def _wiring_of(self, name: str) -> Wiring:
+        """The tool of a call, which may have to be listed first; those that waited for that go on before later ones.
+
+        Raises:
+            UnknownTool: there is none.
+        """
+        entry = [name]  # by its identity
+        self._looking.append(entry)
+        try:
+            wiring = await self.bridge.found(name)
+            while self._resuming(entry):  # each of them takes a few steps of the event loop
+                await anyio.lowlevel.checkpoint()
+            return wiring
+        finally:
+            self._looking = [each for each in self._looking if each is not entry]
+
     async def _call_in_time(
         self, request: Request, caller: Caller, name: str, arguments: dict[str, Any] | None
     ) -> Result:
@@ -229,7 +267,7 @@ class ToolCalls:
                 if name == "await_future" and answers.META_KEY not in answers.meta_of(answer):
                     return answer  # a ready result goes up as the server gave it
             else:
-                wiring = await self.bridge.found(name)
+                wiring = await self._wiring_of(name)
                 sync = wiring.entry.policy.mode == "sync"
                 # On 2026-07-28 the server decides; what an older client adds to a call is there to be ignored.
                 hinted = "task" in params and not request.modern

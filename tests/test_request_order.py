@@ -3,13 +3,16 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab import Pipe, Toy, bridge_over, on_virtual_time, run_on_virtual_time, settle
+from lab import Pipe, Toy, bridge_over, on_virtual_time, run_on_virtual_time, settle, spawning, until
 
+from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.config import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
 from asyncfc_mcp.futures import LOCAL
 from asyncfc_mcp.peer import Peer
 from asyncfc_mcp.request_order import MAX_GAP, PATIENCE, RequestOrder
@@ -181,6 +184,48 @@ async def test_the_end_of_input_loses_no_call_that_waits():
         it._into._into.close()
         await anyio.sleep(1)
         assert it.got == [3]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio starts tasks in any order
+async def test_a_call_that_waited_for_its_tool_is_not_overtaken_when_that_is_listed():
+    """Not even while another server is still starting: its listing is not waited for any longer."""
+    toy, slow = Toy(), Toy("slow")
+    hold = anyio.Event()
+
+    async def held(inbound: Any, method: str, params: Any) -> dict[str, Any]:
+        await hold.wait()
+        return await Toy._on_request(slow, inbound, method, params)
+
+    slow._on_request = held  # type: ignore[method-assign]
+    listing, toy.listing = toy.listing, []
+    slow.listing = []
+    into, out = Pipe(), Pipe()
+    configs = [
+        ServerConfig(each.name, StdioSpec(each.name), prefix="", base=Policy(writes=("x",), grace_ms=0))
+        for each in (toy, slow)
+    ]
+    with patch("asyncfc_mcp.downstream.spawn", spawning({"toy": toy, "slow": slow})):
+        async with Bridge(BridgeConfig(tuple(configs), Settings(), source="test")).open() as bridge:
+            async with anyio.create_task_group() as tg:
+                upstream = Upstream(bridge, LOCAL, pipe=True)
+                await tg.start(upstream.run)
+                tg.start_soon(_LineServer(upstream, Peer(LineReader(into, never), LineWriter(out))).run)
+                it = Client(into, out, toy, modern=True)
+                it.say(id=1, method="server/discover")
+                await until(lambda: bridge.downstreams["toy"].known)
+                it.call(2)
+                await settle()
+                toy.listing = listing
+                await toy.changed()
+                while "echo" not in bridge.wirings:
+                    await anyio.lowlevel.checkpoint()
+                it.call(3)
+                await until(lambda: len(it.got) == 2)
+                assert it.got == [2, 3]
+                tg.cancel_scope.cancel()
+    into.close()
+    out.close()
 
 
 # --- what it costs others ------------------------------------------------------------------------------------------

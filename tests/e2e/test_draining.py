@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -143,6 +144,15 @@ def test_calls_that_wait_for_others_are_finished_too(stage: Stage) -> None:
     assert (shot.text("a"), shot.text("b")) == ("123", "3")
     assert "3" in text_of(answers[3])
     assert [each["result"] for each in answers[5]["structuredContent"]["results"]] == ["1", "2"]
+
+
+def test_calls_that_come_before_their_tool_is_listed_keep_their_order(stage: Stage) -> None:
+    """Also where they overtook each other on their way, as their IDs show."""
+    shot = OneShot(stage, start_s=0.5)
+    numbers = list(range(1, 16))
+    random.Random(7).shuffle(numbers)
+    shot.run([*hello(), *(call(number, file="a", text=f"{number:x}") for number in numbers)])
+    assert shot.text("a") == "123456789abcdef"
 
 
 def test_what_takes_too_long_is_cancelled_and_said(stage: Stage) -> None:
