@@ -7,6 +7,7 @@ anything about a request. Imported only where it is needed: it brings the whole 
 """
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, Final
 
 import anyio
@@ -86,13 +87,14 @@ class _Probed:
             await self._writer.send(SessionMessage(self._answer(request)))
 
     def _answer(self, request: JSONRPCRequest) -> JSONRPCResponse | JSONRPCError:
-        unused: Any = None  # neither probe says anything on the way to its answer
+        # Neither probe says anything on the way to its answer, so the number of the request is all that is needed.
+        channel: Any = SimpleNamespace(request_id=request.id)
         method, params = request.method, request.params
         try:
             if has_envelope(params):
-                result = self._upstream.modern(unused, method, params)
+                result = self._upstream.modern(channel, method, params)
             else:
-                result = self._upstream.handshake(Session(unused), unused, method, params)
+                result = self._upstream.handshake(Session(channel), channel, method, params)
         except RpcError as exc:
             error = ErrorData(code=exc.code, message=exc.message, data=exc.data)
             return JSONRPCError(jsonrpc="2.0", id=request.id, error=error)
