@@ -229,7 +229,8 @@ class Bridge:
         self._builder = CatalogBuilder()
         self.handed = Handed(frozenset(RESERVED))
         self._handed_out = self.catalog
-        self._mended: Mapping[str, Sequence[str]] = {}
+        self._mended: set[str] = set()
+        """Servers of which the log has said that their listings had to be mended."""
         self._states = server_states(config.servers)
         self.wirings: dict[str, Wiring] = {}
         """The tools listed at this moment."""
@@ -289,11 +290,9 @@ class Bridge:
             else:
                 self.wirings[name] = Wiring.of(entry, self._states[entry.server])
         for server, remarks in self.catalog.mended.items():
-            if remarks != self._mended.get(server):
-                more = f" and {len(remarks) - 1} more (see inspect)" if len(remarks) > 1 else ""
-                first = next(iter(remarks))
-                logger.warning("server %r does not keep to MCP's schema: %s%s", server, first, more)
-        self._mended = self.catalog.mended
+            if server not in self._mended:
+                self._mended.add(server)
+                logger.warning("server %r does not keep to MCP's schema: %s (all: see inspect)", server, remarks[0])
 
     def hand_out(self) -> None:
         """Record that a client was given the names of the catalog: from now on they are of these tools only."""
@@ -340,13 +339,17 @@ class Bridge:
         """Have `observer` called with the kinds of listings (see `offers.LISTINGS`) that changed."""
         self._observers.append(observer)
 
-    async def listed(self) -> Catalog:
-        """The catalog, as soon as every server's listing is known: from its cache, from itself, or it has failed.
+    async def listed(self, *kinds: str) -> Catalog:
+        """The catalog, as soon as every server's listings are known: from its cache, from itself, or it has failed.
 
         Waits for the first server until `FIRST_LISTING_S` after the start, and for the others `STRAGGLERS_S` longer
         than for the first: a slow one must not hold up the others' tools, and comes with `list_changed`.
+
+        Args:
+            kinds: those that are asked for (see `offers.LISTINGS`); tools, if none is named.
         """
-        unknown = [d for d in self.downstreams.values() if not d.known and d.status is Status.STARTING]
+        kinds = kinds or ("tools",)
+        unknown = [d for d in self.downstreams.values() if not d.has_listed(kinds)]
         left = self._started_at + FIRST_LISTING_S - anyio.current_time()
         if not unknown or left <= 0:
             return self.catalog
@@ -355,7 +358,7 @@ class Bridge:
             first.set()
 
         async def settle(downstream: Downstream) -> None:
-            await downstream.settled()
+            await downstream.listed(kinds)
             first.set()
 
         with anyio.move_on_after(left):
@@ -373,7 +376,13 @@ class Bridge:
             for name, wiring in self.wirings.items()
             for argument in _unknown_placeholders(wiring)
         ]
-        return [*self.catalog.notes, *unknown]
+        listings = [
+            f"server {name!r}: {problem}"
+            for name, downstream in self.downstreams.items()
+            for problem in downstream.listing_problems.values()
+            if problem
+        ]
+        return [*self.catalog.notes, *listings, *unknown]
 
     async def started(self) -> None:
         """Return when every server is up or has failed once."""
@@ -404,11 +413,11 @@ class Bridge:
         raise ProtocolFailure(method, METHOD_NOT_FOUND, "Method not found", method)
 
     def troubles(self) -> list[tuple[str, str]]:
-        """Name and condition of every server that is not up."""
+        """Name and condition of every server that is not up, or does not list its tools."""
         return [(server.name, f"misconfigured: {server.reason}") for server in self.config.unusable] + [
-            (name, f"{d.status.value}: {d.reason}" if d.reason else d.status.value)
+            (name, f"{d.status.value}: {reason}" if reason else d.status.value)
             for name, d in self.downstreams.items()
-            if d.status is not Status.READY
+            if (reason := d.reason or d.listing_problems.get("tools")) or d.status is not Status.READY
         ]
 
     # --- a call's way --------------------------------------------------------------------------------------------
@@ -654,11 +663,15 @@ class Bridge:
     def downstream_changed(self, downstream: Downstream, kinds: frozenset[str]) -> None:
         if not kinds:
             return
+        before = self.catalog
         self._rebuild()
         # Kept only once it has been worked with: what stops us there must not stop the next start, too.
         self._cache.save(downstream.config, downstream.offer)
-        for observer in self._observers:
-            observer(kinds)
+        # A server announces what clients may not see: what it leaves out, or lists again as it was.
+        changed = frozenset(kind for kind in kinds if self.catalog.part(kind) != before.part(kind))
+        if changed:
+            for observer in self._observers:
+                observer(changed)
 
     def introduce(self, capabilities: Mapping[str, Any], direct: "Ask | None" = None) -> None:
         """Say what the client can be asked; servers that shake hands are told at their next start.

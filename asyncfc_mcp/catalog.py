@@ -106,6 +106,16 @@ class Catalog:
             return [entry.listed for entry in self.tools.values()]
         return [entry.listed_before or entry.listed for entry in self.tools.values()]
 
+    def part(self, kind: str) -> list[Any]:
+        """Everything of one kind of listing, in order, to be compared."""
+        parts: dict[str, Iterable[Any]] = {
+            "tools": self.tools.values(),
+            "prompts": self.prompts.values(),
+            "resources": self.resources.values(),
+            "resourceTemplates": self.templates.values(),
+        }
+        return list(parts[kind])
+
     def shortened(self, limit: int, handed: Handed) -> dict[str, str]:
         """Names of tools that are longer than `limit` → names that are not, and that no other tool has."""
         long = [entry for entry in self.tools.values() if len(entry.name) > limit]

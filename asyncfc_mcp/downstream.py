@@ -11,8 +11,9 @@ drop fields that they do not know and judge results, and what a server answers i
 import logging
 import math
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from asyncfc_mcp.errors import (
     SessionLost,
     TransportFailure,
 )
+from asyncfc_mcp.listing import SHOWN_AFTER_S, Listings, kept
 from asyncfc_mcp.offers import LISTINGS, Offer
 from asyncfc_mcp.one_shot import OneShot, ProcessCalls
 from asyncfc_mcp.peer import Peer, in_a_task
@@ -45,7 +47,6 @@ from asyncfc_mcp.protocol import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
     LATEST_HANDSHAKE_VERSION,
-    METHOD_NOT_FOUND,
     MODERN_VERSIONS,
     PROTOCOL_VERSION_META_KEY,
     SERVER_HANDSHAKE_VERSIONS,
@@ -87,8 +88,6 @@ ASK_AGAIN_S: Final = 5.0
 """How long a server that was started again may take to accept the subscriptions that it had, before it is used."""
 HEALTHY_S: Final = 10.0
 """A server that stayed up this long is no longer counted as one that keeps failing."""
-PAGE_CAP: Final = 1000
-"""A server whose pages never end cannot hang us."""
 
 
 class Status(Enum):
@@ -209,12 +208,16 @@ class Downstream:
         self.offer = offer or Offer()
         self.known = offer is not None
         """Whether `offer` is worth showing: it was listed, in this run or an earlier one."""
+        self._known_before = self.known
         self.status = Status.STARTING
         self.reason = ""
         """Why it is `failed`, or how often it failed before it is `starting` now."""
         self.restarts = 0
         self._said = ""
         self._last_reason: str = ""
+        self.listing_problems: dict[str, str] = {}
+        """Kind of a listing → what is wrong with it, in words."""
+        self._listings: Listings | None = None
         self._listener = listener
         self._capabilities = capabilities
         self._reaper = reaper
@@ -484,14 +487,19 @@ class Downstream:
                             with anyio.fail_after(CONNECT_TIMEOUT_S):
                                 await self._negotiate(connection)
                             self._connection = connection
-                            offer = await self._list_all(connection)
-                            healthy, since = True, anyio.current_time()
-                            self._fruitless, self._first_refusal = False, ""
-                            self._accept(offer)
                             async with anyio.create_task_group() as tg:
+                                listings = self._begin_listing(connection)
+                                tg.start_soon(listings.run)
+                                # A server whose tools are known need not list them all before it is used.
+                                with anyio.move_on_after(SHOWN_AFTER_S if self.known else None):
+                                    await listings.first("tools")
+                                if listings.ended is not None:
+                                    raise ServerDied(self.name, await self._how_it_ended(connection, listings.ended))
+                                healthy, since = True, anyio.current_time()
+                                self._fruitless, self._first_refusal = False, ""
                                 asked = anyio.Event()
                                 tg.start_soon(partial(self._watching.run, connection, asked, logs=self._logs))
-                                tg.start_soon(self._refresh_after_gaps, connection)
+                                tg.start_soon(self._refresh_after_gaps, connection, listings)
                                 # What waited for the server must not cause changes that nobody is told of.
                                 with anyio.move_on_after(ASK_AGAIN_S):
                                     await asked.wait()
@@ -518,7 +526,7 @@ class Downstream:
                     if not healthy and self._try_other_transport(exc, reason):
                         continue
                     reason, self._first_refusal = self._first_refusal or reason, ""
-                self._connection = None
+                self._connection = self._listings = None
                 if served:  # that is its way to end, and no failure
                     self.restarts += 1
                     continue
@@ -535,7 +543,7 @@ class Downstream:
                     await self._wake.wait()
                 self.restarts += 1
         finally:
-            self._connection = None
+            self._connection = self._listings = None
             self.status = Status.STOPPED
             self._changed.set()
             self._stderr.close()
@@ -608,12 +616,6 @@ class Downstream:
             case _:
                 text = str(exc) or type(exc).__name__
         return self._stderr.explained(text)
-
-    def _accept(self, offer: Offer, kinds: frozenset[str] = frozenset(LISTINGS)) -> None:
-        changed = frozenset(kind for kind in kinds if not self.known or offer.listing(kind) != self.offer.listing(kind))
-        self.offer, self.known = offer, True
-        self._prefer_handshake = offer.protocol_version in SERVER_HANDSHAKE_VERSIONS
-        self._listener.downstream_changed(self, changed)
 
     # --- connecting ----------------------------------------------------------------------------------------------
 
@@ -755,87 +757,67 @@ class Downstream:
 
     # --- listing -------------------------------------------------------------------------------------------------
 
-    async def _list_all(self, connection: _Connection) -> Offer:
+    def _begin_listing(self, connection: _Connection) -> Listings:
+        """Take what the server said of itself, and prepare to list what it has."""
         introduced = self._introduced
-        listings: dict[str, list[dict[str, Any]]] = {}
+        # Tools are asked for even where the capability was not announced: servers forget to.
+        kinds = {
+            kind: introduced.capabilities.get(capability) is not None
+            for kind, (_, capability) in LISTINGS.items()
+            if kind == "tools" or introduced.capabilities.get(capability) is not None
+        }
+        self.offer = replace(introduced, listings={kind: self.offer.listing(kind) for kind in kinds})
+        self._prefer_handshake = introduced.protocol_version in SERVER_HANDSHAKE_VERSIONS
+        self.listing_problems.clear()
 
-        async def list_one(kind: str) -> None:
-            listings[kind] = await self._list(connection, kind)
-
-        async with anyio.create_task_group() as tg:
-            for kind, (_, capability) in LISTINGS.items():
-                # Tools are asked for even where the capability was not announced: servers forget to.
-                if kind == "tools" or introduced.capabilities.get(capability) is not None:
-                    tg.start_soon(list_one, kind)
-        return Offer(
-            introduced.capabilities, introduced.info, introduced.instructions, introduced.protocol_version, listings
-        )
-
-    async def _list(self, connection: _Connection, kind: str) -> list[dict[str, Any]]:
-        """All pages of one listing.
-
-        Raises:
-            ServerUnavailable: it does not answer, answers nonsense, or its pages never end.
-        """
-        method, _ = LISTINGS[kind]
-        items: list[dict[str, Any]] = []
-        cursor: str | None = None
-        seen: set[str] = set()
-        for _ in range(PAGE_CAP):
-            params: dict[str, Any] = {} if cursor is None else {"cursor": cursor}
+        async def ask(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+            out = dict(params)
             if connection.modern:
-                params["_meta"] = connection.envelope(self._capabilities())
-            options: CallOptions = {"timeout": LIST_TIMEOUT_S}
-            try:
-                page = await connection.dispatcher.send_raw_request(method, params or None, options)
-            except RpcError as exc:
-                if exc.code == METHOD_NOT_FOUND:
-                    return items
-                if isinstance(exc, ConnectionEnded):
-                    raise ServerDied(self.name, await self._how_it_ended(connection, exc)) from None
-                raise ServerUnavailable(self.name, f"{method} failed: {exc.message}") from None
-            entries = page.get(kind)
-            if isinstance(entries, list):
-                items += [carried(entry) for entry in cast("list[Any]", entries) if isinstance(entry, dict)]
-            cursor = page.get("nextCursor")
-            if not isinstance(cursor, str):
-                if kind == "tools" and connection.modern and connection.remote is not None:
-                    items = connection.remote.mirror.learn(self.name, items)
-                return items
-            if cursor in seen:
-                break
-            seen.add(cursor)
-        raise ServerUnavailable(self.name, f"{method} never ends: its pages repeat, or there are more than {PAGE_CAP}")
+                out["_meta"] = connection.envelope(self._capabilities())
+            return await connection.dispatcher.send_raw_request(method, out or None, {"timeout": LIST_TIMEOUT_S})
 
-    async def refresh(self, kind: str) -> None:
-        """List one kind again and tell the listener if it changed; failures leave what is known."""
-        connection = self._connection
-        if connection is None:
-            return
-        kinds = ("resources", "resourceTemplates") if kind == "resources" else (kind,)
-        fresh: dict[str, list[dict[str, Any]]] = {}
-        try:
-            for each in kinds:
-                fresh[each] = await self._list(connection, each)
-        except (ServerUnavailable, ServerDied) as exc:
-            logger.warning("server %r: could not list %s again: %s", self.name, kind, exc)
-            return
-        if connection is not self._connection:
-            return
-        old = self.offer  # as it is now: another kind may have been listed meanwhile
-        listings = {**old.listings, **fresh}
-        self._accept(
-            Offer(old.capabilities, old.info, old.instructions, old.protocol_version, listings), frozenset(kinds)
-        )
+        self._listings = Listings(ask, partial(self._listed, connection), kinds)
+        return self._listings
 
-    async def _refresh_after_gaps(self, connection: _Connection) -> None:
+    def _listed(
+        self, connection: _Connection, kind: str, entries: list[dict[str, Any]], *, complete: bool, problem: str
+    ) -> None:
+        """Take one listing; a failure leaves what is known."""
+        if problem and problem != self.listing_problems.get(kind):
+            logger.warning("server %r: %s", self.name, problem)
+        self.listing_problems[kind] = problem
+        if kind == "tools" and connection.modern and connection.remote is not None:
+            entries = connection.remote.mirror.learn(self.name, entries)
+        old = self.offer.listing(kind)
+        if complete or len(entries) > len(old):
+            entries = kept(kind, old, entries)
+            changed = frozenset([kind] if entries != old or not self.known else [])
+            self.offer = replace(self.offer, listings={**self.offer.listings, kind: entries})
+            self.known = self.known or kind == "tools"
+        else:
+            changed = frozenset[str]()
+        self._listener.downstream_changed(self, changed)
+
+    def has_listed(self, kinds: Iterable[str]) -> bool:
+        """Whether these listings are known, in this run or from an earlier one, or failed."""
+        if self._known_before or self.status is Status.STARTING:
+            return self.known
+        return self._listings is None or all(map(self._listings.has, kinds))
+
+    async def listed(self, kinds: Iterable[str]) -> None:
+        """Return when these listings are known or have failed; see `settled`."""
+        await self.settled()
+        if self._listings is not None:
+            for kind in kinds:
+                await self._listings.first(kind)
+
+    async def _refresh_after_gaps(self, connection: _Connection, listings: Listings) -> None:
         """List everything again when changes may have been missed."""
         while True:
             await connection.missed.wait()
             connection.missed = anyio.Event()
-            for kind in ("tools", "prompts", "resources"):
-                if kind == "tools" or self.offer.capabilities.get(kind) is not None:
-                    await self.refresh(kind)
+            for kind in LISTINGS:
+                listings.refresh(kind)
 
     # --- what the server sends -----------------------------------------------------------------------------------
 
@@ -849,7 +831,10 @@ class Downstream:
     ) -> Callable[[], Awaitable[None]] | None:
         match method.split("/"):
             case ["notifications", ("tools" | "prompts" | "resources") as kind, "list_changed"]:
-                return partial(self.refresh, kind)
+                if self._listings is not None:
+                    for each in ("resources", "resourceTemplates") if kind == "resources" else (kind,):
+                        self._listings.refresh(each)
+                return None
             case ["notifications", "cancelled" | "progress"]:
                 return None  # the dispatcher has applied it
             case ["notifications", "subscriptions", "acknowledged"]:

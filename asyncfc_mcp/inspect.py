@@ -19,10 +19,13 @@ from asyncfc_mcp import explanation
 from asyncfc_mcp.bridge import RESERVED, Bridge, Wiring
 from asyncfc_mcp.errors import BridgeError, nearest
 from asyncfc_mcp.explanation import known_from, unbound
+from asyncfc_mcp.offers import LISTINGS
 from asyncfc_mcp.ordering import conflict
 
 CONNECT_S: Final = 60.0
 """How long to wait for servers to come up."""
+LISTINGS_S: Final = 10.0
+"""How long to wait for what servers that are up have beside tools."""
 WIDE: Final = 120
 """Columns from which on the table has everything; a narrower terminal gets the names and the effects."""
 
@@ -319,6 +322,9 @@ async def run(
         with anyio.move_on_after(CONNECT_S):
             for downstream in bridge.downstreams.values():
                 await downstream.settled()
+        with anyio.move_on_after(LISTINGS_S):
+            for downstream in bridge.downstreams.values():
+                await downstream.listed(LISTINGS)
         facts = report(bridge)
     # Not in the block: what is raised there comes out in a group.
     healthy = all(server["status"] == "ready" for server in facts["servers"])

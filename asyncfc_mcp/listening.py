@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import anyio
 
+from asyncfc_mcp.backoff import Brake
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.futures import Future, Scope, State
 
@@ -21,6 +22,8 @@ BACKLOG: Final = 1024
 """Notifications kept for a listener that does not read; a change is a reason to look again, so losing some is none."""
 GATHER_S: Final = 0.05
 """List changes within this time are told once."""
+ANNOUNCE_S: Final = (0.2, 5.0)
+"""First and longest pause between two announcements of a list that keeps changing."""
 LOGS_PER_S: Final = 50
 """Log messages of one server passed on in a second; a server that says more than that is not read by anybody."""
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
@@ -176,17 +179,23 @@ class Listeners:
                     tg.start_soon(self.unsubscribe, listener, uri)
 
     async def run(self) -> None:
-        """Tell of list changes, until cancelled."""
+        """Tell of list changes, until cancelled; each kind with pauses that grow while it keeps changing."""
+        brakes = {kind: Brake(*ANNOUNCE_S) for kind in LIST_CHANGES.values()}
         while True:
             await self._dirty.wait()
             await anyio.sleep(GATHER_S)
             self._dirty = anyio.Event()
-            changes = {LIST_CHANGES[kind] for kind in self._changed}
-            self._changed.clear()
-            for kind in sorted(changes):
+            waiting = {kind: brakes[kind].left() for kind in {LIST_CHANGES[each] for each in self._changed}}
+            for kind in sorted(kind for kind, left in waiting.items() if left <= 0):
+                self._changed -= {each for each, told in LIST_CHANGES.items() if told == kind}
+                brakes[kind].ran()
                 for listener in tuple(self._all):
                     if kind in listener.lists:
                         listener.tell(f"notifications/{kind}/list_changed")
+            if self._changed:
+                with anyio.move_on_after(min(left for left in waiting.values() if left > 0)):
+                    await self._dirty.wait()
+                self._dirty.set()
 
     # --- subscriptions -------------------------------------------------------------------------------------------
 

@@ -34,13 +34,13 @@ class Offered:
         }
 
     async def _list_prompts(self, request: Request) -> Result:
-        catalog = await self.bridge.listed()
+        catalog = await self.bridge.listed("prompts")
         self.bridge.hand_out()
         return paged(request.params, "prompts", [entry.listed for entry in catalog.prompts.values()])
 
     async def _get_prompt(self, request: Request) -> Result:
         params = request.params
-        entry = (await self.bridge.listed()).prompts.get(str(params.get("name")))
+        entry = (await self.bridge.listed("prompts")).prompts.get(str(params.get("name")))
         if entry is None:
             raise RpcError(INVALID_PARAMS, f"Unknown prompt: {params.get('name')}")
         return await self.bridge.ask(entry.server, "prompts/get", {**params, "name": entry.prompt})
@@ -48,12 +48,12 @@ class Offered:
     async def _list_resources(self, request: Request) -> Result:
         params = request.params
         futures = islice((f for f in self.bridge.store.newest(self._scope) if not f.answered), LISTED_FUTURES)
-        resources = [raw for _, raw in (await self.bridge.listed()).resources.values()]
+        resources = [raw for _, raw in (await self.bridge.listed("resources")).resources.values()]
         return paged(params, "resources", [*resources, *map(results.listed, futures)])
 
     async def _list_templates(self, request: Request) -> Result:
         params = request.params
-        templates = [raw for _, raw in (await self.bridge.listed()).templates.values()]
+        templates = [raw for _, raw in (await self.bridge.listed("resourceTemplates")).templates.values()]
         return paged(params, "resourceTemplates", [*templates, results.TEMPLATE])
 
     async def _read_resource(self, request: Request) -> Result:
@@ -78,7 +78,7 @@ class Offered:
         if not isinstance(ref, dict):
             raise RpcError(INVALID_PARAMS, "completion/complete: ref must be an object")
         target = cast("dict[str, Any]", ref)
-        catalog = await self.bridge.listed()
+        catalog = await self.bridge.listed("prompts", "resources", "resourceTemplates")
         if target.get("type") == "ref/prompt":
             prompt = catalog.prompts.get(str(target.get("name")))
             if prompt is None:

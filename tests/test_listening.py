@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
 from inspect import Signature, signature
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -11,7 +12,7 @@ from lab import on_virtual_time, settle
 
 from asyncfc_mcp.errors import ProtocolFailure
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Event, Future, FutureStore, Question, Scope
-from asyncfc_mcp.listening import ATTEND_S, BACKLOG, GATHER_S, LEVELS, LOGS_PER_S, UNSUBSCRIBE_S, Attendance
+from asyncfc_mcp.listening import ANNOUNCE_S, ATTEND_S, BACKLOG, GATHER_S, LEVELS, LOGS_PER_S, UNSUBSCRIBE_S, Attendance
 from asyncfc_mcp.listening import Listener as _Listener
 from asyncfc_mcp.listening import Listeners as _Listeners
 
@@ -132,10 +133,40 @@ async def test_a_burst_of_changes_is_told_once_to_those_who_asked(room: Room):
     await anyio.sleep(2 * GATHER_S)
     assert both.methods() == ["notifications/resources/list_changed", "notifications/tools/list_changed"]
     assert prompts.told == []
+    await anyio.sleep(ANNOUNCE_S[0])
     room.bridge.on_lists(frozenset({"prompts", "tools"}))
     await anyio.sleep(2 * GATHER_S)
     assert prompts.methods() == ["notifications/prompts/list_changed"]
     assert both.methods()[2:] == ["notifications/tools/list_changed"]
+
+
+@in_a_room
+async def test_a_list_that_never_stops_changing_is_announced_ever_more_rarely(room: Room):
+    """At once, then with pauses that grow to a bound, each kind for itself; after a calm it is at once again."""
+    told: list[tuple[float, str]] = []
+
+    async def notify(method: str, params: Mapping[str, Any] | None) -> None:
+        told.append((anyio.current_time(), method.split("/")[1]))
+
+    room.add(_Listener(notify, room.scope, lists=("tools", "prompts")))
+    began = anyio.current_time()
+    for number in range(6000):
+        room.bridge.on_lists(frozenset({"tools", "prompts"} if number == 3000 else {"tools"}))
+        await anyio.sleep(0.01)
+    at = [when for when, kind in told if kind == "tools"]
+    assert at[0] - began == pytest.approx(GATHER_S)
+    pauses = [after - before for before, after in pairwise(at)]
+    assert pauses[:5] == sorted(pauses[:5])
+    assert all(ANNOUNCE_S[1] <= pause <= ANNOUNCE_S[1] + 2 * GATHER_S for pause in pauses[6:])
+    assert len(at) < 20
+    (prompts,) = [when for when, kind in told if kind == "prompts"]
+    assert prompts - began <= 30 + 3 * GATHER_S
+    await anyio.sleep(3 * ANNOUNCE_S[1])
+    told.clear()
+    changed = anyio.current_time()
+    room.bridge.on_lists(frozenset({"tools"}))
+    await anyio.sleep(1)
+    assert told == [(pytest.approx(changed + GATHER_S), "tools")]
 
 
 @in_a_room

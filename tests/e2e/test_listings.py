@@ -15,7 +15,7 @@ import pytest
 from odd_listings import odd
 from peers import python_of
 
-from e2e.harness import MODERN, Json, Stage, text_of
+from e2e.harness import MODERN, Json, RpcError, Stage, eventually, text_of
 
 CLIENTS = Path(__file__).resolve().parent / "clients"
 SERVER = Path(__file__).resolve().parents[1] / "listing_server.py"
@@ -168,3 +168,78 @@ def test_an_odd_introduction_costs_nobody_anything(stage: Stage, introduction: J
         if era == MODERN:
             extensions = wire.request("server/discover")["capabilities"]["extensions"]
             assert all(isinstance(each, dict) for each in extensions.values())
+
+
+# --- servers that do not list well ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plan", "note"),
+    [
+        ({"errors": {"resources/list": -32603}}, "resources/list: out of order (JSON-RPC error -32603)"),
+        ({"errors": {"prompts/list": -32000, "resources/templates/list": -1}}, "prompts/list: out of order"),
+        ({"slow": {"resources/list": 3600}}, ""),
+        ({"pages": {"tools/list": [[GOOD["tools"], {"nextCursor": ""}]]}}, ""),
+        ({"pages": {"tools/list": [[GOOD["tools"], {"nextCursor": "0"}]]}}, "tools/list: its pages"),
+        ({"pages": {"tools/list": [[GOOD["tools"], {"nextCursor": 7}]]}}, "tools/list: its nextCursor is not text"),
+        ({"forever": {"tools/list": GOOD["tools"]}}, "tools/list: its pages bring nothing new"),
+        ({"forever": {"resources/list": []}}, "resources/list: its pages bring nothing new"),
+    ],
+)
+def test_a_listing_that_goes_wrong_costs_the_server_nothing_else(stage: Stage, plan: Json, note: str) -> None:
+    """Its tools are there and can be called, and so is what it lists beside them; `inspect` says what is wrong."""
+    config = stage.config({"s": listing(stage, listings=GOOD, **plan)})
+    wire = stage.serve("--config", str(config))
+    assert [tool["name"] for tool in wire.request("tools/list")["tools"]][4:] == ["s__good"]
+    assert json.loads(text_of(wire.outcome(wire.submit("s__good").id))) == ["good", {}]
+    if "prompts/list" not in plan.get("errors", {}):
+        assert [prompt["name"] for prompt in wire.request("prompts/list")["prompts"]] == ["s__good"]
+    if note:
+        facts = inspected(stage, config)
+        assert facts["servers"][0]["status"] == "ready"
+        assert any(each.startswith(f"server 's': {note}") for each in facts["notes"])
+
+
+def test_a_server_that_refuses_to_list_its_tools_is_used_for_the_rest(stage: Stage) -> None:
+    """What it has beside them is there, and who asks for a tool is told why there is none."""
+    wire = stage.bridge({"s": listing(stage, listings=GOOD, errors={"tools/list": -32603})})
+    assert wire.request("prompts/list")["prompts"] == [{"name": "s__good"}]
+    assert "tools/list: out of order" in text_of(wire.call("list_futures"))
+    with pytest.raises(RpcError, match="tools/list: out of order"):
+        wire.call("s__good")
+
+
+def test_fifteen_hundred_pages_are_listed(stage: Stage) -> None:
+    """One tool on each, all of them there."""
+    pages = [
+        [[{"name": f"t{number}", "inputSchema": {"type": "object"}}], {"nextCursor": str(number + 1)}]
+        for number in range(1501)
+    ]
+    pages[-1][1] = {}
+    wire = stage.bridge({"s": listing(stage, pages={"tools/list": pages})})
+
+    def names() -> list[str] | None:
+        found, cursor = [], None
+        while True:
+            page = wire.request("tools/list", {} if cursor is None else {"cursor": cursor})
+            found += [tool["name"] for tool in page["tools"]]
+            cursor = page.get("nextCursor")
+            if cursor is None:
+                return found[4:] if len(found) == 1505 else None
+
+    assert eventually(names, "all tools are listed") == [f"s__t{number}" for number in range(1501)]
+
+
+def test_a_server_that_announces_changes_without_end_is_asked_a_few_times(stage: Stage) -> None:
+    """And its clients hear nothing of it, since nothing changed."""
+    count = stage.folder / "count"
+    count.touch()
+    entry = listing(stage, listings=GOOD, on_list=["tools/list", "prompts/list"], count=str(count))
+    wire = stage.bridge({"s": entry})
+    assert [tool["name"] for tool in wire.request("tools/list")["tools"]][4:] == ["s__good"]
+    eventually(lambda: count.read_text().count("tools/list") >= 4, "it is asked again")
+    for _ in range(50):
+        assert json.loads(text_of(wire.outcome(wire.submit("s__good").id))) == ["good", {}]
+    assert count.read_text().count("tools/list") < 20
+    told = [each["method"] for each in wire.notifications if "list_changed" in each["method"]]
+    assert len(told) == len(set(told)), "more than that the server has come up"
