@@ -21,13 +21,17 @@ _TOKEN_PREFIX: Final = re.compile(
     r"gh[opusr]_|github_pat_|glpat-|[spr]k[-_]|xox[a-z]-|xapp-|AKIA|ASIA|AIza|ya29\.|eyJ|SG\.|lin_api_|ntn_|dop_v1_"
 )
 _NAME_PART: Final = re.compile(
-    r"[A-Z]{1,16}[0-9]{0,3}|[a-z]{1,16}[0-9]{0,3}|[A-Za-z0-9]{1,4}|[a-z]{1,16}(?:[A-Z][a-z]{1,12}){1,3}"
+    r"[A-Z]{1,16}[0-9]{0,3}|[a-z]{1,16}|[A-Za-z0-9]{1,4}|[a-z]{1,16}(?:[A-Z][a-z]{1,12}){1,3}"
 )
 _URL: Final = re.compile(
     r"\b(?:https?|wss?|postgres(?:ql)?|mysql|mongodb(?:\+srv)?|redis|amqps?)://[^\s'\"<>)\]}]*[^\s'\"<>)\]}.,;:!?]",
     re.IGNORECASE,
 )
-_SCHEME: Final = re.compile(r"(?i)\b(bearer|basic|token)(\s+|%20)[A-Za-z0-9._~+/=-]{4,}")
+_SCHEME: Final = re.compile(
+    r"(?i)\b(?:(bearer|basic)(?:\s+|%20)(?!(?:auth|authentication|authorization|error|realm|scheme|scope|token)\b)"
+    r"|(token)(?:\s+|%20)(?=\S*[0-9]))[A-Za-z0-9._~+/=-]{4,}"
+)
+"""What follows the name of a scheme, unless it is a word or a parameter that stands there in ordinary texts."""
 _PAIR: Final = re.compile(r"(?i)^(-{0,2}[A-Za-z_][A-Za-z0-9_.-]*)([=:])(.*)$", re.DOTALL)
 
 
@@ -127,4 +131,4 @@ def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
         if secret in text:
             text = text.replace(secret, HIDDEN)
     text = _URL.sub(lambda match: shown_url(match[0]), text)
-    return _SCHEME.sub(lambda match: f"{match[1]} {HIDDEN}", text)
+    return _SCHEME.sub(lambda match: f"{match[1] or match[2]} {HIDDEN}", text)

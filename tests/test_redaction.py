@@ -22,7 +22,7 @@ def test_names_of_variables_are_shown(name: str) -> None:
     "pasted",
     ["ghp_abcdef1234567890", "ghp_SECRET", "AKIAIOSFODNN7EXAMPLE", "Bearer abcdefghij", "sk-proj-123456",
      "AbCdEfGhIjKlMnOpQr", "3f2504e0-4f89-11d3-9a0c-0305e82c3301", "deadbeefdeadbeefdeadbeefdeadbeef",
-     "eyJhbGciOiJIUzI1NiJ9.e30.x", "p@ssw0rd!p@ssw0rd", "xoxb-1-2", "glpat-abcdefgh"],
+     "eyJhbGciOiJIUzI1NiJ9.e30.x", "p@ssw0rd!p@ssw0rd", "xoxb-1-2", "glpat-abcdefgh", "hunter2"],
 )  # fmt: skip
 def test_a_credential_in_place_of_a_name_is_shown_by_its_start(pasted: str) -> None:
     """Enough to find it, not enough to use it."""
@@ -69,6 +69,17 @@ def test_known_secrets_and_addresses_are_taken_out_of_any_text() -> None:
         without_secrets(text, secrets) == "Illegal header value b'…\\n' for https://h/mcp?… (redirect to https://i/?…)"
     )
     assert without_secrets("sent Authorization: Bearer abcdefgh") == "sent Authorization: Bearer …"
+    assert without_secrets("Authorization: token abcd1234") == "Authorization: token …"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The access token expired", "Basic authentication is off", 'Bearer realm="mcp", error="invalid_token"',
+     "a bearer token is needed"],
+)  # fmt: skip
+def test_words_after_the_name_of_a_scheme_stay(text: str) -> None:
+    """An HTTP 401 is explained by its own text."""
+    assert without_secrets(text) == text
 
 
 def test_secrets_of_a_command_are_found_where_they_usually_stand() -> None:
