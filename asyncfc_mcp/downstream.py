@@ -464,7 +464,9 @@ class Downstream:
 
     def _may_wake(self) -> bool:
         """Whether a start is worth while: it ran before, or the last one failed a while ago."""
-        return not self._fruitless or anyio.current_time() - self._failed_at > FRUITLESS_S
+        # At a URL that costs no more than a connection.
+        rest_s = FRUITLESS_S if self._kind is None else BACKOFF_S[0] / 2
+        return not self._fruitless or anyio.current_time() - self._failed_at > rest_s
 
     async def _how_it_ended(self, connection: _Connection, failure: TransportFailure) -> str:
         """What happened, as a predicate of the server."""

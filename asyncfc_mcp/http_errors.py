@@ -31,6 +31,7 @@ SAID_CHARS: Final = 200
 _SESSION_GONE: Final = re.compile(
     r"session[\s\w'\"-]{0,60}(not found|expired|invalid|unknown|terminated|does not exist|required|missing|gone|closed)"
     r"|(no|invalid|unknown|expired|missing)( valid| active| or \w+)?( mcp)?[ -]session"
+    r"|(could not|cannot|did not) find( \w+)? session|no transport found"
     r"|not (been )?initialized|expect(ed|ing)? initialize|initialize (request )?(first|required)",
     re.IGNORECASE,
 )

@@ -478,9 +478,10 @@ class Scheduler:
 
         Raises:
             CallFailed: what `execute` raises; transport failures of repeatable calls, and of others that the server
-                says it has not processed, only after the last retry.
+                says it has not processed, only after the last retry. If any try may have taken effect, the failure
+                says so.
         """
-        attempt = 0
+        attempt, uncertain = 0, None
         while True:
             try:
                 if rest is not None:
@@ -488,8 +489,10 @@ class Scheduler:
                 return await self._execute(call, arguments, call.on_progress, call.on_sent)
             except (ServerDied, ServerUnavailable, ServerRefused) as exc:
                 pause_s = _pause_before_retry(call, exc, attempt)
+                if not isinstance(exc, ServerUnavailable):
+                    uncertain = exc
                 if pause_s is None:
-                    raise
+                    raise uncertain or exc from None
             await anyio.sleep(pause_s)
             attempt, rest = attempt + 1, None
 

@@ -41,7 +41,7 @@ DELETE_S: Final = 2.0
 """Time limit for ending the session."""
 PAUSE_S: Final = (1.0, 60.0)
 """First and longest pause before a stream is opened again, where the server names none."""
-RESUME_TRIES: Final = 5
+RESUME_TRIES: Final = 3
 """How often in a row opening a broken stream of an answer may fail before its request is given up."""
 SERVED_S: Final = 30.0
 """A stream that lasted this long or had an event served well: the next pause is the first again."""
@@ -251,7 +251,7 @@ class StreamableTransport(HttpTransport):
                 tries += 1
             except TransportFailure:
                 tries += 1
-            if tries > RESUME_TRIES:
+            if tries == RESUME_TRIES:
                 raise TransportFailure("broke off its answer and could not be reached again to resume it")
 
     # --- what the server says unasked ----------------------------------------------------------------------------

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from lab import on_virtual_time, run_on_virtual_time, settle
 
 from asyncfc_mcp.config import Policy
-from asyncfc_mcp.errors import CallFailed, CallTimedOut, NotSent, ProtocolFailure, ServerDied, ServerUnavailable
+from asyncfc_mcp.errors import (
+    CallFailed,
+    CallTimedOut,
+    HttpRefused,
+    NotSent,
+    ProtocolFailure,
+    ServerDied,
+    ServerRefused,
+    ServerUnavailable,
+)
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Future, FutureStore, Result, Scope, State
 from asyncfc_mcp.ordering import Effect, Path
 from asyncfc_mcp.protocol import OnSent
@@ -726,6 +735,44 @@ async def test_retries_end():
         future = it.submit(repeatable=True, policy=Policy(retries=3))
         await wait_for([future])
         assert (future.failure, len(flaky.asked)) == (DIED, 4)
+
+
+@on_virtual_time
+async def test_a_retry_that_was_not_sent_does_not_hide_that_a_try_before_was():
+    """A server that dies and stays away: the first try may have taken effect, whatever became of the last."""
+    async with lab(Flaky([DIED, GONE, GONE])) as it:
+        future = it.submit(repeatable=True, policy=Policy(retries=2))
+        await wait_for([future])
+        assert future.failure is DIED
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after_s", "repeatable", "pauses"),
+    [
+        (429, None, False, [0.2]),
+        (429, 7, False, [7]),
+        (429, 0.1, True, [0.2]),
+        (429, 60, False, [60]),
+        (429, 61, True, []),
+        (503, 7, True, [7]),
+        (503, 7, False, []),
+        (500, None, True, [0.2]),
+        (403, 1, True, []),
+        (422, None, True, []),
+    ],
+)
+@on_virtual_time
+async def test_a_refused_call_is_made_again_where_that_is_safe_and_soon(
+    status: int, retry_after_s: float | None, repeatable: bool, pauses: list[float]
+):
+    """429 is safe for any call, what may pass for repeatable ones; a server's `Retry-After` is heeded up to 60 s."""
+    refused = ServerRefused("s", HttpRefused(status, "words", retry_after_s=retry_after_s))
+    flaky = Flaky([refused])
+    async with lab(flaky) as it:
+        future = it.submit(repeatable=repeatable)
+        await wait_for([future])
+        assert future.state is (State.COMPLETED if pauses else State.FAILED)
+        assert [later - earlier for earlier, later in itertools.pairwise(flaky.asked)] == pytest.approx(pauses)
 
 
 @pytest.mark.parametrize(
