@@ -19,7 +19,7 @@ import anyio.lowlevel
 from asyncfc_mcp import references
 from asyncfc_mcp.arrivals import Arrival, Arrivals
 from asyncfc_mcp.barriers import barrier_reason
-from asyncfc_mcp.catalog import Catalog, CatalogBuilder, Source, ToolEntry, template_matches
+from asyncfc_mcp.catalog import Catalog, CatalogBuilder, Source, ToolEntry
 from asyncfc_mcp.checker import Checker
 from asyncfc_mcp.config import BridgeConfig, StdioSpec
 from asyncfc_mcp.downstream import Downstream, Status
@@ -40,8 +40,9 @@ from asyncfc_mcp.json_types import json_type, parse_json
 from asyncfc_mcp.names import Handed
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
 from asyncfc_mcp.ordering import Effect, EffectTemplate, ServerState, declared_effect
+from asyncfc_mcp.owners import extension_owner, linking, resource_owner
 from asyncfc_mcp.processes import Child, Reaper
-from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, OnProgress, OnSent
+from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, RESOURCE_NOT_FOUND, OnProgress, OnSent
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions, refuse_unless_able
 from asyncfc_mcp.scheduler import Abandon, Call, Ended, Rest, Scheduler
 from asyncfc_mcp.state_roots import server_states, use_roots
@@ -232,6 +233,8 @@ class Bridge:
         self._mended: set[str] = set()
         """Servers of which the log has said that their listings had to be mended."""
         self._states = server_states(config.servers)
+        self._subscribed: dict[str, str] = {}
+        """URI → the server that was asked to announce its changes."""
         self.wirings: dict[str, Wiring] = {}
         """The tools listed at this moment."""
         self._observers: list[Callable[[frozenset[str]], None]] = []
@@ -397,20 +400,15 @@ class Bridge:
         return [name for name, wiring in self.wirings.items() if wiring.effect.source == "nothing said"]
 
     async def ask_extension(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Pass a request that no revision of MCP knows on to the servers that have extensions, in order.
+        """Pass a request that no revision of MCP knows on to the server that declared its extension.
 
         Raises:
-            CallFailed: none of them knows it.
+            CallFailed: that server gave no answer, or it cannot be told which one it is.
         """
-        for name, downstream in self.downstreams.items():
-            if not downstream.offer.extensions:
-                continue
-            try:
-                return await self.ask(name, method, params)
-            except ProtocolFailure as exc:
-                if exc.code != METHOD_NOT_FOUND:
-                    raise
-        raise ProtocolFailure(method, METHOD_NOT_FOUND, "Method not found", method)
+        server = extension_owner(method, {name: d.offer.extensions for name, d in self.downstreams.items()})
+        if server is None:
+            raise ProtocolFailure(method, METHOD_NOT_FOUND, "Method not found", method)
+        return await self.ask(server, method, params)
 
     def troubles(self) -> list[tuple[str, str]]:
         """Name and condition of every server that is not up, or does not list its tools."""
@@ -633,30 +631,28 @@ class Bridge:
             out["_meta"] = meta
         return await self.downstreams[server].request(method, out)
 
-    async def read_resource(self, uri: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Read a resource from the server that offers it, else from one whose template it fits, else from any.
+    async def read_resource(self, scope: Scope, uri: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Read a resource from its owner (see `owners`). No other server is asked, whatever that one answers.
 
         Raises:
-            CallFailed: no server gave an answer; the first one's failure.
+            CallFailed: it gave no answer; or no server has resources.
         """
-        servers = dict.fromkeys(
-            [
-                *([self.catalog.resources[uri][0]] if uri in self.catalog.resources else ()),
-                *(
-                    server
-                    for template, (server, _) in self.catalog.templates.items()
-                    if template_matches(template, uri)
-                ),
-                *(name for name, d in self.downstreams.items() if d.offer.capabilities.get("resources") is not None),
-            ]
-        )
-        first: CallFailed | None = None
-        for server in servers:
-            try:
-                return await self.ask(server, "resources/read", params)
-            except (ProtocolFailure, ServerUnavailable, ServerDied) as exc:
-                first = first or exc
-        raise first or ProtocolFailure("resources/read", -32002, f"Resource not found: {uri}", {"uri": uri})
+        await self.listed()
+        return await self.ask(self._owner_of(scope, uri, "resources/read"), "resources/read", params)
+
+    def _owner_of(self, scope: Scope, uri: str, method: str) -> str:
+        """
+        Raises:
+            ProtocolFailure: no server has resources.
+        """
+        catalog = self.catalog
+        listed = uri in catalog.resources
+        linked = () if listed else linking(uri, self.store.newest(scope))
+        serving = [name for name, d in self.downstreams.items() if d.offer.capabilities.get("resources") is not None]
+        server = resource_owner(uri, catalog.resources, catalog.templates, linked, serving)
+        if server is None:
+            raise ProtocolFailure(method, RESOURCE_NOT_FOUND, f"Resource not found: {uri}", {"uri": uri})
+        return server
 
     # --- told by the servers -------------------------------------------------------------------------------------
 
@@ -711,32 +707,34 @@ class Bridge:
 
     # --- told by the clients -------------------------------------------------------------------------------------
 
-    async def subscribe(self, uri: str) -> None:
-        """Have the server that offers a resource tell of its changes.
+    async def subscribe(self, scope: Scope, uri: str) -> None:
+        """Have the owner of a resource (see `owners`) announce its changes.
 
         Raises:
             CallFailed: no server has it, or it refuses.
         """
-        await self.downstreams[self._server_of(uri)].subscribe(uri)
+        await self.listed()
+        server = self._owner_of(scope, uri, "resources/subscribe")
+        self._subscribed[uri] = server  # before its answer: a change may be announced right behind that
+        try:
+            await self.downstreams[server].subscribe(uri)
+        except BaseException:
+            self._subscribed.pop(uri, None)
+            raise
 
     async def unsubscribe(self, uri: str) -> None:
-        """Nobody wants to hear of a resource any more; best effort."""
+        """End a subscription at the server that has it; best effort."""
+        server = self._subscribed.pop(uri, None)
+        if server is None:
+            return
         try:
-            await self.downstreams[self._server_of(uri)].unsubscribe(uri)
+            await self.downstreams[server].unsubscribe(uri)
         except CallFailed as exc:
             logger.debug("unsubscribing from %s: %s", uri, exc)
 
-    def _server_of(self, uri: str) -> str:
-        """The server that offers a resource, or most likely does."""
-        if uri in self.catalog.resources:
-            return self.catalog.resources[uri][0]
-        for template, (server, _) in self.catalog.templates.items():
-            if template_matches(template, uri):
-                return server
-        for name, downstream in self.downstreams.items():
-            if downstream.offer.capabilities.get("resources") is not None:
-                return name
-        raise ProtocolFailure("resources/subscribe", -32002, f"Resource not found: {uri}", {"uri": uri})
+    def subscribed_at(self, uri: str) -> str | None:
+        """The server that announces the changes of this resource."""
+        return self._subscribed.get(uri)
 
     async def set_log_level(self, level: str) -> None:
         """Ask all servers that have log messages for those of this level and above."""

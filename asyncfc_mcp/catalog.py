@@ -4,7 +4,6 @@ Owns the upstream form of a tool. Leaves names to `names` and MCP's own schema t
 catalog is immutable and made anew whenever a server's listing changes; entries that did not change are kept.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -314,18 +313,3 @@ class CatalogBuilder:
             for (server, tool), plain in displaced.items()
         ]
         return tools
-
-
-def template_matches(template: str, uri: str) -> bool:
-    """Whether a URI could have come from an RFC 6570 template; generous, since the server has the last word."""
-    first, *rest = re.split(r"\{[^}]*\}", template)
-    if not rest:
-        return uri == template
-    # Literal after literal, each at its first place: a regex with many gaps would try them all.
-    at = len(first)
-    for literal in rest[:-1]:
-        found = uri.find(literal, at)
-        if found < 0:
-            return False
-        at = found + len(literal)
-    return uri.startswith(first) and uri.endswith(rest[-1]) and len(uri) - len(rest[-1]) >= at

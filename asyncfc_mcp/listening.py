@@ -217,7 +217,7 @@ class Listeners:
                 self._future_read(listener, uri, future)
         elif first:
             try:
-                await self._bridge.subscribe(uri)
+                await self._bridge.subscribe(listener.scope, uri)
             except BaseException:  # a refusal, or its request was cancelled
                 listener.uris.discard(uri)
                 raise
@@ -290,7 +290,10 @@ class Listeners:
         if method == "notifications/resources/updated":
             uri = params.get("uri")
             for listener in tuple(self._all):
-                if isinstance(uri, str) and any(_covers(wanted, uri) for wanted in listener.uris):
+                # Of the server that was asked only: another one has nothing to say about its resources.
+                if isinstance(uri, str) and any(
+                    _covers(wanted, uri) and self._bridge.subscribed_at(wanted) == server for wanted in listener.uris
+                ):
                     listener.tell(method, {key: value for key, value in params.items() if key != "_meta"})
         elif method == "notifications/message" and self._scope.listed and self._within_rate(server):
             return self._logged_by(server, method, params)

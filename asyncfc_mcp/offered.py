@@ -70,7 +70,7 @@ class Offered:
             fate = self.bridge.store.fate(self._scope, wanted[0])
             why = f" ({wanted[0]} {fate})" if fate else ""
             raise RpcError(RESOURCE_NOT_FOUND, f"Resource not found: {uri}{why}", {"uri": uri})
-        return await self.bridge.read_resource(uri, params)
+        return await self.bridge.read_resource(self._scope, uri, params)
 
     async def _complete(self, request: Request) -> Result:
         params = request.params

@@ -251,7 +251,9 @@ class Upstream:
         }
 
     def _discover(self, request: Request) -> Result:
-        extensions = {k: v for d in self.bridge.downstreams.values() for k, v in d.offer.extensions.items()}
+        # Of servers that declare the same the first is asked, so what it says counts.
+        declared = reversed(self.bridge.downstreams.values())
+        extensions = {k: v for downstream in declared for k, v in downstream.offer.extensions.items()}
         return {
             "supportedVersions": list(MODERN_VERSIONS),
             "capabilities": {**self._capabilities(), "extensions": {**extensions, TASKS_EXTENSION: {}}},

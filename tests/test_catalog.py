@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from asyncfc_mcp.catalog import Catalog, CatalogBuilder, Source, ToolEntry, selected, template_matches
+from asyncfc_mcp.catalog import Catalog, CatalogBuilder, Source, ToolEntry, selected
 from asyncfc_mcp.config import HttpSpec, Policy, ServerConfig, StdioSpec
 from asyncfc_mcp.names import Handed
 from asyncfc_mcp.offers import LISTINGS, Offer, OfferCache
@@ -314,25 +314,6 @@ def test_a_uri_is_served_by_the_first_server_that_offers_it():
     assert {uri: name for uri, (name, _) in catalog.resources.items()} == {"a://x": "one", "b://y": "two"}
     assert {uri: name for uri, (name, _) in catalog.templates.items()} == {"a://{n}": "one", "b://{n}": "two"}
     assert catalog.notes == ("a://x is offered by 'one' and 'two'; the first serves it",)
-
-
-@pytest.mark.parametrize(
-    ("template", "uri", "matches"),
-    [
-        ("note://{name}", "note://a", True),
-        ("note://{name}", "note://a/b?c#d", True),
-        ("note://{name}", "other://a", False),
-        ("note://{name}/end", "note://a/end", True),
-        ("note://{name}/end", "note://a/END", False),
-        ("file:///{+path}", "file:///a/b\nc", True),
-        ("a.b://{x}", "aXb://1", False),
-        ("plain://x", "plain://x", True),
-        ("plain://x", "plain://xy", False),
-    ],
-)
-def test_a_template_is_taken_generously(template: str, uri: str, matches: bool):
-    """The server has the last word, so only what cannot be is kept from it."""
-    assert template_matches(template, uri) is matches
 
 
 # --- the copy on disk ----------------------------------------------------------------------------------------------

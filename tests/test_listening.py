@@ -56,7 +56,7 @@ class FakeBridge:
     def observe(self, observer: Callable[[frozenset[str]], None]) -> None:
         self.on_lists = observer
 
-    async def subscribe(self, uri: str) -> None:
+    async def subscribe(self, scope: Scope, uri: str) -> None:
         self.asked.append(("subscribe", uri))
         if self.refuses:
             raise ProtocolFailure("resources/subscribe", -32055, "no")
@@ -64,6 +64,9 @@ class FakeBridge:
     async def unsubscribe(self, uri: str) -> None:
         self.asked.append(("unsubscribe", uri))
         await self.answers.wait()
+
+    def subscribed_at(self, uri: str) -> str | None:
+        return "toy"
 
     async def say(self, method: str, *, server: str = "toy", **params: Any) -> None:
         """A server notifies."""

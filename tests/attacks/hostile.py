@@ -1,7 +1,7 @@
 """A server and a client that mean harm, and the pulse of a bridge that is being attacked.
 
-As a program: an MCP server over stdio that lists what a file says and floods as it is asked to. Owns nothing of the
-bridge's code.
+As a program: an MCP server over stdio that lists and answers what a file says and floods as it is asked to. Owns
+nothing of the bridge's code.
 """
 
 from __future__ import annotations
@@ -91,6 +91,25 @@ def listing(folder: Path, tools: list[Json], name: str = "tools.json") -> str:
     return str(path)
 
 
+def script(folder: Path, name: str, *, tools: list[Json] | None = None, **more: Any) -> str:
+    """Write how a server behaves; the argument for it. It records the requests that it receives (see `received`).
+
+    Args:
+        more: `introduction` (members of its answer to `initialize`), `answers` (method, or name of a tool → result, or
+            `{"error": …}`), `before` (the same → messages that it sends first; `$token` is the progress token),
+            `stderr` (text written at the start).
+    """
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"tools": tools or [], "received": str(path.with_suffix(".log")), **more}))
+    return str(path)
+
+
+def received(path: str) -> list[Json]:
+    """The requests that a server with this script has received: their methods and parameters."""
+    log = Path(path).with_suffix(".log")
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
 def tool(name: str, schema: Json | None = None, **more: Any) -> Json:
     """A tool that echoes its arguments."""
     return {"name": name, "inputSchema": schema or {"type": "object"}, **more}
@@ -127,21 +146,39 @@ def flood(kind: str, seconds: float) -> None:
 
 
 def main(path: str) -> None:
-    """Serve the tools in a file; `flood` floods, and every other tool gives its arguments back."""
+    """Serve the tools or the script in a file; `flood` floods, and other tools give their arguments back unless the
+    script says more."""
+    loaded: Any = json.loads(Path(path).read_text())
+    play: Json = loaded if isinstance(loaded, dict) else {}
+    answers: Json = play.get("answers", {})
+    sys.stderr.write(play.get("stderr", ""))
+    sys.stderr.flush()
     for line in sys.stdin:
         message = json.loads(line)
         if "id" not in message or "method" not in message:
             continue
         params = message.get("params", {})
+        if "received" in play:
+            with Path(play["received"]).open("a") as log:
+                log.write(json.dumps({"method": message["method"], "params": params}) + "\n")
+        about = params.get("name") if message["method"] == "tools/call" else message["method"]
+        for each in play.get("before", {}).get(about, []):
+            token = json.dumps(params.get("_meta", {}).get("progressToken"))
+            write(json.loads(json.dumps(each).replace('"$token"', token)))
+        if about in answers:
+            found = answers[about]
+            write({"id": message["id"], **(found if "error" in found else {"result": found})})
+            continue
         match message["method"]:
             case "initialize":
                 result: Json = {
                     "protocolVersion": params["protocolVersion"],
                     "capabilities": {"tools": {"listChanged": True}, "logging": {}},
                     "serverInfo": {"name": "hostile", "version": "1"},
+                    **play.get("introduction", {}),
                 }
             case "tools/list":
-                result = {"tools": json.loads(Path(path).read_text())}
+                result = {"tools": play.get("tools", loaded)}
             case "tools/call":
                 arguments = params.get("arguments", {})
                 if params["name"] == "flood":
