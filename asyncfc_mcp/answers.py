@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 from asyncfc_mcp.errors import ReferenceFailed
 from asyncfc_mcp.futures import Future, Result, State
+from asyncfc_mcp.protocol import content_blocks
 
 REPEATED_BYTES: Final = 4096
 """A result up to this size is told as often as it is asked for in one `gather`; a larger one once."""
@@ -30,11 +31,6 @@ def is_text(block: object) -> bool:
     return isinstance(block, dict) and cast("Block", block).get("type") == "text"
 
 
-def blocks_of(result: Result) -> list[Block]:
-    content = result.get("content")
-    return list(content) if isinstance(content, list) else []  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-
-
 def meta_of(result: Result) -> Block:
     meta = result.get("_meta")
     return cast("Block", meta) if isinstance(meta, dict) else {}
@@ -45,7 +41,7 @@ def value_of(result: Result) -> Any:
     structured = result.get("structuredContent")
     if structured is not None:
         return structured
-    return "\n".join(str(block.get("text", "")) for block in blocks_of(result) if is_text(block))
+    return "\n".join(str(block.get("text", "")) for block in content_blocks(result) if is_text(block))
 
 
 def failure_text(future: Future) -> str:
@@ -118,7 +114,7 @@ def _under(head: str, result: Result) -> list[Block]:
 
     Of an error, some clients (FastMCP) show the first block alone: it is the line with the first text of the result.
     """
-    blocks = blocks_of(result)
+    blocks = content_blocks(result)
     if result.get("isError") is True:
         for index, block in enumerate(blocks):
             if is_text(block) and isinstance(text := block.get("text"), str):
@@ -147,7 +143,7 @@ def with_result(future: Future) -> Result:
             "_meta": {META_KEY: [entry]},
         }
     result = future.result
-    blocks = blocks_of(result)
+    blocks = content_blocks(result)
     answer: Result = {
         **{key: value for key, value in result.items() if key not in ("content", "structuredContent", "_meta")},
         "content": _under(line(future), result),
@@ -170,7 +166,7 @@ def in_place(future: Future) -> Result:
     if future.result is None or not put_in(future):
         return answer
     meta = {**meta_of(answer), META_KEY: [record(future)]}
-    return {**answer, "content": [*blocks_of(answer), _text(line(future))], "_meta": meta}
+    return {**answer, "content": [*content_blocks(answer), _text(line(future))], "_meta": meta}
 
 
 def several(futures: Iterable[tuple[Future, tuple[Sequence[str], str]]]) -> Result:
@@ -196,7 +192,7 @@ def several(futures: Iterable[tuple[Future, tuple[Sequence[str], str]]]) -> Resu
             content.append(_text(line(future, waiting)))
             continue
         content += _under(line(future), future.result)
-        plain = plain and all(map(is_text, blocks_of(future.result)))
+        plain = plain and all(map(is_text, content_blocks(future.result)))
     answer: Result = {"content": content, "_meta": {META_KEY: records}}
     if plain:
         answer["structuredContent"] = {"results": results}
@@ -210,7 +206,7 @@ def append(answer: Result, delivered: Sequence[Future], note: str | None = None)
     if note is not None:
         blocks.append(_text(note))
     meta = meta_of(answer)
-    out: Result = {**answer, "content": [*blocks_of(answer), *blocks]}
+    out: Result = {**answer, "content": [*content_blocks(answer), *blocks]}
     out["_meta"] = {**meta, META_KEY: [*meta.get(META_KEY, ()), *extra["_meta"][META_KEY]]}
     structured = answer.get("structuredContent")
     if "structuredContent" in out and delivered:

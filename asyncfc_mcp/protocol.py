@@ -172,3 +172,20 @@ def progress_of(token: RequestId, progress: float, total: float | None, message:
     if message is not None:
         params["message"] = message
     return params
+
+
+def content_blocks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the content blocks of a `CallToolResult`.
+
+    Some servers write a bare text or a single block where the list belongs, or bare texts in the list: each is read as
+    one block, so that nothing of it is lost. What is neither text nor object is left out.
+    """
+    content = result.get("content")
+    items = cast("list[Any]", content) if isinstance(content, list) else [content]
+    blocks: list[dict[str, Any]] = []
+    for item in items:
+        if isinstance(item, dict):
+            blocks.append(cast("dict[str, Any]", item))
+        elif isinstance(item, str):
+            blocks.append({"type": "text", "text": item})
+    return blocks

@@ -36,6 +36,7 @@ from asyncfc_mcp.errors import (
 )
 from asyncfc_mcp.expect import Expected, expected
 from asyncfc_mcp.json_types import is_array, is_object, json_type, parse_json, printable, shown_path
+from asyncfc_mcp.protocol import content_blocks
 
 Known = Callable[[str], str | None]
 """An ID or a name (without `$`) → the key of the future that it means; None if it means none."""
@@ -289,10 +290,8 @@ class _Source:
         self.texts: list[str] = []
         self.binaries: list[str] = []
         self.kinds: list[str] = []
-        content = result.get("content")
-        for block in content if is_array(content) else []:
-            if is_object(block):
-                self._take(block)
+        for block in content_blocks(result):
+            self._take(block)
         structured = result.get("structuredContent")
         self.raw: Any = _NOTHING if structured is None else structured
         self.wrapped = is_object(structured) and structured.keys() == {"result"}

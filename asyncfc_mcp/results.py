@@ -7,8 +7,9 @@ import json
 import re
 from typing import Any, Final
 
-from asyncfc_mcp.answers import META_KEY, blocks_of, is_text, put_in, record
+from asyncfc_mcp.answers import META_KEY, is_text, put_in, record
 from asyncfc_mcp.futures import Future, Result
+from asyncfc_mcp.protocol import content_blocks
 
 SCHEME: Final = "future://"
 TEMPLATE: Final = {
@@ -71,7 +72,7 @@ def read(future: Future, uri: str, offset: int | None, limit: int) -> Result:
         meta = {"asyncfc/offset": offset, "asyncfc/rest": rest, "asyncfc/total": len(text)}
         return {"contents": [{"uri": uri, "mimeType": "text/plain", "text": part, "_meta": meta}]}
     contents: list[dict[str, Any]] = [{"uri": whole, "mimeType": "application/json", "text": text}]
-    for number, block in enumerate(blocks_of(value)):
+    for number, block in enumerate(content_blocks(value)):
         if isinstance(block, dict) and block.get("type") in _BINARY and isinstance(block.get("data"), str):
             kind = block.get("mimeType", "application/octet-stream")
             contents.append({"uri": f"{whole}#{number}", "mimeType": kind, "blob": block["data"]})
@@ -103,7 +104,7 @@ def has_more(result: Result, max_bytes: int | None) -> bool:
 
 
 def _text_of(result: Result) -> str:
-    return "\n".join(str(block.get("text", "")) for block in blocks_of(result) if is_text(block))
+    return "\n".join(str(block.get("text", "")) for block in content_blocks(result) if is_text(block))
 
 
 def _structured_of(result: Result) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Se
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heapify, heappop, heappush
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.abc
@@ -36,7 +36,7 @@ from asyncfc_mcp.errors import (
 )
 from asyncfc_mcp.futures import Event, Future, FutureStore, Result, Scope, State
 from asyncfc_mcp.ordering import NOTHING, Effect, StateTree
-from asyncfc_mcp.protocol import OnProgress, OnSent
+from asyncfc_mcp.protocol import OnProgress, OnSent, content_blocks
 from asyncfc_mcp.validate import Validator
 
 logger = logging.getLogger(__name__)
@@ -724,9 +724,7 @@ def reason_of(future: Future) -> str:
         if isinstance(future.failure, DependencyFailed | Stopped):
             return future.failure.reason
         return str(future.failure).partition("\n")[0]
-    content = (future.result or {}).get("content")
-    blocks = cast("list[Any]", content) if isinstance(content, list) else []
-    text = " ".join(str(cast("dict[str, Any]", block).get("text", "")) for block in blocks if isinstance(block, dict))
+    text = " ".join(str(block.get("text", "")) for block in content_blocks(future.result or {}))
     return (text[:200] + "…" if len(text) > 200 else text) or "the tool reported an error"
 
 

@@ -341,3 +341,15 @@ def test_an_error_is_text():
     answer = answers.error("what, and what to do")
     assert answer["content"] == [{"type": "text", "text": "what, and what to do"}]
     assert answer["isError"] is True
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("words", "words"), ({"type": "text", "text": "one"}, "one"), (["a", {"type": "text", "text": "b"}], "a\nb")],
+)
+def test_content_that_is_no_list_of_blocks_keeps_its_text(content: object, text: str) -> None:
+    """A bare text or block where MCP has a list reaches the model, and the calls that take its value."""
+    it = completed({"content": content})
+    shown = answers.with_result(it)["content"]
+    assert "\n".join(block["text"] for block in shown[1:]) == text
+    assert answers.value_of({"content": content}) == text
