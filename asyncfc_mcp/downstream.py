@@ -472,6 +472,8 @@ class Downstream:
         """What happened, as a predicate of the server."""
         if isinstance(failure, ConnectionEnded) and connection.ended_how is not None:
             return await connection.ended_how() or failure.message
+        if isinstance(failure, ConnectionEnded) and connection.remote is not None:
+            return "closed the connection"
         return failure.message
 
     # --- the owner task ------------------------------------------------------------------------------------------
