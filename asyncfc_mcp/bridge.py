@@ -5,6 +5,7 @@ how clients are connected and in which words they are answered.
 """
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,8 @@ INTRODUCTION_S: Final = 1.0
 """How long servers are kept waiting for a client to say what it can be asked."""
 SET_LEVEL_S: Final = 5.0
 """How long servers may take to accept a log level."""
+STEP_S: Final = 0.005
+"""How long a step of the preparation of a listing takes before others have their turn."""
 STRAGGLERS_S: Final = 2.0
 """How long those that know their lists wait for the servers that do not."""
 _OURS: Final = ("io.modelcontextprotocol/", "asyncfc/")
@@ -235,6 +238,8 @@ class Bridge:
         self._states = server_states(config.servers)
         self._subscribed: dict[str, str] = {}
         """URI → the server that was asked to announce its changes."""
+        self._prepared: dict[str, dict[int, Wiring]] = {}
+        """Server → tools that are to be listed soon, by the identity of their raw entries."""
         self.wirings: dict[str, Wiring] = {}
         """The tools listed at this moment."""
         self._observers: list[Callable[[frozenset[str]], None]] = []
@@ -291,7 +296,13 @@ class Bridge:
             if known is not None and known.entry.raw is entry.raw:
                 self.wirings[name] = known if known.entry is entry else replace(known, entry=entry)
             else:
-                self.wirings[name] = Wiring.of(entry, self._states[entry.server])
+                ready = self._prepared.get(entry.server, {}).get(id(entry.raw))
+                same = ready is not None and ready.entry.raw is entry.raw
+                self.wirings[name] = (
+                    replace(ready, entry=entry, loosened=_Loosened(entry))
+                    if ready is not None and same
+                    else Wiring.of(entry, self._states[entry.server])
+                )
         for server, remarks in self.catalog.mended.items():
             if server not in self._mended:
                 self._mended.add(server)
@@ -656,11 +667,31 @@ class Bridge:
 
     # --- told by the servers -------------------------------------------------------------------------------------
 
+    async def prepare(self, downstream: Downstream, kind: str, entries: list[dict[str, Any]]) -> None:
+        known = {id(raw) for raw in downstream.offer.listing(kind)}
+        self._builder.begin(downstream.name, kind)
+        wirings: dict[int, Wiring] = {}
+        if kind == "tools":
+            self._prepared[downstream.name] = wirings
+        since = time.monotonic()
+        for raw in entries:
+            if id(raw) not in known:
+                entry = self._builder.prepare(downstream.config, kind, raw)
+                if entry is not None:
+                    wirings[id(raw)] = Wiring.of(entry, self._states[entry.server])
+            if time.monotonic() - since > STEP_S:
+                await anyio.lowlevel.checkpoint()
+                since = time.monotonic()
+
     def downstream_changed(self, downstream: Downstream, kinds: frozenset[str]) -> None:
         if not kinds:
             return
         before = self.catalog
         self._rebuild()
+        for kind in kinds:
+            self._builder.begin(downstream.name, kind)
+        if "tools" in kinds:
+            self._prepared.pop(downstream.name, None)
         # Kept only once it has been worked with: what stops us there must not stop the next start, too.
         self._cache.save(downstream.config, downstream.offer)
         # A server announces what clients may not see: what it leaves out, or lists again as it was.

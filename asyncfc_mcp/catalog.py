@@ -140,7 +140,30 @@ def selected(config: ServerConfig, tool: str) -> bool:
     return not any(fnmatchcase(tool, glob) for glob in config.exclude)
 
 
-def list_tool(config: ServerConfig, raw: Json, name: str, conforming: Json | None = None) -> ToolEntry:
+@dataclass(frozen=True, slots=True)
+class _Rewritten:
+    """An input schema as it is listed, but for a title that says the tool's name again."""
+
+    schema: Json
+    skipped: tuple[str, ...]
+    """Those of our arguments that it does not have."""
+    remarks: tuple[str, ...]
+
+
+def _rewritten(policy: Policy, schema: Json, *, read_only: bool) -> _Rewritten:
+    schema = without_dialect(schema)
+    remarks: tuple[str, ...] = ()
+    if policy.references == "all" or (policy.references == "read-only" and read_only):
+        try:
+            schema = admit_references(schema)
+        except SchemaTooLarge:
+            remarks = ("its input schema is too large to be rewritten; it is listed as it is, and takes no references",)
+    return _Rewritten(*add_reserved(schema, as_=policy.names, wait=policy.wait), remarks)
+
+
+def list_tool(
+    config: ServerConfig, raw: Json, name: str, conforming: Json | None = None, rewritten: _Rewritten | None = None
+) -> ToolEntry:
     """A tool as it is listed upstream: the server's own words, less what a handle would not satisfy.
 
     `title`, `annotations`, `icons`, `_meta` and fields we do not know are kept. `outputSchema` is not (the handle is
@@ -149,6 +172,7 @@ def list_tool(config: ServerConfig, raw: Json, name: str, conforming: Json | Non
 
     Args:
         conforming: the tool as MCP's schema has it, if that is not `raw`.
+        rewritten: its input schema, if that has been rewritten before.
     """
     tool = str(raw.get("name"))
     policy = config.policy(tool)
@@ -159,17 +183,11 @@ def list_tool(config: ServerConfig, raw: Json, name: str, conforming: Json | Non
         return ToolEntry(name, config.name, tool, raw, listed, policy, None if before is listed else before)
     listed.pop("outputSchema", None)
     entry = ToolEntry(name, config.name, tool, raw, listed, policy)
-    schema: Json = without_dialect(listed["inputSchema"])
-    remarks: tuple[str, ...] = ()
-    if policy.references == "all" or (policy.references == "read-only" and entry.read_only):
-        try:
-            schema = admit_references(schema)
-        except SchemaTooLarge:
-            remarks = ("its input schema is too large to be rewritten; it is listed as it is, and takes no references",)
-    schema, skipped = add_reserved(schema, as_=policy.names, wait=policy.wait)
+    if rewritten is None:
+        rewritten = _rewritten(policy, listed["inputSchema"], read_only=entry.read_only)
     # The name as listed: one that was cut short may have lost what the title still says.
-    listed["inputSchema"] = without_echo(schema, name)
-    notes = remarks + tuple(f"{arg} is the tool's own argument; ours is off" for arg in skipped)
+    listed["inputSchema"] = without_echo(rewritten.schema, name)
+    notes = rewritten.remarks + tuple(f"{arg} is the tool's own argument; ours is off" for arg in rewritten.skipped)
     return ToolEntry(
         name,
         config.name,
@@ -177,8 +195,8 @@ def list_tool(config: ServerConfig, raw: Json, name: str, conforming: Json | Non
         raw,
         listed,
         policy,
-        takes_as=policy.names and "_as" not in skipped,
-        takes_wait=policy.wait and "_wait" not in skipped,
+        takes_as=policy.names and "_as" not in rewritten.skipped,
+        takes_wait=policy.wait and "_wait" not in rewritten.skipped,
         notes=notes,
     )
 
@@ -190,6 +208,8 @@ class _Conforming:
     raw: Json
     entry: Json | None
     remarks: tuple[str, ...]
+    rewritten: _Rewritten | None = None
+    """The input schema of a tool that was prepared."""
 
 
 class CatalogBuilder:
@@ -201,6 +221,32 @@ class CatalogBuilder:
     def __init__(self) -> None:
         self._conforming: dict[tuple[str, int], _Conforming] = {}
         self._tools: dict[tuple[str, str], ToolEntry] = {}
+        self._prepared: dict[tuple[str, str], dict[int, _Conforming]] = {}
+        """Server and kind → entries that are to be listed soon, by identity."""
+
+    def begin(self, server: str, kind: str) -> None:
+        """Forget what was prepared of this listing before."""
+        self._prepared[server, kind] = {}
+
+    def prepare(self, config: ServerConfig, kind: str, raw: Json) -> ToolEntry | None:
+        """Do for a new entry what depends on it alone, so that `build` finds it done: most of the work for a listing.
+
+        Returns:
+            A tool, under its own name; None for everything else and for what will not be listed.
+        """
+        tool = raw.get("name")
+        if kind == "tools" and not (isinstance(tool, str) and selected(config, tool)):
+            return None
+        each = _Conforming(raw, *conform(kind, raw))
+        found: ToolEntry | None = None
+        if kind == "tools" and each.entry is not None and isinstance(tool, str):
+            policy = config.policy(tool)
+            if policy.mode != "sync":
+                read_only = ToolEntry(tool, config.name, tool, raw, raw, policy).read_only
+                each = replace(each, rewritten=_rewritten(policy, each.entry["inputSchema"], read_only=read_only))
+            found = list_tool(config, raw, tool, each.entry, each.rewritten)
+        self._prepared[config.name, kind][id(raw)] = each
+        return found
 
     def build(self, sources: Iterable[Source], handed: Handed | None = None) -> Catalog:
         """The catalog of these servers, in the order of the config and, within a server, in its own order."""
@@ -270,7 +316,7 @@ class CatalogBuilder:
                 named = raw.get(key)
                 if kind == "tools" and isinstance(named, str) and not selected(source.config, named):
                     continue
-                each = known.get((kind, id(raw)))
+                each = known.get((kind, id(raw))) or self._prepared.get((source.config.name, kind), {}).get(id(raw))
                 if each is None or each.raw is not raw:
                     each = _Conforming(raw, *conform(kind, raw))
                 self._conforming[kind, id(raw)] = each
@@ -306,7 +352,7 @@ class CatalogBuilder:
                     continue
                 entry = before.get((config.name, tool))
                 if entry is None or entry.raw is not each.raw or entry.name != name:
-                    entry = list_tool(config, each.raw, name, each.entry)
+                    entry = list_tool(config, each.raw, name, each.entry, each.rewritten)
                 tools[name] = self._tools[config.name, tool] = entry
         notes += [
             f"tool {tool!r} of server {server!r} is listed as {names[server, tool]!r}: another one is {plain!r}"

@@ -5,6 +5,7 @@ tolerant client known for each (named in the tests): a server that works with on
 Pure. Refuses to know where bytes are from, and which request waits for an answer: these are `wire` and `peer`.
 """
 
+import gc
 import json
 import math
 import re
@@ -58,6 +59,7 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
+_LARGE: Final = 100_000
 _BOM: Final = b"\xef\xbb\xbf"
 _decode: Final = json.JSONDecoder(parse_constant=_no_constant).decode
 # NaN and Infinity become null, as JavaScript's and pydantic's writers have it; raw control characters stay in texts.
@@ -82,7 +84,7 @@ def parse_message(line: bytes, most: int = MOST_FROM_CLIENTS) -> Message:
     if len(line) > 2 * most and has_more_values(line, most):
         raise TooManyValues(INVALID_REQUEST, f"Invalid message: it has more than {most} values")
     try:
-        value: Any = from_json(line, allow_inf_nan=False)
+        value: Any = from_json(line, allow_inf_nan=False) if len(line) < _LARGE else _from_large_json(line)
     except ValueError:
         # What pydantic's parser refuses may still be JSON: a byte order mark, lone surrogates, deep nesting.
         try:
@@ -92,6 +94,17 @@ def parse_message(line: bytes, most: int = MOST_FROM_CLIENTS) -> Message:
         except ValueError as exc:
             raise MalformedMessage(PARSE_ERROR, f"Parse error: {exc}") from None
     return _checked(value)
+
+
+def _from_large_json(data: bytes) -> Any:
+    """Parse without looking for garbage at every 700th object, which doubles the time."""
+    if not gc.isenabled():
+        return from_json(data, allow_inf_nan=False)
+    gc.disable()
+    try:
+        return from_json(data, allow_inf_nan=False)
+    finally:
+        gc.enable()
 
 
 def parse_from_server(data: bytes) -> list[Message | MalformedMessage]:

@@ -106,6 +106,10 @@ class Listener(Protocol):
         """Its status changed, or the listings of these kinds did."""
         ...
 
+    async def prepare(self, downstream: "Downstream", kind: str, entries: list[dict[str, Any]]) -> None:
+        """A listing is about to change to these entries: do what takes long, in steps."""
+        ...
+
     async def introduced(self) -> None:
         """Return when it is known what the client can do, or it is not worth waiting for any more."""
         ...
@@ -780,8 +784,13 @@ class Downstream:
                 out["_meta"] = connection.envelope(self._capabilities())
             return await connection.dispatcher.send_raw_request(method, out or None, {"timeout": LIST_TIMEOUT_S})
 
-        self._listings = Listings(ask, partial(self._listed, connection), kinds)
+        self._listings = Listings(ask, partial(self._listed, connection), kinds, self._prepare)
         return self._listings
+
+    async def _prepare(self, kind: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        entries = kept(kind, self.offer.listing(kind), entries)
+        await self._listener.prepare(self, kind, entries)
+        return entries
 
     def _listed(
         self, connection: _Connection, kind: str, entries: list[dict[str, Any]], *, complete: bool, problem: str

@@ -35,6 +35,10 @@ Ask = Callable[[str, Mapping[str, Any]], Awaitable[Json]]
 """Sends a request and returns its result. Raises RpcError."""
 
 
+Prepare = Callable[[str, list[Json]], Awaitable[list[Json]]]
+"""Takes the kind and the entries of a listing, and returns the entries that are to be passed on."""
+
+
 class Came(Protocol):
     """Takes a listing.
 
@@ -64,7 +68,7 @@ def kept(kind: str, old: list[Json], new: list[Json]) -> list[Json]:
 
     def same(entry: Json) -> Json:
         before = known.get(entry[field]) if isinstance(entry.get(field), str) else None
-        return before if before is not None and before == entry else entry
+        return before if before is not None and (before is entry or before == entry) else entry
 
     return [same(entry) for entry in new]
 
@@ -138,10 +142,11 @@ class Listings:
         ask: sends a request to the server.
         came: takes what was listed, each time.
         kinds: those that the server has; the keys of their results.
+        prepare: does what takes long with the entries, before they are passed on, and returns those to be passed on.
     """
 
-    def __init__(self, ask: Ask, came: Came, kinds: Mapping[str, bool]) -> None:
-        self._ask, self._came = ask, came
+    def __init__(self, ask: Ask, came: Came, kinds: Mapping[str, bool], prepare: Prepare | None = None) -> None:
+        self._ask, self._came, self._prepare = ask, came, prepare
         self._kinds = kinds
         """Kind → whether the server says that it has it."""
         self._wanted = {kind: anyio.Event() for kind in kinds}
@@ -206,12 +211,16 @@ class Listings:
                 pages.problem = f"its pages take longer than {LISTING_S:g} s"
                 break
             if taken > SHOWN_AFTER_S and not first.is_set():
-                self._came(kind, list(pages.entries), complete=False, problem=f"{method}: more pages are to come")
+                entries = await self._prepared(kind, list(pages.entries))
+                self._came(kind, entries, complete=False, problem=f"{method}: more pages are to come")
                 first.set()
         problem = f"{method}: {pages.problem}" if pages.problem else ""
-        self._came(kind, pages.entries, complete=not failed, problem=problem)
+        self._came(kind, await self._prepared(kind, pages.entries), complete=not failed, problem=problem)
         first.set()
         return failed
+
+    async def _prepared(self, kind: str, entries: list[Json]) -> list[Json]:
+        return entries if self._prepare is None else await self._prepare(kind, entries)
 
 
 def _words(exc: RpcError) -> str:
