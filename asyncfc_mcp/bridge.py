@@ -46,6 +46,7 @@ from asyncfc_mcp.processes import Child, Reaper
 from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, RESOURCE_NOT_FOUND, OnProgress, OnSent
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions, refuse_unless_able
 from asyncfc_mcp.scheduler import Abandon, Call, Ended, Rest, Scheduler
+from asyncfc_mcp.start_queue import SLOT_S, StartQueue
 from asyncfc_mcp.state_roots import server_states, use_roots
 from asyncfc_mcp.stderr import log_path
 from asyncfc_mcp.validate import Validator
@@ -216,6 +217,7 @@ class Bridge:
             None
         )
         """Told of what servers say that is for clients: the server, the method, the parameters."""
+        self.starts = StartQueue(len(config.servers))
         self.downstreams: dict[str, Downstream] = {}
         for server in config.servers:
             local = isinstance(server.spec, StdioSpec)
@@ -228,6 +230,7 @@ class Bridge:
                 echo=echo,
                 offer=self._cache.load(server),
                 child=(children or {}).get(server.name),
+                starts=self.starts,
             )
         self.catalog = Catalog()
         self._builder = CatalogBuilder()
@@ -310,6 +313,7 @@ class Bridge:
 
     def hand_out(self) -> None:
         """Record that a client was given the names of the catalog: from now on they are of these tools only."""
+        self.starts.answered()
         if self._handed_out is not self.catalog:
             self._handed_out = self.catalog
             self.handed.tools |= {name: (entry.server, entry.tool) for name, entry in self.catalog.tools.items()}
@@ -356,8 +360,9 @@ class Bridge:
     async def listed(self, *kinds: str) -> Catalog:
         """The catalog, as soon as every server's listings are known: from its cache, from itself, or it has failed.
 
-        Waits for the first server until `FIRST_LISTING_S` after the start, and for the others `STRAGGLERS_S` longer
-        than for the first: a slow one must not hold up the others' tools, and comes with `list_changed`.
+        Waits for the first server until `FIRST_LISTING_S` after the start, and no longer than that for the others, nor
+        `STRAGGLERS_S` longer than for the one before: a slow one must not hold up the others' tools, and comes with
+        `list_changed`.
 
         Args:
             kinds: those that are asked for (see `offers.LISTINGS`); tools, if none is named.
@@ -371,16 +376,23 @@ class Bridge:
         if len(unknown) < len(self.downstreams):
             first.set()
 
-        async def settle(downstream: Downstream) -> None:
-            await downstream.listed(kinds)
-            first.set()
-
         with anyio.move_on_after(left):
             async with anyio.create_task_group() as tg:
+
+                async def settle(downstream: Downstream) -> None:
+                    await downstream.listed(kinds)
+                    first.set()
+                    wait_for_others()
+
+                def wait_for_others() -> None:
+                    # Those that are not started yet cannot be slow yet.
+                    queued_s = SLOT_S if self.starts.busy else 0.0
+                    tg.cancel_scope.deadline = anyio.current_time() + STRAGGLERS_S + queued_s
+
                 for downstream in unknown:
                     tg.start_soon(settle, downstream)
                 await first.wait()
-                tg.cancel_scope.deadline = anyio.current_time() + STRAGGLERS_S
+                wait_for_others()
         return self.catalog
 
     def notes(self) -> list[str]:

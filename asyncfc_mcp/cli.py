@@ -283,9 +283,11 @@ def serve(
     config = _load(config_file, url, command)
     if transport == "stdio":
         from asyncfc_mcp.processes import Reaper, start_ahead
+        from asyncfc_mcp.start_queue import FEW
 
         reaper = Reaper()
-        children = start_ahead(config.servers, reaper)  # they start while we import
+        # A few start while we import; many would take the processors from us.
+        children = start_ahead(config.servers if len(config.servers) <= FEW else (), reaper)
         from asyncfc_mcp.transports import serve_stdio
 
         _settle_memory()

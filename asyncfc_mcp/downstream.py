@@ -57,6 +57,7 @@ from asyncfc_mcp.protocol import (
     OnProgress,
     OnSent,
 )
+from asyncfc_mcp.start_queue import StartQueue
 from asyncfc_mcp.stderr import Stderr
 from asyncfc_mcp.watching import Watching
 
@@ -193,6 +194,7 @@ class Downstream:
         echo: where stderr lines are repeated (`--verbose`).
         offer: what the server offered when it was last seen; used until it is up.
         child: the server's process, if it was started ahead.
+        starts: says when it may be started.
     """
 
     def __init__(
@@ -206,6 +208,7 @@ class Downstream:
         echo: TextIO | None = None,
         offer: Offer | None = None,
         child: Child | None = None,
+        starts: StartQueue | None = None,
     ) -> None:
         self.config = config
         self.name = config.name
@@ -226,6 +229,7 @@ class Downstream:
         self._capabilities = capabilities
         self._reaper = reaper
         self._child = child
+        self._starts = starts or StartQueue(1)
         self._stderr = Stderr(config.name, log_path, echo, config.spec.secrets)
         self._connection: _Connection | None = None
         self._kind: Literal["http", "sse"] | None = config.spec.kind if isinstance(config.spec, HttpSpec) else None
@@ -448,6 +452,7 @@ class Downstream:
         """
         woken = 0
         while True:
+            self._starts.hurry(self.name)
             await self.settled()
             connection = self._connection
             if connection is not None:
@@ -487,6 +492,8 @@ class Downstream:
         try:
             while True:
                 self._become(Status.STARTING)
+                light = not isinstance(self.config.spec, StdioSpec)
+                await self._starts.enter(self.name, known=self.known, light=light)
                 healthy, since, reason = False, anyio.current_time(), "ended"
                 served = False
                 try:

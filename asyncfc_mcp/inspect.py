@@ -318,6 +318,7 @@ async def run(
         UnknownSubject: nothing has one of the names.
     """
     bridge.introduce({})
+    bridge.starts.answered()
     async with bridge.open():
         with anyio.move_on_after(CONNECT_S):
             for downstream in bridge.downstreams.values():
