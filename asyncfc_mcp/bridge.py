@@ -46,7 +46,7 @@ from asyncfc_mcp.processes import Child, Reaper
 from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, RESOURCE_NOT_FOUND, OnProgress, OnSent
 from asyncfc_mcp.questions import CAPABILITY, MAX_ROUNDS, Questions, refuse_unless_able
 from asyncfc_mcp.scheduler import Abandon, Call, Ended, Rest, Scheduler
-from asyncfc_mcp.start_queue import SLOT_S, StartQueue
+from asyncfc_mcp.start_queue import StartQueue
 from asyncfc_mcp.state_roots import server_states, use_roots
 from asyncfc_mcp.stderr import log_path
 from asyncfc_mcp.validate import Validator
@@ -385,9 +385,7 @@ class Bridge:
                     wait_for_others()
 
                 def wait_for_others() -> None:
-                    # Those that are not started yet cannot be slow yet.
-                    queued_s = SLOT_S if self.starts.busy else 0.0
-                    tg.cancel_scope.deadline = anyio.current_time() + STRAGGLERS_S + queued_s
+                    tg.cancel_scope.deadline = anyio.current_time() + STRAGGLERS_S
 
                 for downstream in unknown:
                     tg.start_soon(settle, downstream)

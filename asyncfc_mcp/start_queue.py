@@ -81,11 +81,6 @@ class StartQueue:
         if self._starting.pop(name, None) is not None:
             self._stir()
 
-    @property
-    def busy(self) -> bool:
-        """Whether servers wait for their start."""
-        return bool(self._waiting)
-
     def hurry(self, name: str) -> None:
         """Start this server before all others: a call waits for it."""
         entry = self._waiting.get(name)

@@ -243,3 +243,22 @@ def test_a_server_that_announces_changes_without_end_is_asked_a_few_times(stage:
     assert count.read_text().count("tools/list") < 20
     told = [each["method"] for each in wire.notifications if "list_changed" in each["method"]]
     assert len(told) == len(set(told)), "more than that the server has come up"
+
+
+def test_many_servers_that_were_listed_before_are_listed_before_they_have_started(stage: Stage) -> None:
+    """The cache answers the second start while servers start a few at a time; a call has its server started."""
+    count = stage.folder / "count"
+    count.touch()
+    names = [f"s{number}" for number in range(8)]
+    good = GOOD | {"resources": [], "resourceTemplates": []}
+    config = stage.config({name: listing(stage, name, listings=good, count=str(count), start_s=0.5) for name in names})
+    listed = {f"{name}__good" for name in names}
+    first = stage.serve("--config", str(config))
+    eventually(lambda: listed <= first.tools().keys(), "all servers are listed")
+    first.close()
+    before = count.read_text().count("tools/list")
+    second = stage.serve("--config", str(config))
+    assert listed <= second.tools().keys()
+    assert count.read_text().count("tools/list") - before < len(names)
+    assert json.loads(text_of(second.outcome(second.submit("s7__good").id))) == ["good", {}]
+    eventually(lambda: count.read_text().count("tools/list") - before >= len(names), "all servers start in the end")
