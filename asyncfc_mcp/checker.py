@@ -80,10 +80,14 @@ class Checker:
 
     async def _answer(self, question: bytes) -> Problem | None:
         while self._idle:
+            process = self._idle.pop()
+            if process.ended:  # in the pause between two checks
+                await process.end()
+                continue
             try:
-                return await self._asked(self._idle.pop(), question, CHECK_S)
+                return await self._asked(process, question, CHECK_S)
             except _Gone as exc:
-                if exc.args:  # it was given up, and did not end in a pause between two checks
+                if exc.args:  # it was given up, and did not end in that pause
                     raise
         return await self._asked(await _Process.start(), question, START_S)
 
@@ -120,6 +124,10 @@ class _Process:
                 env={name: value for name, value in os.environ.items() if name in _ENVIRONMENT},
             )
         )
+
+    @property
+    def ended(self) -> bool:
+        return self._process.returncode is not None
 
     async def ask(self, question: bytes) -> Problem | None:
         """Raises `_Gone`, with an argument if the process had begun with the question."""
