@@ -26,8 +26,8 @@ class MalformedMessage(ValueError):
     Attributes:
         is_answer: it is an answer as far as it is anything. Answers are not answered: its ID is one of ours, and an
             error with that ID would reach whatever the other side has asked under the same number.
-        ends: for an answer whose ID can be read, the error with which its request ends. Dropped, it would be waited
-            for without end.
+        ends: for an answer, the error with which its request ends; with the ID None if none can be read. Dropped, it
+            would be waited for without end.
         incomplete: JSON that only breaks off: the beginning of something longer.
     """
 
@@ -111,9 +111,9 @@ def parse_from_server(data: bytes) -> list[Message | MalformedMessage]:
     """Parse a message, or a batch (2025-03-26), as the most tolerant client known does.
 
     Accepted beyond `parse_message`: bytes that are not UTF-8 (U+FFFD in their place), NaN and Infinity (null), control
-    characters in texts, an ID like `3.0`, an error beside an empty result or the other way round (of two that are not
-    empty the error counts), and errors of any form. Any other answer with a readable ID becomes an error with that ID:
-    in place, or as `ends` of a `MalformedMessage` where the data is no JSON.
+    characters in texts, an ID like `3.0`, the method beside its result, an error beside an empty result or the other
+    way round (of two that are not empty the error counts), and errors of any form. Any other answer with a readable ID
+    becomes an error with that ID: in place, or as `ends` of a `MalformedMessage` where the data is no JSON.
     """
     try:
         return [parse_message(data, MOST_FROM_SERVERS)]
@@ -153,6 +153,10 @@ _ID_FIRST: Final = re.compile(
 _ID_LAST: Final = re.compile(
     rb"\}\s*,\s*(?:" + _VERSION + rb",\s*" + _ID + rb"|" + _ID + rb",\s*" + _VERSION + rb")\}\s*\Z"
 )
+# Broken off or spoilt in another place: no request, whose next key would be its method or its parameters.
+_ID_ONLY: Final = re.compile(
+    rb"\s*\{\s*(?:" + _VERSION + rb",\s*" + _ID + rb"|" + _ID + rb",\s*" + _VERSION + rb')(?:\}|,\s*"[^mp"])'
+)
 _ANSWER: Final = re.compile(rb"\s*\{\s*(?:" + _VERSION + rb',\s*)?"(?:result|error)"\s*:')
 _TAIL: Final = 500
 
@@ -161,7 +165,7 @@ def _salvaged(data: bytes, problem: str) -> Message | None:
     """The error for an answer that is no JSON, if its ID stands where serializers put it: before the result or at the
     very end. Anywhere else it may be part of the result, and another request would end."""
     data = data.removeprefix(_BOM)
-    found = _ID_FIRST.match(data)
+    found = _ID_FIRST.match(data) or _ID_ONLY.match(data)
     if found is None and _ANSWER.match(data):
         found = _ID_LAST.search(data[-_TAIL:])
     if found is None:
@@ -175,22 +179,38 @@ def _mended(value: object) -> Message | MalformedMessage:
     if isinstance(value, dict):
         message = cast("Message", value)
         value = {**message, "id": _whole(message["id"])} if "id" in message else dict(message)
-        if value.get("method", "") is None:  # serializers that write every field
-            del value["method"]
+        has_outcome = value.get("result") is not None or value.get("error") is not None
+        if "method" in value and (has_outcome or value["method"] is None):
+            del value["method"]  # repeated beside the answer to it, or null: written by serializers of every field
     try:
         return _checked(value)
     except MalformedMessage as exc:
-        return _mended_answer(cast("Message", value), exc) if exc.is_answer else exc
+        if exc.is_answer:
+            return _mended_answer(cast("Message", value), exc)
+        if _is_empty_answer(value) and exc.request_id is not None:
+            problem = "Invalid answer: neither result nor error"
+            return _error_answer(exc.request_id, INVALID_REQUEST, problem)
+        return exc
+
+
+def _is_empty_answer(value: object) -> bool:
+    """Whether it is an answer but for its result. JSON that a server logs has an ID at times, and no version."""
+    if not isinstance(value, dict):
+        return False
+    message = cast("Message", value)
+    return message.get("jsonrpc") == "2.0" and "method" not in message
 
 
 def _mended_answer(message: Message, refused: MalformedMessage) -> Message | MalformedMessage:
     result, error = message.get("result"), message.get("error")
     if message.get("jsonrpc") == "2.0" and error:
         # Without an ID it may still be known what it is about.
-        if refused.request_id is not None or message.get("id") is None:
-            return {"jsonrpc": "2.0", "id": refused.request_id, "error": _mended_error(error)}
-    elif message.get("jsonrpc") == "2.0" and isinstance(result, dict) and refused.request_id is not None:
+        return {"jsonrpc": "2.0", "id": refused.request_id, "error": _mended_error(error)}
+    if message.get("jsonrpc") == "2.0" and isinstance(result, dict) and refused.request_id is not None:
         return {key: item for key, item in message.items() if key != "error"}
+    if message.get("jsonrpc") == "2.0" and refused.request_id is None:
+        refused.ends = _error_answer(None, INVALID_REQUEST, str(refused))
+        return refused
     return refused.ends or refused
 
 
@@ -251,6 +271,8 @@ def _envelope_problem(message: Message, request_id: int | str | None) -> str | N
     if "method" in message:
         if not isinstance(message["method"], str):
             return "method must be a string"
+        if message.get("result") is not None or message.get("error") is not None:
+            return "both a method and a result or an error"
         if not isinstance(message.get("params", {}), dict | None):
             return "params must be an object"
         if "id" in message and request_id is None:

@@ -175,6 +175,8 @@ class Peer:
         self._inbound: dict[object, Inbound] = {}
         self._taskless: dict[Inbound, None] = {}
         """Requests that wait without a task. Apart from the others: the other side may use an ID twice."""
+        self._latest: object = None
+        """Key of the request that was written last, if nothing else was written after it."""
         self._last_id = 0
         self._closed = False
         self._ends_unread = ends_unread
@@ -207,6 +209,7 @@ class Peer:
         if not self._post(message, partial(self._lose, key)):
             return None
         self._pending[key] = _Pending(settle, opts, start)
+        self._latest = key
         return request_id
 
     def _lose(self, key: object, begun: bool) -> None:
@@ -227,6 +230,7 @@ class Peer:
     def abandon(self, request_id: RequestId, reason: str) -> None:
         """Tell the other side that nobody waits for its answer any more; `settle` is not called."""
         if self._pending.pop(correlation_key(request_id), None) is not None and not self._closed:
+            self._latest = None
             params = {"requestId": request_id, "reason": reason}
             self._post({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
 
@@ -270,6 +274,7 @@ class Peer:
 
         key = correlation_key(request_id)
         self._pending[key] = pending = _Pending(settle, opts, self._writer.position)
+        self._latest = key
         timeout = opts.get("timeout")
         sent = False
         try:
@@ -309,6 +314,7 @@ class Peer:
         """Send a notification; one that cannot be delivered any more is dropped."""
         if self._closed:
             return
+        self._latest = None
         message: Message = {"jsonrpc": "2.0", "method": method}
         if params:
             message["params"] = params
@@ -455,6 +461,8 @@ class Peer:
             return
         if key is None and "error" in message:
             key = next((each for each, pending in self._pending.items() if pending.answers_without_id), None)
+            if key is None and len(self._pending) == 1 and self._latest in self._pending:
+                key = self._latest  # nothing else is left that it could be about
         pending = self._pending.pop(key, None)
         if pending is None:
             logger.debug("dropped an answer to no request: %r", message.get("id"))

@@ -145,9 +145,14 @@ def flood(kind: str, seconds: float) -> None:
         sink.flush()
 
 
+def raw(data: str, number: object) -> bytes:
+    """Bytes as Latin-1, with an ID in place of `%ID%`."""
+    return data.encode("latin-1").replace(b"%ID%", str(number).encode())
+
+
 def main(path: str) -> None:
-    """Serve the tools or the script in a file; `flood` floods, and other tools give their arguments back unless the
-    script says more."""
+    """Serve the tools or the script in a file; `flood` floods, `raw` writes what it is given in place of an answer, and
+    other tools give their arguments back unless the script says more."""
     loaded: Any = json.loads(Path(path).read_text())
     play: Json = loaded if isinstance(loaded, dict) else {}
     answers: Json = play.get("answers", {})
@@ -185,6 +190,10 @@ def main(path: str) -> None:
                     flood(arguments["kind"], arguments["seconds"])
                 if params["name"] == "tell_of_changes":
                     write({"method": "notifications/tools/list_changed"})
+                if params["name"] == "raw":
+                    sys.stdout.buffer.write(raw(arguments["data"], message["id"]) + b"\n")
+                    sys.stdout.buffer.flush()
+                    continue
                 if params["name"] == "many":
                     arguments = {"a": [[]] * arguments["count"]}
                 result = {"content": [], "structuredContent": arguments}
