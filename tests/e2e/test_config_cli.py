@@ -110,22 +110,24 @@ def test_the_servers_key_of_vs_code_is_read(stage: Stage) -> None:
     assert text_of(bridge.outcome(bridge.submit("toy__sleep", {"seconds": 0}).id)) == "slept 0"
 
 
-def test_two_tools_of_one_name_are_an_error_that_names_both(stage: Stage) -> None:
-    """A collision ends the start: the name, both servers, and how to get out of it."""
+def test_two_tools_of_one_name_can_both_be_called(stage: Stage) -> None:
+    """The later server of the configuration gets a prefix for its own, and `inspect` says so."""
     servers = {name: {**stage.toy(), "asyncfc": {"prefix": "", "include": ["echo"]}} for name in ("first", "second")}
-    bridge = stage.bridge(servers, opened=False)
-    assert bridge.wait() == 2
-    said = bridge.stderr()
-    assert "Traceback" not in said
-    assert all(word in said for word in ("echo", "first", "second", "prefix")), said
+    bridge = stage.bridge(servers)
+    bridge.wait_for_tools("echo", "second__echo")
+    for tool in ("echo", "second__echo"):
+        assert "hello" in text_of(bridge.outcome(bridge.submit(tool, {"text": "hello"}).id))
+    seen = stage.run("inspect", "--config", str(stage.config(servers)))
+    assert seen.code == 0
+    assert "second__echo" in seen.stdout
 
 
-def test_a_name_that_collides_with_ours_is_an_error_that_says_so(stage: Stage) -> None:
-    """A server cannot take the names of the bridge's own tools without anybody noticing."""
+def test_a_tool_with_a_name_of_ours_gets_another(stage: Stage) -> None:
+    """A server cannot take the names of the bridge's own tools, and its tool can be called all the same."""
     bridge = stage.bridge({"toy": {**stage.toy(), "asyncfc": {"prefix": ""}}})
     bridge.wait_for_tools("add_tool")
     bridge.submit("add_tool", {"name": "gather"})
-    eventually(lambda: "gather" in bridge.stderr(), "the collision is reported")
+    bridge.wait_for_tools("toy__gather")
     assert bridge.gather([])["isError"] is True
     assert len([tool for tool in bridge.all_pages("tools/list", "tools") if tool["name"] == "gather"]) == 1
 
