@@ -13,13 +13,14 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asyncfc_mcp import __version__
 from asyncfc_mcp.config import BridgeConfig
 from asyncfc_mcp.config_reader import config_for_command, config_for_url, load_config
+from asyncfc_mcp.environment import CHAIN_VARIABLE
 from asyncfc_mcp.errors import BridgeError, UnknownTool
 from asyncfc_mcp.redaction import shown_command, without_secrets
 
@@ -135,10 +136,6 @@ class WrapsItself(BridgeError):
             f"{source} has the bridge itself among the servers that it wraps, without end; "
             f"keep the servers to wrap in a file of their own"
         )
-
-
-CHAIN_VARIABLE: Final = "ASYNCFC_CHAIN"
-"""Environment variable in which the bridges above this one say what they wrap."""
 
 
 def _refuse_itself(config: BridgeConfig) -> None:
@@ -282,6 +279,8 @@ def serve(
     _log_to_stderr(verbose)
     config = _load(config_file, url, command)
     if transport == "stdio":
+        if auth_token_env is not None:
+            os.environ.pop(auth_token_env, None)  # it has no use here, and is no server's either
         from asyncfc_mcp.processes import Reaper, start_ahead
         from asyncfc_mcp.start_queue import FEW
 
@@ -293,13 +292,10 @@ def serve(
         _settle_memory()
         _run(lambda: serve_stdio(_bridge(config, verbose=verbose, reaper=reaper, children=children)))
         return
-    from asyncfc_mcp.transports import MissingToken, scope_for, serve_http
+    from asyncfc_mcp.auth import take_token
+    from asyncfc_mcp.transports import scope_for, serve_http
 
-    token = None
-    if auth_token_env is not None:
-        token = os.environ.get(auth_token_env) or None
-        if token is None:
-            raise MissingToken(auth_token_env)
+    token = None if auth_token_env is None else take_token(os.environ, auth_token_env)
     scope_for(host, token, insecure=insecure_no_auth)
     _settle_memory()
 

@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from asyncfc_mcp.environment import Inherit
 from asyncfc_mcp.redaction import secrets_of, shown_command, shown_url
 
 
@@ -53,6 +54,8 @@ class StdioSpec:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     cwd: str | None = None
+    env_inherit: Inherit = "all"
+    """Variables of the bridge's environment that it gets beside `env`."""
 
     @property
     def shown(self) -> str:
@@ -181,13 +184,24 @@ SERVER_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "tools": "Settings of single tools, by the names that the server gives them.",
     }
 )
+SPAWN_KEYS: Final[Mapping[str, tuple[Any, str]]] = MappingProxyType(
+    {
+        "env_inherit": (
+            "all",
+            "Variables of the bridge's environment that a server's process inherits: `all`, `safe` (the SDKs' list, "
+            "locale, temporary folder, proxies, certificates, homes of package managers), or a list of names that it "
+            "gets beside the safe ones, in which `AWS_*` stands for all that begin so.",
+        )
+    }
+)
+"""Settings of servers' processes, at the top or on a server: name → default and documentation."""
 POLICY: Final = {f.name: f for f in fields(Policy)}
 SETTINGS: Final = {f.name: f for f in fields(Settings)}
 EFFECTS: Final = ("reads", "writes")
 """Settings that declare state paths."""
 LEVELS: Final[Mapping[str, frozenset[str]]] = {
-    "at the top of the file": frozenset(SETTINGS) | frozenset(POLICY) - frozenset(EFFECTS),
-    "on a server": frozenset(POLICY) | frozenset(SERVER_KEYS),
+    "at the top of the file": frozenset(SETTINGS) | frozenset(SPAWN_KEYS) | frozenset(POLICY) - frozenset(EFFECTS),
+    "on a server": frozenset(POLICY) | frozenset(SERVER_KEYS) | frozenset(SPAWN_KEYS),
     "on a tool": frozenset(POLICY),
 }
 """Where an `asyncfc` section may stand → the settings that it may have there."""
@@ -202,4 +216,5 @@ def field_docs() -> list[tuple[str, str, Any, str]]:
         level = "server, tool" if key in ("reads", "writes") else "top, server, tool"
         rows.append((level, key, known.default, known.metadata["doc"]))
     rows += [("server", key, None, doc) for key, doc in SERVER_KEYS.items()]
+    rows += [("top, server", key, default, doc) for key, (default, doc) in SPAWN_KEYS.items()]
     return rows

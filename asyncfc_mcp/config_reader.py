@@ -12,7 +12,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args, get_origin
@@ -24,6 +24,7 @@ from asyncfc_mcp.config import (
     POLICY,
     SERVER_KEYS,
     SETTINGS,
+    SPAWN_KEYS,
     BridgeConfig,
     HttpSpec,
     Policy,
@@ -34,6 +35,8 @@ from asyncfc_mcp.config import (
 )
 from asyncfc_mcp.config_formats import canonical, env_file, find_servers, split_command, transport
 from asyncfc_mcp.config_variables import Unset, Variables, is_script
+from asyncfc_mcp.environment import NAME as VARIABLE_NAME
+from asyncfc_mcp.environment import Inherit
 from asyncfc_mcp.errors import ConfigError, nearest, one_line
 from asyncfc_mcp.redaction import shown_name, shown_url
 
@@ -134,7 +137,7 @@ class _Reader:
     def _unknown(self, key: str, path: str, level: str) -> ConfigError:
         if places := _places(key):
             return self.fail(path, f"{key!r} stands {level}", f"it {places} only")
-        close = nearest(key, [*POLICY, *SETTINGS, *SERVER_KEYS], at_most=1)
+        close = nearest(key, [*POLICY, *SETTINGS, *SERVER_KEYS, *SPAWN_KEYS], at_most=1)
         if not close:
             expected = f"one of {', '.join(sorted(LEVELS[level]))}"
         elif close[0] in LEVELS[level]:
@@ -146,6 +149,8 @@ class _Reader:
     def _setting(self, key: str, value: Any, path: str) -> Any:
         if key in ("reads", "writes", "include", "exclude"):
             return self.strings(value, path)
+        if key == "env_inherit":
+            return self._env_inherit(value, path)
         if key == "state":
             return self.expanded(value, path, Variables(self.environ))
         if key == "prefix":
@@ -178,6 +183,18 @@ class _Reader:
         if not (least < number if above else least <= number) or not number <= LARGEST:
             raise self.fail(path, f"found {_shown(value)}", expected if not number > LARGEST else "a smaller number")
         return number if whole else float(number)
+
+    def _env_inherit(self, value: Any, path: str) -> Inherit:
+        if value in ("all", "safe"):
+            return value
+        if not isinstance(value, list):
+            raise self.fail(path, f"found {_shown(value)}", "'all', 'safe' or a list of names of variables")
+        names = self.strings(cast("list[Any]", value), path)
+        for i, name in enumerate(names):
+            if not VARIABLE_NAME.fullmatch(name):
+                expected = "the name of a variable, or its beginning and *"
+                raise self.fail(f"{path}[{i}]", f"found {_shown(name)}", expected)
+        return names
 
     def _profiles(self, value: Any, path: str) -> dict[str, dict[str, object]]:
         profiles = cast("dict[str, Any]", self.typed(value, path, dict, "an object: client name → its profile"))
@@ -217,6 +234,10 @@ class _Reader:
             spec = self._spec(entry, path, [key for key in cast("dict[str, Any]", value) if key not in entry])
         except ConfigError as exc:
             return self._unusable(name, exc)
+        if isinstance(spec, StdioSpec):
+            spec = replace(spec, env_inherit=own.get("env_inherit", top.get("env_inherit", "all")))
+        elif "env_inherit" in own:
+            self.warn(f"{path}.asyncfc.env_inherit", "it has no effect, since no process is started for a URL")
         limit = own.get("max_concurrency", top.get("max_concurrency"))
         policy = {key: item for key, item in {**top, **own}.items() if key in POLICY and key != "max_concurrency"}
         state = self._state(own["state"], f"{path}.asyncfc.state", spec) if "state" in own else None

@@ -18,6 +18,7 @@ from anyio.abc import ByteReceiveStream
 
 from asyncfc_mcp.codec import MalformedMessage
 from asyncfc_mcp.config import ServerConfig, StdioSpec
+from asyncfc_mcp.environment import environment
 from asyncfc_mcp.stderr import Stderr
 from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter, Sink, Source, StreamSink
 
@@ -214,6 +215,10 @@ async def _close(end: Source | Sink) -> None:
             await end.aclose()
 
 
+def _environment(spec: StdioSpec) -> dict[str, str]:
+    return environment(os.environ, spec.env, spec.env_inherit)
+
+
 def _start(spec: StdioSpec) -> Child:
     """Start on descriptors of our own: an event loop's pipe objects cost more than the read itself.
 
@@ -231,7 +236,7 @@ def _start(spec: StdioSpec) -> Child:
             stdin=its_stdin,
             stdout=its_stdout,
             stderr=its_stderr,
-            env={**os.environ, **spec.env},
+            env=_environment(spec),
             cwd=spec.cwd,
             start_new_session=True,
         )
@@ -246,7 +251,7 @@ def _start(spec: StdioSpec) -> Child:
 
 
 async def _start_in_loop(spec: StdioSpec) -> Child:
-    process = await anyio.open_process([spec.command, *spec.args], env={**os.environ, **spec.env}, cwd=spec.cwd)
+    process = await anyio.open_process([spec.command, *spec.args], env=_environment(spec), cwd=spec.cwd)
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None

@@ -25,7 +25,6 @@ from asyncfc_mcp.futures import LOCAL, PUBLIC, Result, Scope
 from asyncfc_mcp.lifecycle import drain
 from asyncfc_mcp.peer import Inbound, Peer
 from asyncfc_mcp.protocol import PROBES, Later
-from asyncfc_mcp.redaction import shown_name
 from asyncfc_mcp.requests import Params, Session
 from asyncfc_mcp.server import Upstream, has_envelope, read_envelope, wrong_era
 from asyncfc_mcp.wire import FdSink, FdSource, LineReader, LineWriter
@@ -62,14 +61,6 @@ class Refused(BridgeError):
             f"Set a secret and name its environment variable with --auth-token-env NAME, listen on 127.0.0.1, "
             f"or accept it with --insecure-no-auth"
         )
-
-
-class MissingToken(BridgeError):
-    """`--auth-token-env` names a variable that is not set."""
-
-    def __init__(self, name: str) -> None:
-        shown = shown_name(name)  # it may be the token itself
-        super().__init__(f"--auth-token-env: the environment variable {shown} is not set or empty")
 
 
 def is_loopback(host: str) -> bool:

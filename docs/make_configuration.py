@@ -61,7 +61,7 @@ SERVERS = """\
 
 | key of an entry | what it is |
 |---|---|
-| `command`, `args`, `env`, `envFile`, `cwd` | A server that is a command. `env` is added to the bridge's own environment, and `envFile` to `env`. `~/` at the start of the command, of an argument and of `cwd` is the home folder. A command that holds its arguments (`"npx -y server"`, or a list) is split. |
+| `command`, `args`, `env`, `envFile`, `cwd` | A server that is a command. `env` is added to what is inherited (`env_inherit`), and `envFile` to `env`. `~/` at the start of the command, of an argument and of `cwd` is the home folder. A command that holds its arguments (`"npx -y server"`, or a list) is split. |
 | `url`, `headers` | A server at a URL, over Streamable HTTP; over HTTP+SSE if the path ends in `/sse`. Space around a header's value is trimmed. |
 | `type` | `stdio`, `http` (or `streamable-http`), `sse`: says it where the URL does not. Other spellings of hosts (`local`, `remote`, `streamableHttp`, …) are understood. |
 | `includeTools`, `excludeTools`, `disabledTools`, `tools` | The choice of tools made for a host is kept, unless the `asyncfc` section has `include` or `exclude`. |
@@ -102,6 +102,11 @@ WHERE = {
         '`"writes": []` says that nothing is touched. Without them the tool\'s annotations count '
         "(see [How it works](how-it-works.md)).",
     ),
+    "top, server": (
+        "Settings of servers' processes: at the top, or on a server",
+        "No server inherits the variable that `--auth-token-env` names, whatever is set here "
+        "(see [Security](security.md)).",
+    ),
     "server": ("Settings of a server", "Globs are matched against the names that the server gives its tools."),
     "top": ("Settings of the bridge: at the top only", ""),
 }
@@ -131,7 +136,12 @@ def _values(kind: Any) -> str:
     return words.get(get_origin(kind) or kind, "object")
 
 
-SERVER_VALUES = {"prefix": "string", "state": "string", "tools": "object: tool name → settings"}
+SERVER_VALUES = {
+    "env_inherit": '`"all"`, `"safe"` or list of strings',
+    "prefix": "string",
+    "state": "string",
+    "tools": "object: tool name → settings",
+}
 
 
 def page() -> str:

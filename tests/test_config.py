@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from asyncfc_mcp.config import (
     SERVER_KEYS,
+    SPAWN_KEYS,
     BridgeConfig,
     HttpSpec,
     Policy,
@@ -572,6 +573,7 @@ SAMPLES: Mapping[str, Any] = {
     "exclude": ["b"],
     "tools": {"t": {"mode": "sync"}},
     "state": "workspace",
+    "env_inherit": "safe",
 }
 """For every setting a value that is not its default."""
 
@@ -590,7 +592,7 @@ def test_the_documentation_knows_every_setting() -> None:
     """Every field is a row, with its default, and has something to say; and nothing else is."""
     rows = {name: (default, doc) for _, name, default, doc in field_docs()}
     declared = {f.name for model in (Policy, Settings) for f in fields(model)}
-    assert set(rows) == declared | set(SERVER_KEYS) == set(SAMPLES)
+    assert set(rows) == declared | set(SERVER_KEYS) | set(SPAWN_KEYS) == set(SAMPLES)
     assert len(field_docs()) == len(rows)
     for model in (Policy(), Settings()):
         for f in fields(model):
@@ -622,6 +624,8 @@ def test_a_setting_stands_where_it_is_documented_to(level: str, name: str) -> No
         assert (server.policy("t").max_concurrency, server.max_concurrency) == (
             (3, None) if level == "tool" else (None, 3)
         )
+    elif name in SPAWN_KEYS:
+        assert getattr(server.spec, name) == read
     elif WHERE[name] == ["top"]:
         assert getattr(config.settings, name) == read
     else:
@@ -657,6 +661,29 @@ def test_max_concurrency_counts_what_it_stands_on() -> None:
     assert server.base.max_concurrency is None
     assert section({}, {"max_concurrency": 9}).max_concurrency == 9
     assert section({}, {"max_concurrency": 9}).policy("t").max_concurrency is None
+
+
+def test_env_inherit_stands_at_the_top_or_on_a_server() -> None:
+    """The nearest wins; a server at a URL has no process."""
+
+    def inherit(own: Json, top: Json | None = None) -> object:
+        spec = section(own, top).spec
+        assert isinstance(spec, StdioSpec)
+        return spec.env_inherit
+
+    assert inherit({}) == "all"
+    assert inherit({}, {"env_inherit": "safe"}) == "safe"
+    assert inherit({"env_inherit": "all"}, {"env_inherit": "safe"}) == "all"
+    assert inherit({"env_inherit": ["A", "AWS_*"]}) == ("A", "AWS_*")
+    config = parse({"mcpServers": {"s": {"url": "http://x", "asyncfc": {"env_inherit": "safe"}}}})
+    assert "no process" in config.warnings[0]
+
+
+@pytest.mark.parametrize("wrong", ["none", "Safe", True, None, ["A=B"], [""], ["*"], ["A*B"], [1], {"A": "B"}])
+def test_a_wrong_env_inherit_is_refused(wrong: object) -> None:
+    """It would give a server more, or less, than was meant."""
+    assert "asyncfc.env_inherit" in refused_section({"env_inherit": wrong})
+    assert "on a tool" in refused_section({"tools": {"t": {"env_inherit": "safe"}}})
 
 
 def test_nothing_said_of_effects_is_not_the_same_as_none() -> None:
