@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import anyio
 
 from asyncfc_mcp.errors import Cycle
-from asyncfc_mcp.futures import Future, FutureStore, Scope
+from asyncfc_mcp.futures import CallerIdentity, Future, FutureStore, Scope
 from asyncfc_mcp.ordering import Effect, conflict
 
 
@@ -21,6 +21,8 @@ class Arrival:
     behind a call that does."""
 
     scope: Scope
+    namer: CallerIdentity | None
+    """The caller among whose names `name` and `missing` are."""
     name: str | None
     effect: Effect
     missing: tuple[str, ...]
@@ -83,27 +85,29 @@ class Arrivals:
         stirred, self._stirred = self._stirred, anyio.Event()
         stirred.set()
 
-    def announced(self, scope: Scope, ref: str) -> Arrival | None:
-        """The call that came and is going to take this name."""
+    def announced(self, scope: Scope, ref: str, namer: CallerIdentity | None) -> Arrival | None:
+        """This caller's call that came and is going to take this name."""
         name = ref.strip().removeprefix("$")
-        return next((each for each in self._waiting if each.scope == scope and each.name == name), None)
+        return next((each for each in self._waiting if _takes(each, scope, namer) and each.name == name), None)
 
-    async def futures(self, scope: Scope, refs: Sequence[str]) -> list[Future]:
+    async def futures(self, scope: Scope, refs: Sequence[str], namer: CallerIdentity | None) -> list[Future]:
         """The futures with these IDs or names. One that is not there yet gets the time that a reference to it would.
 
         Raises:
             UnknownFuture: one of them cannot be seen from here.
+            AmbiguousName: several callers gave one of the names.
         """
         with anyio.move_on_after(self._wait_s):
-            while scope.listed and any(self.store.find(scope, ref) is None for ref in refs):
+            while scope.listed and any(self.store.own(scope, ref, namer) is None for ref in refs):
                 await self._stirred.wait()
-        return [self.store.get(scope, ref) for ref in refs]
+        return [self.store.get(scope, ref, namer) for ref in refs]
 
     def _lacks(self, arrival: Arrival) -> bool:
-        scope = arrival.scope
+        scope, namer = arrival.scope, arrival.namer
+        own, announced = self.store.own, self.announced
         return scope.listed and (
-            any(self.store.find(scope, ref) is None for ref in arrival.missing)
-            or any(self.store.find(scope, ref) is None and self.announced(scope, ref) is None for ref in arrival.along)
+            any(own(scope, ref, namer) is None for ref in arrival.missing)
+            or any(own(scope, ref, namer) is None and announced(scope, ref, namer) is None for ref in arrival.along)
         )
 
     def _is_behind(self, arrival: Arrival) -> bool:
@@ -114,7 +118,7 @@ class Arrivals:
             if (
                 other.scope == arrival.scope
                 and (arrival.after_all or conflict(other.effect, arrival.effect) is not None)
-                and not self._wants(other, arrival.name)
+                and not (_takes(other, arrival.scope, arrival.namer) and self._wants(other, arrival.name))
             ):
                 return True
         return False
@@ -129,7 +133,7 @@ class Arrivals:
                 return True
             if ref not in seen:
                 seen.add(ref)
-                announced = self.announced(arrival.scope, ref)
+                announced = self.announced(arrival.scope, ref, arrival.namer)
                 wanted += announced.missing if announced is not None else ()
         return False
 
@@ -137,7 +141,8 @@ class Arrivals:
         """If `new` closes a cycle of calls that wait for each other's names, refuse it and all of them."""
         if new.name is None or not new.missing:
             return
-        by_name = {each.name: each for each in self._waiting if each.scope == new.scope and each.name is not None}
+        same = [each for each in self._waiting if _takes(each, new.scope, new.namer)]
+        by_name = {each.name: each for each in same if each.name is not None}
         by_name[new.name] = new
         path = [new]
         trail = [iter(new.missing)]
@@ -159,3 +164,8 @@ class Arrivals:
                 visited.add(ref)
                 path.append(by_name[ref])
                 trail.append(iter(by_name[ref].missing))
+
+
+def _takes(arrival: Arrival, scope: Scope, namer: CallerIdentity | None) -> bool:
+    """Return true if a call's name is among the names of this caller."""
+    return arrival.namer is namer and arrival.scope == scope

@@ -6,7 +6,7 @@ how clients are connected and in which words they are answered.
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,8 +25,11 @@ from asyncfc_mcp.checker import Checker
 from asyncfc_mcp.config import BridgeConfig, StdioSpec
 from asyncfc_mcp.downstream import Downstream, Status
 from asyncfc_mcp.errors import (
+    AmbiguousName,
+    BridgeError,
     CallFailed,
     ConfigError,
+    ForeignName,
     ProtocolFailure,
     RpcError,
     ServerDied,
@@ -36,7 +39,7 @@ from asyncfc_mcp.errors import (
 from asyncfc_mcp.expect import expected
 from asyncfc_mcp.following import follow_task
 from asyncfc_mcp.future_ids import FutureIds
-from asyncfc_mcp.futures import Future, FutureStore, NumbersOfRun, Result, Scope
+from asyncfc_mcp.futures import CallerIdentity, Future, FutureStore, NumbersOfRun, Result, Scope
 from asyncfc_mcp.json_types import json_type, parse_json
 from asyncfc_mcp.names import Handed
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
@@ -118,8 +121,10 @@ class Origin:
     """`_meta` of the request."""
     capabilities: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     """What the client can be asked."""
-    client: Hashable = None
+    client: CallerIdentity | None = None
     """Which of its scope's clients it is."""
+    namer: CallerIdentity | None = None
+    """The caller among whose names `name` and those in the arguments are."""
     answers: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     """`inputResponses` and `requestState` of a call that is sent again, if its questions go through."""
     asks_through: bool = False
@@ -459,18 +464,20 @@ class Bridge:
         Raises:
             TooManyFutures, InvalidName, NameInUse: see `FutureStore.create`.
             UnknownFuture: there is none that `along` names, nor a call that is going to take the name.
+            AmbiguousName, ForeignName: a reference, or a name in `along`, is not only this caller's.
             Cycle: the call refers to itself through others.
         """
-        scope = origin.scope
+        scope, namer = origin.scope, origin.namer
         meant = self._meant(wiring, arguments, origin)
-        unknown = tuple(ref for ref in along if self.store.find(scope, ref) is None)
+        unknown = tuple(ref for ref in along if self.store.own(scope, ref, namer) is None)
         if meant.missing or unknown or self.arrivals:
             effect = wiring.effect.bind(arguments or {}, lambda value: _may_refer(value))
-            await self.arrivals.pass_through(Arrival(scope, origin.name, effect, meant.missing, unknown, after_all))
+            arrival = Arrival(scope, namer, origin.name, effect, meant.missing, unknown, after_all)
+            await self.arrivals.pass_through(arrival)
             for ref in unknown:
-                if self.arrivals.announced(scope, ref) is None:
-                    self.store.get(scope, ref)
-            meant = self._meant(wiring, arguments, origin)
+                if self.arrivals.announced(scope, ref, namer) is None:
+                    self.store.get(scope, ref, namer)
+            meant = self._meant(wiring, arguments, origin, waited=True)
         return self._submit(wiring, arguments, origin, meant)
 
     def submit_now(self, wiring: Wiring, arguments: dict[str, Any] | None, origin: Origin) -> Future | None:
@@ -478,35 +485,52 @@ class Bridge:
 
         Raises:
             TooManyFutures, InvalidName, NameInUse: see `FutureStore.create`.
+            AmbiguousName, ForeignName: a reference is not only this caller's.
         """
         if self.arrivals:
             return None
         meant = self._meant(wiring, arguments, origin)
         return None if meant.missing else self._submit(wiring, arguments, origin, meant)
 
-    def _meant(self, wiring: Wiring, arguments: dict[str, Any] | None, origin: "Origin") -> "_Meant":
+    def _meant(
+        self, wiring: Wiring, arguments: dict[str, Any] | None, origin: "Origin", *, waited: bool = False
+    ) -> "_Meant":
         """What the references in the arguments mean at this moment.
+
+        Args:
+            waited: names that the caller has not given yet were waited for.
 
         Raises:
             InvalidName, NameInUse: see `FutureStore.check_name`.
+            AmbiguousName, ForeignName: a reference is not only this caller's.
         """
         policy, scope = wiring.entry.policy, origin.scope
         if origin.name is not None:
-            self.store.check_name(scope, origin.name)
+            self.store.check_name(scope, origin.name, origin.namer)
         may_refer = policy.references == "all" or (policy.references == "read-only" and wiring.entry.read_only)
         if not arguments or not may_refer or not references.may_refer(arguments):
             return NOTHING_MEANT
         bindings: dict[str, str] = {}
+        refused: dict[str, BridgeError] = {}
+        waits = policy.names and scope.listed and self.settings.forward_wait_ms > 0
+        look_up = self.store.own if waits and not waited else self.store.referred
 
         def known(ref: str) -> str | None:
-            future = self.store.find(scope, ref)
+            try:
+                future = look_up(scope, ref, origin.namer)
+            except (AmbiguousName, ForeignName) as exc:
+                refused[ref] = exc  # unless it is escaped: then the text is meant, whichever future it is
+                bindings[ref] = f"{scope.key}/{exc.future_ids[-1]}"
+                return bindings[ref]
             if future is None:
                 return None
             bindings[ref] = future.key
             return future.key
 
         found = references.find(arguments, known)
-        waits = policy.names and scope.listed and self.settings.forward_wait_ms > 0
+        for ref, exc in refused.items():
+            if ref in found.names:
+                raise exc
         return _Meant(bindings, found.names, found.unknown if waits else ())
 
     def _submit(self, wiring: Wiring, arguments: dict[str, Any] | None, origin: "Origin", meant: "_Meant") -> Future:
@@ -517,7 +541,12 @@ class Bridge:
         if effect is None:
             effect = wiring.effect.bind(arguments or {}, lambda value: references.is_reference(value, bindings.get))
         future = self.store.create(
-            scope, tool=entry.name, server=entry.server, name=origin.name, conversation=origin.conversation
+            scope,
+            tool=entry.name,
+            server=entry.server,
+            name=origin.name,
+            conversation=origin.conversation,
+            namer=origin.namer,
         )
         if meant.takes:
             future.put_in = {name: key.rpartition("/")[2] for name, key in meant.takes.items()}

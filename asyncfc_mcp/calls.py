@@ -19,8 +19,10 @@ import anyio.lowlevel
 from asyncfc_mcp import answers, metatools, own_arguments, tasks
 from asyncfc_mcp.asking import Asking
 from asyncfc_mcp.bridge import Bridge, Origin, Wiring
+from asyncfc_mcp.callers import CONVERSATION_KEY, CallerIdentities
 from asyncfc_mcp.catalog import ToolEntry
 from asyncfc_mcp.errors import (
+    AmbiguousName,
     BridgeError,
     CallFailed,
     ProtocolFailure,
@@ -47,8 +49,6 @@ from asyncfc_mcp.request_order import Turn
 from asyncfc_mcp.requests import Handler, Params, Request, Session, awaited, paged
 from asyncfc_mcp.scheduler import wait_for
 
-CONVERSATION_KEY: Final = "asyncfc/conversation"
-"""Key in a request's `_meta` by which a host says whose conversation it belongs to."""
 CROWD: Final = (8, 64)
 """So many calls of a tool at a time are given grace, if nothing is known of it yet, and if it is known to be quick.
 More are a burst, which is answered at once: each call that waits costs a task."""
@@ -76,7 +76,15 @@ class ToolCalls:
     """
 
     def __init__(
-        self, bridge: Bridge, scope: Scope, listeners: Listeners, asking: Asking, seal: Seal, *, pipe: bool
+        self,
+        bridge: Bridge,
+        scope: Scope,
+        listeners: Listeners,
+        asking: Asking,
+        seal: Seal,
+        identities: CallerIdentities,
+        *,
+        pipe: bool,
     ) -> None:
         self.bridge = bridge
         self._scope = scope
@@ -84,6 +92,7 @@ class ToolCalls:
         self._listeners = listeners
         self._asking = asking
         self._seal = seal
+        self._identities = identities
         self._clients: OrderedDict[tuple[str, str | None], Client] = OrderedDict()
         self._said: tuple[object, ...] = ()
         self._found = Client(scope)
@@ -174,7 +183,7 @@ class ToolCalls:
         arguments, name, wanted = _without_ours(entry, arguments)
         refs, note = self._beside(client, wanted, name)
         # Before it is submitted: making room for it may be the end of a future that it waits for.
-        also = [self.bridge.store.find(client.scope, ref) for ref in refs] if refs else []
+        also = [self.bridge.store.own(client.scope, ref, caller.namer) for ref in refs] if refs else []
         quick = self._gives_grace(entry)
         origin = self._origin(request, caller, name, answered_first=not (wanted or quick))
         future = self.bridge.submit_now(wiring, arguments, origin) if None not in also else None
@@ -325,6 +334,7 @@ class ToolCalls:
             meta=params.get("_meta"),
             capabilities=caller.capabilities,
             client=caller.identity,
+            namer=caller.namer,
             answers={key: params[key] for key in ("inputResponses", "requestState") if key in params},
             asks_through=request.modern,
         )
@@ -385,8 +395,8 @@ class ToolCalls:
                 also = client.unread_futures()
             elif refs:
                 try:
-                    also = await self.bridge.arrivals.futures(client.scope, refs)
-                except UnknownFuture as exc:  # its call came, and was refused
+                    also = await self.bridge.arrivals.futures(client.scope, refs, caller.namer)
+                except (AmbiguousName, UnknownFuture) as exc:  # its call came, and was refused
                     note = str(exc)
             futures = self._followed(client, future, also)
         if wanted:
@@ -432,6 +442,7 @@ class ToolCalls:
             request.params.get("_meta"),
             caller.capabilities,
             caller.identity,
+            caller.namer,
             answered_first=answered_first,
         )
 
@@ -510,8 +521,10 @@ class ToolCalls:
         """The client, in the course of this request."""
         client = self._client(request)
         put = None if request.modern else partial(self._put, request)
-        identity = None if self._pipe else (request.host, client.conversation) if request.modern else request.session
-        return Caller(client, request.report(), put, request.capabilities, identity)
+        identities = self._identities
+        return Caller(
+            client, request.report(), put, request.capabilities, identities.of(request), identities.namer(request)
+        )
 
     def _beside(
         self, client: Client, wanted: Wanted | None, own_name: str | None

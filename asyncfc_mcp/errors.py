@@ -207,6 +207,30 @@ class NameInUse(BridgeError):
         )
 
 
+class AmbiguousName(BridgeError):
+    """A name that several callers gave, used where it cannot be told which of them is meant."""
+
+    def __init__(self, name: str, future_ids: Sequence[str]) -> None:
+        self.name, self.future_ids = name, tuple(future_ids)
+        shown = " and ".join(future_ids[-5:]) + (f" and {len(future_ids) - 5} more" if len(future_ids) > 5 else "")
+        super().__init__(
+            f"The name {name!r} is ambiguous: {shown} have it, and their callers may be different ones. "
+            f"Use the ID of the one that you mean; its answer had it"
+        )
+
+
+class ForeignName(BridgeError):
+    """A reference in arguments to a name that only another session or conversation gave."""
+
+    def __init__(self, name: str, future_ids: Sequence[str]) -> None:
+        self.name, self.future_ids = name, tuple(future_ids)
+        shown = " and ".join(future_ids[-5:])
+        super().__init__(
+            f"not sent: the name {name!r} was given by another session or conversation (to {shown}), not by this one. "
+            f"Write ${future_ids[-1]} for that value, or $${name} for the text itself"
+        )
+
+
 class InvalidName(BridgeError):
     """A name (`_as`) that could not be referred to."""
 

@@ -8,14 +8,16 @@ import logging
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from asyncfc_mcp.errors import (
+    AmbiguousName,
     CallFailed,
+    ForeignName,
     InvalidName,
     InvalidTransition,
     NameInUse,
@@ -112,6 +114,26 @@ PUBLIC: Final = Scope("public", listed=False)
 
 
 @dataclass(slots=True, eq=False)
+class CallerIdentity:
+    """A caller, as far as it can be told from others in its scope: a session, a conversation, or all clients of one
+    name that have neither. Compared by identity.
+
+    Attributes:
+        host: `clientInfo.name`.
+        shared: several callers may be behind it, which cannot be told apart.
+        ended: its session is over.
+    """
+
+    host: str | None = None
+    shared: bool = False
+    ended: bool = False
+
+    def may_be(self, other: "CallerIdentity") -> bool:
+        """Return true for the same caller, and for one that reconnected after its session ended."""
+        return self is other or (self.ended and self.host == other.host)
+
+
+@dataclass(slots=True, eq=False)
 class Question:
     """What a downstream asked its client while a call was running, as the request that it would have been."""
 
@@ -155,6 +177,8 @@ class Future:
     name: str | None = None
     conversation: str | None = None
     """Whose unread results these are; None where that is unknown."""
+    namer: CallerIdentity | None = None
+    """The caller among whose names `name` is; None where callers are not told apart."""
     submitted_at: float = 0.0
     started_at: float | None = None
     ended_at: float | None = None
@@ -260,11 +284,14 @@ class NumbersOfRun:
 
 @dataclass(slots=True)
 class _Shelf:
-    """Content of one scope: futures by ID in order of submission, and the last future of each name."""
+    """Content of one scope: futures by ID in order of submission, and the futures of each name."""
 
     numbers: Numbers
     futures: dict[str, Future] = field(default_factory=dict[str, Future])
-    names: dict[str, str] = field(default_factory=dict[str, str])
+    names: dict[str, dict[CallerIdentity | None, list[Future]]] = field(
+        default_factory=dict[str, dict[CallerIdentity | None, list[Future]]]
+    )
+    """Name → caller → the last future to which it gave the name; all of them where the identity is shared."""
 
 
 class FutureStore:
@@ -296,14 +323,24 @@ class FutureStore:
         self.bytes = 0
 
     def create(
-        self, scope: Scope, *, tool: str, server: str, name: str | None = None, conversation: str | None = None
+        self,
+        scope: Scope,
+        *,
+        tool: str,
+        server: str,
+        name: str | None = None,
+        conversation: str | None = None,
+        namer: CallerIdentity | None = None,
     ) -> Future:
         """A new future in state `waiting`.
+
+        Args:
+            namer: the caller among whose names `name` is to be.
 
         Raises:
             TooManyFutures: a bound is reached; nothing was created.
             InvalidName: `name` could not be referred to.
-            NameInUse: `name` belongs to a future that has not ended.
+            NameInUse: `name` belongs to a future of this caller that has not ended.
         """
         now = self._clock()
         self._forget_read(now)
@@ -317,17 +354,23 @@ class FutureStore:
         if shelf is None:
             shelf = self._shelves[scope.key] = _Shelf(self._numbers(scope.key))
         if name is not None:
-            self.check_name(scope, name)
+            self.check_name(scope, name, namer)
         future_id = f"f{shelf.numbers.take()}" if scope.listed else f"f{secrets.token_hex(16)}"
         future = Future(future_id, scope, tool, server, name=name, conversation=conversation, submitted_at=now)
+        future.namer = namer
         shelf.futures[future_id] = future
         if name is not None:
-            shelf.names[name] = future_id
+            holders = shelf.names.setdefault(name, {})
+            if namer is not None and namer.shared:
+                # Taken again by the same caller, or taken over by another one: nobody can tell.
+                holders.setdefault(namer, []).append(future)
+            else:
+                holders[namer] = [future]
         self.pending += 1
         return future
 
-    def check_name(self, scope: Scope, name: object) -> str:
-        """The name, if a new future may take it.
+    def check_name(self, scope: Scope, name: object, namer: CallerIdentity | None = None) -> str:
+        """The name, if a new future of this caller may take it.
 
         Raises:
             InvalidName: it could not be referred to. In a scope that is not listed no name can: it would be guessable.
@@ -342,26 +385,69 @@ class FutureStore:
         ):
             raise InvalidName(name)
         shelf = self._shelves.get(scope.key)
-        holder = shelf.futures.get(shelf.names.get(name, "")) if shelf else None
-        if holder is not None and not holder.done:
-            raise NameInUse(name, holder.id)
+        if shelf is not None:
+            for holder in shelf.names.get(name, {}).get(namer, ()):
+                if not holder.done:
+                    raise NameInUse(name, holder.id)
         return name
 
-    def find(self, scope: Scope, ref: str) -> Future | None:
-        """The future with this ID or name; a leading `$` is tolerated. None if there is none to be seen from here."""
+    def own(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
+        """The future with this ID, or to which this caller gave this name; a leading `$` is tolerated. None if there is
+        none.
+
+        Raises:
+            AmbiguousName: callers that cannot be told apart gave it to several.
+        """
         shelf = self._shelves.get(scope.key)
         if shelf is None:
             return None
         ref = ref.strip().removeprefix("$")
-        return shelf.futures.get(ref) or shelf.futures.get(shelf.names.get(ref, ""))
+        if (future := shelf.futures.get(ref)) is not None:
+            return future
+        return _the_one(ref, shelf.names.get(ref, {}).get(namer, ()))
 
-    def get(self, scope: Scope, ref: str) -> Future:
+    def find(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
+        """Like `own`, else the only future to which another caller gave this name: clients reconnect.
+
+        Raises:
+            AmbiguousName: several others have it.
+        """
+        future = self.own(scope, ref, namer)
+        return future or _the_one(ref.strip().removeprefix("$"), [each for _, each in self._others(scope, ref, namer)])
+
+    def referred(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
+        """Like `find`, for a reference in arguments: no name of another session that goes on is taken there, since
+        the call that gives it here may still be on its way.
+
+        Raises:
+            AmbiguousName: several have it.
+            ForeignName: only such a session has it.
+        """
+        future = self.own(scope, ref, namer)
+        if future is not None:
+            return future
+        others = self._others(scope, ref, namer)
+        if any(namer is not None and not (other is None or other.ended) for other, _ in others):
+            raise ForeignName(ref.strip().removeprefix("$"), [each.id for _, each in others])
+        return _the_one(ref.strip().removeprefix("$"), [each for _, each in others])
+
+    def _others(
+        self, scope: Scope, ref: str, namer: CallerIdentity | None
+    ) -> list[tuple[CallerIdentity | None, Future]]:
+        """The futures to which other callers gave this name, in order of submission."""
+        shelf = self._shelves.get(scope.key)
+        holders = shelf.names.get(ref.strip().removeprefix("$"), {}) if shelf is not None else {}
+        found = [(other, each) for other, futures in holders.items() if other is not namer for each in futures]
+        return sorted(found, key=lambda pair: int(pair[1].id[1:])) if len(found) > 1 else found
+
+    def get(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future:
         """Like `find`.
 
         Raises:
+            AmbiguousName: see `find`.
             UnknownFuture: with the nearest IDs and names there are (none in a scope that is not listed).
         """
-        future = self.find(scope, ref)
+        future = self.find(scope, ref, namer)
         if future is None:
             raise UnknownFuture(ref, self._nearest(scope, ref), self.fate(scope, ref))
         return future
@@ -426,6 +512,20 @@ class FutureStore:
             shelf = self._shelves[future.scope.key]
             if shelf.futures.pop(future.id, None) is None:
                 continue  # read once more by somebody who held it while it was forgotten
-            if future.name is not None and shelf.names.get(future.name) == future.id:
-                del shelf.names[future.name]
+            if future.name is not None and (holders := shelf.names.get(future.name)) is not None:
+                left = [each for each in holders.get(future.namer, ()) if each is not future]
+                if left:
+                    holders[future.namer] = left
+                elif holders.pop(future.namer, None) is not None and not holders:
+                    del shelf.names[future.name]
             self.bytes -= future.size
+
+
+def _the_one(name: str, futures: Sequence[Future]) -> Future | None:
+    """
+    Raises:
+        AmbiguousName: there are several.
+    """
+    if len(futures) > 1:
+        raise AmbiguousName(name, [future.id for future in futures])
+    return futures[0] if futures else None

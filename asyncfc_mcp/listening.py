@@ -14,7 +14,7 @@ import anyio
 
 from asyncfc_mcp.backoff import Brake
 from asyncfc_mcp.bridge import Bridge
-from asyncfc_mcp.futures import Future, Scope, State
+from asyncfc_mcp.futures import CallerIdentity, Future, Scope, State
 
 logger = logging.getLogger(__name__)
 
@@ -199,23 +199,29 @@ class Listeners:
 
     # --- subscriptions -------------------------------------------------------------------------------------------
 
-    async def subscribe(self, listener: Listener, uri: str) -> None:
+    async def subscribe(self, listener: Listener, uri: str, namer: CallerIdentity | None = None) -> None:
         """Tell the listener when this resource changes.
 
+        Args:
+            namer: the caller among whose names that of a future is.
+
         Raises:
+            AmbiguousName: it is a name that several callers gave.
             CallFailed: the server that offers it refuses.
         """
         if uri in listener.uris:
             return
         first = not any(uri in other.uris for other in self._all)
-        listener.uris.add(uri)
         if uri.startswith(FUTURE_URI):
-            future = self._bridge.store.find(listener.scope, uri.removeprefix(FUTURE_URI))
+            future = self._bridge.store.find(listener.scope, uri.removeprefix(FUTURE_URI), namer)
+            listener.uris.add(uri)
             if future is not None:
                 self._watch(listener, f"uri:{uri}", future, lambda _: self._future_read(listener, uri, future))
                 # It may have ended on the way here, and nothing will change any more.
                 self._future_read(listener, uri, future)
-        elif first:
+            return
+        listener.uris.add(uri)
+        if first:
             try:
                 await self._bridge.subscribe(listener.scope, uri)
             except BaseException:  # a refusal, or its request was cancelled

@@ -4,7 +4,7 @@ Owns waiting on behalf of a client: how long, in which slices, with which progre
 so a host's permission prompt for every tool keeps working.
 """
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -13,7 +13,7 @@ import anyio
 from asyncfc_mcp import answers, own_arguments, results
 from asyncfc_mcp.bridge import Bridge
 from asyncfc_mcp.errors import InvalidArguments
-from asyncfc_mcp.futures import Future, Question, Result, Scope, State
+from asyncfc_mcp.futures import CallerIdentity, Future, Question, Result, Scope, State
 from asyncfc_mcp.hosts import UNKNOWN, HostProfile
 from asyncfc_mcp.questions import CLAIM_S
 from asyncfc_mcp.scheduler import wait_for
@@ -134,8 +134,10 @@ class Caller:
     """Puts a question to it at once, in the background, or cannot; None where questions travel in answers."""
     capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What it can be asked."""
-    identity: Hashable = None
+    identity: CallerIdentity | None = None
     """Which client this is among those of its scope, as far as it can be told."""
+    namer: CallerIdentity | None = None
+    """The caller among whose names those in the request are."""
 
 
 async def wait(
@@ -270,7 +272,7 @@ def _given(arguments: Mapping[str, Any], key: str, other: str) -> Any:
 
 async def _future(bridge: Bridge, caller: Caller, tool: str, arguments: Mapping[str, Any]) -> Future:
     ref = own_arguments.one_ref(tool, _given(arguments, "future_id", "future_ids"))
-    [future] = await bridge.arrivals.futures(caller.client.scope, [ref])
+    [future] = await bridge.arrivals.futures(caller.client.scope, [ref], caller.namer)
     return future
 
 
@@ -293,7 +295,7 @@ async def gather(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -
         raise InvalidArguments("gather", f"future_ids has {len(refs)} entries; {GATHER_LIMIT} at most at a time")
     when = own_arguments.choice("gather", "return_when", arguments.get("return_when"), ENOUGH, '"all" or "any"')
     timeout_s = own_arguments.seconds("gather", arguments.get("timeout_s"))
-    futures = await bridge.arrivals.futures(caller.client.scope, refs)
+    futures = await bridge.arrivals.futures(caller.client.scope, refs, caller.namer)
     distinct = list({future.key: future for future in futures}.values())
     await wait(bridge, caller, distinct, any_=when == "any", timeout_s=timeout_s)
     for future in distinct:

@@ -9,10 +9,11 @@ from typing import Any, Final, cast
 
 from asyncfc_mcp import results
 from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.callers import CallerIdentities
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.futures import Result, Scope, is_id
 from asyncfc_mcp.protocol import INVALID_PARAMS, RESOURCE_NOT_FOUND
-from asyncfc_mcp.requests import Handler, Request, awaited, paged, uri_of
+from asyncfc_mcp.requests import Handler, Request, ambiguity_refused, awaited, paged, uri_of
 
 LISTED_FUTURES: Final = 100
 """How many futures are listed as resources, newest first."""
@@ -21,9 +22,9 @@ LISTED_FUTURES: Final = 100
 class Offered:
     """Answers for all servers together."""
 
-    def __init__(self, bridge: Bridge, scope: Scope) -> None:
+    def __init__(self, bridge: Bridge, scope: Scope, identities: CallerIdentities) -> None:
         self.bridge = bridge
-        self._scope = scope
+        self._scope, self._identities = scope, identities
         self.methods: Mapping[str, Handler] = {
             "prompts/list": awaited(self._list_prompts),
             "prompts/get": awaited(self._get_prompt),
@@ -60,7 +61,10 @@ class Offered:
         params = request.params
         uri = uri_of(request)
         wanted = results.parse(uri)
-        future = self.bridge.store.find(self._scope, wanted[0]) if wanted is not None else None
+        future = None
+        if wanted is not None:
+            with ambiguity_refused():
+                future = self.bridge.store.find(self._scope, wanted[0], self._identities.namer(request))
         if wanted is not None and future is not None:
             if future.done:
                 self.bridge.store.mark_read(future)

@@ -5,16 +5,16 @@ Pure but for the way back to the client that a request carries. Refuses to know 
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
 import anyio
 
-from asyncfc_mcp.errors import RpcError
-from asyncfc_mcp.futures import Result
+from asyncfc_mcp.errors import AmbiguousName, RpcError
+from asyncfc_mcp.futures import CallerIdentity, Result
 from asyncfc_mcp.offers import TASKS_EXTENSION
 from asyncfc_mcp.protocol import (
     INVALID_PARAMS,
@@ -58,6 +58,7 @@ class Session:
     ) -> None:
         self.notify = notify
         self.id = session_id
+        self.identity = CallerIdentity()
         self.version = LATEST_HANDSHAKE_VERSION
         self.host: str | None = None
         self.capabilities: Mapping[str, Any] = {}
@@ -72,6 +73,7 @@ class Session:
 
     async def close(self) -> None:
         """It has ended. Takes at most `CLOSE_S`, and fails for nobody."""
+        self.identity.ended = True
         with anyio.move_on_after(CLOSE_S, shield=True):
             try:
                 await self._ending.aclose()
@@ -124,6 +126,19 @@ says what was wrong."""
 def awaited(handler: Callable[[Request], Awaitable[Result]]) -> Handler:
     """A handler that always takes its time."""
     return lambda request: partial(handler, request)
+
+
+@contextmanager
+def ambiguity_refused() -> Generator[None]:
+    """Refuse a request that uses a name which several callers gave.
+
+    Raises:
+        RpcError: in place of `AmbiguousName`.
+    """
+    try:
+        yield
+    except AmbiguousName as exc:
+        raise RpcError(INVALID_PARAMS, str(exc)) from None
 
 
 def need_tasks(request: Request) -> None:

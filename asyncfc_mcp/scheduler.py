@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heapify, heappop, heappush
@@ -34,7 +34,7 @@ from asyncfc_mcp.errors import (
     ServerUnavailable,
     Stopped,
 )
-from asyncfc_mcp.futures import Event, Future, FutureStore, Result, Scope, State
+from asyncfc_mcp.futures import CallerIdentity, Event, Future, FutureStore, Result, Scope, State
 from asyncfc_mcp.ordering import NOTHING, Effect, StateTree
 from asyncfc_mcp.protocol import OnProgress, OnSent, content_blocks
 from asyncfc_mcp.validate import Validator
@@ -78,7 +78,7 @@ class Call:
     """`_meta` of the request, as far as it concerns the downstream."""
     capabilities: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the client that made the call can answer."""
-    client: Hashable = None
+    client: CallerIdentity | None = None
     """Which of the clients in the future's scope that is, as far as it can be told."""
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """`inputResponses` and `requestState` of a call that is sent again."""

@@ -16,7 +16,8 @@ import anyio.abc
 from asyncfc_mcp import __version__, tasks
 from asyncfc_mcp.asking import Asking
 from asyncfc_mcp.bridge import Bridge
-from asyncfc_mcp.calls import CONVERSATION_KEY, ToolCalls
+from asyncfc_mcp.callers import CallerIdentities, conversation_key
+from asyncfc_mcp.calls import ToolCalls
 from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RpcError
 from asyncfc_mcp.futures import Result, Scope
 from asyncfc_mcp.hosts import profile_for
@@ -100,9 +101,10 @@ class Upstream:
         self._orders = RequestOrders()
         self._asking = Asking()
         listeners = Listeners(bridge, scope, lambda future: tasks.detailed(future, calls.epoch))
-        calls = ToolCalls(bridge, scope, listeners, self._asking, _Seal(), pipe=pipe)
-        self._subscriptions = Subscriptions(bridge, scope, listeners)
-        self._offered = Offered(bridge, scope)
+        identities = CallerIdentities(pipe=pipe)
+        calls = ToolCalls(bridge, scope, listeners, self._asking, _Seal(), identities, pipe=pipe)
+        self._subscriptions = Subscriptions(bridge, scope, listeners, identities)
+        self._offered = Offered(bridge, scope, identities)
         of_tasks = Tasks(bridge, scope, calls)
         both: Mapping[str, Handler] = {**calls.methods, **self._offered.methods, **of_tasks.methods}
         subscriptions = self._subscriptions
@@ -178,8 +180,7 @@ class Upstream:
             return self._orders.of(None)
         if not self._scope.listed:
             return None
-        key = params["_meta"].get(CONVERSATION_KEY)
-        return self._orders.of((host, key if isinstance(key, str) else None))
+        return self._orders.of((host, conversation_key(params)))
 
     def notified(self, session: Session, method: str) -> Callable[[], Awaitable[None]] | None:
         """Take in a notification of a client that shook hands; what is left to be done about it, if anything is.
@@ -239,6 +240,7 @@ class Upstream:
             raise RpcError(INVALID_PARAMS, f"initialize: clientInfo must be an object with a name; found {info!r:.80}")
         session.version = requested if requested in HANDSHAKE_VERSIONS else LATEST_HANDSHAKE_VERSION
         session.host, session.capabilities = name, cast("dict[str, Any]", capabilities)
+        session.identity.host = name
         session.accepted = True
         offered = self._capabilities()
         if session.version == tasks.EXPERIMENTAL_VERSION:

@@ -11,20 +11,21 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp.bridge import Bridge
-from asyncfc_mcp.errors import CallFailed, RpcError
+from asyncfc_mcp.callers import CallerIdentities
+from asyncfc_mcp.errors import AmbiguousName, CallFailed, RpcError
 from asyncfc_mcp.futures import Result, Scope
 from asyncfc_mcp.listening import LEVELS, Listener, Listeners
 from asyncfc_mcp.protocol import INVALID_PARAMS
-from asyncfc_mcp.requests import Handler, Request, Session, awaited, need_tasks, uri_of
+from asyncfc_mcp.requests import Handler, Request, Session, ambiguity_refused, awaited, need_tasks, uri_of
 from asyncfc_mcp.watching import SUBSCRIPTION_KEY
 
 
 class Subscriptions:
     """Keeps who listens, for as long as `run` lasts."""
 
-    def __init__(self, bridge: Bridge, scope: Scope, listeners: Listeners) -> None:
+    def __init__(self, bridge: Bridge, scope: Scope, listeners: Listeners, identities: CallerIdentities) -> None:
         self.bridge = bridge
-        self._scope = scope
+        self._scope, self._identities = scope, identities
         self._listeners = listeners
         self._sessions: dict[Session, Listener] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -65,7 +66,10 @@ class Subscriptions:
         return self.listener(request.session)
 
     async def _subscribe(self, request: Request) -> Result:
-        await self._listeners.subscribe(self._listener_of(request), uri_of(request))
+        with ambiguity_refused():
+            await self._listeners.subscribe(
+                self._listener_of(request), uri_of(request), self._identities.namer(request)
+            )
         return {}
 
     async def _unsubscribe(self, request: Request) -> Result:
@@ -91,7 +95,9 @@ class Subscriptions:
         uris = _strings(wanted, "resourceSubscriptions")
         if task_ids := _strings(wanted, "taskIds"):
             need_tasks(request)
-        tasks = [self.bridge.store.find(self._scope, task) for task in task_ids]
+        namer = self._identities.namer(request)
+        with ambiguity_refused():
+            tasks = [self.bridge.store.find(self._scope, task, namer) for task in task_ids]
         followed = [future for future in tasks if future is not None]
         stamp = {SUBSCRIPTION_KEY: request_id}
         listener = Listener(request.channel.notify, self._scope, lists=lists, stamp=stamp)
@@ -100,8 +106,8 @@ class Subscriptions:
         try:
             watched: list[str] = []
             for uri in uris:
-                with suppress(CallFailed):
-                    await self._listeners.subscribe(listener, uri)
+                with suppress(CallFailed, AmbiguousName):
+                    await self._listeners.subscribe(listener, uri, namer)
                     watched.append(uri)
             if uris:
                 honored["resourceSubscriptions"] = watched

@@ -13,7 +13,7 @@ from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.futures import Future, Result, Scope
 from asyncfc_mcp.metatools import CANCEL_WAIT_S
 from asyncfc_mcp.protocol import INVALID_PARAMS, METHOD_NOT_FOUND
-from asyncfc_mcp.requests import Handler, Request, awaited, need_tasks, paged
+from asyncfc_mcp.requests import Handler, Request, ambiguity_refused, awaited, need_tasks, paged
 from asyncfc_mcp.scheduler import wait_for
 
 
@@ -42,7 +42,10 @@ class Tasks:
         """
         _admit(request)
         task_id = request.params.get("taskId")
-        future = self.bridge.store.find(self._scope, task_id) if isinstance(task_id, str) else None
+        future = None
+        if isinstance(task_id, str):
+            with ambiguity_refused():
+                future = self.bridge.store.find(self._scope, task_id, self._calls.caller(request).namer)
         if future is None:
             fate = self.bridge.store.fate(self._scope, task_id) if isinstance(task_id, str) else None
             raise RpcError(INVALID_PARAMS, f"Task not found: {task_id}{f' {fate}' if fate else ''}")

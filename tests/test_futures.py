@@ -9,8 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from asyncfc_mcp.errors import InvalidName, InvalidTransition, NameInUse, TooManyFutures, UnknownFuture
-from asyncfc_mcp.futures import LOCAL, PUBLIC, TRANSITIONS, Event, Future, FutureStore, Question, Scope, State
+from asyncfc_mcp.errors import (
+    AmbiguousName,
+    ForeignName,
+    InvalidName,
+    InvalidTransition,
+    NameInUse,
+    TooManyFutures,
+    UnknownFuture,
+)
+from asyncfc_mcp.futures import (
+    LOCAL,
+    PUBLIC,
+    TRANSITIONS,
+    CallerIdentity,
+    Event,
+    Future,
+    FutureStore,
+    Question,
+    Scope,
+    State,
+)
 
 ALICE, BOB = Scope("alice"), Scope("bob")
 
@@ -158,6 +177,70 @@ def test_the_name_of_an_ended_future_is_bound_anew(store: FutureStore):
     second = make(store, name="s")
     assert store.get(LOCAL, "s") is second
     assert store.get(LOCAL, "f1") is first
+
+
+def named(store: FutureStore, namer: CallerIdentity, name: str = "doc") -> Future:
+    """An ended future to which a caller gave a name."""
+    return finish(store, store.create(LOCAL, tool="tool", server="server", name=name, namer=namer))
+
+
+def test_each_caller_has_names_of_its_own(store: FutureStore):
+    """The same name at the same time, unfinished ones too; each caller finds its own."""
+    one, two = CallerIdentity(), CallerIdentity()
+    first = store.create(LOCAL, tool="t", server="s", name="doc", namer=one)
+    second = store.create(LOCAL, tool="t", server="s", name="doc", namer=two)
+    for look_up in (store.own, store.find, store.referred, store.get):
+        assert look_up(LOCAL, "doc", one) is first
+        assert look_up(LOCAL, "$doc", two) is second
+    with pytest.raises(NameInUse, match="f1"):
+        store.check_name(LOCAL, "doc", one)
+
+
+def test_a_name_of_one_other_caller_is_found_and_of_two_is_ambiguous(store: FutureStore):
+    """Reading by name works after a reconnect; the error has all IDs."""
+    first, reader = named(store, CallerIdentity()), CallerIdentity()
+    assert store.own(LOCAL, "doc", reader) is None
+    assert store.find(LOCAL, "doc", reader) is first
+    named(store, CallerIdentity())
+    with pytest.raises(AmbiguousName, match="f1 and f2"):
+        store.get(LOCAL, "doc", reader)
+
+
+def test_a_reference_takes_no_name_of_a_caller_that_goes_on(store: FutureStore):
+    """Only one whose session has ended hands its names over."""
+    holder, reader = CallerIdentity(), CallerIdentity()
+    first = named(store, holder)
+    with pytest.raises(ForeignName, match=r"f1.*\$f1.*\$\$doc"):
+        store.referred(LOCAL, "doc", reader)
+    holder.ended = True
+    assert store.referred(LOCAL, "doc", reader) is first
+
+
+def test_a_name_taken_twice_by_callers_that_cannot_be_told_apart_is_ambiguous(store: FutureStore, clock: Clock):
+    """Until one of the two is forgotten; IDs are never ambiguous."""
+    shared = CallerIdentity("host", shared=True)
+    first = named(store, shared)
+    assert store.own(LOCAL, "doc", shared) is first
+    second = named(store, shared)
+    for look_up in (store.own, store.find, store.referred, store.get):
+        with pytest.raises(AmbiguousName, match="f1 and f2"):
+            look_up(LOCAL, "doc", shared)
+        assert look_up(LOCAL, "f2", shared) is second
+    store.mark_read(first)
+    clock.now += 61
+    make(store)
+    assert store.own(LOCAL, "doc", shared) is second
+
+
+def test_names_of_forgotten_futures_leave_nothing_behind(store: FutureStore, clock: Clock):
+    """Of whichever caller."""
+    for namer in (None, CallerIdentity(), CallerIdentity(shared=True)):
+        future = finish(store, store.create(LOCAL, tool="t", server="s", name="n", namer=namer))
+        store.mark_read(future)
+    clock.now += 61
+    make(store)
+    assert store.find(LOCAL, "n") is None
+    assert store.check_name(LOCAL, "n") == "n"
 
 
 def test_forgetting_an_old_holder_leaves_the_name_with_the_new_one(store: FutureStore, clock: Clock):

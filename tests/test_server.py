@@ -20,7 +20,7 @@ from mcp_types import Implementation
 
 from asyncfc_mcp.answers import META_KEY
 from asyncfc_mcp.bridge import Bridge, loop_clock
-from asyncfc_mcp.calls import CONVERSATION_KEY
+from asyncfc_mcp.callers import CONVERSATION_KEY
 from asyncfc_mcp.codec import MalformedMessage, format_message
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.futures import LOCAL, PUBLIC, Scope

@@ -385,7 +385,17 @@ class Wire(Caller):
 class HttpWire(Caller):
     """A Streamable HTTP client: one POST, one answer; a session in the handshake era."""
 
-    def __init__(self, url: str, *, era: str = HANDSHAKE, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        era: str = HANDSHAKE,
+        headers: Mapping[str, str] | None = None,
+        name: str = "http-wire",
+        conversation: str | None = None,
+        capabilities: Json | None = None,
+    ) -> None:
+        self.name, self.conversation, self.capabilities = name, conversation, capabilities or {}
         self.host, _, path = url.removeprefix("http://").partition("/")
         self.path = "/" + path
         self.era = era
@@ -413,7 +423,11 @@ class HttpWire(Caller):
         if self.era == MODERN:
             self.request("server/discover")
             return self
-        hello = {"protocolVersion": self.era, "capabilities": {}, "clientInfo": {"name": "http-wire", "version": "1"}}
+        hello = {
+            "protocolVersion": self.era,
+            "capabilities": self.capabilities,
+            "clientInfo": {"name": self.name, "version": "1"},
+        }
         self.request("initialize", hello)
         self.notify("notifications/initialized")
         return self
@@ -447,9 +461,11 @@ class HttpWire(Caller):
         if self.era == MODERN:
             params["_meta"] = {
                 "io.modelcontextprotocol/protocolVersion": MODERN,
-                "io.modelcontextprotocol/clientInfo": {"name": "http-wire", "version": "1"},
-                "io.modelcontextprotocol/clientCapabilities": {},
+                "io.modelcontextprotocol/clientInfo": {"name": self.name, "version": "1"},
+                "io.modelcontextprotocol/clientCapabilities": self.capabilities,
             }
+        if self.conversation is not None:
+            params["_meta"] = {**params.get("_meta", {}), "asyncfc/conversation": self.conversation}
         message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
         status, headers, data = self.exchange("POST", message, self._session_headers(method, params))
         self.session = headers.get("mcp-session-id", self.session)
