@@ -38,41 +38,75 @@ DRAIN_S: Final = 0.3
 class Reaper:
     """Ends the process groups that we started if we vanish without a chance to (SIGKILL, a crash).
 
-    A shell that reads our group IDs from a pipe: when the pipe ends while groups are still on its list, it ends them.
-    A parent-death signal would reach only the direct child, and only on Linux.
+    A shell that reads our groups from a pipe: when the pipe ends while groups are still on its list, it ends them. It
+    runs before the first server does, and each server's process enters itself before it becomes the server's program:
+    it holds the pipe until then, so that the list is complete when the pipe ends, wherever in a start we vanish.
+
+    A parent-death signal would reach only the direct child, and only on Linux. A shell between us and the server, which
+    could enter itself as well, drops environment variables whose names are none to a shell.
     """
 
     _SCRIPT: Final = (
-        "trap '' INT TERM HUP; g=' '; while read -r op p; do case $op in "
-        '+) g="$g$p ";; -) g="${g%% $p *} ${g#* $p }";; esac; done; '
-        "for s in TERM KILL; do for p in $g; do kill -$s -$p 2>/dev/null; done; "
+        "trap '' INT TERM HUP; g=' '; while read -r op n p; do case $op in "
+        '+) g="$g$n:$p ";; -) case "$g" in *" $n:"*) r="${g#* $n:}"; g="${g%% $n:*} ${r#* }";; esac;; esac; done; '
+        "for s in TERM KILL; do for p in $g; do kill -$s -${p#*:} 2>/dev/null; done; "
         "case $g in *[0-9]*) [ $s = TERM ] && sleep 2;; esac; done"
     )
 
     def __init__(self) -> None:
         self._shell: subprocess.Popen[bytes] | None = None
+        self._entered = 0
+        self._groups: dict[int, int] = {}
+        """Number of an entry → the group."""
 
-    def _tell(self, op: str, pgid: int) -> None:
+    def enter(self) -> "tuple[int, Callable[[], None] | None]":
+        """The number of a new entry, and what the new process runs to make it, in a group of its own."""
+        self._entered += 1
         if os.name != "posix":
-            return
-        if self._shell is None:
+            return self._entered, None
+        pipe = self._pipe()
+        head = f"+ {self._entered} "
+
+        def make() -> None:
+            # Between fork and exec: no locks, no logging, nothing that another thread could have been in the midst of.
+            try:
+                os.write(pipe, f"{head}{os.getpid()}\n".encode())
+            except OSError:
+                pass
+
+        return self._entered, make
+
+    def started(self, number: int, pgid: int) -> None:
+        """Note the group of an entry, so that it can be made again should the shell be killed."""
+        self._groups[number] = pgid
+
+    def leave(self, number: int) -> None:
+        """Remove an entry: its group has ended, or could not be started."""
+        self._groups.pop(number, None)
+        if self._shell is not None:
+            self._write(f"- {number}\n")
+
+    def _pipe(self) -> int:
+        """The pipe to the shell, which is started where it does not run."""
+        if self._shell is None or self._shell.poll() is not None:
             self._shell = subprocess.Popen(
                 ["/bin/sh", "-c", self._SCRIPT],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                bufsize=0,
                 start_new_session=True,
             )
+            for number, pgid in self._groups.items():
+                self._write(f"+ {number} {pgid}\n")
+        assert self._shell.stdin is not None
+        return self._shell.stdin.fileno()
+
+    def _write(self, line: str) -> None:
+        assert self._shell is not None
         assert self._shell.stdin is not None
         with suppress(OSError, ValueError):
-            self._shell.stdin.write(f"{op} {pgid}\n".encode())
-            self._shell.stdin.flush()
-
-    def watch(self, pgid: int) -> None:
-        self._tell("+", pgid)
-
-    def forget(self, pgid: int) -> None:
-        self._tell("-", pgid)
+            self._shell.stdin.write(line.encode())
 
     def close(self) -> None:
         """All groups that are watched have ended; the shell ends too."""
@@ -99,6 +133,8 @@ class Child:
     stdin: Sink
     stdout: Source
     stderr: Source
+    entry: int
+    """Its number at the `Reaper`."""
 
 
 class ServerProcess:
@@ -219,7 +255,7 @@ def _environment(spec: StdioSpec) -> dict[str, str]:
     return environment(os.environ, spec.env, spec.env_inherit)
 
 
-def _start(spec: StdioSpec) -> Child:
+def _start(spec: StdioSpec, reaper: Reaper) -> Child:
     """Start on descriptors of our own: an event loop's pipe objects cost more than the read itself.
 
     Needs no event loop. Only where descriptors can be waited on (POSIX).
@@ -227,6 +263,7 @@ def _start(spec: StdioSpec) -> Child:
     Raises:
         OSError: it cannot be started.
     """
+    entry, enter = reaper.enter()
     its_stdin, ours_out = os.pipe()
     ours_in, its_stdout = os.pipe()
     ours_err, its_stderr = os.pipe()
@@ -239,24 +276,30 @@ def _start(spec: StdioSpec) -> Child:
             env=_environment(spec),
             cwd=spec.cwd,
             start_new_session=True,
+            preexec_fn=enter,
         )
     except BaseException:
+        reaper.leave(entry)
         for fd in (ours_out, ours_in, ours_err):
             os.close(fd)
         raise
     finally:
         for fd in (its_stdin, its_stdout, its_stderr):
             os.close(fd)
-    return Child(process.pid, process.poll, process.kill, FdSink(ours_out), FdSource(ours_in), FdSource(ours_err))
+    reaper.started(entry, process.pid)
+    return Child(
+        process.pid, process.poll, process.kill, FdSink(ours_out), FdSource(ours_in), FdSource(ours_err), entry
+    )
 
 
-async def _start_in_loop(spec: StdioSpec) -> Child:
+async def _start_in_loop(spec: StdioSpec, reaper: Reaper) -> Child:
+    entry, _ = reaper.enter()
     process = await anyio.open_process([spec.command, *spec.args], env=_environment(spec), cwd=spec.cwd)
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
     stdin = StreamSink(process.stdin.send, process.stdin.aclose)
-    return Child(process.pid, lambda: process.returncode, process.kill, stdin, process.stdout, process.stderr)
+    return Child(process.pid, lambda: process.returncode, process.kill, stdin, process.stdout, process.stderr, entry)
 
 
 def start_ahead(servers: Iterable[ServerConfig], reaper: Reaper) -> dict[str, Child]:
@@ -269,8 +312,7 @@ def start_ahead(servers: Iterable[ServerConfig], reaper: Reaper) -> dict[str, Ch
         for server in servers:
             if isinstance(server.spec, StdioSpec):
                 with suppress(OSError, ValueError):
-                    child = children[server.name] = _start(server.spec)
-                    reaper.watch(child.pid)
+                    children[server.name] = _start(server.spec, reaper)
     return children
 
 
@@ -286,19 +328,16 @@ async def spawn(
     Raises:
         OSError: it cannot be started.
     """
-    watched = child is not None
     if child is None:
-        child = _start(spec) if os.name == "posix" else await _start_in_loop(spec)
+        child = _start(spec, reaper) if os.name == "posix" else await _start_in_loop(spec, reaper)
     server = ServerProcess(child, stderr, name)
     async with anyio.create_task_group() as tg:
         tg.start_soon(server.read_stderr)
         tg.start_soon(server.watch)
         try:
-            if not watched:
-                reaper.watch(child.pid)
             yield server
         finally:
             with anyio.CancelScope(shield=True):
                 await server.stop()
-            reaper.forget(child.pid)
+            reaper.leave(child.entry)
             tg.cancel_scope.cancel()
