@@ -183,7 +183,8 @@ def main(path: str) -> None:
                     **play.get("introduction", {}),
                 }
             case "tools/list":
-                result = {"tools": play.get("tools", loaded)}
+                # Read anew: a listing may change while the server runs.
+                result = {"tools": play["tools"] if "tools" in play else json.loads(Path(path).read_text())}
             case "tools/call":
                 arguments = params.get("arguments", {})
                 if params["name"] == "flood":
