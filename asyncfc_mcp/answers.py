@@ -46,7 +46,7 @@ def value_of(result: Result) -> Any:
 
 def failure_text(future: Future) -> str:
     assert future.failure is not None
-    return f"{line(future)}: {future.failure}"
+    return f"{line(future)}: {future.failure.detail}"
 
 
 def line(future: Future, waiting: tuple[Sequence[str], str] = ((), "")) -> str:
@@ -112,14 +112,18 @@ def _full_record(future: Future, waiting: tuple[Sequence[str], str]) -> dict[str
 def _under(head: str, result: Result) -> list[Block]:
     """The blocks of a result under a line.
 
-    Of an error, some clients (FastMCP) show the first block alone: it is the line with the first text of the result.
+    Of an error, some clients (FastMCP) show the first block alone: it is the line with all texts of the result, but for
+    those that carry something else (`annotations`), if there is one without.
     """
     blocks = content_blocks(result)
-    if result.get("isError") is True:
-        for index, block in enumerate(blocks):
-            if is_text(block) and isinstance(text := block.get("text"), str):
-                return [{**block, "text": f"{head}\n{text}"}, *blocks[:index], *blocks[index + 1 :]]
-    return [_text(head), *blocks]
+    if result.get("isError") is not True:
+        return [_text(head), *blocks]
+    plain = [block for block in blocks if is_text(block) and isinstance(block.get("text"), str)]
+    plain = [block for block in plain if block.keys() == {"type", "text"}] or plain[:1]
+    if not plain:
+        return [_text(head), *blocks]
+    text = "\n".join((head, *(block["text"] for block in plain)))
+    return [{**plain[0], "text": text}, *(block for block in blocks if not any(block is each for each in plain))]
 
 
 def handle(future: Future, waiting: tuple[Sequence[str], str] = ((), "")) -> Result:
@@ -238,7 +242,7 @@ def listing(
         entry = {**record(future, waiting), "seconds": round(seconds, 3), "unread": future.unread}
         if future.state is not State.COMPLETED and future.failure is not None:
             entry["error"] = str(future.failure)
-            lines[-1] += f": {str(future.failure).partition(chr(10))[0]}"
+            lines[-1] += f": {future.failure.detail.partition(chr(10))[0]}"
         entries.append(entry)
     if not futures:
         lines.append("No futures.")

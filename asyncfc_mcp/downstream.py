@@ -628,6 +628,8 @@ class Downstream:
                 text = f"it refused the connection: {exc.message} (JSON-RPC error {exc.code})"
             case ServerDied():
                 text = f"it {exc.how} while starting"
+            case ServerUnavailable():
+                text = exc.reason
             case _:
                 text = str(exc) or type(exc).__name__
         return self._stderr.explained(text)

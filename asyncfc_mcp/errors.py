@@ -143,6 +143,10 @@ def _last_lines(stderr_tail: Sequence[str]) -> str:
     return f"\nIts last stderr lines:\n{chr(10).join(stderr_tail)}" if stderr_tail else ""
 
 
+def _literally(written: str) -> str:
+    return f"; if you meant the text itself, write ${written}" if written.startswith("$") else ""
+
+
 def _listed(words: Sequence[str]) -> str:
     return ", ".join(words)
 
@@ -273,6 +277,11 @@ class CallFailed(BridgeError):
 
     kind = "error"
 
+    @property
+    def detail(self) -> str:
+        """Its text behind a line that has the tool and the state already."""
+        return str(self)
+
 
 class ProtocolFailure(CallFailed):
     """The downstream answered with a JSON-RPC error, kept whole."""
@@ -281,7 +290,11 @@ class ProtocolFailure(CallFailed):
 
     def __init__(self, tool: str, code: int, message: str, data: object = None) -> None:
         self.tool, self.code, self.message, self.data = tool, code, message, data
-        super().__init__(f"{tool} failed: {message} (JSON-RPC error {code})")
+        super().__init__(f"{tool} failed: {self.detail}")
+
+    @property
+    def detail(self) -> str:
+        return f"{self.message} (JSON-RPC error {self.code})"
 
 
 class ServerUnavailable(CallFailed):
@@ -390,8 +403,12 @@ class Cancelled(CallFailed):
     kind = "cancelled"
 
     def __init__(self, *, sent: bool) -> None:
-        effect = "it may or may not have taken effect" if sent else "it was never sent"
-        super().__init__(f"cancelled; {effect}")
+        self.effect = "it may or may not have taken effect" if sent else "it was never sent"
+        super().__init__(f"cancelled; {self.effect}")
+
+    @property
+    def detail(self) -> str:
+        return self.effect
 
 
 class ReferenceFailed(CallFailed):
@@ -408,8 +425,9 @@ class PathMissing(ReferenceFailed):
 
     def __init__(self, written: str, future: str, missing: str, there: str) -> None:
         self.written, self.future, self.missing = written, future, missing
-        literal = f"; if you meant the text itself, write ${written}" if written.startswith("$") else ""
-        super().__init__(f"not sent: {written} points at nothing: {future} has no {missing}; {there}{literal}")
+        super().__init__(
+            f"not sent: {written} points at nothing: {future} has no {missing}; {there}{_literally(written)}"
+        )
 
 
 class PathUnreadable(ReferenceFailed):
@@ -428,7 +446,7 @@ class ValueUnfit(ReferenceFailed):
 
     def __init__(self, written: str, future: str, expected: str, found: str) -> None:
         self.written, self.future, self.expected = written, future, expected
-        super().__init__(f"not sent: {written} should give {expected}, but {future} {found}")
+        super().__init__(f"not sent: {written} should give {expected}, but {future} {found}{_literally(written)}")
 
 
 class ArgumentsTooLarge(ReferenceFailed):

@@ -407,17 +407,22 @@ class FutureStore:
         return _the_one(ref, shelf.names.get(ref, {}).get(namer, ()))
 
     def find(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
-        """Like `own`, else the only future to which another caller gave this name: clients reconnect.
+        """Like `own`, else the only future to which another caller gave this name, since clients reconnect, else that
+        with this ID in small letters.
 
         Raises:
             AmbiguousName: several others have it.
         """
         future = self.own(scope, ref, namer)
-        return future or _the_one(ref.strip().removeprefix("$"), [each for _, each in self._others(scope, ref, namer)])
+        if future is not None:
+            return future
+        word = ref.strip().removeprefix("$")
+        future = _the_one(word, [each for _, each in self._others(scope, ref, namer)])
+        return future or (self.own(scope, word.lower()) if is_id(word.lower()) else None)
 
     def referred(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
         """Like `find`, for a reference in arguments: no name of another session that goes on is taken there, since
-        the call that gives it here may still be on its way.
+        the call that gives it here may still be on its way, and `F1` may be a cell of a spreadsheet.
 
         Raises:
             AmbiguousName: several have it.
@@ -454,7 +459,7 @@ class FutureStore:
 
     def fate(self, scope: Scope, ref: str) -> str | None:
         """The reason why an ID that was given in this scope has no future here; None if there is no such reason."""
-        number = ref.strip().removeprefix("$").removeprefix("f")
+        number = ref.strip().removeprefix("$").lower().removeprefix("f")
         if not scope.listed or not is_id(f"f{number}") or len(number) > 18 or not number.isdigit():
             return None
         shelf = self._shelves.get(scope.key)

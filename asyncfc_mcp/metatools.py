@@ -35,6 +35,8 @@ CANCEL_WAIT_S: Final = 5.0
 """How long `cancel_future` waits for a running call to be told."""
 ENOUGH: Final = ("all", "any")
 """When `gather` returns."""
+_ENOUGH_IN_PYTHON: Final = {"all_completed": "all", "first_completed": "any"}
+"""The same in the words of Python's `wait`, as models write them."""
 STATES: Final = tuple(state.value for state in State)
 
 
@@ -265,13 +267,13 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
             future.watchers.remove(watch)
 
 
-def _given(arguments: Mapping[str, Any], key: str, other: str) -> Any:
-    """An argument, also under the name that it has in the other tools."""
-    return arguments.get(key, arguments.get(other))
+def _given(arguments: Mapping[str, Any], *keys: str) -> Any:
+    """The argument under the first of these names that is there."""
+    return next((arguments[key] for key in keys if arguments.get(key) is not None), None)
 
 
 async def _future(bridge: Bridge, caller: Caller, tool: str, arguments: Mapping[str, Any]) -> Future:
-    ref = own_arguments.one_ref(tool, _given(arguments, "future_id", "future_ids"))
+    ref = own_arguments.one_ref(tool, _given(arguments, "future_id", "future_ids", "id", "future"))
     [future] = await bridge.arrivals.futures(caller.client.scope, [ref], caller.namer)
     return future
 
@@ -290,14 +292,15 @@ async def await_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, A
 
 
 async def gather(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:
-    refs = own_arguments.several_refs("gather", _given(arguments, "future_ids", "future_id"))
+    refs = own_arguments.several_refs("gather", _given(arguments, "future_ids", "future_id", "ids", "futures"))
     if len(refs) > GATHER_LIMIT:
         raise InvalidArguments("gather", f"future_ids has {len(refs)} entries; {GATHER_LIMIT} at most at a time")
-    when = own_arguments.choice("gather", "return_when", arguments.get("return_when"), ENOUGH, '"all" or "any"')
+    words = (*ENOUGH, *_ENOUGH_IN_PYTHON)
+    when = own_arguments.choice("gather", "return_when", arguments.get("return_when"), words, '"all" or "any"')
     timeout_s = own_arguments.seconds("gather", arguments.get("timeout_s"))
     futures = await bridge.arrivals.futures(caller.client.scope, refs, caller.namer)
     distinct = list({future.key: future for future in futures}.values())
-    await wait(bridge, caller, distinct, any_=when == "any", timeout_s=timeout_s)
+    await wait(bridge, caller, distinct, any_=_ENOUGH_IN_PYTHON.get(when or "", when) == "any", timeout_s=timeout_s)
     for future in distinct:
         if future.done:
             bridge.store.mark_read(future)

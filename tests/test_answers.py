@@ -9,7 +9,14 @@ import pytest
 
 from asyncfc_mcp import answers
 from asyncfc_mcp.answers import META_KEY
-from asyncfc_mcp.errors import DependencyFailed, ServerDied
+from asyncfc_mcp.errors import (
+    CallFailed,
+    Cancelled,
+    DependencyFailed,
+    ProtocolFailure,
+    ServerDied,
+    ServerUnavailable,
+)
 from asyncfc_mcp.futures import LOCAL, Future, Question, Result, State
 
 WAITS = (("f1", "f2"), "same state files/a")
@@ -172,13 +179,16 @@ def test_a_result_that_came_with_its_handle_keeps_what_it_had():
 
 
 IMAGE = RICH[0]
+FOR_USERS = {"type": "text", "text": "a", "annotations": {"audience": ["user"]}}
 
 
 @pytest.mark.parametrize(
     ("blocks", "first", "others"),
     [
         ([{"type": "text", "text": "no such file"}], "no such file", []),
-        ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "a", [{"type": "text", "text": "b"}]),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "a\nb", []),
+        ([{"type": "text", "text": "a"}, IMAGE, {"type": "text", "text": "b"}], "a\nb", [IMAGE]),
+        ([FOR_USERS, {"type": "text", "text": "b"}], "b", [FOR_USERS]),
         ([IMAGE, {"type": "text", "text": "see"}, IMAGE], "see", [IMAGE, IMAGE]),
         ([{"type": "text"}, {"type": "text", "text": "late"}], "late", [{"type": "text"}]),
         ([IMAGE], None, [IMAGE]),
@@ -189,7 +199,7 @@ IMAGE = RICH[0]
 def test_a_tools_own_failure_has_its_reason_in_the_first_block(
     shape: Shape, blocks: list[dict[str, Any]], first: str | None, others: list[dict[str, Any]]
 ):
-    """FastMCP's client shows the first block of an error and no other; what is not text comes after it."""
+    """FastMCP's client shows the first block of an error and no other; what is not plain text comes after it."""
     result = {"content": blocks, "isError": True}
     before = copy.deepcopy(result)
     answer, _ = shape(completed(result))
@@ -353,3 +363,24 @@ def test_content_that_is_no_list_of_blocks_keeps_its_text(content: object, text:
     shown = answers.with_result(it)["content"]
     assert "\n".join(block["text"] for block in shown[1:]) == text
     assert answers.value_of({"content": content}) == text
+
+
+@pytest.mark.parametrize(
+    ("failure", "state", "said"),
+    [
+        (
+            ProtocolFailure("rate", -32000, "limit reached"),
+            State.FAILED,
+            "f3 rate failed: limit reached (JSON-RPC error -32000)",
+        ),
+        (Cancelled(sent=False), State.CANCELLED, "f3 rate cancelled: it was never sent"),
+        (ServerUnavailable("s", "it is off"), State.FAILED, "f3 rate failed: server 's' is not available: it is off. "),
+    ],
+)
+def test_a_failures_line_says_each_thing_once(failure: CallFailed, state: State, said: str):
+    """The tool and the state are at its beginning, and not in the reason as well."""
+    ended = Future("f3", LOCAL, "rate", "s", state=state, failure=failure)
+    assert answers.failure_text(ended).startswith(said)
+    shown = answers.listing([(ended, ((), ""), 1.0)], 0, [])["content"][0]["text"]
+    assert said.partition(": ")[2] in shown
+    assert shown.count("rate") == shown.count(state.value) == 1

@@ -132,6 +132,16 @@ def test_a_watcher_may_remove_itself_while_it_is_told():
 # --- identity ------------------------------------------------------------------------------------------------------
 
 
+def test_an_id_in_capitals_is_found_unless_it_is_a_name_or_stands_in_arguments(store: FutureStore):
+    """Models write `F1`; in a tool's arguments that may be a cell of a spreadsheet."""
+    first = make(store)
+    assert store.get(LOCAL, "F1") is store.get(LOCAL, "$F1") is first
+    assert store.referred(LOCAL, "F1") is None
+    named = make(store, name="F1")
+    assert store.get(LOCAL, "F1") is store.referred(LOCAL, "F1") is named
+    assert "is forgotten" in str(store.fate(LOCAL, "F2"))
+
+
 def test_ids_are_short_and_counted_per_scope(store: FutureStore):
     """`f1`, `f2`, … in every scope, so that IDs cost a model few tokens and tell nothing of other scopes."""
     assert [make(store, ALICE).id for _ in range(3)] == ["f1", "f2", "f3"]

@@ -793,6 +793,8 @@ async def test_a_name_is_read_as_models_write_it(name: object):
         ("gather", {"future_ids": "['f1', 'f2']"}),
         ("gather", {"future_ids": "f1, f2,", "return_when": None, "timeout_s": None}),
         ("gather", {"future_ids": ["$f1", " f2 "], "return_when": "", "timeout_s": ""}),
+        ("gather", {"ids": ["F1", "f2"], "return_when": "ALL_COMPLETED"}),
+        ("gather", {"futures": ["F1", "f2"], "future_ids": None}),
         ("gather", {"future_ids": ['"f1"', "f2"], "return_when": "ALL", "timeout_s": "30"}),
         ("gather", {"future_ids": ["f1", "f2"], "return_when": ' "all" ', "timeout_s": "30 s"}),
         ("gather", {"future_ids": ["f1", "f2"], "return_when": ["all"], "timeout_s": "inf"}),
@@ -1065,7 +1067,7 @@ async def test_cancelling_reaches_the_server(era: str):
     async with stage(era) as it:
         await it.host.call("gate", {"name": "g", "_as": "stuck"})
         answer = await it.host.call("cancel_future", {"future_id": "stuck"})
-        assert words(answer) == "f1 (stuck) gate cancelled: cancelled; it may or may not have taken effect"
+        assert words(answer) == "f1 (stuck) gate cancelled: it may or may not have taken effect"
         assert records(answer) == [("f1", "cancelled")]
         await anyio.sleep(1)
         assert it.toy.cancelled == ["gate"]
@@ -1073,7 +1075,7 @@ async def test_cancelling_reaches_the_server(era: str):
         assert "it had ended before, nothing was cancelled" in words(again)
         awaited = await it.host.outcome("f1")
         assert awaited["isError"] is True
-        assert "f1 (stuck) gate cancelled: cancelled" in words(awaited)
+        assert "f1 (stuck) gate cancelled: it may" in words(awaited)
 
 
 @on_virtual_time
