@@ -546,6 +546,7 @@ class Bridge:
             server=entry.server,
             name=origin.name,
             conversation=origin.conversation,
+            caller=origin.client,
             namer=origin.namer,
         )
         if meant.takes:

@@ -543,7 +543,7 @@ class ToolCalls:
     async def attend(self, future: Future, caller: Caller) -> None:
         """Wait for the end of a sync call; pass on every progress as it comes, and every question."""
         seen: tuple[float, float | None, str | None] | None = None
-        with self.bridge.questions.taking(caller.put, caller.capabilities) as take:
+        with self.bridge.questions.taking(caller.put, caller.capabilities, caller.identity) as take:
             while True:
                 changed = anyio.Event()
 

@@ -179,6 +179,8 @@ class Future:
     """Whose unread results these are; None where that is unknown."""
     namer: CallerIdentity | None = None
     """The caller among whose names `name` is; None where callers are not told apart."""
+    caller: CallerIdentity | None = None
+    """The caller that made the call; None where callers are not told apart."""
     submitted_at: float = 0.0
     started_at: float | None = None
     ended_at: float | None = None
@@ -211,6 +213,10 @@ class Future:
     @property
     def done(self) -> bool:
         return self.state in _TERMINAL
+
+    def may_be_of(self, caller: CallerIdentity | None) -> bool:
+        """Return true where this caller may have made the call, so that its questions may be put to it."""
+        return self.caller is None or (caller is not None and self.caller.may_be(caller))
 
     @property
     def unread(self) -> bool:
@@ -330,11 +336,13 @@ class FutureStore:
         server: str,
         name: str | None = None,
         conversation: str | None = None,
+        caller: CallerIdentity | None = None,
         namer: CallerIdentity | None = None,
     ) -> Future:
         """A new future in state `waiting`.
 
         Args:
+            caller: the one that makes the call.
             namer: the caller among whose names `name` is to be.
 
         Raises:
@@ -357,7 +365,7 @@ class FutureStore:
             self.check_name(scope, name, namer)
         future_id = f"f{shelf.numbers.take()}" if scope.listed else f"f{secrets.token_hex(16)}"
         future = Future(future_id, scope, tool, server, name=name, conversation=conversation, submitted_at=now)
-        future.namer = namer
+        future.caller, future.namer = caller, namer
         shelf.futures[future_id] = future
         if name is not None:
             holders = shelf.names.setdefault(name, {})

@@ -151,7 +151,7 @@ class Attendance:
 class Listeners:
     """Everybody who listens to one bridge."""
 
-    def __init__(self, bridge: Bridge, scope: Scope, task_of: Callable[[Future], Mapping[str, Any]]) -> None:
+    def __init__(self, bridge: Bridge, scope: Scope, task_of: Callable[[Future, bool], Mapping[str, Any]]) -> None:
         self._bridge = bridge
         self._scope = scope
         self._task_of = task_of
@@ -236,14 +236,18 @@ class Listeners:
         if not uri.startswith(FUTURE_URI) and not any(uri in other.uris for other in self._all):
             await self._bridge.unsubscribe(uri)
 
-    def follow(self, listener: Listener, future: Future) -> None:
-        """Tell the listener of every change of this future's status (`notifications/tasks`)."""
+    def follow(self, listener: Listener, future: Future, *, asks: bool = True) -> None:
+        """Tell the listener of every change of this future's status (`notifications/tasks`).
+
+        Args:
+            asks: its questions may be put to this client.
+        """
         last: list[State] = []
 
         def changed(_: Future) -> None:
             if last != [future.state]:
                 last[:] = [future.state]
-                listener.tell("notifications/tasks", self._task_of(future))
+                listener.tell("notifications/tasks", self._task_of(future, asks))
 
         self._watch(listener, f"task:{future.key}", future, changed)
         if future.done:

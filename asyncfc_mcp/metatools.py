@@ -192,7 +192,7 @@ async def _wait_until(
     for future in futures:
         future.watchers.append(watch)
     try:
-        with bridge.questions.taking(caller.put, caller.capabilities) as take:
+        with bridge.questions.taking(caller.put, caller.capabilities, caller.identity) as take:
             while not enough(future.done for future in futures):
                 if claimed := take(futures):
                     return claimed

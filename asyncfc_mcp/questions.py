@@ -21,7 +21,7 @@ from asyncfc_mcp.errors import (
     RpcError,
     Unanswered,
 )
-from asyncfc_mcp.futures import Event, Future, Question, Result, State
+from asyncfc_mcp.futures import CallerIdentity, Event, Future, Question, Result, State
 from asyncfc_mcp.protocol import INVALID_REQUEST, METHOD_NOT_FOUND
 from asyncfc_mcp.scheduler import Call, Scheduler, wait_for
 
@@ -244,7 +244,8 @@ class Questions:
         JSON-RPC does not say which it is. So it is all that run there, as long as they are one client's, and whoever
         awaits any of them is asked. (Rejected: the oldest that has asked nothing yet. A client that awaited another
         one would never be asked, and wait in vain.) A question that is one client's must not reach another, so where
-        several have calls there it is held until those of one are left.
+        several have calls there it is held until those of one are left. Callers that cannot be told apart are several:
+        a client of 2026-07-28 over HTTP without a conversation's key is asked when its call is alone there.
 
         Raises:
             RpcError: that takes longer than `HOLD_S`, or cannot happen, since all of them wait to ask.
@@ -254,7 +255,7 @@ class Questions:
             with anyio.move_on_after(HOLD_S):
                 while True:
                     calls = self._scheduler.running_on(server)
-                    whose = {(call.future.scope, call.client) for call in calls}
+                    whose = {(call.future.scope, _apart(call)) for call in calls}
                     if len(whose) <= 1 and (len(calls) <= 1 or calls[0].future.scope.listed):
                         return calls
                     if self._held[server] >= len(calls) and not any(call.future.questions for call in calls):
@@ -270,21 +271,26 @@ class Questions:
 
     @contextmanager
     def taking(
-        self, put: Callable[[Question], bool] | None, capabilities: Mapping[str, Any]
+        self,
+        put: Callable[[Question], bool] | None,
+        capabilities: Mapping[str, Any],
+        caller: CallerIdentity | None = None,
     ) -> Generator[Callable[[Iterable[Future]], list[tuple[Future, Question]]]]:
         """Take questions on for a client, as long as one of its requests waits.
 
-        Gives a function that takes on the open questions of futures which nobody else is getting answered and which
-        the client can answer. It puts them to the client; where that cannot be done, it returns them.
+        Gives a function that takes on the open questions of futures which nobody else is getting answered, whose
+        calls the client may have made, and which it can answer. It puts them to the client; where that cannot be done,
+        it returns them.
 
         Args:
             put: puts a question to the client at once, or cannot; None where questions travel in answers.
             capabilities: what the client can be asked.
+            caller: which client it is.
         """
         held: list[Question] = []
 
         def take(futures: Iterable[Future]) -> list[tuple[Future, Question]]:
-            claimed = self._claim(futures, capabilities)
+            claimed = self._claim(futures, capabilities, caller)
             if put is None:
                 return claimed
             for _, question in claimed:
@@ -303,13 +309,22 @@ class Questions:
             for question in held:
                 question.claimed_until = min(question.claimed_until, until)
 
-    def _claim(self, futures: Iterable[Future], capabilities: Mapping[str, Any]) -> list[tuple[Future, Question]]:
+    def _claim(
+        self, futures: Iterable[Future], capabilities: Mapping[str, Any], caller: CallerIdentity | None
+    ) -> list[tuple[Future, Question]]:
         now = self._clock()
         claimed: list[tuple[Future, Question]] = []
         for future in futures:
+            if future.questions and not future.may_be_of(caller):
+                continue
             for question in future.questions.values():
                 free = not question.settled and question.claimed_until <= now
                 if free and can_answer(capabilities, question.method, question.params):
                     question.claimed_until = now + CLAIM_S
                     claimed.append((future, question))
         return claimed
+
+
+def _apart(call: Call) -> object:
+    """The caller of a call, or the call itself where its identity may stand for several callers."""
+    return call if call.client is not None and call.client.shared else call.client

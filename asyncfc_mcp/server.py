@@ -100,7 +100,7 @@ class Upstream:
         self._scope, self._pipe = scope, pipe
         self._orders = RequestOrders()
         self._asking = Asking()
-        listeners = Listeners(bridge, scope, lambda future: tasks.detailed(future, calls.epoch))
+        listeners = Listeners(bridge, scope, lambda future, asks: tasks.detailed(future, calls.epoch, asks=asks))
         identities = CallerIdentities(pipe=pipe)
         calls = ToolCalls(bridge, scope, listeners, self._asking, _Seal(), identities, pipe=pipe)
         self._subscriptions = Subscriptions(bridge, scope, listeners, identities)

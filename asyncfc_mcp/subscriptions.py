@@ -95,7 +95,7 @@ class Subscriptions:
         uris = _strings(wanted, "resourceSubscriptions")
         if task_ids := _strings(wanted, "taskIds"):
             need_tasks(request)
-        namer = self._identities.namer(request)
+        caller, namer = self._identities.of(request), self._identities.namer(request)
         with ambiguity_refused():
             tasks = [self.bridge.store.find(self._scope, task, namer) for task in task_ids]
         followed = [future for future in tasks if future is not None]
@@ -118,7 +118,7 @@ class Subscriptions:
                 "notifications/subscriptions/acknowledged", {"notifications": honored, "_meta": stamp}
             )
             for future in followed:
-                self._listeners.follow(listener, future)
+                self._listeners.follow(listener, future, asks=future.may_be_of(caller))
             await listener.run()
         finally:
             with anyio.CancelScope(shield=True):

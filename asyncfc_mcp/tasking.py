@@ -57,7 +57,7 @@ class Tasks:
             return tasks.experimental(future, self._calls.epoch)
         if future.done:
             self.bridge.store.mark_read(future)
-        return tasks.detailed(future, self._calls.epoch)
+        return tasks.detailed(future, self._calls.epoch, asks=future.may_be_of(self._calls.caller(request).identity))
 
     async def _cancel_task(self, request: Request) -> Result:
         future = self._task_future(request)
@@ -74,6 +74,9 @@ class Tasks:
         responses = request.params.get("inputResponses")
         if not isinstance(responses, dict):
             raise RpcError(INVALID_PARAMS, "tasks/update: inputResponses must be an object")
+        if not future.may_be_of(self._calls.caller(request).identity):
+            problem = "its questions are for the session or conversation that made the call"
+            raise RpcError(INVALID_PARAMS, f"tasks/update: {future.id} is another client's; {problem}")
         for question_id, answer in cast("dict[str, Any]", responses).items():
             question = future.questions.get(question_id)
             if question is not None and isinstance(answer, dict):

@@ -68,15 +68,19 @@ def created(future: Future, epoch: float) -> dict[str, Any]:
     return {"resultType": "task", **_core(future, epoch), "ttlMs": None, "pollIntervalMs": POLL_MS}
 
 
-def detailed(future: Future, epoch: float) -> dict[str, Any]:
-    """A task with what its status brings: questions, the result, the error (2026-07-28)."""
+def detailed(future: Future, epoch: float, *, asks: bool = True) -> dict[str, Any]:
+    """A task with what its status brings: questions, the result, the error (2026-07-28).
+
+    Args:
+        asks: its questions may be put to this client.
+    """
     task = {**_core(future, epoch), "ttlMs": None, "pollIntervalMs": POLL_MS}
     match task["status"]:
         case "input_required":
             task["inputRequests"] = {
                 question.id: {"method": question.method, "params": dict(question.params)}
                 for question in future.questions.values()
-                if not question.settled
+                if asks and not question.settled
             }
         case "completed":
             task["result"] = {"resultType": "complete", **(future.result or {})}

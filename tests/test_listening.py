@@ -84,7 +84,9 @@ class Room:
     def __init__(self, tg: anyio.abc.TaskGroup, scope: Scope = LOCAL) -> None:
         self.bridge: Any = FakeBridge()
         self.scope = scope
-        self.all = _Listeners(self.bridge, scope, lambda future: {"taskId": future.id, "status": future.state.value})
+        self.all = _Listeners(
+            self.bridge, scope, lambda future, asks: {"taskId": future.id, "status": future.state.value}
+        )
         self.tg = tg
         self.listeners: list[_Listener] = []
         tg.start_soon(self.all.run)

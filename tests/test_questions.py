@@ -15,7 +15,7 @@ from lab import Got, Toy, bridge_over, on_virtual_time, settle, text_result
 from asyncfc_mcp.asking import Asking
 from asyncfc_mcp.bridge import Bridge, Origin
 from asyncfc_mcp.errors import ConnectionEnded, MalformedQuestion, RpcError, Unanswered
-from asyncfc_mcp.futures import LOCAL, PUBLIC, Future, Question, Scope, State
+from asyncfc_mcp.futures import LOCAL, PUBLIC, CallerIdentity, Future, Question, Scope, State
 from asyncfc_mcp.metatools import Caller, Client, InputNeeded, wait
 from asyncfc_mcp.questions import CLAIM_S, HOLD_S, can_answer, input_requests
 
@@ -47,10 +47,17 @@ class Asker(Toy):
 class User:
     """A client that waits: asked live, or in answers."""
 
-    def __init__(self, bridge: Bridge, *, live: bool = True, capabilities: Mapping[str, Any] = FORMS) -> None:
+    def __init__(
+        self,
+        bridge: Bridge,
+        *,
+        live: bool = True,
+        capabilities: Mapping[str, Any] = FORMS,
+        identity: CallerIdentity | None = None,
+    ) -> None:
         self.bridge = bridge
         self.asked: list[Question] = []
-        self.caller = Caller(Client(LOCAL), None, self._put if live else None, capabilities)
+        self.caller = Caller(Client(LOCAL), None, self._put if live else None, capabilities, identity)
 
     def _put(self, question: Question) -> bool:
         self.asked.append(question)
@@ -72,14 +79,14 @@ async def asking(*toys: Toy, **settings: Any) -> AsyncGenerator[tuple[Bridge, An
         tool: str = "ask",
         *,
         scope: Scope = LOCAL,
-        client: object = None,
+        client: CallerIdentity | None = None,
         able: Mapping[str, Any] = FORMS,
         **arguments: Any,
     ) -> Future:
         future = await bridge.submit(
             bridge.wiring(tool),
             arguments,
-            Origin(scope, capabilities=able, client=client),  # type: ignore[arg-type]
+            Origin(scope, capabilities=able, client=client),
         )
         await settle()
         return future
@@ -386,13 +393,21 @@ async def test_of_several_calls_none_is_failed_in_anothers_place() -> None:
         assert other.state is State.COMPLETED
 
 
-OTHERS: list[dict[str, Any]] = [{"client": "b"}, {"scope": Scope("b")}, {"scope": PUBLIC, "client": "a"}]
-"""Clients of one scope, of two, and one client where an ID is the only right to a future."""
+A, B, SHARED = CallerIdentity("a"), CallerIdentity("b"), CallerIdentity("a", shared=True)
+OTHERS: list[dict[str, Any]] = [
+    {"client": B},
+    {"client": SHARED},
+    {"scope": Scope("b")},
+    {"scope": PUBLIC, "client": A},
+]
+"""Clients of one scope, two that cannot be told apart, clients of two scopes, and one client where an ID is the only
+right to a future."""
 
 
 def mine(other: Mapping[str, Any]) -> dict[str, Any]:
     """Whose a call is that is not `other`'s."""
-    return {"client": "a", **({"scope": PUBLIC} if other.get("scope") is PUBLIC else {})}
+    client = SHARED if other.get("client") is SHARED else A
+    return {"client": client, **({"scope": PUBLIC} if other.get("scope") is PUBLIC else {})}
 
 
 @pytest.mark.parametrize("other", OTHERS)
@@ -440,15 +455,36 @@ async def test_a_question_is_held_while_another_clients_is_open() -> None:
     """One after the other, each its own."""
     toy = Asker()
     async with asking(toy) as (bridge, call):
-        first = await call(client="a", text="for a")
-        second = await call(client="b", text="for b")
+        first = await call(client=A, text="for a")
+        second = await call(client=B, text="for b")
         assert (first.question, second.question) == ("for a", None)
-        user = User(bridge)
+        user = User(bridge, identity=A)
         await user.wait(first, timeout_s=0)
         user.asked[0].settle(ACCEPT)
         await user.wait(first)
         await settle()
         assert second.question == "for b"
+
+
+@pytest.mark.parametrize("live", [True, False])
+@on_virtual_time
+async def test_a_question_is_put_to_nobody_who_cannot_have_made_the_call(live: bool) -> None:
+    """Another session that awaits the very future reads its result, and is not asked; nor is one of another name after
+    the session ended. One that reconnects is; else the call fails in time."""
+    toy = Asker()
+    session = CallerIdentity("a")
+    async with asking(toy, question_timeout_s=300) as (bridge, call):
+        for ended, asked in ((False, False), (True, True)):
+            session.ended = False
+            future = await call(client=session, text="Who?")
+            session.ended = ended
+            others = [User(bridge, live=live, identity=identity) for identity in (B, SHARED, None, A)]
+            for other in others:
+                await other.wait(future, timeout_s=1)
+            assert [bool(other.asked) for other in others] == [False, asked, False, False]
+            await anyio.sleep(301)
+            assert future.state is State.FAILED
+            assert "Who?" in str(future.failure)
 
 
 @on_virtual_time
@@ -463,7 +499,7 @@ async def test_questions_that_would_hold_each_other_are_not() -> None:
 
     toy.add("ask_later", ask_later)
     async with asking(toy) as (_, call):
-        futures = [await call("ask_later", client=client, text=client) for client in ("a", "b")]
+        futures = [await call("ask_later", client=client, text=client.host) for client in (A, B)]
         started.set()
         await settle()
         assert sorted(future.state.value for future in futures) == ["failed", "input_required"]
