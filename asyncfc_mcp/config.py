@@ -145,6 +145,21 @@ class Settings:
     drain_s: float = _doc(
         10.0, "Seconds that accepted calls may go on over stdio when the client closes its input; 0: none."
     )
+    max_connections: int = _doc(
+        1000,
+        "Connections over HTTP at a time, at most as many as leave 256 descriptors, or half of them. Beyond, one that "
+        "is silent is closed for the new one, else the new one is refused.",
+    )
+    max_connections_per_address: int | None = _doc(
+        None, "Connections over HTTP at a time from one address. Behind a proxy all clients have the proxy's."
+    )
+    header_timeout_s: float = _doc(10.0, "Seconds within which the head of an HTTP request must have come.")
+    body_timeout_s: float = _doc(
+        30.0,
+        "Seconds that the body of an HTTP request may take, and one more for each 1,000 bytes; the longest time in "
+        "which none of it comes; and the longest time in which a client takes nothing of an answer that waits.",
+    )
+    idle_timeout_s: float = _doc(5.0, "Seconds until an HTTP connection that is not used is closed.")
     question_timeout_s: float = _doc(600.0, "Seconds that a server's question to the user may stay unanswered.")
     host_profiles: Mapping[str, Mapping[str, object]] = field(
         default_factory=dict[str, Mapping[str, object]],

@@ -42,6 +42,9 @@ from asyncfc_mcp.redaction import shown_name, shown_url
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 FAIL_STOP_NEEDS_PATHS: Final = '"stop" has no effect: no "reads" or "writes" are declared here'
+_AT_LEAST_ONE: Final = frozenset(
+    {"max_concurrency", "max_pending", "max_argument_bytes", "max_connections", "max_connections_per_address"}
+)
 LARGEST: Final = 10**15
 """No setting may be larger: whatever it is a bound on, it would bound nothing."""
 _PROFILE_KEYS: Final = {
@@ -172,7 +175,7 @@ class _Reader:
             return None
         if bool in kinds:
             return self.typed(value, path, bool, "true or false")
-        least = 1 if key in ("max_concurrency", "max_pending", "max_argument_bytes") else 0
+        least = 1 if key in _AT_LEAST_ONE else 0
         return self._number(value, path, whole=int in kinds, least=least, above=key.endswith("out_s"))
 
     def _number(self, value: Any, path: str, *, whole: bool, least: int, above: bool) -> int | float:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 from h11 import IDLE
-from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES
 
 from asyncfc_mcp.codec import Message, format_message
+from asyncfc_mcp.connections import Connections, Phase
 from asyncfc_mcp.exchange import Exchange, Header, Headers, Refusal, Starter
+from asyncfc_mcp.http_protocol import SINGLE, HttpProtocol
 from asyncfc_mcp.protocol import Later, Soon
 from asyncfc_mcp.streamable import Streamable
 
@@ -35,7 +37,7 @@ _LENGTH: Final = re.compile(rb"[0-9]{1,7}")
 _SURPRISES: Final = frozenset({b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
 
 
-class Express(H11Protocol):
+class Express(HttpProtocol):
     """One connection. It is
 
     - *idle*, or collects a request that may be plain (`_got`, and once its head has come `_start`);
@@ -52,14 +54,13 @@ class Express(H11Protocol):
     Args:
         front: what answers requests.
         path: where, as it stands in a request.
+        connections: see `HttpProtocol`.
         uvicorn: what uvicorn gives its protocols.
     """
 
-    def __init__(self, front: Streamable, path: bytes, **uvicorn: Any) -> None:
-        super().__init__(**uvicorn)
+    def __init__(self, front: Streamable, path: bytes, connections: Connections | None = None, **uvicorn: Any) -> None:
+        super().__init__(connections, **uvicorn)
         self._front, self._path = front, path
-        self._application = self.app
-        self.app = cast("Any", self._run)
         self._got = b""
         self._start: tuple[Starter, int, int] | None = None
         """Of a request whose head has come: what finds it, where the head ends, and where the request does."""
@@ -78,13 +79,24 @@ class Express(H11Protocol):
 
     # --- what comes --------------------------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    @property
+    def phase(self) -> Phase:
+        """See `connections.Connection`."""
+        if self._exchange is not None:
+            return Phase.ANSWER
+        if self._long:
+            return super().phase
+        if self._start is not None:
+            return Phase.BODY
+        return Phase.HEAD if self._got or not self.answered else Phase.IDLE
+
+    def take(self, data: bytes) -> None:
         if self._exchange is not None or self._ahead:
             self._ahead += data
             if len(self._ahead) > BODY_BYTES:
                 self.flow.pause_reading()
         elif self._long:
-            super().data_received(data)
+            self.parse(data)
         else:
             self._unset_keepalive_if_required()
             self._got += data
@@ -115,7 +127,7 @@ class Express(H11Protocol):
     def _go_long_way(self, data: bytes) -> None:
         self._got, self._start = b"", None
         self._long = True
-        super().data_received(data)
+        self.parse(data)
 
     def on_response_complete(self) -> None:
         """Called by uvicorn. What the client has sent ahead goes the same way, since h11 has it."""
@@ -205,6 +217,7 @@ class Express(H11Protocol):
             status, STATUS_PHRASES[status], self._default_lines, _lines(exchange.headers), len(body),
         )  # fmt: skip
         self.transport.write(head + body)
+        self.answered += 1
         self.server_state.total_requests += 1
         if self._last:
             self.transport.close()
@@ -218,7 +231,7 @@ class Express(H11Protocol):
         data, self._ahead = self._ahead, b""
         self.flow.resume_reading()
         if data and not self.transport.is_closing():
-            self.data_received(data)
+            self.take(data)
 
     # --- the long way after all --------------------------------------------------------------------------------------
 
@@ -238,7 +251,7 @@ class Express(H11Protocol):
     async def _run(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """ASGI: the application, where it takes over what was handed over."""
         if self._handed_over is None:
-            return await self._application(scope, receive, send)
+            return await super()._run(scope, receive, send)
         (exchange, later, taken_over), self._handed_over = self._handed_over, None
         exchange.send = send
         taken_over.set()
@@ -270,9 +283,9 @@ class Express(H11Protocol):
             super().shutdown()
 
 
-def express(front: Streamable, path: str) -> type[H11Protocol]:
+def express(front: Streamable, path: str, connections: Connections | None = None) -> type[HttpProtocol]:
     """The protocol of a server whose MCP endpoint is at `path`, for `uvicorn.Config`."""
-    return cast("type[H11Protocol]", partial(Express, front, path.encode()))
+    return cast("type[HttpProtocol]", partial(Express, front, path.encode(), connections))
 
 
 def plain_headers(lines: bytes) -> Headers | None:
@@ -294,7 +307,7 @@ def plain_headers(lines: bytes) -> Headers | None:
         return None
     if len(raw) > len(values):
         names = [name for name, _ in raw]
-        if max(names.count(b"host"), names.count(b"content-length"), names.count(b"connection")) > 1:
+        if names.count(b"connection") > 1 or any(names.count(name) > 1 for name in SINGLE.intersection(names)):
             return None
     return headers
 

@@ -5,6 +5,7 @@ Owns our standard streams, sockets, who may connect, and when to stop. Refuses t
 
 import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import anyio.abc
@@ -390,8 +391,11 @@ async def serve_http(
     """
     import uvicorn
 
+    from asyncfc_mcp.connections import Connections, Limits
     from asyncfc_mcp.express import express
+    from asyncfc_mcp.http_protocol import HttpProtocol
 
+    settings = bridge.config.settings
     scope = scope_for(host, token, insecure=insecure)
     # Clients come and go, and each call says what its own can be asked.
     bridge.introduce(EVERYTHING_ASKABLE)
@@ -399,18 +403,30 @@ async def serve_http(
         with listening_socket(host, port) as sock:
             upstream = Upstream(bridge, scope, pipe=False)
             app, front = http_app(upstream, host=host, token=token, streamable=streamable, sse=sse)
+            connections = Connections(
+                Limits(
+                    settings.max_connections,
+                    settings.max_connections_per_address,
+                    settings.header_timeout_s,
+                    settings.body_timeout_s,
+                )
+            )
+            protocol = express(front, MCP_PATH, connections) if front else partial(HttpProtocol, connections)
             config = uvicorn.Config(
                 app,
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                http=express(front, MCP_PATH) if front is not None else "h11",
+                http=cast("Any", protocol),
+                backlog=connections.backlog,
+                timeout_keep_alive=math.ceil(settings.idle_timeout_s),
                 proxy_headers=False,  # nothing here goes by who a proxy says that the client is
                 timeout_graceful_shutdown=SHUTDOWN_S,
                 lifespan="on",
             )
             async with anyio.create_task_group() as tg:
                 await tg.start(upstream.run)
+                await tg.start(connections.run)
                 tg.start_soon(_say_silent, bridge)
                 shown = f"[{host.strip('[]')}]" if sock.family == socket.AF_INET6 else host
                 listening(f"http://{shown}:{sock.getsockname()[1]}")

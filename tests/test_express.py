@@ -57,6 +57,7 @@ class Transport:
         self.written = b""
         self.writes = 0
         self.closing = False
+        self.ended = False
         self.reads = True
         self.protocol: Any = None
 
@@ -72,6 +73,12 @@ class Transport:
         if not self.closing:
             self.closing = True
             self.protocol.loop.call_soon(self.protocol.connection_lost, None)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
 
     def pause_reading(self) -> None:
         self.reads = False
@@ -156,7 +163,7 @@ class Connection:
         client.send(h11.EndOfMessage())
         if written := self.transport.written[self.read :]:
             client.receive_data(written)
-        if self.transport.closing:
+        if self.transport.closing or self.transport.ended:
             client.receive_data(b"")
         response, chunks = None, list[bytes]()
         while True:
