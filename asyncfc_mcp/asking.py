@@ -12,7 +12,7 @@ import anyio.abc
 
 from asyncfc_mcp.errors import RpcError, TransportFailure
 from asyncfc_mcp.futures import Question
-from asyncfc_mcp.protocol import INTERNAL_ERROR, Channel
+from asyncfc_mcp.protocol import CONNECTION_CLOSED, INTERNAL_ERROR, Channel
 from asyncfc_mcp.questions import Questions
 from asyncfc_mcp.requests import Params, Request
 
@@ -49,7 +49,8 @@ class Asking:
             try:
                 question.settle(await channel.send_raw_request(question.method, _live(question)))
             except RpcError as exc:
-                if isinstance(exc, TransportFailure):
+                # Clients of the SDKs answer what is open with an error of this code when they close the connection.
+                if isinstance(exc, TransportFailure) or exc.code == CONNECTION_CLOSED:
                     # It is for whoever comes for the same future, on another connection or another stream of this one.
                     self._asked[key] = channel
                     questions.release(question)

@@ -42,7 +42,7 @@ from asyncfc_mcp.listing import SHOWN_AFTER_S, Listings, kept
 from asyncfc_mcp.offers import LISTINGS, Offer
 from asyncfc_mcp.one_shot import OneShot, ProcessCalls
 from asyncfc_mcp.peer import Peer, in_a_task
-from asyncfc_mcp.processes import Child, Reaper, spawn
+from asyncfc_mcp.processes import Child, Reaper, ServerProcess, spawn
 from asyncfc_mcp.protocol import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
@@ -149,7 +149,8 @@ class _Connection:
         self.missed = anyio.Event()
         """Set when notifications may have been missed."""
         self.calls = ProcessCalls()
-        self.ended_how: Callable[[], Awaitable[str | None]] | None = None
+        self.process: ServerProcess | None = None
+        """At the other end; None over HTTP."""
 
     def miss(self) -> None:
         """Note that notifications may have been missed."""
@@ -479,8 +480,8 @@ class Downstream:
 
     async def _how_it_ended(self, connection: _Connection, failure: TransportFailure) -> str:
         """What happened, as a predicate of the server."""
-        if isinstance(failure, ConnectionEnded) and connection.ended_how is not None:
-            return await connection.ended_how() or failure.message
+        if isinstance(failure, ConnectionEnded) and connection.process is not None:
+            return await connection.process.ended_how() or failure.message
         if isinstance(failure, ConnectionEnded) and connection.remote is not None:
             return "closed the connection"
         return failure.message
@@ -524,9 +525,9 @@ class Downstream:
                             if connection.closed.is_set():
                                 break
                             connection.over = anyio.Event()
-                        if connection.ended_how is not None:
-                            served = self._one_shot.learn(connection.calls)
                         reason = await self._how_it_ended(connection, connection.end)
+                        if connection.process is not None and not connection.process.killed:
+                            served = self._one_shot.learn(connection.calls)
                 except anyio.get_cancelled_exc_class():
                     raise
                 except Exception as exc:  # whatever a start can raise is the reason that users are told
@@ -645,7 +646,7 @@ class Downstream:
                 child, self._child = self._child, None  # a process serves once
                 process = await stack.enter_async_context(spawn(self.name, spec, self._stderr, self._reaper, child))
                 connection = _Connection(Peer(process.reader, process.writer, ends_unread=True), self._capabilities)
-                connection.ended_how = process.ended_how
+                connection.process = process
             else:
                 from asyncfc_mcp.remote import connect  # a cost that few starts need
 

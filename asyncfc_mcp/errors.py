@@ -140,6 +140,8 @@ def one_line(text: str) -> str:
 
 
 def _last_lines(stderr_tail: Sequence[str]) -> str:
+    if len(stderr_tail) == 1 and stderr_tail[0].startswith("(log: "):
+        return f" {stderr_tail[0]}"  # nothing was written, and the log holds the starts
     return f"\nIts last stderr lines:\n{chr(10).join(stderr_tail)}" if stderr_tail else ""
 
 

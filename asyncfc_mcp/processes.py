@@ -183,6 +183,12 @@ class ServerProcess:
                 return f"was killed by {signal.Signals(-code).name}"
         return f"exited with code {code}"
 
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended it."""
+        code = self._child.exit_code()
+        return code is not None and code < 0
+
     async def watch(self) -> None:
         """Close the connection when the process has ended: a grandchild may keep the pipe open, and then nobody
         would ever see its end."""

@@ -150,7 +150,7 @@ class Stderr:
     def tail(self) -> list[str]:
         """The last lines as an error quotes them, and where all of it is."""
         quoted = [without_secrets(clean(line), self._secrets) for line in list(self._tail)[-QUOTED_LINES:]]
-        return [*quoted, self._where.strip()] if quoted and self._file is not None else quoted
+        return [*quoted, self._where.strip()] if self._file is not None else quoted
 
     @property
     def cause(self) -> str | None:
@@ -161,9 +161,7 @@ class Stderr:
     def ended(self, how: str) -> str:
         """A predicate such as "exited with code 1", with the cause where the last lines say it."""
         how = without_secrets(how, self._secrets)
-        if (why := self.cause) is not None:
-            return f"{how} ({why})"
-        return how if self._tail else f"{how}{self._where}"
+        return how if (why := self.cause) is None else f"{how} ({why})"
 
     @property
     def _where(self) -> str:
