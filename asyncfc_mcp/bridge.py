@@ -34,12 +34,13 @@ from asyncfc_mcp.errors import (
     RpcError,
     ServerDied,
     ServerUnavailable,
+    StaleReference,
     UnknownTool,
 )
 from asyncfc_mcp.expect import expected
 from asyncfc_mcp.following import follow_task
 from asyncfc_mcp.future_ids import FutureIds
-from asyncfc_mcp.futures import CallerIdentity, Future, FutureStore, NumbersOfRun, Result, Scope
+from asyncfc_mcp.futures import CallerIdentity, Future, FutureStore, NumbersOfRun, Result, Scope, is_id
 from asyncfc_mcp.json_types import json_type, parse_json
 from asyncfc_mcp.names import Handed
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
@@ -464,7 +465,8 @@ class Bridge:
         Raises:
             TooManyFutures, InvalidName, NameInUse: see `FutureStore.create`.
             UnknownFuture: there is none that `along` names, nor a call that is going to take the name.
-            AmbiguousName, ForeignName: a reference, or a name in `along`, is not only this caller's.
+            AmbiguousName, ForeignName, StaleReference: a reference, or a name in `along`, is not only this caller's, or
+                its future is gone.
             Cycle: the call refers to itself through others.
         """
         scope, namer = origin.scope, origin.namer
@@ -485,7 +487,7 @@ class Bridge:
 
         Raises:
             TooManyFutures, InvalidName, NameInUse: see `FutureStore.create`.
-            AmbiguousName, ForeignName: a reference is not only this caller's.
+            AmbiguousName, ForeignName, StaleReference: a reference is not only this caller's, or its future is gone.
         """
         if self.arrivals:
             return None
@@ -502,7 +504,7 @@ class Bridge:
 
         Raises:
             InvalidName, NameInUse: see `FutureStore.check_name`.
-            AmbiguousName, ForeignName: a reference is not only this caller's.
+            AmbiguousName, ForeignName, StaleReference: a reference is not only this caller's, or its future is gone.
         """
         policy, scope = wiring.entry.policy, origin.scope
         if origin.name is not None:
@@ -523,7 +525,12 @@ class Bridge:
                 bindings[ref] = f"{scope.key}/{exc.future_ids[-1]}"
                 return bindings[ref]
             if future is None:
-                return None
+                fate = self.store.fate(scope, ref) if is_id(ref) else None
+                if fate is None:
+                    return None
+                refused[ref] = StaleReference(ref, fate)  # the literal text would be taken for the result
+                bindings[ref] = f"{scope.key}/{ref}"
+                return bindings[ref]
             bindings[ref] = future.key
             return future.key
 
@@ -753,6 +760,7 @@ class Bridge:
     async def introduced(self) -> None:
         with anyio.move_on_after(INTRODUCTION_S):
             await self._introduced.wait()
+        self._introduced.set()  # once for all: servers that start a few at a time would wait for it in turns
 
     async def downstream_asks(
         self, downstream: Downstream, method: str, params: Mapping[str, Any] | None

@@ -493,6 +493,7 @@ class Downstream:
         try:
             while True:
                 self._become(Status.STARTING)
+                self._starts.leave(self.name)  # a start that is tried another way takes a place anew
                 light = not isinstance(self.config.spec, StdioSpec)
                 await self._starts.enter(self.name, known=self.known, light=light)
                 healthy, since, reason = False, anyio.current_time(), "ended"
@@ -595,6 +596,8 @@ class Downstream:
             reason = f"failed {times}: {self._last_reason}"
         known_reason = self._said
         self.status, self.reason = status, reason
+        if status is not Status.STARTING:
+            self._starts.leave(self.name)
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
         if status is Status.READY:

@@ -237,6 +237,17 @@ class ForeignName(BridgeError):
         )
 
 
+class StaleReference(BridgeError):
+    """A reference in arguments to an ID whose future is gone; `fate` is the reason."""
+
+    def __init__(self, future_id: str, fate: str) -> None:
+        self.future_id = future_id
+        super().__init__(
+            f"not sent: {future_id} {fate}; its result is not here: call its tool again and refer to that. "
+            f"Write $${future_id} for the text itself"
+        )
+
+
 class InvalidName(BridgeError):
     """A name (`_as`) that could not be referred to."""
 

@@ -141,6 +141,8 @@ class Toy:
         self.cancelled: list[str] = []
         self.gates: dict[str, anyio.Event] = {}
         self.peer: Peer | None = None
+        self.refuses = False
+        """It comes up never: the handshake is refused."""
         for tool, annotations in (("echo", {"readOnlyHint": True}), ("sleep", {}), ("fail", {}), ("gate", {})):
             self.add(tool, getattr(self, f"_{tool}"), annotations=annotations)
 
@@ -169,6 +171,8 @@ class Toy:
 
     async def _on_request(self, inbound: Any, method: str, params: Any) -> dict[str, Any]:
         match method:
+            case "initialize" if self.refuses:
+                raise RpcError(-32603, "no")
             case "initialize":
                 result: dict[str, Any] = {
                     "protocolVersion": "2025-11-25",

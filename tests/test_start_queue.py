@@ -5,9 +5,11 @@ from unittest.mock import patch
 
 import anyio
 import anyio.lowlevel
-from lab import on_virtual_time, settle
+import pytest
+from lab import Toy, bridge_over, on_virtual_time, settle
 
 from asyncfc_mcp import start_queue
+from asyncfc_mcp.downstream import Status
 from asyncfc_mcp.start_queue import ANSWER_S, FEW, SLOT_S, StartQueue
 
 
@@ -126,3 +128,20 @@ async def test_servers_that_run_elsewhere_take_no_place():
         starts.queue.answered()
         await anyio.sleep(0.1)
         assert len(starts.began) == 20
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+@on_virtual_time
+async def test_a_server_that_is_up_or_has_failed_leaves_its_place_to_the_next(broken: int):
+    """So many servers are all up as soon as each can be, and not slot after slot."""
+    toys = [Toy(f"s{number}") for number in range(4 * start_queue.at_once())]
+    for toy in toys[:broken]:
+        toy.refuses = True
+    began = anyio.current_time()
+    async with bridge_over(*toys) as bridge:
+        for toy in toys:
+            await bridge.downstreams[toy.name].settled()
+        assert [toy.name for toy in toys[broken:]] == [
+            name for name, each in bridge.downstreams.items() if each.status is Status.READY
+        ]
+        assert anyio.current_time() - began < SLOT_S

@@ -39,6 +39,21 @@ def test_an_id_from_before_a_restart_is_no_other_calls(stage: Stage, era: str) -
         bridge.request("resources/read", {"uri": "future://f1"})
 
 
+def test_a_reference_to_an_id_from_before_a_restart_is_refused(stage: Stage) -> None:
+    """The tool would take `$f1` for the result; what was never an ID, and what is escaped, is text."""
+    config = stage.config({"toy": stage.toy()})
+    bridge = start(stage, config)
+    bridge.submit("toy__echo", {"text": "old"})
+    bridge.close()
+    bridge = start(stage, config)
+    for text in ("$f1", "$f1.items", "see ${f:f1}"):
+        answer = bridge.call("toy__echo", {"text": text})
+        assert answer["isError"] is True
+        assert "not sent: f1 is from before the restart at " in text_of(answer)
+    for text, meant in (("$$f1", "$f1"), ("$f999", "$f999"), ("${f:f999}", "${f:f999}"), ("$F1", "$F1")):
+        assert meant in text_of(bridge.outcome(bridge.submit("toy__echo", {"text": text}).id))
+
+
 def test_after_a_kill_ids_are_new(stage: Stage) -> None:
     """A crash leaves a gap."""
     config = stage.config({"toy": stage.toy()})
