@@ -174,6 +174,39 @@ def _salvaged(data: bytes, problem: str) -> Message | None:
     return Doubtful(_error_answer(request_id, PARSE_ERROR, f"Invalid answer: {problem}"))
 
 
+_REQUEST: Final = re.compile(
+    rb"\s*\{\s*(?:" + _VERSION + rb",\s*)?(?:" + _ID + rb",\s*)?(?:" + _VERSION + rb',\s*)?"method"\s*:'
+)
+
+
+def too_large(start: bytes, end: bytes, limit: int, *, whole: bool = True) -> MalformedMessage | None:
+    """The refusal of a message that has more bytes than the limit, by its first and last few hundred.
+
+    Args:
+        whole: False while its end has not arrived.
+
+    Returns:
+        None if more can be told when it is whole.
+    """
+    data = start.removeprefix(_BOM)
+    request = _REQUEST.match(data)
+    found = request if request is not None and any(request.groups()) else _ID_FIRST.match(data)
+    if found is None and not whole:
+        return None
+    if found is None and data.lstrip().startswith(b"{"):
+        found = _ID_LAST.search(end[-_TAIL:])
+    request_id: Any = None
+    if found is not None:
+        request_id = _whole(json.loads(next(filter(None, found.groups())).decode(errors="replace")))
+    problem = f"it has more than {limit} bytes"
+    if request is not None:
+        return MalformedMessage(INVALID_REQUEST, f"Invalid Request: {problem}", request_id)
+    problem = f"Invalid answer: {problem} (setting max_message_bytes)"
+    ends = _error_answer(request_id, INVALID_REQUEST, problem) if request_id is not None else None
+    is_answer = data.lstrip().startswith((b"{", b"["))
+    return MalformedMessage(INVALID_REQUEST, problem, request_id, is_answer=is_answer, ends=ends)
+
+
 def _mended(value: object) -> Message | MalformedMessage:
     """A message whose mistakes are such that it can be told what it means."""
     if isinstance(value, dict):

@@ -43,6 +43,11 @@ class Policy:
     grace_ms: float = _doc(25.0, "Milliseconds given to a quick tool to answer with its result; 0 turns it off.")
     retries: int = _doc(2, "Tries after a transport failure, of `readOnlyHint` and `idempotentHint` tools only.")
     single_flight: bool = _doc(False, "Let identical `readOnlyHint` calls that run at the same time share one result.")
+    max_message_bytes: int = _doc(
+        64 << 20,
+        "Largest message of a server, in bytes after decompression. A larger one ends the call that it answers, or the "
+        "server's connection where that cannot be told.",
+    )
     max_argument_bytes: int = _doc(8 << 20, "Largest arguments, in bytes, into which the values of futures were put.")
 
 
@@ -212,12 +217,14 @@ SPAWN_KEYS: Final[Mapping[str, tuple[Any, str]]] = MappingProxyType(
 """Settings of servers' processes, at the top or on a server: name → default and documentation."""
 POLICY: Final = {f.name: f for f in fields(Policy)}
 SETTINGS: Final = {f.name: f for f in fields(Settings)}
+OF_SERVERS: Final = frozenset({"max_message_bytes"})
+"""Settings that a tool cannot have for itself."""
 EFFECTS: Final = ("reads", "writes")
 """Settings that declare state paths."""
 LEVELS: Final[Mapping[str, frozenset[str]]] = {
     "at the top of the file": frozenset(SETTINGS) | frozenset(SPAWN_KEYS) | frozenset(POLICY) - frozenset(EFFECTS),
     "on a server": frozenset(POLICY) | frozenset(SERVER_KEYS) | frozenset(SPAWN_KEYS),
-    "on a tool": frozenset(POLICY),
+    "on a tool": frozenset(POLICY) - OF_SERVERS,
 }
 """Where an `asyncfc` section may stand → the settings that it may have there."""
 
@@ -228,7 +235,7 @@ def field_docs() -> list[tuple[str, str, Any, str]]:
     for key, known in SETTINGS.items():
         rows.append(("top", key, {} if known.default is MISSING else known.default, known.metadata["doc"]))
     for key, known in POLICY.items():
-        level = "server, tool" if key in ("reads", "writes") else "top, server, tool"
+        level = "server, tool" if key in EFFECTS else "top, server" if key in OF_SERVERS else "top, server, tool"
         rows.append((level, key, known.default, known.metadata["doc"]))
     rows += [("server", key, None, doc) for key, doc in SERVER_KEYS.items()]
     rows += [("top, server", key, default, doc) for key, (default, doc) in SPAWN_KEYS.items()]

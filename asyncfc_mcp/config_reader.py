@@ -43,7 +43,14 @@ from asyncfc_mcp.redaction import shown_name, shown_url
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 FAIL_STOP_NEEDS_PATHS: Final = '"stop" has no effect: no "reads" or "writes" are declared here'
 _AT_LEAST_ONE: Final = frozenset(
-    {"max_concurrency", "max_pending", "max_argument_bytes", "max_connections", "max_connections_per_address"}
+    {
+        "max_concurrency",
+        "max_pending",
+        "max_message_bytes",
+        "max_argument_bytes",
+        "max_connections",
+        "max_connections_per_address",
+    }
 )
 LARGEST: Final = 10**15
 """No setting may be larger: whatever it is a bound on, it would bound nothing."""

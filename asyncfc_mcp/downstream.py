@@ -163,8 +163,7 @@ class _Connection:
     @property
     def end(self) -> ConnectionEnded:
         """Why it is closed."""
-        unread = isinstance(self.dispatcher, Peer) and self.dispatcher.unread
-        return ConnectionEnded("stopped reading its input" if unread else "closed its output")
+        return ConnectionEnded(self.dispatcher.how)
 
     def envelope(self, capabilities: Mapping[str, Any], version: str | None = None) -> dict[str, Any]:
         """The `_meta` that every request of the stateless protocol carries."""
@@ -648,12 +647,14 @@ class Downstream:
                 self._stderr.open(spec.shown)
                 child, self._child = self._child, None  # a process serves once
                 process = await stack.enter_async_context(spawn(self.name, spec, self._stderr, self._reaper, child))
+                process.reader.limit = self.config.base.max_message_bytes
                 connection = _Connection(Peer(process.reader, process.writer, ends_unread=True), self._capabilities)
                 connection.process = process
             else:
                 from asyncfc_mcp.remote import connect  # a cost that few starts need
 
-                peer, remote = await stack.enter_async_context(connect(spec, self._kind or spec.kind))
+                limit = self.config.base.max_message_bytes
+                peer, remote = await stack.enter_async_context(connect(spec, self._kind or spec.kind, limit))
                 connection = _Connection(peer, self._capabilities, remote)
                 remote.on_session_lost = partial(self._renew, connection)
                 remote.on_gap = connection.miss

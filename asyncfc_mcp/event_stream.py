@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 BOM: Final = b"\xef\xbb\xbf"
-MAX_EVENT_BYTES: Final = 512 * 1024 * 1024
-"""Bound on one event. A safety net against streams without end, far above the largest result that can be kept."""
+MAX_EVENT_BYTES: Final = 64 << 20
+"""Bound on one event, where no setting says another."""
 MAX_RETRY_MS: Final = 3_600_000
 """Longest `retry` that is believed."""
 
@@ -20,7 +20,7 @@ class EventTooLarge(ValueError):
     """An event exceeds the decoder's bound; the stream cannot be read on."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"sent an event of more than {limit} bytes")
+        super().__init__(f"sent an event of more than {limit} bytes (setting max_message_bytes)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,6 @@ KEEP_ALIVE_S: Final = 4.0
 """How long an idle connection is kept. Shorter than the 5 s of uvicorn and Node: a request on a connection that the
 server closes at the same moment may or may not have been received."""
 MAX_REDIRECTS: Final = 5
-MAX_BODY_BYTES: Final = 512 * 1024 * 1024
-"""Bound on the body of one answer, as on one event of a stream."""
 MAX_ERROR_BYTES: Final = 64 * 1024
 """How much of an error page is read."""
 

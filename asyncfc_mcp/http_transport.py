@@ -23,6 +23,7 @@ from asyncfc_mcp.http_errors import refusal, session_gone
 from asyncfc_mcp.peer import correlation_key
 from asyncfc_mcp.protocol import MODERN_VERSIONS, PROTOCOL_VERSION_META_KEY, RequestId
 from asyncfc_mcp.request_headers import Mirror
+from asyncfc_mcp.wire import InputGivenUp
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Inbox:
         self._taker: Callable[[], bool] | None = None
         self._stirred = anyio.Event()
         self._ended = False
+        self._how = ""
 
     def put(self, message: Message) -> None:
         """Hand a message over at once if its reader takes them so, else queue it."""
@@ -55,8 +57,13 @@ class Inbox:
         if self._taker is None or not self._taker() or self._messages:
             self._stirred.set()
 
-    def end(self) -> None:
-        """There will be no more."""
+    def end(self, how: str = "") -> None:
+        """There will be no more.
+
+        Args:
+            how: why, where that is for a fault of the server; a predicate of it.
+        """
+        self._how = self._how or how
         self._ended = True
         self._stirred.set()
 
@@ -72,7 +79,7 @@ class Inbox:
         """The next message. Raises: anyio.EndOfStream: there are no more."""
         while not self._messages:
             if self._ended:
-                raise anyio.EndOfStream
+                raise InputGivenUp(self._how) if self._how else anyio.EndOfStream
             self._stirred = anyio.Event()
             await self._stirred.wait()
         return self._messages.popleft()
@@ -116,8 +123,10 @@ class HttpTransport:
     received: int = 1
     """For `Peer`: a request that is in flight when all of this ends may have been received."""
 
-    def __init__(self, http: HttpClient) -> None:
+    def __init__(self, http: HttpClient, limit: int) -> None:
         self.http = http
+        self.limit = limit
+        """Bound on the bytes of one message, after decompression."""
         self.inbox = Inbox()
         self.on_failure: Failed = lambda request_id, error: None
         self.on_session_lost: Callable[[object], None] = lambda session: None

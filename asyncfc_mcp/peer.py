@@ -32,7 +32,7 @@ from asyncfc_mcp.protocol import (
     progress_of,
     progress_token,
 )
-from asyncfc_mcp.wire import LineLost
+from asyncfc_mcp.wire import InputGivenUp, LineLost
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +182,8 @@ class Peer:
         self._ends_unread = ends_unread
         self.unread = False
         """Whether the other side stopped reading for good."""
+        self.how_given_up = ""
+        """Why nothing more is read, where that is for a fault of the other side; a predicate of it."""
         self.input_ended = False
         """Nothing is read any more, so no request of ours would be answered."""
         self._reading: anyio.CancelScope | None = None
@@ -399,8 +401,8 @@ class Peer:
                         # Not for ever: that its input has ended must be noticed all the same.
                         with anyio.move_on_after(FULL_S):
                             await self._writer.moved()
-            except anyio.EndOfStream:
-                pass
+            except anyio.EndOfStream as exc:
+                self.how_given_up = exc.how if isinstance(exc, InputGivenUp) else ""
 
     def end_input(self) -> None:
         """Read nothing more, as if the other side had closed."""
@@ -444,11 +446,16 @@ class Peer:
         self._closed = True
         self._lose_answers()
 
+    @property
+    def how(self) -> str:
+        """The end of the connection, as a predicate of the other side."""
+        return self.how_given_up or ("stopped reading its input" if self.unread else "closed its output")
+
     def _lose_answers(self) -> None:
         """End the requests of ours that wait: nothing is read any more."""
         self.input_ended = True
         received = self._writer.received if self._pending else 0
-        how = "stopped reading its input" if self.unread else "closed its output"
+        how = self.how
         while self._pending:
             _, pending = self._pending.popitem()
             pending.settle(None, ConnectionEnded(how, sent=pending.start < received))

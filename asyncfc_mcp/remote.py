@@ -18,14 +18,19 @@ Kind = Literal["http", "sse"]
 
 
 @asynccontextmanager
-async def connect(spec: HttpSpec, kind: Kind) -> AsyncGenerator[tuple[Peer, StreamableTransport | SseTransport]]:
+async def connect(
+    spec: HttpSpec, kind: Kind, limit: int
+) -> AsyncGenerator[tuple[Peer, StreamableTransport | SseTransport]]:
     """A peer whose messages travel over HTTP, and its transport.
+
+    Args:
+        limit: bound on the bytes of one message, after decompression.
 
     Raises:
         RpcError: the server opens no connection of this kind.
     """
     async with HttpClient(spec) as http:
-        transport = SseTransport(http) if kind == "sse" else StreamableTransport(http)
+        transport = SseTransport(http, limit) if kind == "sse" else StreamableTransport(http, limit)
         peer = Peer(transport.inbox, transport)
         transport.on_failure = peer.fail
         async with transport.open():

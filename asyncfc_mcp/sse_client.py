@@ -33,8 +33,8 @@ class SseTransport(HttpTransport):
     renewable = False
     """Whether a new session can be made on the same connection."""
 
-    def __init__(self, http: HttpClient) -> None:
-        super().__init__(http)
+    def __init__(self, http: HttpClient, limit: int) -> None:
+        super().__init__(http, limit)
         self.session: object = self
         self._endpoint = http.url
 
@@ -51,7 +51,7 @@ class SseTransport(HttpTransport):
                 if response.status_code >= 300 or content_type(response) != EVENTS:
                     raise await refused(response, self.http, self, has_session=False)
                 keep_alive(response)
-                events = _events(response)
+                events = _events(response, self.limit)
                 self._endpoint = await self._find_endpoint(str(response.url), events)
                 async with anyio.create_task_group() as self._tg:
                     self._tg.start_soon(self._receive, events)
@@ -79,6 +79,7 @@ class SseTransport(HttpTransport):
                     self.take(event.data)
         except TransportFailure as exc:
             logger.info("the event stream of a server ended: it %s", exc.message)
+            self.inbox.end(exc.message)
         except (httpx2.HTTPError, httpx2.StreamError):
             logger.info("the event stream of a server broke off")
         finally:
@@ -106,8 +107,8 @@ class SseTransport(HttpTransport):
         request.scope.deadline = anyio.current_time() + NOTIFY_S
 
 
-async def _events(response: httpx2.Response) -> AsyncGenerator[Event]:
-    decoder = EventDecoder()
+async def _events(response: httpx2.Response, limit: int) -> AsyncGenerator[Event]:
+    decoder = EventDecoder(limit=limit)
     async for chunk in response.aiter_bytes():
         try:
             events = decoder.feed(chunk)

@@ -19,7 +19,6 @@ from asyncfc_mcp.codec import Message, format_message
 from asyncfc_mcp.errors import HttpRefused, RpcError, SessionLost, TransportFailure
 from asyncfc_mcp.event_stream import BOM, EventDecoder, EventTooLarge, looks_like_events
 from asyncfc_mcp.http_client import (
-    MAX_BODY_BYTES,
     MAX_ERROR_BYTES,
     HttpClient,
     content_type,
@@ -28,6 +27,7 @@ from asyncfc_mcp.http_client import (
 )
 from asyncfc_mcp.http_errors import first_text, phrase, quoted
 from asyncfc_mcp.http_transport import EVENTS, JSON, HttpTransport, InFlight, refused, version_of
+from asyncfc_mcp.protocol import INVALID_REQUEST
 from asyncfc_mcp.request_headers import VERSION_HEADER
 
 logger = logging.getLogger(__name__)
@@ -68,8 +68,8 @@ class StreamableTransport(HttpTransport):
     renewable = True
     """Whether a new session can be made on the same connection."""
 
-    def __init__(self, http: HttpClient) -> None:
-        super().__init__(http)
+    def __init__(self, http: HttpClient, limit: int) -> None:
+        super().__init__(http, limit)
         self.session = _Session()
         self._url = http.url
 
@@ -165,19 +165,19 @@ class StreamableTransport(HttpTransport):
             TransportFailure: there is no answer.
         """
         kind = content_type(response)
-        decoder = EventDecoder() if kind == EVENTS else None
+        decoder = EventDecoder(limit=self.limit) if kind == EVENTS else None
         body: list[bytes] = []
         size = 0
         chunks = response.aiter_bytes()
         try:
             async for chunk in chunks:
                 if decoder is None and not body and kind != JSON and looks_like_events(chunk):
-                    decoder = EventDecoder()
+                    decoder = EventDecoder(limit=self.limit)
                 if decoder is None:
                     body.append(chunk)
                     size += len(chunk)
-                    if size > MAX_BODY_BYTES:
-                        raise TransportFailure(f"sent an answer of more than {MAX_BODY_BYTES} bytes")
+                    if size > self.limit:
+                        raise self._too_large()
                 elif self._take_events(decoder, chunk, request):
                     await _read_on(chunks)
                     return None
@@ -195,11 +195,15 @@ class StreamableTransport(HttpTransport):
         try:
             events = decoder.feed(chunk)
         except EventTooLarge as exc:
-            raise TransportFailure(str(exc)) from None
+            raise (TransportFailure(str(exc)) if request is None else self._too_large()) from None
         for event in events:
             if event.kind == "message":
                 self.take(event.data, request)
         return request is not None and request.answered
+
+    def _too_large(self) -> RpcError:
+        # No failure of the transport, after which a call may be made again: the answer would be as large.
+        return RpcError(INVALID_REQUEST, f"the answer has more than {self.limit} bytes (setting max_message_bytes)")
 
     def _take_body(self, response: httpx2.Response, body: bytes, request: InFlight) -> None:
         kind = content_type(response)
@@ -259,7 +263,7 @@ class StreamableTransport(HttpTransport):
     async def _listen(self, session: _Session) -> None:
         """Keep the GET stream open, with growing pauses between attempts, unless the server has none."""
         with session.listening:
-            decoder, pause, served = EventDecoder(), PAUSE_S[0], False
+            decoder, pause, served = EventDecoder(limit=self.limit), PAUSE_S[0], False
             while True:
                 opened = anyio.current_time()
                 try:

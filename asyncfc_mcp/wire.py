@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import anyio
 import anyio.lowlevel
 
-from asyncfc_mcp.codec import MalformedMessage, Message, format_message, parse_from_server, parse_message
+from asyncfc_mcp.codec import MalformedMessage, Message, format_message, parse_from_server, parse_message, too_large
 from asyncfc_mcp.json_bounds import MOST_FROM_CLIENTS, MOST_FROM_SERVERS
 from asyncfc_mcp.protocol import PARSE_ERROR
 
@@ -30,10 +30,16 @@ NOISE_PAUSE_S: Final = 0.002
 """Pause after so many lines in a row that are no message: it slows down a server that writes them as fast as it can."""
 HELD_S: Final = 1.0
 """How long the beginning of a JSON text that stopped at a line end waits for its next line."""
-HELD_BYTES: Final = 64 << 20
-"""How much of such a text is kept."""
 JOINED_BYTES: Final = 128 << 20
 """How much of it may be parsed in all, since every attempt parses the whole of it again."""
+MAX_MESSAGE_BYTES: Final = 64 << 20
+"""Bound on one message, where no setting says another."""
+SKIPPED: Final = 16
+"""A line beyond the bound is skipped up to so many times the bound; then its connection is given up."""
+SKIP_STALL_S: Final = 5.0
+"""A server that stops in the midst of such a line for this long is given up."""
+KEPT: Final = 1024
+"""How much of both ends of such a line is kept, to find the ID of its request."""
 FINISH_S: Final = 2.0
 """At the end of a connection, how long a line that was begun may take to be written."""
 
@@ -70,6 +76,20 @@ class Sink(Protocol):
         ...
 
 
+class InputGivenUp(anyio.EndOfStream):
+    """Nothing more is read, for a fault of the other side; `how` is a predicate of it."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+
+class _Cut(bytes):
+    """Both ends of a line that has more bytes than the bound."""
+
+    refusal: MalformedMessage
+
+
 class LineReader:
     """Messages read from a source of bytes, one per line.
 
@@ -78,6 +98,10 @@ class LineReader:
             of a connection. An answer that is none is read as an error, since its request waits for it.
         server: read as tolerant clients read what servers send: batches, messages that are printed over several lines
             (Go's SDK accepts both), and all that `parse_from_server` accepts.
+
+    Attributes:
+        limit: bound on the bytes of one message. A longer one is refused as soon as it can be told what it is about,
+            and skipped; an answer of which that cannot be told ends the input, since any request may wait for it.
     """
 
     def __init__(
@@ -92,7 +116,11 @@ class LineReader:
         self._server = server
         self._most = MOST_FROM_SERVERS if server else MOST_FROM_CLIENTS
         self._lines: deque[bytes] = deque()
+        self.limit = MAX_MESSAGE_BYTES
         self._rest: list[bytes] = []
+        self._size = 0
+        """Bytes of the line that has no end yet."""
+        self._skipping: _Skipped | None = None
         self._ready: deque[Message] = deque()
         """Messages that were read in another way than one from one line."""
         self._held = _Held()
@@ -109,7 +137,7 @@ class LineReader:
 
     def _offered(self, taker: Callable[[], bool], data: bytes) -> bool:
         self._feed(data)
-        return taker() and not self._lines
+        return taker() and not self._lines and self._skipping is None
 
     def receive_nowait(self) -> Message | None:
         """The next message, if it is there already and is one."""
@@ -119,7 +147,7 @@ class LineReader:
             return None
         while self._lines and not self._lines[0].strip():
             self._lines.popleft()
-        if not self._lines:
+        if not self._lines or len(self._lines[0]) > self.limit or isinstance(self._lines[0], _Cut):
             return None
         try:
             message = parse_message(self._lines[0], self._most)
@@ -132,7 +160,7 @@ class LineReader:
         """The next message.
 
         Raises:
-            anyio.EndOfStream: the source ended.
+            anyio.EndOfStream: the source ended; `InputGivenUp`: it is not worth reading on.
         """
         noise = 0
         while True:
@@ -142,7 +170,9 @@ class LineReader:
                     noise = 0
                     await anyio.sleep(NOISE_PAUSE_S)
                 line = self._lines.popleft()
-                if self._server and (self._held or line.strip()):
+                if isinstance(line, _Cut) or len(line) > self.limit:
+                    await self._refuse(line)
+                elif self._server and (self._held or line.strip()):
                     await self._read_tolerantly(line)
                 elif line.strip():
                     try:
@@ -158,19 +188,27 @@ class LineReader:
                     raise anyio.EndOfStream
                 await self._give_up()
                 continue
+            if self._skipping is not None and self._skipping.size > SKIPPED * self.limit:
+                raise InputGivenUp(f"sent a message of more than {SKIPPED * self.limit} bytes (max_message_bytes)")
             chunk = b""
+            skipping = self._server and self._skipping is not None
             try:
-                with anyio.move_on_after(HELD_S if self._held else None) as waiting:
+                with anyio.move_on_after(SKIP_STALL_S if skipping else HELD_S if self._held else None) as waiting:
                     chunk = await self._source.receive()
                 if waiting.cancelled_caught:
+                    if skipping:
+                        raise InputGivenUp(
+                            f"stopped in the midst of a message of more than {self.limit} bytes (max_message_bytes)"
+                        )
                     await self._give_up()
                     continue
+            except InputGivenUp:
+                raise
             except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, OSError):
                 # A last line without its newline is still a line.
                 self._ended = True
-                if self._rest:
-                    self._lines.append(b"".join(self._rest))
-                    self._rest.clear()
+                if self._rest or self._skipping is not None:
+                    self._feed(b"\n")
                 continue
             self._feed(chunk)
 
@@ -185,16 +223,19 @@ class LineReader:
             if not (self._held or (read[0].incomplete and line.startswith(_BEGINNINGS))):
                 await self._report(read[0], line)
                 return
-            self._held.add(line, read[0])
+            self._held.add(line, read[0], self.limit)
             read = self._held.joined()
             if read is None:
                 if self._held.hopeless:
+                    refusal = self._held.too_large(self.limit)
                     await self._give_up()
+                    if refusal is not None and refusal.ends is not None:
+                        self._ready.append(refusal.ends)
                 return
             self._held = _Held()
         elif self._held:
             if isinstance(read[0], MalformedMessage):  # JSON, and no message: a line within one that is printed nicely
-                self._held.add(line, read[0])
+                self._held.add(line, read[0], self.limit)
                 return
             await self._give_up()
         for each in read:
@@ -218,13 +259,58 @@ class LineReader:
 
     def _feed(self, chunk: bytes) -> None:
         head, newline, tail = chunk.partition(b"\n")
-        self._rest.append(head)
+        self._size += len(head)
+        if self._size > self.limit:
+            self._skip(head, whole=bool(newline))
+        else:
+            self._rest.append(head)
         if newline:
             # Pieces of a long line are joined once, when its end is there: joining at every chunk is quadratic.
-            self._lines.append(b"".join(self._rest))
+            if self._skipping is None:
+                self._lines.append(b"".join(self._rest))
+            self._skipping = None
             *lines, last = tail.split(b"\n")
             self._lines.extend(lines)
-            self._rest = [last] if last else []
+            self._rest, self._size = ([last] if last else []), len(last)
+
+    def _skip(self, piece: bytes, *, whole: bool) -> None:
+        """Drop a piece of a line that has become too long, but for what may name its request."""
+        skipped = self._skipping
+        if skipped is None:
+            start = b""
+            for each in (*self._rest, piece):
+                start += each[: KEPT - len(start)]
+                if len(start) == KEPT:
+                    break
+            skipped = self._skipping = _Skipped(start)
+            self._rest.clear()
+        skipped.size = self._size
+        skipped.end = (skipped.end + piece)[-KEPT:]
+        if not skipped.refused and (refusal := too_large(skipped.start, skipped.end, self.limit, whole=whole)):
+            skipped.refused = True
+            cut = _Cut(skipped.start + b"\n" + skipped.end)
+            cut.refusal = refusal
+            self._lines.append(cut)
+
+    async def _refuse(self, line: bytes) -> None:
+        """Refuse a message that has more bytes than the bound."""
+        if self._held:
+            await self._give_up()
+        refusal = line.refusal if isinstance(line, _Cut) else too_large(line[:KEPT], line[-KEPT:], self.limit)
+        assert refusal is not None
+        await self._report(refusal, line[:KEPT])
+        if self._server and refusal.is_answer and refusal.ends is None:
+            raise InputGivenUp(f"sent an answer of more than {self.limit} bytes (setting max_message_bytes)")
+
+
+@dataclass(slots=True)
+class _Skipped:
+    """A line that is longer than the bound, as far as it has come."""
+
+    start: bytes
+    end: bytes = b""
+    size: int = 0
+    refused: bool = False
 
 
 class _Held:
@@ -241,10 +327,17 @@ class _Held:
     def __bool__(self) -> bool:
         return bool(self.lines)
 
-    def add(self, line: bytes, exc: MalformedMessage) -> None:
+    def add(self, line: bytes, exc: MalformedMessage, limit: int) -> None:
         self.lines.append((line, exc))
         self._size += len(line) + 1
-        self.hopeless = self._size > HELD_BYTES
+        self.hopeless = self._size > limit
+
+    def too_large(self, limit: int) -> MalformedMessage | None:
+        """The refusal of what the lines would be together, if it has more bytes than the limit."""
+        if self._size <= limit:
+            return None
+        start = b"\n".join(line[:KEPT] for line, _ in self.lines[:KEPT])[:KEPT]
+        return too_large(start, b"", limit)
 
     def joined(self) -> "list[Message | MalformedMessage] | None":
         """The messages that the lines are together; None if they are none yet."""

@@ -150,6 +150,19 @@ def raw(data: str, number: object) -> bytes:
     return data.encode("latin-1").replace(b"%ID%", str(number).encode())
 
 
+def write_raw(arguments: Json, number: object) -> None:
+    """Write bytes: `data`, so many to fill it up, `tail`; then stop without a line end if asked to."""
+    sys.stdout.buffer.write(raw(arguments["data"], number))
+    for _ in range(arguments.get("fill", 0) // 65536):
+        sys.stdout.buffer.write(b"0" * 65536)
+    sys.stdout.buffer.write(raw(arguments.get("tail", ""), number))
+    if arguments.get("stop"):
+        sys.stdout.buffer.flush()
+        time.sleep(600)
+    sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
+
+
 def main(path: str) -> None:
     """Serve the tools or the script in a file; `flood` floods, `raw` writes what it is given in place of an answer, and
     other tools give their arguments back unless the script says more."""
@@ -192,9 +205,9 @@ def main(path: str) -> None:
                 if params["name"] == "tell_of_changes":
                     write({"method": "notifications/tools/list_changed"})
                 if params["name"] == "raw":
-                    sys.stdout.buffer.write(raw(arguments["data"], message["id"]) + b"\n")
-                    sys.stdout.buffer.flush()
-                    continue
+                    write_raw(arguments, message["id"])
+                    if not arguments.get("answer"):
+                        continue
                 if params["name"] == "many":
                     arguments = {"a": [[]] * arguments["count"]}
                 result = {"content": [], "structuredContent": arguments}

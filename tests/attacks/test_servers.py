@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
-from e2e.harness import Stage, Wire, text_of
+from e2e.harness import Stage, Wire, eventually, text_of
 from e2e.hostile_http import Exchange, HostileServer
 
 from attacks import hostile
@@ -94,3 +97,138 @@ def test_an_answer_that_is_none_ends_its_call(stage: Stage, way: str, ordering: 
             outcome = bridge.outcome(held.id)
             assert words in text_of(outcome), case
             assert time.monotonic() - started < BOUND_S, case
+
+
+# --- messages without bound ------------------------------------------------------------------------------------------
+
+LIMIT = 1 << 20
+MEMORY = 150 << 20
+"""More than this a bridge with a bound of 1 MB may never use, whatever is sent to it."""
+
+
+class Memory:
+    """The largest resident size of a process, sampled."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._over = threading.Event()
+        self.most = 0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            self.most = max(self.most, self._process.memory_info().rss)
+            self._over.wait(0.01)
+
+    def __enter__(self) -> Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+LONG = {
+    # what it is: its head and tail, between which it is filled up, and whether its request can be told
+    "ID first": ('{"jsonrpc":"2.0","id":%ID%,"result":{"a":"', '"}}', True),
+    "ID last": ('{"result":{"a":"', '"},"jsonrpc":"2.0","id":%ID%}', True),
+    "ID nowhere": ('{"result":{"a":"', '"},"jsonrpc":"2.0"}', False),
+    "ID in between": ('{"result":{"a":"', '"},"id":%ID%,"x":1,"jsonrpc":"2.0"}', False),
+    "a notification": ('{"jsonrpc":"2.0","method":"x","params":{"a":"', '"}}', None),
+    "no JSON": ("loading ", "", None),
+}
+
+
+@pytest.mark.parametrize("megabytes", [2, 12, pytest.param(300, marks=pytest.mark.attacks_long)])
+@pytest.mark.parametrize("case", LONG)
+def test_a_long_line_ends_its_call_or_its_server(stage: Stage, case: str, megabytes: int):
+    """As soon as it can be told which, with the reason; the next call is answered, and memory stays bounded."""
+    head, tail, told = LONG[case]
+    with breaking(stage, "stdio", max_message_bytes=max(LIMIT, megabytes << 17)) as bridge:
+        bridge.wait_for_tools("bad__raw", "bad__give")
+        bridge.outcome(bridge.submit("bad__give").id)
+        with Memory(bridge.process.pid) as memory:
+            arguments = {"data": head, "fill": megabytes << 20, "tail": tail, "answer": told is None}
+            outcome = bridge.outcome(bridge.submit("bad__raw", arguments).id)
+            after = bridge.outcome(bridge.submit("bad__give", {"n": 1}).id)
+        assert after["structuredContent"] == {"n": 1}
+        assert memory.most < MEMORY + (megabytes << 18)
+        if told is None:
+            assert outcome["structuredContent"].get("answer"), text_of(outcome)
+        else:
+            assert "max_message_bytes" in text_of(outcome)
+            assert ("may or may not" in text_of(outcome)) is not told
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_line_without_end_ends_its_server(stage: Stage, known: bool):
+    """It stops in the midst of it: the call ends, and the server is started again, since all that follows is lost."""
+    head = LONG["ID first" if known else "ID nowhere"][0]
+    with breaking(stage, "stdio", max_message_bytes=LIMIT) as bridge:
+        bridge.wait_for_tools("bad__raw", "bad__give")
+        started = time.monotonic()
+        held = bridge.submit("bad__raw", {"data": head, "fill": 4 << 20, "stop": True})
+        assert "max_message_bytes" in text_of(bridge.outcome(held.id)) or not known
+
+        def given() -> bool:
+            outcome = bridge.outcome(bridge.submit("bad__give", {"n": 1}).id)
+            return (outcome.get("structuredContent") or {}).get("n") == 1
+
+        eventually(given, "the server serves again")
+        assert time.monotonic() - started < 20
+
+
+def test_a_long_line_of_a_client_is_refused(stage: Stage):
+    """The session goes on."""
+    path = hostile.listing(stage.folder, [hostile.tool("give")])
+    bridge = stage.bridge({"bad": stage.entry(sys.executable, SERVER, path, stage.mark)})
+    bridge.wait_for_tools("bad__give")
+    with Memory(bridge.process.pid) as memory:
+        line = b'{"jsonrpc":"2.0","method":"ping","params":{"a":"' + b"x" * (100 << 20) + b'"},"id":99}'
+        bridge.send_line(line)
+        assert bridge.outcome(bridge.submit("bad__give", {"n": 1}).id)["structuredContent"] == {"n": 1}
+    assert memory.most < 300 << 20
+    assert "more than 67108864 bytes" in str(bridge.complaints)
+
+
+def zeros(exchange: Exchange, megabytes: int, encoding: str | None, kind: str, head: bytes) -> None:
+    """A body of so many megabytes, compressed if asked for, and no end."""
+    lines = [f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n"]
+    lines += [f"content-encoding: {encoding}\r\n"] if encoding else []
+    exchange.raw("".join(lines).encode() + b"\r\n")
+    packers = [zlib.compressobj(9, zlib.DEFLATED, 31) for _ in (encoding.split(",") if encoding else ())]
+    try:
+        for piece in [head, *[b"0" * (1 << 20)] * megabytes]:
+            for packer in packers:
+                piece = packer.compress(piece)
+            exchange.raw(piece)
+        for packer in packers:
+            exchange.raw(packer.flush())
+    except OSError:
+        pass  # it is read no further
+    exchange.close()
+
+
+@pytest.mark.parametrize("megabytes", [20, pytest.param(600, marks=pytest.mark.attacks_long)])
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+def test_a_long_answer_over_http_ends_its_call(stage: Stage, kind: str, encoding: str | None, megabytes: int):
+    """Plain and compressed, a body and an event: one call fails, with the reason, and it is made once."""
+    head = (b"data: " if "event" in kind else b"") + b'{"jsonrpc":"2.0","id":1,"result":{"a":"'
+
+    def long(exchange: Exchange) -> None:
+        zeros(exchange, megabytes, encoding, kind, head)
+
+    with HostileServer({"long": long, "give": give}) as server:
+        server.annotations = {"long": {"readOnlyHint": True}}
+        bridge = stage.bridge({"bad": {"url": server.url, "asyncfc": {"max_message_bytes": LIMIT}}})
+        bridge.wait_for_tools("bad__long", "bad__give")
+        quiet = hostile.baseline(bridge)
+        with Memory(bridge.process.pid) as memory, hostile.pulse(bridge) as measured:
+            outcome = bridge.outcome(bridge.submit("bad__long").id)
+            assert bridge.outcome(bridge.submit("bad__give", {"n": 1}).id)["structuredContent"] == {"n": 1}
+        assert "more than 1048576 bytes (setting max_message_bytes)" in text_of(outcome)
+        assert server.calls() == 2
+        assert memory.most < MEMORY
+        hostile.assert_steady(measured, quiet)
