@@ -316,12 +316,21 @@ async def test_what_is_no_request_is_refused_with_the_codes_of_the_sdk(case: str
         assert mine == other
 
 
+@on_virtual_time
+async def test_a_byte_order_mark_before_a_body_costs_nothing():
+    """As RFC 8259 lets a parser do."""
+    async with stage() as it:
+        marked = Post(json.dumps(LIST).encode("utf-8-sig"), headers={"mcp-method": "tools/list"})
+        got = await Exchange(it.ours, marked).run()
+        assert got.status == 200
+        assert got.json["result"]["tools"]
+
+
 ELSEWHERE: dict[str, tuple[Post, int, int]] = {
     # JSON has no such numbers, and is UTF-8 (RFC 8259); Python's parser does not mind.
     "nan": (Post(json.dumps(call("echo", {"a": float("nan")})).encode(),
                  headers={"mcp-method": "tools/call", "mcp-name": "echo"}), 400, -32700),
     "utf-16": (Post(json.dumps(LIST).encode("utf-16"), headers={"mcp-method": "tools/list"}), 400, -32700),
-    "byte order mark": (Post(json.dumps(LIST).encode("utf-8-sig"), headers={"mcp-method": "tools/list"}), 400, -32700),
     # The SDK knows no tasks, and falls over a wrapping that is not ASCII.
     "other task": (Post(ask("tasks/get", {"taskId": "a"}), headers={"mcp-name": "b"}), 400, -32020),
     "no task header": (Post(ask("tasks/cancel", {"taskId": "a"}), headers={"mcp-name": None}), 400, -32020),
