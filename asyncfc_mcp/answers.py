@@ -12,11 +12,16 @@ from typing import Any, Final, cast
 from asyncfc_mcp.errors import ReferenceFailed
 from asyncfc_mcp.futures import Future, Result, State
 from asyncfc_mcp.protocol import content_blocks
+from asyncfc_mcp.quotation import quoted, said
 
 REPEATED_BYTES: Final = 4096
 """A result up to this size is told as often as it is asked for in one `gather`; a larger one once."""
 META_KEY: Final = "asyncfc/futures"
 """Key in `_meta` of the machine-readable records of every answer but a ready `await_future`."""
+OUR_KEYS: Final = "asyncfc/"
+"""Beginning of the bridge's own keys in `_meta`."""
+DROPPED_KEY: Final = "asyncfc/dropped"
+"""Key in `_meta` of a server's result that had keys of ours: their names."""
 SHOWN_VALUES: Final = 3
 """Bound on the values that a line names as put into a call's arguments."""
 
@@ -34,6 +39,20 @@ def is_text(block: object) -> bool:
 def meta_of(result: Result) -> Block:
     meta = result.get("_meta")
     return cast("Block", meta) if isinstance(meta, dict) else {}
+
+
+def without_our_keys(result: Result) -> Result:
+    """A server's result without keys of `_meta` that are the bridge's, which clients would take for its records; a key
+    says which were dropped. The very same object where there are none."""
+    meta = result.get("_meta")
+    if not isinstance(meta, dict):
+        return result
+    found = cast("Block", meta)
+    ours = [key for key in found if key.startswith(OUR_KEYS)]
+    if not ours:
+        return result
+    kept = {key: value for key, value in found.items() if key not in ours}
+    return {**result, "_meta": {**kept, DROPPED_KEY: [said(key) for key in ours[:SHOWN_VALUES]]}}
 
 
 def value_of(result: Result) -> Any:
@@ -62,10 +81,11 @@ def line(future: Future, waiting: tuple[Sequence[str], str] = ((), "")) -> str:
         shown = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
         head += f", waits for {shown} ({why})"
     if future.question is not None:
-        head += f", asks: {future.question}"
+        head += f", asks: {quoted(future.question)}"
     if future.progress is not None:
         done, total, message = future.progress
-        head += f", {done:g}" + (f"/{total:g}" if total is not None else "") + (f" {message}" if message else "")
+        head += f", {done:g}" + (f"/{total:g}" if total is not None else "")
+        head += f" {quoted(message)}" if message else ""
     return f"{head}. Result: await_future {future.id}"
 
 
@@ -94,7 +114,7 @@ def record(future: Future, waiting: tuple[Sequence[str], str] = ((), "")) -> dic
         entry["progress"] = {
             "progress": done,
             **({} if total is None else {"total": total}),
-            **({} if message is None else {"message": message}),
+            **({} if message is None else {"message": said(message)}),
         }
     return entry
 

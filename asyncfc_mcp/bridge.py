@@ -18,6 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from asyncfc_mcp import references
+from asyncfc_mcp.answers import without_our_keys
 from asyncfc_mcp.arrivals import Arrival, Arrivals
 from asyncfc_mcp.barriers import barrier_reason
 from asyncfc_mcp.catalog import Catalog, CatalogBuilder, Source, ToolEntry
@@ -670,7 +671,7 @@ class Bridge:
             if kind == "task":
                 return await follow_task(self.questions, call, downstream, result, extension=True)
             if kind != "input_required":
-                raise CallFailed(f"{call.future.tool} answered with a result of type {kind!r}, which is not known here")
+                raise CallFailed(f"{call.future.tool} answered with a result of an unknown type: {kind!r:.80}")
             params = {key: value for key, value in params.items() if key not in ("inputResponses", "requestState")}
             params |= await self.questions.answer_round(call, result)
             if left:
@@ -687,7 +688,7 @@ class Bridge:
         meta = passed_on(out.pop("_meta", None))
         if meta:
             out["_meta"] = meta
-        return await self.downstreams[server].request(method, out)
+        return without_our_keys(await self.downstreams[server].request(method, out))
 
     async def read_resource(self, scope: Scope, uri: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Read a resource from its owner (see `owners`). No other server is asked, whatever that one answers.

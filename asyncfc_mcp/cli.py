@@ -13,7 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -22,6 +22,7 @@ from asyncfc_mcp.config import BridgeConfig
 from asyncfc_mcp.config_reader import config_for_command, config_for_url, load_config
 from asyncfc_mcp.environment import CHAIN_VARIABLE
 from asyncfc_mcp.errors import BridgeError, UnknownTool
+from asyncfc_mcp.quotation import one_line, shortened, without_escapes
 from asyncfc_mcp.redaction import shown_command, without_secrets
 
 if TYPE_CHECKING:
@@ -109,11 +110,17 @@ def _load(config_file: Path | None, url: str | None, command: tuple[str, ...]) -
     return config
 
 
+LOG_LINE_LENGTH: Final = 4000
+"""Longest line that is logged, in characters."""
+
+
 class _WithoutSecrets(logging.Formatter):
-    """Libraries log the URLs that they ask for, with all that is in them."""
+    """Libraries log the URLs that they ask for, with all that is in them, and messages of ours quote servers."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
+        lines = without_secrets(super().format(record)).splitlines()
+        # Lines after the first are indented, so that none of them looks like a message of its own.
+        return "\n  ".join(shortened(one_line(without_escapes(line.expandtabs(4))), LOG_LINE_LENGTH) for line in lines)
 
 
 def _log_to_stderr(verbose: bool) -> None:

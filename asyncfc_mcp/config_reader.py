@@ -37,7 +37,8 @@ from asyncfc_mcp.config_formats import canonical, env_file, find_servers, split_
 from asyncfc_mcp.config_variables import Unset, Variables, is_script
 from asyncfc_mcp.environment import NAME as VARIABLE_NAME
 from asyncfc_mcp.environment import Inherit
-from asyncfc_mcp.errors import ConfigError, nearest, one_line
+from asyncfc_mcp.errors import ConfigError, nearest
+from asyncfc_mcp.quotation import one_line
 from asyncfc_mcp.redaction import shown_name, shown_url
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -8,16 +8,14 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from asyncfc_mcp.errors import one_line
+from asyncfc_mcp.quotation import one_line, without_escapes
 
 CAUSE_LENGTH: Final = 300
 """Longest cause, in characters."""
 LINE_LENGTH: Final = 500
 """Longest line that is quoted, in characters."""
 
-_ESCAPES: Final = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])|[\x00-\x08\x0b-\x1f\x7f]"
-)
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _EXCEPTION: Final = re.compile(
     r"(?:Uncaught |Unhandled exception\. |Exception in thread \"[^\"]*\" |Caused by: )?"
     r"(?P<name>(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Exit|Interrupt|Timeout|Warning|Failure|Refused|Group))"
@@ -36,7 +34,7 @@ _PLAIN: Final = re.compile(
 
 def clean(line: str) -> str:
     """A line without terminal sequences and of bounded length."""
-    text = one_line(_ESCAPES.sub("", line.replace("\t", "    ")).rstrip())
+    text = one_line(_CONTROLS.sub("", without_escapes(line[: 8 * LINE_LENGTH].replace("\t", "    "))).rstrip())
     return text if len(text) <= LINE_LENGTH else f"{text[: LINE_LENGTH - 1]}…"
 
 

@@ -57,6 +57,7 @@ from asyncfc_mcp.protocol import (
     OnProgress,
     OnSent,
 )
+from asyncfc_mcp.quotation import said
 from asyncfc_mcp.start_queue import StartQueue
 from asyncfc_mcp.stderr import Stderr
 from asyncfc_mcp.watching import Watching
@@ -628,7 +629,7 @@ class Downstream:
             case TransportFailure():
                 text = f"it {exc.message}"
             case RpcError():
-                text = f"it refused the connection: {exc.message} (JSON-RPC error {exc.code})"
+                text = f"it refused the connection: {said(exc.message)} (JSON-RPC error {exc.code})"
             case ServerDied():
                 text = f"it {exc.how} while starting"
             case ServerUnavailable():
@@ -763,7 +764,7 @@ class Downstream:
             raise
         version = result.get("protocolVersion")
         if version not in SERVER_HANDSHAKE_VERSIONS:
-            raise ServerUnavailable(self.name, f"it speaks protocol version {version!r}, which is not known here")
+            raise ServerUnavailable(self.name, f"it speaks protocol version {version!r:.80}, which is not known here")
         connection.version = version
         self._met(result, result.get("serverInfo"), version)
         await connection.dispatcher.notify("notifications/initialized", None)

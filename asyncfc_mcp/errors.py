@@ -10,6 +10,8 @@ from heapq import nlargest
 from itertools import islice
 from typing import Any, Final
 
+from asyncfc_mcp.quotation import REASON_LENGTH, one_line, said
+
 
 class BridgeError(Exception):
     """Base of all errors that this program raises on purpose; `str(error)` is fit to show to a person or a model."""
@@ -134,15 +136,10 @@ _MOST_KNOWN: Final = 20_000
 """Words that are looked at: 20 ms (measured)."""
 
 
-def one_line(text: str) -> str:
-    """The text with everything escaped that would break the line, or that a terminal would take for a command."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def _last_lines(stderr_tail: Sequence[str]) -> str:
     if len(stderr_tail) == 1 and stderr_tail[0].startswith("(log: "):
         return f" {stderr_tail[0]}"  # nothing was written, and the log holds the starts
-    return f"\nIts last stderr lines:\n{chr(10).join(stderr_tail)}" if stderr_tail else ""
+    return "".join(["\nIts last stderr lines:", *(f"\n  {line}" for line in stderr_tail)]) if stderr_tail else ""
 
 
 def _literally(written: str) -> str:
@@ -177,7 +174,7 @@ class UnknownTool(BridgeError):
         close = nearest(name, known)
         hint = f"; did you mean {_listed(close)}?" if close else "; call tools/list to see what there is"
         hint += "".join(f". Server {server} is not up, and its tools are not known ({why})" for server, why in absent)
-        super().__init__(f"Unknown tool: {name}{hint}")
+        super().__init__(f"Unknown tool: {said(name)}{hint}")
 
 
 # --- futures -------------------------------------------------------------------------------------------------------
@@ -307,7 +304,7 @@ class ProtocolFailure(CallFailed):
 
     @property
     def detail(self) -> str:
-        return f"{self.message} (JSON-RPC error {self.code})"
+        return f"{said(self.message, REASON_LENGTH)} (JSON-RPC error {self.code})"
 
 
 class ServerUnavailable(CallFailed):
@@ -550,4 +547,4 @@ class CannotAsk(CallFailed):
     kind = "cannot_ask"
 
     def __init__(self, tool: str, method: str) -> None:
-        super().__init__(f"{tool} sent {method}, which this client has not declared that it can answer")
+        super().__init__(f"{tool} sent {said(method, 80)}, which this client has not declared that it can answer")

@@ -25,6 +25,7 @@ from asyncfc_mcp.errors import (
     UnknownFuture,
     nearest,
 )
+from asyncfc_mcp.quotation import said
 
 logger = logging.getLogger(__name__)
 
@@ -161,8 +162,7 @@ class Question:
     def text(self) -> str:
         """What is asked, in a few words."""
         message = self.params.get("message")
-        words = message if isinstance(message, str) else self.method
-        return words if len(words) <= 120 else words[:117] + "..."
+        return said(message if isinstance(message, str) else self.method, 120)
 
 
 @dataclass(slots=True, eq=False)

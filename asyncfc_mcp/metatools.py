@@ -16,6 +16,7 @@ from asyncfc_mcp.errors import InvalidArguments
 from asyncfc_mcp.futures import CallerIdentity, Future, Question, Result, Scope, State
 from asyncfc_mcp.hosts import UNKNOWN, HostProfile
 from asyncfc_mcp.questions import CLAIM_S
+from asyncfc_mcp.quotation import quoted, said
 from asyncfc_mcp.scheduler import wait_for
 
 HEARTBEAT_S: Final = 5.0
@@ -234,7 +235,7 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
                     told.add(question.id)
                     last += 1e-3
                     total = None if len(watched) == 1 else float(len(watched))
-                    await report(last, total, f"{future.id} {future.state.value}, asks: {question.text}")
+                    await report(last, total, f"{future.id} {future.state.value}, asks: {quoted(question.text)}")
             # From the last report, not from the last change: futures that report often must not silence this one.
             with anyio.CancelScope(deadline=said_at + every_s):
                 await changed.wait()
@@ -245,7 +246,7 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
                 done, total, message = progress
                 # A server may say something new without being any further (the status of a task).
                 last = done if done > last else last + 1e-3
-                await report(last, total, message)
+                await report(last, total, said(message) if message else message)
                 said_at = anyio.current_time()
                 await anyio.sleep(PROGRESS_S)
                 continue
@@ -257,7 +258,7 @@ async def _keep_awake(futures: Sequence[Future], report: Report, every_s: float)
             seconds = f"{anyio.current_time() - began:.0f} s"
             if len(watched) == 1:
                 last += 1e-3
-                asks = f", asks: {watched[0].question}" if watched[0].question is not None else ""
+                asks = f", asks: {quoted(watched[0].question)}" if watched[0].question is not None else ""
                 await report(last, None, f"{watched[0].id} {watched[0].state.value}{asks}, {seconds}")
             else:
                 last = max(float(ended), last + 1e-3)

@@ -20,6 +20,7 @@ import anyio.abc
 import anyio.lowlevel
 
 from asyncfc_mcp import references
+from asyncfc_mcp.answers import without_our_keys
 from asyncfc_mcp.codec import approximate_size
 from asyncfc_mcp.config import Policy
 from asyncfc_mcp.errors import (
@@ -555,7 +556,7 @@ class Scheduler:
     # --- settling ------------------------------------------------------------------------------------------------
 
     def _settle_with(self, call: Call, result: Result) -> None:
-        call.future.result = result
+        call.future.result = without_our_keys(result)
         failed = result.get("isError") is True
         event, outcome = (Event.FAIL, "failed") if failed else (Event.COMPLETE, "completed")
         self._settle_all([(call, event, None, outcome)])

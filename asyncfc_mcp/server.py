@@ -43,6 +43,7 @@ from asyncfc_mcp.protocol import (
     Later,
     Soon,
 )
+from asyncfc_mcp.quotation import block
 from asyncfc_mcp.request_order import RequestOrder, RequestOrders
 from asyncfc_mcp.requests import Handler, Params, Request, Session, awaited
 from asyncfc_mcp.subscriptions import Subscriptions
@@ -284,7 +285,7 @@ class Upstream:
         parts = [instructions(conversation=profile.single_conversation)]
         for server, downstream in self.bridge.downstreams.items():
             if downstream.offer.instructions:
-                parts.append(f"{server}: {downstream.offer.instructions}")
+                parts.append(block(server, downstream.offer.instructions))
         return "\n\n".join(parts)
 
 

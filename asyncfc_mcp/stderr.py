@@ -138,7 +138,7 @@ class Stderr:
         self._write(*texts)
         if self._echo is not None:
             with suppress(OSError, ValueError):  # a closed stderr of ours; the server's must be read on
-                self._echo.write("".join([f"[{self._name}] {text}\n" for text in texts]))
+                self._echo.write("".join([f"[{self._name}] {clean(text)}\n" for text in texts]))
 
     def _write(self, *texts: str) -> None:
         if self._file is not None:

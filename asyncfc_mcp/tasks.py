@@ -11,6 +11,7 @@ from asyncfc_mcp import answers
 from asyncfc_mcp.errors import ProtocolFailure
 from asyncfc_mcp.futures import Future, State
 from asyncfc_mcp.protocol import INTERNAL_ERROR
+from asyncfc_mcp.quotation import said
 
 EXPERIMENTAL_VERSION: Final = "2025-11-25"
 """The one protocol version that has the experimental tasks."""
@@ -46,7 +47,7 @@ def _message(future: Future) -> str | None:
         return future.question
     if future.progress is not None:
         done, total, message = future.progress
-        return f"{done:g}" + (f" of {total:g}" if total is not None else "") + (f": {message}" if message else "")
+        return f"{done:g}" + (f" of {total:g}" if total is not None else "") + (f": {said(message)}" if message else "")
     return answers.put_in(future) or None
 
 

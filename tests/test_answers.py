@@ -98,8 +98,8 @@ def test_a_handle_tells_of_progress_and_questions():
     asked = future(State.INPUT_REQUIRED, progress=(2, 5.0, "cloning"))
     asked.questions["q1"] = Question("q1", "elicitation/create", {"message": "Overwrite?"})
     answer = answers.handle(asked)
-    assert "asks: Overwrite?" in words_of(answer)
-    assert "2/5 cloning" in words_of(answer)
+    assert 'asks: "Overwrite?"' in words_of(answer)
+    assert '2/5 "cloning"' in words_of(answer)
     assert answer["structuredContent"]["question"] == "Overwrite?"
     assert answer["structuredContent"]["progress"] == {"progress": 2, "total": 5.0, "message": "cloning"}
     without_total = answers.handle(future(progress=(7, None, None)))

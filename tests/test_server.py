@@ -135,7 +135,7 @@ async def test_the_instructions_teach_the_protocol_in_512_characters(era: str, n
         said = it.host.client.instructions
         assert said is not None
         ours, _, theirs = said.partition("\n\n")
-        assert theirs == "toy: Toys are for playing."
+        assert theirs == "[server toy says:]\n  Toys are for playing."
         assert len(ours) <= 512
         for word in ("_wait", "_as", "$x", "$f1", "${f:", "gather", "await_future", "list_futures"):
             assert word in ours
@@ -1315,7 +1315,7 @@ async def test_a_handle_tells_of_the_servers_progress():
     async with stage(toy=toy) as it:
         await it.host.call("work")
         answer = await it.host.call("await_future", {"future_id": "f1", "timeout_s": 5})
-        assert words(answer) == "f1 work running, 1/3 one. Result: await_future f1"
+        assert words(answer) == 'f1 work running, 1/3 "one". Result: await_future f1'
         assert answer["structuredContent"]["progress"] == {"progress": 1, "total": 3, "message": "one"}
 
 

@@ -96,8 +96,8 @@ def script(folder: Path, name: str, *, tools: list[Json] | None = None, **more: 
 
     Args:
         more: `introduction` (members of its answer to `initialize`), `answers` (method, or name of a tool → result, or
-            `{"error": …}`), `before` (the same → messages that it sends first; `$token` is the progress token),
-            `stderr` (text written at the start).
+            `{"error": …}`, "never" or "dies"), `before` (the same → messages that it sends first; `$token` is
+            the progress token), `stderr` (text written at the start).
     """
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"tools": tools or [], "received": str(path.with_suffix(".log")), **more}))
@@ -185,6 +185,10 @@ def main(path: str) -> None:
             write(json.loads(json.dumps(each).replace('"$token"', token)))
         if about in answers:
             found = answers[about]
+            if found == "never":
+                continue
+            if found == "dies":
+                sys.exit(3)
             write({"id": message["id"], **(found if "error" in found else {"result": found})})
             continue
         match message["method"]:

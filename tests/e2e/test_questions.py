@@ -99,7 +99,7 @@ def test_a_question_reaches_whoever_awaits(bench: Bench, kind: str, label: str) 
         # Nobody has to be shown anything for roots: there they are asked for at once.
         entry = client.wait_for_question(future)
         assert entry["question"] == (asked[1] if kind in ("form", "url") else method_of(kind))
-        assert f"asks: {entry['question']}" in text_of(client.call("list_futures"))
+        assert f'asks: "{entry["question"]}"' in text_of(client.call("list_futures"))
         assert not client.asked
     result = client.dialog("await_future", {"future_id": future})
     assert said(result) == [answered(asked)]
@@ -117,7 +117,7 @@ def test_the_handle_says_what_is_asked(bench: Bench, label: str) -> None:
         handle = client.await_future(future, timeout_s=0.3)
         (record,) = records(handle)
         assert (record["status"], record["question"]) == ("input_required", label)
-        assert f"asks: {label}" in text_of(handle)
+        assert f'asks: "{label}' in text_of(handle)
         assert handle["structuredContent"]["question"] == label
         client.answer_all()
     assert said(client.dialog("await_future", {"future_id": future})) == [answered(("form", label))]
@@ -395,7 +395,7 @@ def test_progress_says_what_is_asked(benches: Mapping[tuple[str, str], Bench], d
     gate.touch()
     # Of a server of the handshake era either future may ask either question; of the other each asks its own.
     for tool, number in (("await_future", 0), ("gather", 0), ("gather", 1)):
-        wanted = f" input_required, asks: {label} {number}"
+        wanted = f' input_required, asks: "{label} {number}"'
         eventually(
             lambda tool=tool, wanted=wanted: [m for m in heard[tool] if m["message"].endswith(wanted)],
             f"progress of {tool} names question {number}",
