@@ -210,7 +210,7 @@ class Bridge:
             self.store,
             self._execute,
             clock=clock,
-            server_limits={server.name: server.max_concurrency for server in config.servers},
+            server_limits={server.name: server.limit for server in config.servers},
             send=self._send,
             check=self._checker.first_error,
         )

@@ -11,6 +11,9 @@ from typing import Any, Final, Literal
 from asyncfc_mcp.environment import Inherit
 from asyncfc_mcp.redaction import secrets_of, shown_command, shown_url
 
+HTTP_CONCURRENCY: Final = 200
+"""Calls at a time of a server at a URL, where no setting says more or less."""
+
 
 def _doc(default: Any, doc: str) -> Any:
     return field(default=default, metadata={"doc": doc})
@@ -38,7 +41,9 @@ class Policy:
     )
     names: bool = _doc(True, "Offer `_as`, by which a call names its future.")
     wait: bool = _doc(True, "Offer `_wait`, by which a call waits for results.")
-    max_concurrency: int | None = _doc(None, "Calls at a time: of the tool on a tool, of each server elsewhere.")
+    max_concurrency: int | None = _doc(
+        None, "Calls at a time: of the tool on a tool, of each server elsewhere (default 200 for servers at a URL)."
+    )
     timeout_s: float | None = _doc(None, "Seconds after which a running call is cancelled.")
     grace_ms: float = _doc(25.0, "Milliseconds given to a quick tool to answer with its result; 0 turns it off.")
     retries: int = _doc(2, "Tries after a transport failure, of `readOnlyHint` and `idempotentHint` tools only.")
@@ -114,6 +119,13 @@ class ServerConfig:
     tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     state: str | None = None
     """Root of its state: words joined by `/`, or `files:` and an absolute folder. None: a root of its own."""
+
+    @property
+    def limit(self) -> int | None:
+        """Calls at a time. A server at a URL has a bound in any case: each call takes a connection."""
+        if self.max_concurrency is None and isinstance(self.spec, HttpSpec):
+            return HTTP_CONCURRENCY
+        return self.max_concurrency
 
     def policy(self, tool: str) -> Policy:
         own = self.tools.get(tool)

@@ -302,7 +302,8 @@ class Downstream:
                     raise await self._failure(connection, method, exc) from None
             finally:
                 calls.end(answered=answered)
-            with anyio.move_on_after(RESEND_PAUSE_S * 2**resent):
+            # One that reads nothing more ends within a bounded time; what it has not read is for the next.
+            with anyio.move_on_after(None if connection.dispatcher.unread else RESEND_PAUSE_S * 2**resent):
                 while self._connection is connection:
                     await self._changed.wait()
             resent += 1

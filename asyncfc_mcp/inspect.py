@@ -69,6 +69,7 @@ def _limits(wiring: Wiring, server_limit: int | None) -> dict[str, Any]:
         "references": policy.references,
         "names": wiring.entry.takes_as,
         "wait": wiring.entry.takes_wait,
+        "max_message_bytes": policy.max_message_bytes,
         "max_argument_bytes": policy.max_argument_bytes,
     }
 
@@ -91,7 +92,7 @@ def report(bridge: Bridge) -> dict[str, Any]:
                 "effect_from": known_from(wiring.effect),
                 "effect_source": wiring.effect.source,
                 "in_turn_with": against,
-                "limits": _limits(wiring, bridge.downstreams[entry.server].config.max_concurrency),
+                "limits": _limits(wiring, bridge.downstreams[entry.server].config.limit),
                 "notes": list(entry.notes),
             }
         )

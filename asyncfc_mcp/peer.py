@@ -40,6 +40,8 @@ DOUBT_S: Final = 1.0
 """How long an answer that is no JSON waits for the answer proper: it may have been debug output."""
 CANCEL_WRITE_S: Final = 5.0
 """How long telling the other side of a cancellation may take."""
+UNREAD_S: Final = 30.0
+"""How long a server that stopped reading its input for good may take to answer what it has read."""
 FULL_S: Final = 1.0
 """How long reading rests, at most, while the other side does not read its answers."""
 BREATH: Final = 32
@@ -222,8 +224,15 @@ class Peer:
     def _unreadable(self) -> None:
         """Note that nothing more can be written."""
         logger.debug("dropped a message: the other side does not read")
+        if not (self.unread or self.input_ended) and self._ends_unread and self._tg is not None:
+            self._tg.start_soon(self._end_soon)
         self.unread = True
         self._end_if_useless()
+
+    async def _end_soon(self) -> None:
+        """End a connection that can be sent nothing more, whatever it still owes."""
+        await anyio.sleep(UNREAD_S)
+        self.end_input()
 
     def _end_if_useless(self) -> None:
         if self.unread and self._ends_unread and not self._pending:

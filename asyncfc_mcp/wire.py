@@ -467,11 +467,7 @@ class LineWriter:
                 first.begun = True
                 if first.start is None:
                     first.start = self._sink.position
-                with anyio.move_on_after(self._stall_s, shield=True) as writing:
-                    await self._sink.send(first.rest)
-                if writing.cancelled_caught:
-                    self._sink.close()
-                    raise anyio.BrokenResourceError
+                await self._write(first)
                 first.over = True
                 self._queue.popleft()
                 self.unsent -= len(first.rest)
@@ -488,6 +484,21 @@ class LineWriter:
             raise
         finally:
             self._lock.release()
+
+    async def _write(self, line: "_Line") -> None:
+        """Write the rest of a line. A reader that is slow is waited for, one that reads nothing is not."""
+        while line.rest:
+            before = self._sink.position
+            with anyio.move_on_after(self._stall_s, shield=True) as writing:
+                await self._sink.send(line.rest)
+            if not writing.cancelled_caught:
+                return
+            written = self._sink.position - before
+            if not 0 < written < len(line.rest):
+                self._sink.close()
+                raise anyio.BrokenResourceError
+            line.rest = line.rest[written:]
+            self.unsent -= written
 
     def _stir(self) -> None:
         moved, self._moved = self._moved, anyio.Event()

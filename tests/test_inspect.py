@@ -99,6 +99,7 @@ async def test_all_limits_of_a_tool_are_shown_as_they_apply():
         "references": "all",
         "names": True,
         "wait": True,
+        "max_message_bytes": 64 << 20,
         "max_argument_bytes": 8 << 20,
     }
     assert (tools["read"]["limits"]["retries"], tools["read"]["limits"]["single_flight"]) == (3, True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import sys
 import threading
 import time
@@ -163,6 +164,15 @@ def write_raw(arguments: Json, number: object) -> None:
     sys.stdout.buffer.flush()
 
 
+def deafen(arguments: Json, number: object) -> None:
+    """Read nothing more; close the input or leave it open, answer the call before or not."""
+    if arguments["answers"]:
+        write({"id": number, "result": {"content": [], "structuredContent": {"heard": True}}})
+    if arguments["closes"]:
+        os.close(0)
+    time.sleep(600)
+
+
 def main(path: str) -> None:
     """Serve the tools or the script in a file; `flood` floods, `raw` writes what it is given in place of an answer, and
     other tools give their arguments back unless the script says more."""
@@ -208,6 +218,8 @@ def main(path: str) -> None:
                     flood(arguments["kind"], arguments["seconds"])
                 if params["name"] == "tell_of_changes":
                     write({"method": "notifications/tools/list_changed"})
+                if params["name"] == "deaf":
+                    deafen(arguments, message["id"])
                 if params["name"] == "raw":
                     write_raw(arguments, message["id"])
                     if not arguments.get("answer"):

@@ -232,3 +232,66 @@ def test_a_long_answer_over_http_ends_its_call(stage: Stage, kind: str, encoding
         assert server.calls() == 2
         assert memory.most < MEMORY
         hostile.assert_steady(measured, quiet)
+
+
+# --- servers that stop reading, and servers that never answer ---------------------------------------------------------
+
+
+def deaf(stage: Stage) -> Wire:
+    path = hostile.listing(stage.folder, [hostile.tool("deaf"), hostile.tool("give")])
+    bridge = stage.bridge({"bad": stage.entry(sys.executable, SERVER, path, stage.mark)}, max_wait_s=10)
+    bridge.wait_for_tools("bad__deaf", "bad__give")
+    return bridge
+
+
+def test_a_server_that_closes_its_input_is_started_again(stage: Stage):
+    """What it has not read is sent to its next process."""
+    bridge = deaf(stage)
+    for number in range(2):
+        held = bridge.submit("bad__deaf", {"answers": True, "closes": True})
+        assert bridge.outcome(held.id)["structuredContent"] == {"heard": True}
+        assert bridge.outcome(bridge.submit("bad__give", {"n": number}).id)["structuredContent"] == {"n": number}
+
+
+@pytest.mark.attacks_long
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_server_that_reads_nothing_more_and_owes_an_answer_is_started_again(stage: Stage, closes: bool):
+    """After 30 seconds of a write and as many of silence: calls that it may have read fail, others are sent again."""
+    bridge = deaf(stage)
+    held = bridge.submit("bad__deaf", {"answers": False, "closes": closes})
+    text = "x" * (1 << 20)
+    waiting = [bridge.submit("bad__give", {"n": number, "text": text}) for number in range(3)]
+    outcomes = [bridge.outcome(each.id) for each in (held, *waiting)]
+    assert "stopped reading its input" in text_of(outcomes[0])
+    assert "may or may not" in text_of(outcomes[0])
+    # Of the first a part was written, where the pipe was open.
+    assert [(each.get("structuredContent") or {}).get("n") for each in outcomes[2:]] == [1, 2]
+    assert closes == (outcomes[1].get("structuredContent", {}).get("n") == 0)
+
+
+HANG = threading.Event()
+
+
+def hang(exchange: Exchange) -> None:
+    HANG.wait(60)
+
+
+def test_calls_over_http_that_are_given_up_give_back_their_connections(stage: Stage):
+    """Beyond 200 at a time they wait and say so; after they were cancelled or timed out the server serves as before."""
+    with HostileServer({"hang": hang, "give": give}) as server:
+        own = {"tools": {"hang": {"timeout_s": 8}}}
+        bridge = stage.bridge({"bad": {"url": server.url, "asyncfc": own}}, max_pending=1000)
+        bridge.wait_for_tools("bad__hang", "bad__give")
+        held = [bridge.submit("bad__hang") for _ in range(250)]
+        eventually(lambda: server.calls() == 200, "200 calls arrived")
+        assert [each.status for each in held] == ["running"] * 200 + ["waiting"] * 50
+        for each in held[200:]:
+            bridge.call("cancel_future", {"future_id": each.id})
+        for each in held[200:]:
+            assert "cancelled" in text_of(bridge.outcome(each.id))
+        assert server.calls() == 200
+        for each in held[:200]:
+            assert "did not finish within 8 s" in text_of(bridge.outcome(each.id))
+        assert bridge.outcome(bridge.submit("bad__give", {"n": 1}).id)["structuredContent"] == {"n": 1}
+        HANG.set()
+        eventually(lambda: len(server._open) <= 20, "connections are closed")
