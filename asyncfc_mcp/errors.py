@@ -293,6 +293,18 @@ class CallFailed(BridgeError):
         return str(self)
 
 
+class ToolFailed(CallFailed):
+    """Base: `what` is the predicate of a sentence whose subject is the tool."""
+
+    def __init__(self, tool: str, what: str) -> None:
+        self._what = what
+        super().__init__(f"{tool} {what}")
+
+    @property
+    def detail(self) -> str:
+        return self._what
+
+
 class ProtocolFailure(CallFailed):
     """The downstream answered with a JSON-RPC error, kept whole."""
 
@@ -361,15 +373,16 @@ class ServerRefused(CallFailed):
         super().__init__(f"server {server!r} refused this call: it {refused.message}{effect}")
 
 
-class CallTimedOut(CallFailed):
+class CallTimedOut(ToolFailed):
     """The call took longer than its `timeout_s`; the downstream was told to cancel it."""
 
     kind = "timeout"
 
     def __init__(self, tool: str, timeout_s: float) -> None:
         super().__init__(
-            f"{tool} did not finish within {timeout_s:g} s (setting timeout_s) and was cancelled; "
-            f"it may or may not have taken effect"
+            tool,
+            f"did not finish within {timeout_s:g} s (setting timeout_s) and was cancelled; "
+            f"it may or may not have taken effect",
         )
 
 
@@ -495,31 +508,33 @@ class Cycle(BridgeError):
         super().__init__(f"Refused: these calls wait for each other: {' → '.join(names)}. Nothing was started")
 
 
-class Unanswered(CallFailed):
+class Unanswered(ToolFailed):
     """The server asked its client something and nobody answered in time."""
 
     kind = "unanswered"
 
     def __init__(self, tool: str, question: str, timeout_s: float) -> None:
         super().__init__(
-            f"{tool} asked something that nobody answered within {timeout_s:g} s (setting question_timeout_s): "
-            f"{question}. The call was cancelled. Await such a future, so that its question can be put to the user"
+            tool,
+            f"asked something that nobody answered within {timeout_s:g} s (setting question_timeout_s): "
+            f"{question}. The call was cancelled. Await such a future, so that its question can be put to the user",
         )
 
 
-class NobodyToAnswer(CallFailed):
+class NobodyToAnswer(ToolFailed):
     """The server asked its client something after that had closed its input."""
 
     kind = "unanswered"
 
     def __init__(self, tool: str, question: str) -> None:
         super().__init__(
-            f"{tool} asked something, and its client had closed the connection already, so the call was cancelled: "
-            f"{question}. Keep standard input open until such a call has ended"
+            tool,
+            f"asked something, and its client had closed the connection already, so the call was cancelled: "
+            f"{question}. Keep standard input open until such a call has ended",
         )
 
 
-class NotDrained(CallFailed):
+class NotDrained(ToolFailed):
     """The client closed its input, and the call had not ended in the time that was left."""
 
     kind = "cancelled"
@@ -527,24 +542,25 @@ class NotDrained(CallFailed):
     def __init__(self, tool: str, drain_s: float, *, sent: bool) -> None:
         effect = "it may or may not have taken effect" if sent else "it was never sent"
         super().__init__(
-            f"{tool} had not ended {drain_s:g} s after its client closed the connection (setting drain_s) and was "
-            f"cancelled; {effect}"
+            tool,
+            f"had not ended {drain_s:g} s after its client closed the connection (setting drain_s) and was "
+            f"cancelled; {effect}",
         )
 
 
-class MalformedQuestion(CallFailed):
+class MalformedQuestion(ToolFailed):
     """A server asked for input in a form that the protocol does not have."""
 
     kind = "malformed_question"
 
     def __init__(self, tool: str, found: object) -> None:
-        super().__init__(f"{tool} asked for input in a form that is not MCP's: inputRequests has {found!r:.80}")
+        super().__init__(tool, f"asked for input in a form that is not MCP's: inputRequests has {found!r:.80}")
 
 
-class CannotAsk(CallFailed):
+class CannotAsk(ToolFailed):
     """The server needs an answer that this client cannot give."""
 
     kind = "cannot_ask"
 
     def __init__(self, tool: str, method: str) -> None:
-        super().__init__(f"{tool} sent {said(method, 80)}, which this client has not declared that it can answer")
+        super().__init__(tool, f"sent {said(method, 80)}, which this client has not declared that it can answer")

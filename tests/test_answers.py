@@ -11,6 +11,7 @@ from asyncfc_mcp import answers
 from asyncfc_mcp.answers import META_KEY
 from asyncfc_mcp.errors import (
     CallFailed,
+    CallTimedOut,
     Cancelled,
     DependencyFailed,
     ProtocolFailure,
@@ -372,6 +373,11 @@ def test_content_that_is_no_list_of_blocks_keeps_its_text(content: object, text:
             ProtocolFailure("rate", -32000, "limit reached"),
             State.FAILED,
             "f3 rate failed: limit reached (JSON-RPC error -32000)",
+        ),
+        (
+            CallTimedOut("rate", 2),
+            State.FAILED,
+            "f3 rate failed: did not finish within 2 s (setting timeout_s) and was ",
         ),
         (Cancelled(sent=False), State.CANCELLED, "f3 rate cancelled: it was never sent"),
         (ServerUnavailable("s", "it is off"), State.FAILED, "f3 rate failed: server 's' is not available: it is off. "),
