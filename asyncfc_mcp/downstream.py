@@ -465,19 +465,25 @@ class Downstream:
                     woken = 0  # others are served, and this one has its turn after them
                 else:
                     return connection
-            elif self.status is Status.FAILED and woken < WAKES and self._may_wake():
+            elif self.status is Status.FAILED and woken < WAKES and (self._kind is not None or self._rest_s() == 0):
                 # Start it for this call instead of waiting out the pause.
-                woken += 1
-                self._wake.set()
-                await self._changed.wait()
+                changed = self._changed
+                with anyio.move_on_after(self._rest_s()):
+                    await changed.wait()
+                if not changed.is_set():
+                    woken += 1
+                    self._wake.set()
+                    await changed.wait()
             else:
                 raise ServerUnavailable(self.name, self.reason or self.status.value)
 
-    def _may_wake(self) -> bool:
-        """Whether a start is worth while: it ran before, or the last one failed a while ago."""
-        # At a URL that costs no more than a connection.
+    def _rest_s(self) -> float:
+        """Seconds until a start is worth while: none if it ran before, or the last one failed a while ago. At a URL
+        a start costs no more than a connection, so that a call waits for this."""
+        if not self._fruitless:
+            return 0
         rest_s = FRUITLESS_S if self._kind is None else BACKOFF_S[0] / 2
-        return not self._fruitless or anyio.current_time() - self._failed_at > rest_s
+        return max(0, self._failed_at + rest_s - anyio.current_time())
 
     async def _how_it_ended(self, connection: _Connection, failure: TransportFailure) -> str:
         """What happened, as a predicate of the server."""

@@ -309,6 +309,21 @@ def test_a_server_that_was_away_is_found_again(stage: Stage) -> None:
         bridge.wait_for_tools("new")
 
 
+def test_calls_right_after_a_refused_connection_wait_for_the_next_one(stage: Stage) -> None:
+    """As calls of a server that is starting do; a moment later they would have it started themselves."""
+    port = free_port()
+    with HostileServer({"good": good}, port=port) as server:
+        first = stage.serve("--url", server.url)
+        first.wait_for_tools("good")
+        first.close()
+    bridge = stage.serve("--url", server.url)
+    assert "good" in bridge.tools(), "it is listed from the cache"
+    eventually(lambda: "connection refused" in text_of(bridge.call("list_futures")), "the connection was refused")
+    calls = [bridge.submit("good") for _ in range(5)]
+    with HostileServer({"good": good}, port=port):
+        assert [text_of(bridge.outcome(call.id)) for call in calls] == ["good"] * 5
+
+
 # --- statuses ------------------------------------------------------------------------------------------------------
 
 
