@@ -557,6 +557,15 @@ class MalformedQuestion(ToolFailed):
         super().__init__(tool, f"asked for input in a form that is not MCP's: inputRequests has {found!r:.80}")
 
 
+class TooManyQuestions(ToolFailed):
+    """A server asked for more at once than a client can be expected to answer."""
+
+    kind = "too_many_questions"
+
+    def __init__(self, tool: str, count: int, most: int) -> None:
+        super().__init__(tool, f"asked {count} questions at once; at most {most} are passed on")
+
+
 class CannotAsk(ToolFailed):
     """The server needs an answer that this client cannot give."""
 

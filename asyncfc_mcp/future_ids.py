@@ -192,7 +192,8 @@ class Count:
         assert self._path is not None
         part = self._path.with_suffix(f".{os.getpid()}.part")
         try:
-            part.write_text(file.text(), encoding="utf-8")
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as new:
+                new.write(file.text())
             part.replace(self._path)
         except OSError as exc:
             raise CountUnusable(str(exc)) from exc

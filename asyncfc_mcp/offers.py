@@ -89,7 +89,8 @@ class OfferCache:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Renamed into place, so that another bridge never reads half a file.
             part = path.with_suffix(f".{os.getpid()}.part")
-            part.write_bytes(_written(offer))
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(_written(offer))
             part.replace(path)
         except (OSError, ValueError, RecursionError) as exc:
             logger.debug("could not cache the listings of %r: %s", config.name, exc)

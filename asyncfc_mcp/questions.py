@@ -19,6 +19,7 @@ from asyncfc_mcp.errors import (
     NobodyToAnswer,
     ProtocolFailure,
     RpcError,
+    TooManyQuestions,
     Unanswered,
 )
 from asyncfc_mcp.futures import CallerIdentity, Event, Future, Question, Result, State
@@ -37,6 +38,8 @@ HOLD_S: Final = 60.0
 """How long a question is held that may be one of several clients'."""
 STATE_ONLY_S: Final = 0.25
 """A server that asks nothing, but for the call to be sent again, gets it after this pause."""
+MAX_OPEN: Final = 32
+"""How many questions of one call may be open at the same time; more are refused."""
 MAX_ROUNDS: Final = 32
 """How often one call may ask again before it is given up."""
 
@@ -131,6 +134,8 @@ class Questions:
         """
         for call in calls:
             refuse_unless_able(call.capabilities, method, params)
+            if len(call.future.questions) >= MAX_OPEN:
+                raise RpcError(INVALID_REQUEST, f"{MAX_OPEN} questions of this call are open; wait for their answers")
         try:
             return await self._ask([call.future for call in calls], method, params)
         except _Nobody as nobody:
@@ -210,6 +215,8 @@ class Questions:
             Unanswered: nobody answered one.
         """
         asked = input_requests(call.future.tool, result)
+        if len(asked) > MAX_OPEN:
+            raise TooManyQuestions(call.future.tool, len(asked), MAX_OPEN)
         responses: dict[str, Any] = {}
 
         async def ask(key: str, method: str, params: Mapping[str, Any]) -> None:

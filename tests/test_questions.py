@@ -17,7 +17,7 @@ from asyncfc_mcp.bridge import Bridge, Origin
 from asyncfc_mcp.errors import ConnectionEnded, MalformedQuestion, RpcError, Unanswered
 from asyncfc_mcp.futures import LOCAL, PUBLIC, CallerIdentity, Future, Question, Scope, State
 from asyncfc_mcp.metatools import Caller, Client, InputNeeded, wait
-from asyncfc_mcp.questions import CLAIM_S, HOLD_S, can_answer, input_requests
+from asyncfc_mcp.questions import CLAIM_S, HOLD_S, MAX_OPEN, can_answer, input_requests
 
 FORMS: Mapping[str, Any] = {"elicitation": {"form": {}}}
 ACCEPT = {"action": "accept"}
@@ -582,3 +582,27 @@ async def test_a_server_that_only_wants_its_call_again_is_not_run_after() -> Non
 def test_a_question_that_is_none_fails_its_call_and_nothing_else(asked: Any) -> None:
     with pytest.raises(MalformedQuestion, match="t asked for input in a form that is not MCP's"):
         input_requests("t", {"inputRequests": asked})
+
+
+@on_virtual_time
+async def test_a_call_has_a_bounded_number_of_open_questions():
+    """The server is refused the others, and may ask again when some are answered."""
+    toy = Asker()
+
+    async def flood(got: Got) -> dict[str, Any]:
+        async with anyio.create_task_group() as tg:
+            for _ in range(500):
+                tg.start_soon(toy._ask, got)
+        return text_result("asked")
+
+    toy.add("flood", flood)
+    async with asking(toy) as (bridge, call):
+        future = await call("flood")
+        with anyio.fail_after(60):
+            while len(toy.refusals) < 500 - MAX_OPEN:  # noqa: ASYNC110 - nobody tells us
+                await anyio.sleep(0.1)
+        assert len(future.questions) == MAX_OPEN
+        assert f"{MAX_OPEN} questions of this call are open" in str(toy.refusals[0])
+        bridge.scheduler.cancel(future)
+        await settle()
+        assert not future.questions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -295,3 +296,20 @@ def test_calls_over_http_that_are_given_up_give_back_their_connections(stage: St
         assert bridge.outcome(bridge.submit("bad__give", {"n": 1}).id)["structuredContent"] == {"n": 1}
         HANG.set()
         eventually(lambda: len(server._open) <= 20, "connections are closed")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+def test_what_is_kept_on_disk_is_for_its_user_only(stage: Stage):
+    """Logs, listings and counts: files 0600 in folders 0700, whatever the umask."""
+    before = os.umask(0)
+    try:
+        bridge = deaf(stage)
+    finally:
+        os.umask(before)
+    bridge.outcome(bridge.submit("bad__give", {"n": 1}).id)
+    files = [
+        each for name in ("cache", "logs", "state") for each in stage.folder.glob(f"{name}/**/*") if each.is_file()
+    ]
+    assert len(files) >= 3
+    assert {each.stat().st_mode & 0o777 for each in files} == {0o600}, files
+    assert {each.parent.stat().st_mode & 0o777 for each in files} == {0o700}, files
