@@ -23,6 +23,7 @@ import httpx2
 
 from asyncfc_mcp.errors import HttpRefused, RpcError, TransportFailure
 from asyncfc_mcp.protocol import INVALID_REQUEST, METHOD_NOT_FOUND
+from asyncfc_mcp.quotation import said
 from asyncfc_mcp.redaction import shown_url, without_secrets
 
 SAID_CHARS: Final = 200
@@ -42,9 +43,7 @@ _TRANSPORT_CODES: Final = frozenset({-32000, -32001, INVALID_REQUEST, 400, 404})
 
 def quoted(text: str, secrets: Iterable[str]) -> str:
     """The beginning of what a server wrote, on one line and without secrets."""
-    text = without_secrets(text, secrets)
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= SAID_CHARS else text[: SAID_CHARS - 1] + "…"
+    return said(without_secrets(text, secrets), SAID_CHARS)
 
 
 def place(url: str) -> str:
