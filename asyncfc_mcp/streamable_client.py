@@ -46,7 +46,7 @@ RESUME_TRIES: Final = 3
 SERVED_S: Final = 30.0
 """A stream that lasted this long or had an event served well: the next pause is the first again."""
 MIN_PAUSE_S: Final = 0.05
-"""Shortest pause, whatever the server names."""
+"""Shortest pause, whatever the server names. It doubles up to a second while a stream brings nothing new."""
 RENEW_S: Final = 10.0
 """A younger session is not renewed because its GET stream is refused, but only when a request is."""
 
@@ -232,10 +232,10 @@ class StreamableTransport(HttpTransport):
         Raises:
             TransportFailure: that is not possible.
         """
-        decoder, tries, pause = broken, 0, PAUSE_S[0]
+        decoder, tries, pause, least = broken, 0, PAUSE_S[0], MIN_PAUSE_S
         while not request.answered:
-            await anyio.sleep(_pause(decoder, pause))
-            pause = min(pause * 2, PAUSE_S[1])
+            await anyio.sleep(max(_pause(decoder, pause), least))
+            pause, least = min(pause * 2, PAUSE_S[1]), min(least * 2, PAUSE_S[0])
             try:
                 async with self._get(session, decoder.last_id) as response:
                     decoder, tries = decoder.again(), 0
@@ -245,7 +245,7 @@ class StreamableTransport(HttpTransport):
                             await _read_on(chunks)
                             return
                         if decoder.last_id != broken.last_id:
-                            broken, pause = decoder, PAUSE_S[0]
+                            broken, pause, least = decoder, PAUSE_S[0], MIN_PAUSE_S
             except SessionLost:
                 self.on_session_lost(session)
                 raise TransportFailure("broke off its answer and has forgotten the session") from None

@@ -313,3 +313,25 @@ def test_what_is_kept_on_disk_is_for_its_user_only(stage: Stage):
     assert len(files) >= 3
     assert {each.stat().st_mode & 0o777 for each in files} == {0o600}, files
     assert {each.parent.stat().st_mode & 0o777 for each in files} == {0o700}, files
+
+
+def test_a_stream_that_brings_nothing_is_resumed_with_growing_pauses(stage: Stage):
+    """Though the server asks for none: at most seven times in the first three seconds."""
+
+    def begin(exchange: Exchange) -> None:
+        exchange.stream("id: 1\nretry: 0\ndata:\n\n", end=True)
+
+    def nothing(exchange: Exchange) -> bool:
+        resumed = exchange.method == "GET" and "last-event-id" in exchange.headers
+        if resumed:
+            exchange.stream(": nothing\n\n", end=True)
+        return resumed
+
+    with HostileServer({"begin": begin, "give": give}) as server:
+        server.override = nothing
+        bridge = stage.bridge({"bad": {"url": server.url, "asyncfc": {"tools": {"begin": {"timeout_s": 3}}}}})
+        bridge.wait_for_tools("bad__begin")
+        outcome = bridge.outcome(bridge.submit("bad__begin").id)
+        assert "did not finish within 3 s" in text_of(outcome)
+        resumed = [each for each in server.headers if "last-event-id" in each]
+        assert 1 <= len(resumed) <= 7
