@@ -23,6 +23,7 @@ from asyncfc_mcp.arrivals import Arrival, Arrivals
 from asyncfc_mcp.barriers import barrier_reason
 from asyncfc_mcp.catalog import Catalog, CatalogBuilder, Source, ToolEntry
 from asyncfc_mcp.checker import Checker
+from asyncfc_mcp.codec import held_size
 from asyncfc_mcp.config import BridgeConfig, StdioSpec
 from asyncfc_mcp.downstream import Downstream, Status
 from asyncfc_mcp.errors import (
@@ -41,7 +42,7 @@ from asyncfc_mcp.errors import (
 from asyncfc_mcp.expect import expected
 from asyncfc_mcp.following import follow_task
 from asyncfc_mcp.future_ids import FutureIds
-from asyncfc_mcp.futures import CallerIdentity, Future, FutureStore, NumbersOfRun, Result, Scope, is_id
+from asyncfc_mcp.futures import RECORD_BYTES, CallerIdentity, Future, FutureStore, NumbersOfRun, Result, Scope, is_id
 from asyncfc_mcp.json_types import json_type, parse_json
 from asyncfc_mcp.names import Handed
 from asyncfc_mcp.offers import TASKS_EXTENSION, OfferCache
@@ -203,6 +204,8 @@ class Bridge:
             max_pending=self.settings.max_pending,
             max_bytes=self.settings.max_result_bytes_total,
             keep_s=self.settings.keep_s,
+            unread_keep_s=self.settings.unread_keep_s,
+            caller_share=self.settings.max_caller_share,
             numbers=ids.count if ids is not None else NumbersOfRun,
         )
         self._checker = Checker()
@@ -213,6 +216,7 @@ class Bridge:
             server_limits={server.name: server.limit for server in config.servers},
             send=self._send,
             check=self._checker.first_error,
+            order_s=self.settings.public_order_s,
         )
         self.questions = Questions(self.scheduler, clock, self.settings.question_timeout_s)
         self._client_capabilities: Mapping[str, Any] = {}
@@ -556,7 +560,9 @@ class Bridge:
             conversation=origin.conversation,
             caller=origin.client,
             namer=origin.namer,
+            keep=bindings.values(),
         )
+        self.store.charge(future, RECORD_BYTES + (held_size(arguments) if arguments else 0))
         if meant.takes:
             future.put_in = {name: key.rpartition("/")[2] for name, key in meant.takes.items()}
         if not scope.listed and policy.on_failure == "stop":

@@ -9,6 +9,7 @@ import gc
 import json
 import math
 import re
+from sys import getsizeof
 from typing import Any, Final, cast
 
 from pydantic_core import from_json, to_json
@@ -382,6 +383,26 @@ def carried(value: Any) -> Any:
     except ValueError:
         return json.loads(_encode(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
     return value
+
+
+def held_size(value: Any) -> int:
+    """Bytes of memory that a parsed value holds, nearly. Keys count once: the parser makes one text for all that are
+    the same. An empty list is two bytes as JSON and 64 in memory."""
+    total = 0
+    keys: set[str] = set()
+    stack: list[Any] = [value]
+    while stack:
+        item = stack.pop()
+        kind = type(item)  # pyright: ignore[reportUnknownVariableType]
+        if kind is dict:
+            keys.update(item)
+            stack += item.values()
+        elif kind is list:
+            stack += item
+        elif item is None or kind is bool or (kind is int and -6 < item < 257):
+            continue  # one object for all
+        total += getsizeof(item)
+    return total + sum(map(getsizeof, keys))
 
 
 def approximate_size(value: Any) -> int:

@@ -142,8 +142,27 @@ class Settings:
 
     max_wait_s: float = _doc(45.0, "Longest wait within one call, in seconds.")
     max_pending: int = _doc(10_000, "Calls that may be unfinished at the same time; more are refused.")
-    max_result_bytes_total: int = _doc(512 << 20, "Bytes of results kept; while there are more, calls are refused.")
-    keep_s: float = _doc(3600.0, "Seconds a result is kept after it was last read. Unread ones are kept.")
+    max_result_bytes_total: int = _doc(
+        512 << 20,
+        "Bytes of memory that results, errors and arguments hold. When there are more, results that were read are "
+        "dropped, the one read longest ago first; if that is not enough, calls are refused.",
+    )
+    keep_s: float = _doc(
+        3600.0, "Seconds a result is kept after it was last read, if there is room. Unread ones are kept."
+    )
+    unread_keep_s: float = _doc(
+        3600.0, "Seconds an unread result is kept with `--insecure-no-auth`, where nobody may know its ID any more."
+    )
+    max_caller_share: float = _doc(
+        0.5,
+        "Share of `max_pending` and `max_result_bytes_total` that one caller may fill with `--insecure-no-auth`: a "
+        "session, or all clients of one name that have none.",
+    )
+    public_order_s: float = _doc(
+        60.0,
+        "Seconds, from its submission, for which a call keeps its place in the order with `--insecure-no-auth`: after "
+        "that none waits for it any more, and it waits for none.",
+    )
     deliver: Literal["auto", "inline", "off"] = _doc(
         "auto", "Whether finished small results ride on the next answer, where the conversation is known."
     )

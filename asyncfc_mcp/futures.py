@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 Result = dict[str, Any]
 """A `CallToolResult` as it came off the wire, unknown fields included."""
+
+
+RECORD_BYTES: Final = 1000
+"""Memory of a future beside its arguments and result, nearly."""
 
 
 class _Word(Enum):
@@ -202,6 +206,8 @@ class Future:
     """When somebody last received the result."""
     size: int = 0
     """Bytes of the result as JSON, approximately."""
+    held: int = 0
+    """Bytes that are counted for it: of its arguments until it ends, then of its result or failure."""
     watchers: list[Callable[["Future"], None]] = field(default_factory=list[Callable[["Future"], None]])
     """Called after every change; a watcher removes itself."""
     key: str = field(init=False)
@@ -300,6 +306,14 @@ class _Shelf:
     """Name → caller → the last future to which it gave the name; all of them where the identity is shared."""
 
 
+@dataclass(slots=True)
+class _Usage:
+    """What one caller fills of the bounds."""
+
+    pending: int = 0
+    bytes: int = 0
+
+
 class FutureStore:
     """Creates futures and finds them again, by ID or name, within a scope.
 
@@ -307,7 +321,12 @@ class FutureStore:
         clock: the monotonic clock, in seconds.
         max_pending: futures that have not ended, over all scopes; more are refused.
         max_bytes: bytes of results kept, over all scopes; while they are exceeded new calls are refused.
-        keep_s: seconds for which a result is kept after it was last read. Unread results are kept for good.
+        keep_s: seconds for which a result is kept after it was last read, if there is room. Unread results are kept
+            for good where the scope is listed.
+        unread_keep_s: seconds for which an unread result is kept where the scope is not listed: nobody may know its ID
+            any more.
+        caller_share: share of both bounds that one caller may fill where the scope is not listed, so that it cannot
+            keep the others out. Elsewhere all callers of a scope are one principal.
         numbers: gives the numbers of a scope's IDs, by its key.
     """
 
@@ -318,13 +337,21 @@ class FutureStore:
         max_pending: int = 10_000,
         max_bytes: int = 512 << 20,
         keep_s: float = 3600,
+        unread_keep_s: float = 3600,
+        caller_share: float = 1.0,
         numbers: Callable[[str], Numbers] = NumbersOfRun,
     ) -> None:
         self._clock = clock
         self._numbers = numbers
         self._max_pending, self._max_bytes, self._keep_s = max_pending, max_bytes, keep_s
         self._shelves: dict[str, _Shelf] = {}
+        self._unread_keep_s, self._caller_share = unread_keep_s, caller_share
         self._read: deque[tuple[float, Future]] = deque()
+        """Results that were read, the one read longest ago first, with the time; entries of others are out of date."""
+        self._unread: deque[tuple[float, Future]] = deque()
+        """Results of scopes that are not listed, by the time of their end."""
+        self._usage: dict[CallerIdentity | None, _Usage] = {}
+        """By caller, where the scope is not listed."""
         self.pending = 0
         self.bytes = 0
 
@@ -338,10 +365,13 @@ class FutureStore:
         conversation: str | None = None,
         caller: CallerIdentity | None = None,
         namer: CallerIdentity | None = None,
+        keep: Collection[str] = (),
     ) -> Future:
-        """A new future in state `waiting`.
+        """A new future in state `waiting`. Where there is no room, results that were read are dropped, the one read
+        longest ago first.
 
         Args:
+            keep: keys of futures whose results are needed, so that no room can be made with them.
             caller: the one that makes the call.
             namer: the caller among whose names `name` is to be.
 
@@ -355,9 +385,15 @@ class FutureStore:
         if self.pending >= self._max_pending:
             raise TooManyFutures(f"{self.pending} calls have not ended yet", str(self._max_pending), "max_pending")
         if self.bytes > self._max_bytes:
+            self._make_room(keep)
+        if self.bytes > self._max_bytes:
             raise TooManyFutures(
-                f"{self.bytes} bytes of results are stored", str(self._max_bytes), "max_result_bytes_total"
+                f"{self.bytes} bytes of unread results and of arguments are stored",
+                str(self._max_bytes),
+                "max_result_bytes_total",
             )
+        if not scope.listed:
+            self._check_share(caller)
         shelf = self._shelves.get(scope.key)
         if shelf is None:
             shelf = self._shelves[scope.key] = _Shelf(self._numbers(scope.key))
@@ -366,6 +402,8 @@ class FutureStore:
         future_id = f"f{shelf.numbers.take()}" if scope.listed else f"f{secrets.token_hex(16)}"
         future = Future(future_id, scope, tool, server, name=name, conversation=conversation, submitted_at=now)
         future.caller, future.namer = caller, namer
+        if not scope.listed:
+            self._usage.setdefault(caller, _Usage()).pending += 1
         shelf.futures[future_id] = future
         if name is not None:
             holders = shelf.names.setdefault(name, {})
@@ -501,12 +539,25 @@ class FutureStore:
             future.read_at = future.ended_at
             self._read.append((future.read_at, future))
         self.pending -= 1
+        if not future.scope.listed:
+            self._unread.append((future.ended_at, future))
+            self._usage[future.caller].pending -= 1
 
-    def weigh(self, future: Future, size: int) -> None:
-        """Account for the result of a future, of `size` bytes. Right after it has become terminal, before any other is
-        created, which may forget this one: whoever was told of its end has seen a size of 0."""
+    def charge(self, future: Future, held: int) -> None:
+        """Count bytes for a future, in place of those that were counted for it before."""
+        more, future.held = held - future.held, held
+        self.bytes += more
+        if not future.scope.listed and (usage := self._usage.get(future.caller)) is not None:
+            usage.bytes += more
+            if not (usage.bytes or usage.pending):
+                del self._usage[future.caller]
+
+    def weigh(self, future: Future, size: int, held: int | None = None) -> None:
+        """Account for the result of a future, of `size` bytes as JSON and `held` in memory. Right after it has become
+        terminal, before any other is created, which may forget this one: whoever was told of its end has seen a size
+        of 0."""
         future.size = size
-        self.bytes += size
+        self.charge(future, size if held is None else held)
 
     def mark_read(self, future: Future) -> None:
         """Somebody received the result, or will as soon as it is there; `keep_s` later it may be forgotten."""
@@ -516,22 +567,60 @@ class FutureStore:
         future.read_at = now
 
     def _forget_read(self, now: float) -> None:
-        """Drop results read long ago. One pass over the front of a queue, so the cost is spread over the reads."""
+        """Drop results read long ago, and unread ones that nobody may ask for any more. One pass over the front of each
+        queue, so the cost is spread over the reads."""
         horizon = now - self._keep_s
         while self._read and self._read[0][0] <= horizon:
             read_at, future = self._read.popleft()
-            if future.read_at != read_at:  # read again since, which stands further back
+            if future.read_at == read_at:  # else it was read again since, which stands further back
+                self._drop(future)
+        horizon = now - self._unread_keep_s
+        while self._unread and self._unread[0][0] <= horizon:
+            future = self._unread.popleft()[1]
+            if future.unread:
+                self._drop(future)
+
+    def _make_room(self, keep: Collection[str]) -> None:
+        """Drop results that were read until the others fit."""
+        kept: list[tuple[float, Future]] = []
+        while self._read and self.bytes > self._max_bytes:
+            entry = self._read.popleft()
+            read_at, future = entry
+            if future.read_at != read_at:
                 continue
-            shelf = self._shelves[future.scope.key]
-            if shelf.futures.pop(future.id, None) is None:
-                continue  # read once more by somebody who held it while it was forgotten
-            if future.name is not None and (holders := shelf.names.get(future.name)) is not None:
-                left = [each for each in holders.get(future.namer, ()) if each is not future]
-                if left:
-                    holders[future.namer] = left
-                elif holders.pop(future.namer, None) is not None and not holders:
-                    del shelf.names[future.name]
-            self.bytes -= future.size
+            if future.key in keep:
+                kept.append(entry)
+            else:
+                self._drop(future)
+        self._read.extendleft(reversed(kept))
+
+    def _check_share(self, caller: CallerIdentity | None) -> None:
+        """
+        Raises:
+            TooManyFutures: this caller fills its share.
+        """
+        usage = self._usage.get(caller)
+        if usage is None:
+            return
+        share = self._caller_share
+        if usage.pending >= max(1, share * self._max_pending):
+            what = f"{usage.pending} of your calls have not ended yet"
+            raise TooManyFutures(what, f"{share:g} of all", "max_caller_share")
+        if usage.bytes > share * self._max_bytes:
+            what = f"{usage.bytes} bytes of your results and arguments are stored"
+            raise TooManyFutures(what, f"{share:g} of all", "max_caller_share")
+
+    def _drop(self, future: Future) -> None:
+        shelf = self._shelves[future.scope.key]
+        if shelf.futures.pop(future.id, None) is None:
+            return  # read once more by somebody who held it while it was forgotten
+        if future.name is not None and (holders := shelf.names.get(future.name)) is not None:
+            left = [each for each in holders.get(future.namer, ()) if each is not future]
+            if left:
+                holders[future.namer] = left
+            elif holders.pop(future.namer, None) is not None and not holders:
+                del shelf.names[future.name]
+        self.charge(future, 0)
 
 
 def _the_one(name: str, futures: Sequence[Future]) -> Future | None:

@@ -21,7 +21,7 @@ import anyio.lowlevel
 
 from asyncfc_mcp import references
 from asyncfc_mcp.answers import without_our_keys
-from asyncfc_mcp.codec import approximate_size
+from asyncfc_mcp.codec import approximate_size, held_size
 from asyncfc_mcp.config import Policy
 from asyncfc_mcp.errors import (
     ArgumentsRejected,
@@ -35,7 +35,7 @@ from asyncfc_mcp.errors import (
     ServerUnavailable,
     Stopped,
 )
-from asyncfc_mcp.futures import CallerIdentity, Event, Future, FutureStore, Result, Scope, State
+from asyncfc_mcp.futures import RECORD_BYTES, CallerIdentity, Event, Future, FutureStore, Result, Scope, State
 from asyncfc_mcp.ordering import NOTHING, Effect, StateTree
 from asyncfc_mcp.protocol import OnProgress, OnSent, content_blocks
 from asyncfc_mcp.validate import Validator
@@ -204,6 +204,7 @@ class Scheduler:
         server_limits: Mapping[str, int | None] | None = None,
         send: Send | None = None,
         check: "Check | None" = None,
+        order_s: float = math.inf,
     ) -> None:
         self.store = store
         self._execute = execute
@@ -225,6 +226,9 @@ class Scheduler:
         self._filled = anyio.Event()
         self._deadlines: list[tuple[float, str]] = []
         """When the time of calls without a task is over, as a heap; some have ended before."""
+        self._order_s = order_s
+        self._order_ends: deque[tuple[float, str]] = deque()
+        """When calls of scopes that are not listed lose their places in the order."""
         self._earlier = anyio.Event()
         self._tg: anyio.abc.TaskGroup | None = None
         self._over = False
@@ -274,6 +278,26 @@ class Scheduler:
             call.ordered = True
             on_failure = call.policy.on_failure if call.effect.declared else "continue"
             self._tree.submit(call.future.key, call.effect, on_failure=on_failure)
+            if not call.future.scope.listed and self._order_s < math.inf:
+                if not self._order_ends:
+                    self._earlier.set()
+                self._order_ends.append((self._clock() + self._order_s, call.future.key))
+
+    def _leave_order(self, key: str) -> None:
+        """Let a call that has not ended give up its place: it waits for no call before it, and none waits for it.
+
+        Callers of a scope that is not listed do not know each other, and one's endless call must not keep the others'
+        from running.
+        """
+        call = self._calls.get(key)
+        if call is None or not call.ordered:
+            return
+        held_back = not self._tree.ready(key)  # else it has started, or stands in line for capacity
+        call.ordered = False
+        freed = [ready for each in self._tree.settle(key, outcome="void").ready if (ready := self._calls.get(each))]
+        for each in [call, *freed] if held_back else freed:
+            if each.future.state is State.WAITING and not each.dropped:
+                self._consider(each)
 
     def _consider(self, call: Call) -> None:
         """Start the call if nothing is missing, or let it stand in line for capacity."""
@@ -412,8 +436,11 @@ class Scheduler:
         """End calls without a task whose time is over."""
         while True:
             self._earlier = anyio.Event()
-            with anyio.CancelScope(deadline=self._deadlines[0][0] if self._deadlines else math.inf):
+            ends = [queue[0][0] for queue in (self._deadlines, self._order_ends) if queue]
+            with anyio.CancelScope(deadline=min(ends, default=math.inf)):
                 await self._earlier.wait()
+            while self._order_ends and self._order_ends[0][0] <= self._clock():
+                self._leave_order(self._order_ends.popleft()[1])
             while self._deadlines and self._deadlines[0][0] <= self._clock():
                 call = self._calls.get(heappop(self._deadlines)[1])
                 if call is not None and call.abandon is not None:
@@ -585,7 +612,7 @@ class Scheduler:
             self._calls.pop(future.key, None)
             self.store.ended(future)
             future.apply(event)  # whoever waits for it gets it now; what it leaves to be counted can wait
-            self.store.weigh(future, approximate_size(future.result) if future.result is not None else 0)
+            self._weigh(future)
             if ran:  # and not what was cancelled before it went out
                 self._remember_duration(future)
             if call.ordered:
@@ -608,6 +635,12 @@ class Scheduler:
         for call in freed.values():
             if call.future.state is State.WAITING and not call.dropped:
                 self._consider(call)
+
+    def _weigh(self, future: Future) -> None:
+        if future.result is not None:
+            self.store.weigh(future, approximate_size(future.result), RECORD_BYTES + held_size(future.result))
+        else:
+            self.store.weigh(future, 0, RECORD_BYTES + len(str(future.failure or "")))
 
     def _stopped(self, call: Call, before_key: str, failed: Future) -> Stopped:
         """Why fail-stop cancelled a call: who failed before it, and who failed first of all."""

@@ -363,15 +363,76 @@ def test_one_call_too_many_is_refused_and_nothing_is_dropped(clock: Clock):
 
 
 def test_results_that_fill_the_memory_stop_new_calls_until_they_were_read(clock: Clock):
-    """`max_result_bytes_total` refuses; reading, and the end of the retention, make room again."""
+    """`max_result_bytes_total` refuses; reading makes room again, at once."""
     store = FutureStore(clock, max_bytes=100, keep_s=60)
     big = finish(store, make(store), size=101)
-    with pytest.raises(TooManyFutures, match=r"101 bytes of results are stored .*max_result_bytes_total"):
+    with pytest.raises(TooManyFutures, match=r"101 bytes of unread results and .*max_result_bytes_total"):
         make(store)
     store.mark_read(big)
-    clock.now += 61
     assert make(store).id == "f2"
     assert store.bytes == 0
+
+
+def test_room_is_made_with_what_was_read_longest_ago(clock: Clock):
+    """As much of it as is needed, and nothing that the new call takes the value of."""
+    store = FutureStore(clock, max_bytes=100)
+    read = [finish(store, make(store), size=30) for _ in range(3)]
+    for future in (read[1], read[0], read[2], read[1]):
+        clock.now += 1
+        store.mark_read(future)
+    unread = finish(store, make(store), size=30)
+    store.create(LOCAL, tool="t", server="s", keep=[read[0].key])
+    assert [future.id for future in store.everything()] == ["f1", "f2", "f4", "f5"]
+    finish(store, make(store), size=30)
+    make(store)
+    assert store.find(LOCAL, "f1") is None
+    assert store.get(LOCAL, unread.id) is unread
+
+
+def test_arguments_count_until_the_call_has_ended(clock: Clock):
+    """And its result, or failure, from then on."""
+    store = FutureStore(clock, max_bytes=100)
+    future = make(store)
+    store.charge(future, 101)
+    with pytest.raises(TooManyFutures, match="arguments"):
+        make(store)
+    finish(store, future, size=7)
+    assert store.bytes == 7
+
+
+def test_in_public_an_unread_result_is_forgotten_in_time(clock: Clock):
+    """Elsewhere it is kept for good; read there, it is kept as everywhere."""
+    store = FutureStore(clock, keep_s=100, unread_keep_s=60)
+    lost, found = (finish(store, make(store, PUBLIC), size=10) for _ in range(2))
+    store.mark_read(found)
+    ours = finish(store, make(store, LOCAL), size=10)
+    clock.now += 61
+    make(store, PUBLIC)
+    assert store.find(PUBLIC, lost.id) is None
+    assert store.get(PUBLIC, found.id) is found
+    assert store.get(LOCAL, ours.id) is ours
+    assert store.bytes == 20
+
+
+def test_in_public_one_caller_cannot_fill_everything(clock: Clock):
+    """Neither with calls nor with results; where all are one principal, it can."""
+    store = FutureStore(clock, max_pending=10, max_bytes=1000, caller_share=0.5)
+    greedy, other = CallerIdentity(), CallerIdentity()
+
+    def call(scope: Scope, caller: CallerIdentity) -> Future:
+        return store.create(scope, tool="t", server="s", caller=caller)
+
+    held = [call(PUBLIC, greedy) for _ in range(5)]
+    with pytest.raises(TooManyFutures, match="max_caller_share"):
+        call(PUBLIC, greedy)
+    assert call(PUBLIC, other)
+    for future in held:
+        finish(store, future, size=101)
+    with pytest.raises(TooManyFutures, match=r"505 bytes of your results.*max_caller_share"):
+        call(PUBLIC, greedy)
+    assert call(PUBLIC, other)
+    for _ in range(7):
+        call(LOCAL, greedy)
 
 
 def test_an_unread_result_is_never_forgotten(store: FutureStore, clock: Clock):
@@ -441,6 +502,8 @@ class StoreLife(RuleBasedStateMachine):
         self.store = FutureStore(self.clock, max_pending=6, max_bytes=400, keep_s=60)
         self.all: list[Future] = []
         self.read: dict[str, float] = {}
+        self.order: list[Future] = []
+        """What was read and has ended, the one read longest ago first."""
 
     def pick(self, number: int, wanted: Callable[[Future], bool]) -> Future:
         candidates = [future for future in self.all if wanted(future)]
@@ -451,11 +514,26 @@ class StoreLife(RuleBasedStateMachine):
             if future.done and self.read.get(future.key, 1e18) <= self.clock.now - 60:
                 self.all.remove(future)
 
+    def make_room(self) -> None:
+        """What was read longest ago goes first."""
+        while sum(future.size for future in self.all) > 400 and self.order:
+            future = self.order.pop(0)
+            if future in self.all:
+                self.all.remove(future)
+
+    def last_read(self, future: Future) -> None:
+        if future in self.order:
+            self.order.remove(future)
+        self.order.append(future)
+
     @rule(scope=st.sampled_from([ALICE, BOB]), name=st.sampled_from([None, "a", "b"]))
     def create(self, scope: Scope, name: str | None) -> None:
         self.forget()
         live = [future for future in self.all if not future.done]
-        full = len(live) >= 6 or sum(future.size for future in self.all) > 400
+        full = len(live) >= 6
+        if not full:
+            self.make_room()
+            full = sum(future.size for future in self.all) > 400
         taken = any(future.scope == scope and future.name == name for future in live) and name is not None
         if full or taken:
             with pytest.raises(TooManyFutures if full else NameInUse):
@@ -469,12 +547,15 @@ class StoreLife(RuleBasedStateMachine):
         future = finish(self.store, self.pick(number, lambda future: not future.done), size)
         if future.key in self.read:  # by a caller who waited for it, so from now on
             self.read[future.key] = self.clock.now
+            self.last_read(future)
 
     @precondition(lambda self: bool(self.all))
     @rule(number=st.integers(0, 9))
     def receive(self, number: int) -> None:
         future = self.pick(number, lambda future: True)
         self.store.mark_read(future)
+        if future.done and self.read.get(future.key) != self.clock.now:
+            self.last_read(future)
         self.read[future.key] = self.clock.now
 
     @rule(seconds=st.integers(1, 70))

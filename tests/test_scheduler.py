@@ -193,12 +193,13 @@ class Lab:
 
 
 @asynccontextmanager
-async def lab(execute: Any = None, limits: Mapping[str, int | None] | None = None) -> AsyncGenerator[Lab]:
+async def lab(execute: Any = None, limits: Mapping[str, int | None] | None = None, **more: Any) -> AsyncGenerator[Lab]:
     """A scheduler that runs. Whatever hangs fails after 5 seconds (of the test's clock)."""
     downstream = Downstream()
     store = FutureStore(anyio.current_time)
     send = None if execute else downstream.send
-    scheduler = Scheduler(store, execute or downstream, clock=anyio.current_time, server_limits=limits, send=send)
+    clock = anyio.current_time
+    scheduler = Scheduler(store, execute or downstream, clock=clock, server_limits=limits, send=send, **more)
     async with anyio.create_task_group() as tg:
         await tg.start(scheduler.run)
         yield Lab(store, scheduler, downstream)
@@ -1432,3 +1433,75 @@ async def test_a_call_cancelled_before_its_first_step_is_never_sent() -> None:
         await settle()
         assert limited.state is State.CANCELLED
         assert it.downstream.started == [behind.id]
+
+
+# --- callers that do not know each other ---------------------------------------------------------------------------
+
+
+@on_virtual_time
+async def test_in_public_an_endless_write_holds_others_for_a_bounded_time():
+    """Its place in the order ends, the call goes on, and nobody loses a place in a server's line."""
+    async with lab(order_s=3) as it:
+        endless = it.submit(writes="a", scope=PUBLIC)
+        behind = [it.submit(reads="a", scope=PUBLIC), it.submit(writes="a", scope=PUBLIC)]
+        await anyio.sleep(2.9)
+        assert states(endless, *behind) == ["running", "waiting", "waiting"]
+        await anyio.sleep(0.2)
+        assert states(endless, *behind) == ["running", "running", "running"]
+        for future in (endless, *behind):
+            await it.end(future)
+        it.assert_nothing_is_left()
+
+
+@on_virtual_time
+async def test_in_public_a_write_that_never_starts_holds_others_for_a_bounded_time():
+    """It waits for a value; what stands behind it does not wait for that, and it still runs when it has it."""
+    async with lab(order_s=3) as it:
+        value = it.submit(scope=PUBLIC)
+        stuck = it.submit(writes="a", needs=[value], scope=PUBLIC)
+        read = it.submit(reads="a", scope=PUBLIC)
+        await anyio.sleep(3.1)
+        assert states(value, stuck, read) == ["running", "waiting", "running"]
+        await it.end(value)
+        await it.end(stuck)
+        await it.end(read)
+        it.assert_nothing_is_left()
+
+
+@on_virtual_time
+async def test_in_public_a_call_in_line_for_capacity_is_started_once():
+    """Its time in the order may end while it stands there."""
+    async with lab(limits={"s": 1}, order_s=3) as it:
+        first, second = it.submit(writes="a", scope=PUBLIC), it.submit(writes="b", scope=PUBLIC)
+        await anyio.sleep(3.1)
+        assert states(first, second) == ["running", "waiting"]
+        await it.end(first)
+        assert states(second) == ["running"]
+        await it.end(second)
+        it.assert_nothing_is_left()
+
+
+@on_virtual_time
+async def test_in_public_calls_keep_their_order_until_then():
+    """What a caller submits in order, and what ends in time, runs in order."""
+    async with lab(order_s=3) as it:
+        write, read = it.submit(writes="a", scope=PUBLIC), it.submit(reads="a", scope=PUBLIC)
+        await anyio.sleep(2)
+        assert states(write, read) == ["running", "waiting"]
+        await it.end(write)
+        assert states(write, read) == ["completed", "running"]
+        await it.end(read)
+        await anyio.sleep(5)
+        it.assert_nothing_is_left()
+
+
+@on_virtual_time
+async def test_where_callers_are_one_principal_a_write_holds_what_stands_behind_it():
+    """For as long as it takes."""
+    async with lab(order_s=3) as it:
+        write, read = it.submit(writes="a"), it.submit(reads="a")
+        await anyio.sleep(1000)
+        assert states(write, read) == ["running", "waiting"]
+        await it.end(write)
+        await it.end(read)
+        it.assert_nothing_is_left()

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
 from types import FrameType
@@ -14,7 +15,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lab import Pipe, on_virtual_time
 
-from asyncfc_mcp.codec import MalformedMessage, Message, approximate_size, carried, format_message, parse_message
+from asyncfc_mcp.codec import (
+    MalformedMessage,
+    Message,
+    approximate_size,
+    carried,
+    format_message,
+    held_size,
+    parse_message,
+)
 from asyncfc_mcp.protocol import INVALID_REQUEST, PARSE_ERROR
 from asyncfc_mcp.wire import HELD_S, FdSink, FdSource, LineReader, LineWriter, StreamSink
 
@@ -183,6 +192,33 @@ def test_a_size_can_be_estimated_for_every_value(value: Any):
     """Never an exception, and never nothing."""
     assert approximate_size(value) > 0
     assert approximate_size([value, value]) > approximate_size(value)
+
+
+MANY: dict[str, str] = {
+    "empty lists": "[" + "[]," * 50_000 + "1]",
+    "empty objects": "[" + "{}," * 50_000 + "1]",
+    "rows": json.dumps([{"id": number, "name": f"n{number}", "on": True, "x": 1.5} for number in range(5_000)]),
+    "numbers": json.dumps(list(range(50_000))),
+    "short texts": json.dumps([f"t{number}" for number in range(50_000)]),
+    "one text": json.dumps("x" * 1_000_000),
+    "one wide text": json.dumps("\u20ac" * 500_000, ensure_ascii=False),
+    "keys": json.dumps({f"key{number}": None for number in range(20_000)}),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_what_a_value_holds_is_near_the_memory_that_it_takes(kind: str):
+    """Once 24 times as much was held as was counted."""
+    parse_message(b'{"jsonrpc":"2.0","id":1,"result":{}}')
+    line = b'{"jsonrpc":"2.0","id":1,"result":{"a":' + MANY[kind].encode() + b"}}"
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        message = parse_message(line)
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert held / 2 <= held_size(message) <= held * 2
 
 
 def test_the_size_of_a_deeply_nested_value_is_estimated_without_recursion():
