@@ -405,7 +405,8 @@ class _Reader:
         if not isinstance(written, list):
             raise self.fail(f"{path}.args", f"found {_kind(written)}", "a list of strings")
         args: list[str] = []
-        for i, arg in enumerate(cast("list[Any]", written)):
+        for i, each in enumerate(cast("list[Any]", written)):
+            arg = str(each) if type(each) is int else each  # as in `env`
             script = is_script(command, args, i)
             word = self.expanded_word(arg, f"{path}.args[{i}]", variables, script=script)
             args.append(_at_home(self.sendable(word, f"{path}.args[{i}]", "it")))

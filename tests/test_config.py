@@ -503,7 +503,7 @@ def test_no_error_shows_a_secret(value: Json) -> None:
         ({"command": {"args": []}}, ["mcpServers.s.command", "found an object", "a string"]),
         ({"command": ["npx", ["-y"]]}, ["mcpServers.s.args[0]", "found a list", "a string"]),
         ({"command": "x", "args": "-y pkg"}, ["mcpServers.s.args", "found a string", "a list of strings"]),
-        ({"command": "x", "args": ["-p", 80]}, ["mcpServers.s.args[1]", "found a number", "a string"]),
+        ({"command": "x", "args": ["-p", 1.5]}, ["mcpServers.s.args[1]", "found a number", "a string"]),
         ({"command": "x", "args": [True]}, ["mcpServers.s.args[0]", "found true", "a string"]),
         ({"command": "x", "env": {"A": 1.5}}, ["mcpServers.s.env.A", "found a number"]),
         ({"command": "x", "env": {"A": False}}, ["mcpServers.s.env.A", "found false"]),
@@ -967,3 +967,12 @@ def test_the_example_of_the_page_is_a_configuration() -> None:
     assert [server.name for server in config.servers] == ["github", "files"]
     assert not config.warnings
     assert config.servers[1].policy("read_file").timeout_s == 20
+
+
+def test_a_whole_number_among_the_arguments_is_its_text() -> None:
+    """People write `["--port", 3000]`; other values disable the server."""
+    config = parse(
+        {"mcpServers": {"a": {"command": "x", "args": ["--port", 3000]}, "b": {"command": "x", "args": [1.5]}}}
+    )
+    [server] = config.servers
+    assert server.spec == StdioSpec("x", ("--port", "3000"))
