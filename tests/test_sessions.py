@@ -17,6 +17,7 @@ from asyncfc_mcp import protocol, sessions, transports
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.exchange import PING_S
 from asyncfc_mcp.futures import LOCAL
+from asyncfc_mcp.questions import CLAIM_S
 from asyncfc_mcp.sdk import sdk_server
 from asyncfc_mcp.server import Upstream
 
@@ -568,7 +569,7 @@ async def test_the_first_answer_counts(then: str):
 @pytest.mark.parametrize("same", [True, False])
 @on_virtual_time
 async def test_a_question_whose_client_hangs_up_is_put_to_whoever_awaits_the_call(same: bool):
-    """At once, on the response of that wait: the call goes on without the client that made it."""
+    """At once, on the response of that wait: by the session that made the call, or another one after its end."""
     async with stage(mode="future") as it:
         client = await shake_hands(it.ours)
         other = client if same else await shake_hands(it.ours)
@@ -582,6 +583,10 @@ async def test_a_question_whose_client_hangs_up_is_put_to_whoever_awaits_the_cal
             await anyio.sleep(1)
             tg.start_soon(second.run)
             await anyio.sleep(1)
+            if not same:
+                assert not second.events()
+                await client.send(method="DELETE")
+                await anyio.sleep(CLAIM_S)
             [question] = second.events()
             answer = {"action": "accept", "content": {"name": "Ada"}}
             await other.send({"jsonrpc": "2.0", "id": question["id"], "result": answer})
