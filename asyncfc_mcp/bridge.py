@@ -329,8 +329,6 @@ class Bridge:
             self._handed_out = self.catalog
             self.handed.tools |= {name: (entry.server, entry.tool) for name, entry in self.catalog.tools.items()}
             self.handed.prompts |= {name: (entry.server, entry.prompt) for name, entry in self.catalog.prompts.items()}
-        rebuilt, self._rebuilt = self._rebuilt, anyio.Event()
-        rebuilt.set()
 
     async def found(self, name: str) -> Wiring:
         """The tool listed under this name, as soon as it is listed, or all listings are known.
@@ -478,7 +476,8 @@ class Bridge:
         meant = self._meant(wiring, arguments, origin)
         unknown = tuple(ref for ref in along if self.store.own(scope, ref, namer) is None)
         if meant.missing or unknown or self.arrivals:
-            effect = wiring.effect.bind(arguments or {}, lambda value: _may_refer(value))
+            typed = _as_typed(arguments, wiring.loosened, meant.bindings) or {}
+            effect = wiring.effect.bind(typed, lambda value: _may_refer(value))
             arrival = Arrival(scope, namer, origin.name, effect, meant.missing, unknown, after_all)
             await self.arrivals.pass_through(arrival)
             for ref in unknown:
@@ -519,6 +518,8 @@ class Bridge:
             return NOTHING_MEANT
         bindings: dict[str, str] = {}
         refused: dict[str, BridgeError] = {}
+        fates: dict[str, str | None] = {}
+        """Of IDs that are not known: each costs a look at the disk."""
         waits = policy.names and scope.listed and self.settings.forward_wait_ms > 0
         look_up = self.store.own if waits and not waited else self.store.referred
 
@@ -530,7 +531,9 @@ class Bridge:
                 bindings[ref] = f"{scope.key}/{exc.future_ids[-1]}"
                 return bindings[ref]
             if future is None:
-                fate = self.store.fate(scope, ref) if is_id(ref) else None
+                if is_id(ref) and ref not in fates:
+                    fates[ref] = self.store.fate(scope, ref)
+                fate = fates.get(ref)
                 if fate is None:
                     return None
                 refused[ref] = StaleReference(ref, fate)  # the literal text would be taken for the result
@@ -606,7 +609,9 @@ class Bridge:
         def answered(how: Result | CallFailed | Rest) -> None:
             if isinstance(how, ProtocolFailure):
                 how = ProtocolFailure(call.future.tool, how.code, how.message, how.data)
-            elif not (isinstance(how, CallFailed) or callable(how) or _final(call, how)):
+            elif callable(how):
+                how = partial(self._finish_rest, call, params, how)
+            elif not (isinstance(how, CallFailed) or _final(call, how)):
                 how = partial(self._finish, call, params, how)
             ended(how)
 
@@ -617,6 +622,14 @@ class Bridge:
             on_progress=call.on_progress,
             capabilities=self._parts.of(call.capabilities),
         )
+
+    async def _finish_rest(self, call: Call, params: dict[str, Any], rest: Rest) -> Result:
+        """Finish a call that had to be sent again."""
+        try:
+            result = await rest()
+        except ProtocolFailure as exc:
+            raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
+        return await self._finish(call, params, result)
 
     def _params(self, call: Call, arguments: dict[str, Any] | None) -> dict[str, Any]:
         params: dict[str, Any] = {"name": call.tool}
@@ -742,6 +755,8 @@ class Bridge:
             return
         before = self.catalog
         self._rebuild()
+        rebuilt, self._rebuilt = self._rebuilt, anyio.Event()
+        rebuilt.set()
         for kind in kinds:
             self._builder.begin(downstream.name, kind)
         if "tools" in kinds:

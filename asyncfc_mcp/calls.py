@@ -209,7 +209,9 @@ class ToolCalls:
         turn = request.order.turn(request.channel.request_id)
         if turn is None:
             return None
-        matters = wiring is None or wiring.ordered or (arguments or {}).get("_wait") == "all"
+        wait = (arguments or {}).get("_wait")
+        # In any of the forms in which it is taken; too often costs the wait only.
+        matters = wiring is None or wiring.ordered or (wait is not None and "all" in str(wait).lower())
         if matters and name not in METATOOLS:
             return turn
         turn.leave()

@@ -51,7 +51,6 @@ from asyncfc_mcp.protocol import (
     PROTOCOL_VERSION_META_KEY,
     SERVER_HANDSHAKE_VERSIONS,
     SERVER_INFO_META_KEY,
-    UNSUPPORTED_PROTOCOL_VERSION,
     CallOptions,
     Later,
     OnProgress,
@@ -691,10 +690,12 @@ class Downstream:
             try:
                 await self._initialize(connection)
             except RpcError as exc:
-                # A modern-only server says so, and names its versions.
-                if exc.code != UNSUPPORTED_PROTOCOL_VERSION:
+                # A modern-only server may refuse the handshake with any error, as one that it does not know.
+                if isinstance(exc, TransportFailure) and not isinstance(exc, HttpRefused):
                     raise
-                found = await self._discover(connection)
+                found = None
+                with anyio.move_on_after(PROBE_S):
+                    found = await self._discover(connection)
                 if found is None:
                     raise
                 self._adopt(connection, found)

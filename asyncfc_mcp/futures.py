@@ -348,7 +348,7 @@ class FutureStore:
         self._unread_keep_s, self._caller_share = unread_keep_s, caller_share
         self._read: deque[tuple[float, Future]] = deque()
         """Results that were read, the one read longest ago first, with the time; entries of others are out of date."""
-        self._unread: deque[tuple[float, Future]] = deque()
+        self._unread: deque[tuple[float, str, str]] = deque()
         """Results of scopes that are not listed, by the time of their end."""
         self._usage: dict[CallerIdentity | None, _Usage] = {}
         """By caller, where the scope is not listed."""
@@ -540,7 +540,7 @@ class FutureStore:
             self._read.append((future.read_at, future))
         self.pending -= 1
         if not future.scope.listed:
-            self._unread.append((future.ended_at, future))
+            self._unread.append((future.ended_at, future.scope.key, future.id))
             self._usage[future.caller].pending -= 1
 
     def charge(self, future: Future, held: int) -> None:
@@ -576,8 +576,9 @@ class FutureStore:
                 self._drop(future)
         horizon = now - self._unread_keep_s
         while self._unread and self._unread[0][0] <= horizon:
-            future = self._unread.popleft()[1]
-            if future.unread:
+            _, scope, future_id = self._unread.popleft()
+            future = self._shelves[scope].futures.get(future_id) if scope in self._shelves else None
+            if future is not None and future.unread:
                 self._drop(future)
 
     def _make_room(self, keep: Collection[str]) -> None:

@@ -29,14 +29,25 @@ from asyncfc_mcp.redaction import shown_url, without_secrets
 SAID_CHARS: Final = 200
 """How much of an error page is quoted."""
 
+_PREFACE: Final = r"\s*(?:(?:bad request|unauthorized|not found|invalid request|error)\b[\s:.,-]*)*"
 _SESSION_GONE: Final = re.compile(
-    r"session[\s\w'\"-]{0,60}(not found|expired|invalid|unknown|terminated|does not exist|required|missing|gone|closed)"
-    r"|(no|invalid|unknown|expired|missing)( valid| active| or \w+)?( mcp)?[ -]session"
-    r"|(could not|cannot|did not) find( \w+)? session|no transport found"
-    r"|not (been )?initialized|expect(ed|ing)? initialize|initialize (request )?(first|required)",
+    _PREFACE + r"(?:the |this |your )?(?:mcp[ -]?)?session(?:[ -]?id)?"
+    r"(?:[\s:]+['\"]?[\w-]{1,80}['\"]?)?[\s:]+(?:is |was |has |has been )?"
+    r"(?:not found|expired|invalid|unknown|terminated|gone|closed|does not exist|not exist)\b",
     re.IGNORECASE,
 )
-"""Words of servers that know no session for a request. 404 alone says so only to a request with a session."""
+"""Words that begin the text of a server which has forgotten a session that the request named."""
+_NO_SESSION: Final = re.compile(
+    _PREFACE + r"(?:(?:no|invalid|unknown|expired|missing)(?: valid| active| or \w+)?(?: mcp)?[ -]session"
+    r"|(?:the )?(?:mcp[ -])?session[ -]?id(?: header)?[\s:]+(?:is )?(?:required|missing)"
+    r"|(?:could not|cannot|did not) find(?: \w+)? session|no transport found"
+    r"|(?:the )?server (?:is )?not (?:been )?(?:yet )?initialized"
+    r"|unexpected message, expect|expect(?:ed|ing)? initialize"
+    r"|initialize (?:request )?(?:first|required))",
+    re.IGNORECASE,
+)
+"""Words that begin the text of a server which misses a session. The beginning counts: a tool may have sessions of its
+own, and the text of its error mention them."""
 _TRANSPORT_CODES: Final = frozenset({-32000, -32001, INVALID_REQUEST, 400, 404})
 """JSON-RPC codes with which servers refuse a request before they process it."""
 
@@ -194,8 +205,10 @@ def session_gone(status: int, body: bytes, errors: Iterable[RpcError], *, has_se
         return False
     if status == 404 and has_session:
         return True
+    if not 400 <= status < 500 or status == 403:
+        return False
     said = " ".join(error.message for error in errors) or first_text(body)
-    return 400 <= status < 500 and status != 403 and _SESSION_GONE.search(said) is not None
+    return _NO_SESSION.match(said) is not None or (has_session and _SESSION_GONE.match(said) is not None)
 
 
 def first_text(body: bytes) -> str:

@@ -279,15 +279,21 @@ class HttpTransport:
             self.answered_elsewhere(found)
 
 
-async def refused(response: httpx2.Response, http: HttpClient, session: object, *, has_session: bool) -> RpcError:
-    """The failure that a status means: a lost session, the JSON-RPC error in the body, or else the status itself."""
+async def refused(
+    response: httpx2.Response, http: HttpClient, session: object, *, has_session: bool, stateless: bool = False
+) -> RpcError:
+    """The failure that a status means: a lost session, the JSON-RPC error in the body, or else the status itself.
+
+    Args:
+        stateless: the request belongs to no session (2026-07-28), so that none can have been lost.
+    """
     body = b""
     with anyio.move_on_after(REFUSED_S), suppress(httpx2.HTTPError, httpx2.StreamError):
         body = await read_start(response)
     status = response.status_code
     errors = _errors_in(body)
     why = refusal(status, response.headers, body, http.secrets, errors)
-    if session_gone(status, body, errors, has_session=has_session):
+    if not stateless and session_gone(status, body, errors, has_session=has_session):
         return SessionLost(why, session)
     # What stands before a server answers 429 and 503, too, and says when to ask again.
     return why if not errors or status in (429, 503) else errors[0]

@@ -53,7 +53,8 @@ def _cancel_the_rest(scheduler: Scheduler, drain_s: float) -> None:
             drain_s,
             ", ".join(f"{call.future.id} {call.future.tool}" for call in calls[:10]),
         )
-    # Those that wait first, so that the end of a running call starts none of them.
-    for call in sorted(calls, key=lambda call: call.future.state is not State.WAITING):
+    # Those that wait first, and of these the newest, so that the end of none starts another.
+    waiting = [call for call in reversed(calls) if call.future.state is State.WAITING]
+    for call in (*waiting, *calls):
         if not call.future.done:
-            scheduler.abort(call, NotDrained(call.future.tool, drain_s, sent=call.future.state is not State.WAITING))
+            scheduler.abort(call, NotDrained(call.future.tool, drain_s, sent=call.sent))

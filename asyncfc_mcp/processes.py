@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import anyio
@@ -269,10 +270,15 @@ def _start(spec: StdioSpec, reaper: Reaper) -> Child:
     Raises:
         OSError: it cannot be started.
     """
+    pipes: list[tuple[int, int]] = []
+    try:
+        pipes.extend(os.pipe() for _ in range(3))
+    except OSError:
+        for fd in chain.from_iterable(pipes):
+            os.close(fd)
+        raise
+    (its_stdin, ours_out), (ours_in, its_stdout), (ours_err, its_stderr) = pipes
     entry, enter = reaper.enter()
-    its_stdin, ours_out = os.pipe()
-    ours_in, its_stdout = os.pipe()
-    ours_err, its_stderr = os.pipe()
     try:
         process = subprocess.Popen(
             [spec.command, *spec.args],

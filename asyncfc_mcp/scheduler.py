@@ -602,6 +602,9 @@ class Scheduler:
                 continue
             if future.state is State.WAITING:
                 call.dropped = True
+                # It may stand in a line for a while yet, and nothing of it is counted there.
+                call.arguments = None
+                call.sources.clear()
             ran = future.state is not State.WAITING and (call.sent or call.cancel_scope is not None)
             if failure is not None:
                 # It is kept for as long as the future is, and what it passed on its way, arguments included, is not.

@@ -73,6 +73,8 @@ class _LogFile:
         return fd
 
     def write(self, text: str) -> None:
+        if self._fd < 0:  # it could not be opened again when it was full
+            self._fd = self._open()
         if os.fstat(self._fd).st_size >= LOG_BYTES:
             self._rotate()
         os.write(self._fd, text.encode("utf-8", "backslashreplace"))
@@ -92,7 +94,10 @@ class _LogFile:
             self._fd = self._open()
 
     def close(self) -> None:
-        os.close(self._fd)
+        # Set aside before it is closed: the number may belong to another file a moment later.
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Stderr:

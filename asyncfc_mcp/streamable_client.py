@@ -28,7 +28,7 @@ from asyncfc_mcp.http_client import (
 from asyncfc_mcp.http_errors import first_text, phrase, quoted
 from asyncfc_mcp.http_transport import EVENTS, JSON, HttpTransport, InFlight, refused, version_of
 from asyncfc_mcp.protocol import INVALID_REQUEST
-from asyncfc_mcp.request_headers import VERSION_HEADER
+from asyncfc_mcp.request_headers import METHOD_HEADER, VERSION_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,9 @@ class StreamableTransport(HttpTransport):
         return headers
 
     async def _refused(self, response: httpx2.Response, session: _Session, headers: Mapping[str, str]) -> RpcError:
-        return await refused(response, self.http, session, has_session=SESSION_HEADER in headers)
+        return await refused(
+            response, self.http, session, has_session=SESSION_HEADER in headers, stateless=METHOD_HEADER in headers
+        )
 
     # --- the answer of a POST ------------------------------------------------------------------------------------
 

@@ -210,6 +210,8 @@ def text_result(text: str, **more: Any) -> dict[str, Any]:
 class _Process:
     """In place of a `ServerProcess`: the bridge's ends of two pipes."""
 
+    killed = False
+
     def __init__(self, reader: LineReader, writer: LineWriter) -> None:
         self.reader, self.writer = reader, writer
 

@@ -1,6 +1,8 @@
 """Futures: every state against every event, and a store that keeps scopes apart and loses nothing unread."""
 
+import gc
 import re
+import weakref
 from collections.abc import Callable
 from itertools import product
 
@@ -593,3 +595,20 @@ def test_no_text_makes_a_look_up_raise_anything_but_unknown_future(ref: str):
     with pytest.raises(UnknownFuture, match="Unknown future") as caught:
         store.get(LOCAL, ref)
     assert repr(ref) in str(caught.value)
+
+
+def test_in_public_a_result_that_was_dropped_is_not_held(clock: Clock):
+    """What is counted as gone is gone, and not kept until its time as an unread one would be over."""
+
+    class Held(dict[str, object]):
+        pass
+
+    store = FutureStore(clock, max_bytes=100, unread_keep_s=3600)
+    future = finish(store, make(store, PUBLIC), size=200)
+    future.result = result = Held()
+    gone = weakref.ref(result)
+    store.mark_read(future)
+    del future, result
+    make(store, PUBLIC)
+    gc.collect()
+    assert gone() is None

@@ -100,6 +100,15 @@ def test_a_redirect_that_is_not_followed_is_named_without_its_query():
         (500, b"session not found", None, True, False),
         (400, b"browser session not found", -32602, True, False),
         (400, b"Session expired", -32000, True, True),
+        (400, b"Session expired", -32000, False, False),
+        (400, b"Invalid or expired session", None, True, True),
+        (401, b"Unauthorized: Session not found", None, True, True),
+        (422, b"Unexpected message, expect initialize request", None, True, True),
+        (400, b"Bad Request: Server not initialized", -32000, False, True),
+        (404, b"Session 1f2e-3d not found", -32001, True, True),
+        (400, b"Browser session expired while saving; 1 of 2 rows written", -32000, True, False),
+        (400, b"tmux session not found", None, True, False),
+        (400, b"Could not save: no valid session of the database", -32000, True, False),
     ],
 )
 def test_what_says_that_a_session_is_gone(status: int, body: bytes, code: int | None, has_session: bool, gone: bool):

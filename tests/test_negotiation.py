@@ -1,13 +1,17 @@
 """The protocol era of a server is found, however slowly it starts, and without asking for more than is needed."""
 
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 import pytest
-from lab import Toy, bridge_over, on_virtual_time
+from lab import Toy, bridge_over, on_virtual_time, spawning
 
+from asyncfc_mcp.bridge import Bridge
+from asyncfc_mcp.config import BridgeConfig, ServerConfig, Settings, StdioSpec
 from asyncfc_mcp.downstream import PROBE_S
 from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.offers import Offer, OfferCache
 from asyncfc_mcp.protocol import METHOD_NOT_FOUND, MODERN_VERSIONS, UNSUPPORTED_PROTOCOL_VERSION
 
 
@@ -51,3 +55,36 @@ async def test_a_server_of_both_eras_speaks_one(after_s: float, modern: bool):
     async with bridge_over(toy) as bridge:
         assert bridge.downstreams["toy"].modern is modern
         assert toy.methods.count("initialize") == (0 if modern else 1)
+
+
+@pytest.mark.parametrize("code", [UNSUPPORTED_PROTOCOL_VERSION, METHOD_NOT_FOUND, -32602])
+@on_virtual_time
+async def test_a_server_that_knows_the_handshake_no_more_is_found(code: int):
+    """The cache says that it did; it was replaced by a version that speaks the new era alone."""
+
+    class Remembered(OfferCache):
+        def load(self, config: ServerConfig) -> Offer:
+            return Offer(protocol_version="2025-06-18", listings={"tools": []})
+
+    toy = Slow(0, handshake=False, code=code)
+    server = ServerConfig("toy", StdioSpec("toy"), prefix="")
+    with patch("asyncfc_mcp.downstream.spawn", spawning({"toy": toy})):
+        bridge = Bridge(BridgeConfig((server,), Settings(), source="test"), cache=Remembered(None))
+        async with bridge.open():
+            await bridge.downstreams["toy"].settled()
+            assert bridge.downstreams["toy"].modern
+            assert toy.methods[:2] == ["initialize", "server/discover"]
+
+
+@on_virtual_time
+async def test_a_call_goes_on_as_soon_as_its_tool_is_listed():
+    """Without waiting for another server that is slower."""
+    quick, slow = Slow(1, handshake=True), Slow(8, handshake=True)
+    quick.name, slow.name = "quick", "slow"
+    quick.add("now", quick._echo)
+    servers = tuple(ServerConfig(toy.name, StdioSpec(toy.name), prefix="") for toy in (quick, slow))
+    with patch("asyncfc_mcp.downstream.spawn", spawning({"quick": quick, "slow": slow})):
+        async with Bridge(BridgeConfig(servers, Settings(), source="test")).open() as bridge:
+            began = anyio.current_time()
+            await bridge.found("now")
+            assert anyio.current_time() - began < 3

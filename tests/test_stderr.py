@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,25 @@ def test_a_full_log_is_renamed_and_older_ones_are_kept(tmp_path: Path, monkeypat
     assert numbers == list(range(numbers[0], 200))
     assert all(len(text) < 1100 for text in kept)
     assert all((tmp_path / name).stat().st_mode & 0o077 == 0 for name in files if os.name == "posix")
+
+
+def test_a_log_that_cannot_be_opened_again_writes_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of its descriptor may be another file's by then; it is opened once more with the next line."""
+    monkeypatch.setattr(stderr, "LOG_BYTES", 100)
+    folder = tmp_path / "logs"
+    log = Stderr("s", folder / "s.log", None)
+    log.open("x" * 100)
+    shutil.rmtree(folder)
+    log.line("the rotation fails")
+    receiver, sender = os.pipe()  # takes the number that became free
+    log.line("lost")
+    folder.mkdir()
+    log.line("written")
+    log.close()
+    os.close(sender)
+    with open(receiver, "rb") as pipe:
+        assert pipe.read() == b""
+    assert "written" in (folder / "s.log").read_text()
 
 
 def test_two_bridges_share_a_rotation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

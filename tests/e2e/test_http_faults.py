@@ -345,7 +345,7 @@ REFUSALS: dict[str, tuple[int, bytes, dict[str, str], str]] = {
     "413": (413, b'{"message": "too large"}', {}, "HTTP 413 Request Entity Too Large: too large"),
     "422": (422, b'{"detail": [{"msg": "x", "message": "bad field"}]}', {}, "HTTP 422 Unprocessable Entity: bad field"),
     "429": (429, b"slow down", {"retry_after": "3600"}, "429 Too Many Requests: slow down; it asks to wait 3600 s"),
-    "500": (500, b"Traceback\r\n\tBearer s3cr3t-value\x1b[31m", {}, "HTTP 500 Internal Server Error: Traceback … [31m"),
+    "500": (500, b"Traceback\r\n\tBearer s3cr3t-value\x1b[31m", {}, "HTTP 500 Internal Server Error: Traceback …;"),
     "503": (503, b'{"error": {"code": 9, "message": "down"}}', {}, "HTTP 503 Service Unavailable: down"),
     "599": (599, b"", {}, "it answered HTTP 599"),
     "rpc": (400, b'{"jsonrpc":"2.0","id":null,"error":{"code":-32602,"message":"no such city"}}', {}, "no such city"),
