@@ -581,6 +581,8 @@ class Downstream:
             self._become(Status.STARTING)
             if remote.renewable:
                 connection.over.set()
+            else:
+                remote.inbox.end()  # the connection is the session, and another one is made
 
     def _try_other_transport(self, exc: BaseException, reason: str) -> bool:
         """Switch from Streamable HTTP to HTTP+SSE, or back, where the server's refusal means that it speaks the other;

@@ -4,6 +4,7 @@ Pure. Owns the line endings, the fields and the bounds of `text/event-stream`. D
 message, which its parser reads without decoding it to text first. Leaves connections and resumption to its users.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,8 @@ MAX_EVENT_BYTES: Final = 64 << 20
 MAX_RETRY_MS: Final = 3_600_000
 """Longest `retry` that is believed."""
 
+_ID: Final = re.compile(rb"([^\x00-\x20\x7f]+([ \t]+[^\x00-\x20\x7f]+)*)?")
+"""An event ID that a header can carry. Any other is ignored, as the specification has it for those with NUL."""
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
@@ -108,7 +111,7 @@ class EventDecoder:
                 self._data.append(value)
             case b"event":
                 self._kind = value.decode("utf-8", "replace")
-            case b"id" if b"\0" not in value:
+            case b"id" if _ID.fullmatch(value):
                 self._id = value.decode("utf-8", "replace")
             case b"retry" if value.isdigit() and len(value) < 10:
                 self.retry_ms = min(int(value), MAX_RETRY_MS)

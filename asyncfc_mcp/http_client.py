@@ -18,7 +18,7 @@ import httpx2
 
 from asyncfc_mcp.config import HttpSpec
 from asyncfc_mcp.errors import TransportFailure
-from asyncfc_mcp.http_errors import failure, redirected
+from asyncfc_mcp.http_errors import UNWRITABLE, failure, redirected
 from asyncfc_mcp.redaction import secrets_of
 
 CONNECT_S: Final = 30.0
@@ -82,7 +82,7 @@ class HttpClient:
         """
         response: httpx2.Response | None = None
         try:
-            request = self._client.build_request(method, url, content=body, headers=dict(headers))
+            request = self._request(method, url, headers, body)
             hops = 0
             while True:
                 response = await self._client.send(request, stream=True)
@@ -102,6 +102,14 @@ class HttpClient:
             if response is not None:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
+
+    def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> httpx2.Request:
+        # As bytes: values that the server chose (session and event IDs) need not be ASCII.
+        try:
+            encoded = [(key.encode(), value.encode(errors="surrogateescape")) for key, value in headers.items()]
+            return self._client.build_request(method, url, content=body, headers=encoded)
+        except ValueError:
+            raise TransportFailure(UNWRITABLE, sent=False) from None
 
 
 async def read_start(response: httpx2.Response, limit: int = MAX_ERROR_BYTES) -> bytes:

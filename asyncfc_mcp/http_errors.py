@@ -26,6 +26,7 @@ from asyncfc_mcp.protocol import INVALID_REQUEST, METHOD_NOT_FOUND
 from asyncfc_mcp.quotation import said
 from asyncfc_mcp.redaction import shown_url, without_secrets
 
+UNWRITABLE: Final = "could not be asked: the URL or a header cannot be written in a request"
 SAID_CHARS: Final = 200
 """How much of an error page is quoted."""
 
@@ -89,9 +90,7 @@ def failure(exc: Exception, url: str, *, answered: bool, connect_s: float, proxi
         case httpx2.ConnectError():
             return TransportFailure(f"could not be reached{via}: {_why_unreachable(exc, where)}", sent=False)
         case httpx2.LocalProtocolError() | httpx2.InvalidURL() | httpx2.UnsupportedProtocol():
-            return TransportFailure(
-                "could not be asked: the URL or a header cannot be written in a request", sent=False
-            )
+            return TransportFailure(UNWRITABLE, sent=False)
         case httpx2.WriteTimeout():
             return TransportFailure(f"did not read the request within {connect_s:g} s")
         case httpx2.TimeoutException():

@@ -117,6 +117,8 @@ class HttpTransport:
         on_gap: told that what the server says unasked may have been missed.
     """
 
+    renewable: bool
+    """Whether a new session can be made on the same connection."""
     unsent: int = 0
     """Nothing waits here: each message has a connection of its own. For `Peer`, which bounds what waits."""
     position: int = 0
@@ -191,6 +193,10 @@ class HttpTransport:
     def answered(self, request: InFlight, message: Message) -> None:
         """Note a request's answer before it is handed over."""
 
+    def unidentified(self) -> InFlight | None:
+        """The one request that an error without an ID, on no request's own connection, can be about."""
+        return None
+
     def closing_cancels(self, request: InFlight) -> bool:
         """Whether the server takes the end of a request's connection for its cancellation, and needs no message."""
         return False
@@ -231,10 +237,14 @@ class HttpTransport:
         try:
             with anyio.move_on_after(limit_s):
                 await self.tell(message)
-        except SessionLost as exc:
-            self.on_session_lost(exc.session)
         except RpcError as exc:
-            logger.info("the server did not accept %s: it %s", message.get("method", "an answer"), exc.message)
+            if isinstance(exc, SessionLost) and self.renewable:
+                self.on_session_lost(exc.session)
+            else:  # a connection with requests in flight is not ended for a message that nothing waits for
+                logger.info("the server did not accept %s: it %s", message.get("method", "an answer"), exc.message)
+        except Exception:
+            # The last line, as for requests: one message is lost, and the connection goes on.
+            logger.exception("a message could not be delivered")
 
     # --- what arrives --------------------------------------------------------------------------------------------
 
@@ -269,6 +279,8 @@ class HttpTransport:
         if found is None and request is not None:
             # What answers on a request's own connection answers that request, whatever ID it bears.
             found, message["id"] = request, request.request_id
+        elif key is None and "error" in message and (found := self.unidentified()) is not None:
+            message["id"] = found.request_id
         if found is None or found.answered:
             return
         found.answered = True

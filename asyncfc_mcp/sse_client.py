@@ -7,7 +7,7 @@ the requests in flight to `http_transport`, and HTTP itself to `http_client`.
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 from urllib.parse import urljoin
 
@@ -17,12 +17,21 @@ import httpx2
 from asyncfc_mcp.codec import Message, format_message
 from asyncfc_mcp.errors import HttpRefused, SessionLost, TransportFailure
 from asyncfc_mcp.event_stream import Event, EventDecoder, EventTooLarge
-from asyncfc_mcp.http_client import HttpClient, content_type, keep_alive, read_start, same_origin
+from asyncfc_mcp.http_client import (
+    MAX_ERROR_BYTES,
+    HttpClient,
+    content_type,
+    keep_alive,
+    read_start,
+    same_origin,
+)
 from asyncfc_mcp.http_errors import place
 from asyncfc_mcp.http_transport import EVENTS, JSON, NOTIFY_S, HttpTransport, InFlight, refused
 
 logger = logging.getLogger(__name__)
 
+HEAD_S: Final = 30.0
+"""From the request for the stream to its head; servers answer at once, or refuse."""
 ENDPOINT_S: Final = 10.0
 """From the head of the stream to the event that says where to post."""
 
@@ -31,7 +40,6 @@ class SseTransport(HttpTransport):
     """One server's connection. `open` drives it."""
 
     renewable = False
-    """Whether a new session can be made on the same connection."""
 
     def __init__(self, http: HttpClient, limit: int) -> None:
         super().__init__(http, limit)
@@ -47,7 +55,12 @@ class SseTransport(HttpTransport):
         """
         headers = {"accept": EVENTS, "cache-control": "no-store"}
         try:
-            async with self.http.stream("GET", self.http.url, headers) as response:
+            async with AsyncExitStack() as stack:
+                response: httpx2.Response | None = None
+                with anyio.move_on_after(HEAD_S):
+                    response = await stack.enter_async_context(self.http.stream("GET", self.http.url, headers))
+                if response is None:
+                    raise TransportFailure(f"did not open its event stream within {HEAD_S:g} s", sent=False)
                 if response.status_code >= 300 or content_type(response) != EVENTS:
                     raise await refused(response, self.http, self, has_session=False)
                 keep_alive(response)
@@ -98,9 +111,14 @@ class SseTransport(HttpTransport):
         async with self.http.stream("POST", self._endpoint, headers, format_message(message)) as response:
             if response.status_code >= 300:
                 raise await refused(response, self.http, self, has_session=True)
-            body = await read_start(response)
-        if request is not None and content_type(response) == JSON and body.lstrip().startswith(b"{"):
-            self.take(body, request)  # some servers answer here
+            answers = request is not None and content_type(response) == JSON  # some servers answer here
+            body = await read_start(response, self.limit + 1 if answers else MAX_ERROR_BYTES)
+        if answers and len(body) <= self.limit and body.lstrip().startswith(b"{"):
+            self.take(body, request)
+
+    def unidentified(self) -> InFlight | None:
+        waiting = [each for each in self.in_flight.values() if not each.answered]
+        return waiting[0] if len(waiting) == 1 else None
 
     def answered_elsewhere(self, request: InFlight) -> None:
         # The answer may arrive before the POST is accepted, whose connection is worth keeping.

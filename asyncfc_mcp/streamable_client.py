@@ -46,7 +46,8 @@ RESUME_TRIES: Final = 3
 SERVED_S: Final = 30.0
 """A stream that lasted this long or had an event served well: the next pause is the first again."""
 MIN_PAUSE_S: Final = 0.05
-"""Shortest pause, whatever the server names. It doubles up to a second while a stream brings nothing new."""
+"""Shortest pause, whatever the server names. It doubles while a stream brings nothing new: up to a second for the
+stream of an answer, up to the longest pause for that of notifications."""
 RENEW_S: Final = 10.0
 """A younger session is not renewed because its GET stream is refused, but only when a request is."""
 
@@ -66,7 +67,6 @@ class StreamableTransport(HttpTransport):
     """One server's connection. `open` drives it."""
 
     renewable = True
-    """Whether a new session can be made on the same connection."""
 
     def __init__(self, http: HttpClient, limit: int) -> None:
         super().__init__(http, limit)
@@ -105,7 +105,7 @@ class StreamableTransport(HttpTransport):
         session = self.session
         async with self._post(session, message) as response:
             if opening:
-                session.id = response.headers.get(SESSION_HEADER)
+                session.id = _session_id(response)
             broken = await self._read_answer(response, request)
         if broken is not None:
             await self._resume(request, session, broken)
@@ -192,16 +192,16 @@ class StreamableTransport(HttpTransport):
             raise TransportFailure("ended the stream of its answer without a result")
         return decoder
 
-    def _take_events(self, decoder: EventDecoder, chunk: bytes, request: InFlight | None) -> bool:
+    def _take_events(self, decoder: EventDecoder, chunk: bytes, request: InFlight) -> bool:
         """Take in what a chunk completes; whether the request is answered."""
         try:
             events = decoder.feed(chunk)
-        except EventTooLarge as exc:
-            raise (TransportFailure(str(exc)) if request is None else self._too_large()) from None
+        except EventTooLarge:
+            raise self._too_large() from None
         for event in events:
             if event.kind == "message":
                 self.take(event.data, request)
-        return request is not None and request.answered
+        return request.answered
 
     def _too_large(self) -> RpcError:
         # No failure of the transport, after which a call may be made again: the answer would be as large.
@@ -265,17 +265,24 @@ class StreamableTransport(HttpTransport):
     async def _listen(self, session: _Session) -> None:
         """Keep the GET stream open, with growing pauses between attempts, unless the server has none."""
         with session.listening:
-            decoder, pause, served = EventDecoder(limit=self.limit), PAUSE_S[0], False
+            decoder, pause, least, served = EventDecoder(limit=self.limit), PAUSE_S[0], MIN_PAUSE_S, False
             while True:
-                opened = anyio.current_time()
+                opened, last_id, came = anyio.current_time(), decoder.last_id, False
                 try:
-                    async with self._get(session, decoder.last_id) as response:
-                        if served and decoder.last_id is None:
+                    async with self._get(session, last_id) as response:
+                        if served and last_id is None:
                             self.on_gap()
                         served, decoder = True, decoder.again()
                         async for chunk in response.aiter_bytes():
-                            self._take_events(decoder, chunk, None)
-                            pause = PAUSE_S[0]
+                            for event in decoder.feed(chunk):
+                                came = True
+                                if event.kind == "message":
+                                    self.take(event.data)
+                except EventTooLarge as exc:
+                    # Resumed, the stream would begin with that event again.
+                    logger.info("the stream of notifications ended: the server %s", exc)
+                    decoder, came = decoder.again(), False
+                    decoder.last_id = None
                 except SessionLost:
                     if served and opened - session.since > RENEW_S:
                         self.on_session_lost(session)
@@ -285,15 +292,26 @@ class StreamableTransport(HttpTransport):
                         return
                 except RpcError as exc:
                     logger.debug("the stream of notifications ended: the server %s", exc.message)
-                if anyio.current_time() - opened > SERVED_S:
-                    pause = PAUSE_S[0]
-                await anyio.sleep(_pause(decoder, pause))
-                pause = min(pause * 2, PAUSE_S[1])
+                except Exception:
+                    # The last line: without this stream, the connection still serves calls.
+                    logger.exception("the stream of notifications failed unexpectedly")
+                new = came if decoder.last_id is None else decoder.last_id != last_id
+                if new or anyio.current_time() - opened > SERVED_S:
+                    pause, least = PAUSE_S[0], MIN_PAUSE_S
+                await anyio.sleep(max(_pause(decoder, pause), least))
+                pause, least = min(pause * 2, PAUSE_S[1]), min(least * 2, PAUSE_S[1])
 
 
 def _pause(decoder: EventDecoder, own_s: float) -> float:
     """Seconds until a stream is opened again: as the server asked for, or growing."""
     return own_s if decoder.retry_ms is None else max(decoder.retry_ms / 1000, MIN_PAUSE_S)
+
+
+def _session_id(response: httpx2.Response) -> str | None:
+    # From the bytes, so that the same ones are sent: the library guesses an encoding.
+    found = (value for name, value in response.headers.raw if name.lower() == SESSION_HEADER.encode())
+    value = next(found, None)
+    return None if value is None else value.decode(errors="surrogateescape")
 
 
 async def _read_on(chunks: AsyncIterator[bytes]) -> None:

@@ -33,6 +33,9 @@ def test_events_do_not_depend_on_how_bytes_are_cut(cuts: list[int], newline: byt
     ("line", "last_id", "retry_ms"),
     [
         (b"id: a\0b", None, None),
+        (b"id: a\x01b", None, None),
+        (b"id:  a", None, None),
+        ("id: \u00fc 1".encode(), "\u00fc 1", None),
         (b"id:", None, None),
         (b"retry: soon", None, None),
         (b"retry: -1", None, None),

@@ -1,13 +1,16 @@
 """Reasons in words for requests over HTTP that failed."""
 
+import socket
 from datetime import UTC, datetime
 
+import anyio
 import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp.shared.inbound import encode_header_value
 
+from asyncfc_mcp import sse_client
 from asyncfc_mcp.config import HttpSpec
 from asyncfc_mcp.errors import RpcError, TransportFailure
 from asyncfc_mcp.http_client import HttpClient, is_loopback, same_origin
@@ -170,3 +173,18 @@ def test_which_hosts_are_this_machine(url: str, loopback: bool):
 def test_where_credentials_may_be_sent(url: str, target: str, same: bool):
     """The configured origin, and its upgrade to TLS."""
     assert same_origin(url, target) is same
+
+
+def test_an_event_stream_that_is_never_opened_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    """A server that accepts the connection and sends nothing: the start fails with a reason, to be tried again."""
+    monkeypatch.setattr(sse_client, "HEAD_S", 0.1)
+
+    async def start(port: int) -> None:
+        async with HttpClient(HttpSpec(f"http://127.0.0.1:{port}/sse")) as http:
+            async with sse_client.SseTransport(http, 1 << 20).open():
+                raise AssertionError("it was opened")
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(TransportFailure, match="did not open its event stream within") as caught:
+            anyio.run(start, silent.getsockname()[1])
+    assert not caught.value.sent

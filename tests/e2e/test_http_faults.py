@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -548,6 +549,80 @@ def test_the_stream_of_notifications_is_opened_again_however_often_it_broke(stag
         assert set(opened) == {"one"}
 
 
+def test_event_and_session_ids_need_not_be_ascii(stage: Stage) -> None:
+    """They are sent as the bytes that arrived, and the stream is resumed with them."""
+    session, event_id = "s\u00fc", "\u00fc1"
+    resumed: list[str] = []
+
+    def answer(exchange: Exchange) -> bool:
+        if exchange.message.get("method") == "initialize":
+            info = {"name": "hostile", "version": "1"}
+            body = exchange.result(protocolVersion="2025-11-25", capabilities={"tools": {}}, serverInfo=info)
+            exchange.send(body, mcp_session_id=session)
+            return True
+        if exchange.method != "GET":
+            return False
+        last = exchange.headers.get("last-event-id")
+        if last is None:
+            exchange.stream(f"retry: 50\nid: {event_id}\n\n")
+            exchange.close()
+        else:
+            resumed.append(last)
+            server.tools = {"good": good, "new": good}
+            exchange.stream('data: {"jsonrpc":"2.0","method":"notifications/tools/list_changed"}\n\n')
+            release.wait(1)
+        return True
+
+    with HostileServer({"good": good}) as server:
+        server.session = session.encode().decode("latin-1")
+        server.override = answer
+        bridge = stage.serve("--url", server.url)
+        bridge.wait_for_tools("good", "new")
+        assert resumed[0] == event_id.encode().decode("latin-1")
+        assert said(bridge, "good") == "good"
+        assert server.calls("initialize") == 1
+
+
+def test_a_stream_of_notifications_without_any_is_opened_ever_less_often(stage: Stage) -> None:
+    """Whatever pause the server names: each is twice the one before, and listings are asked for no more often."""
+    opened: list[float] = []
+
+    def listen(exchange: Exchange) -> bool:
+        if exchange.method != "GET":
+            return False
+        opened.append(time.monotonic())
+        exchange.stream("retry: 0\n\n", ": nothing\n\n", end=True)
+        return True
+
+    with HostileServer({"good": good}) as server:
+        server.override = listen
+        bridge = stage.serve("--url", server.url)
+        bridge.wait_for_tools("good")
+        eventually(lambda: len(opened) >= 7, "the stream was opened again")
+        assert opened[6] - opened[0] >= 0.05 * (2**6 - 1) - 0.1
+        assert server.calls("tools/list") <= len(opened) + 2
+        assert said(bridge, "good") == "good"
+
+
+def test_a_stream_of_notifications_is_not_resumed_at_an_event_that_is_too_large(stage: Stage) -> None:
+    """It would begin with that event again: a new one is opened, and what may have been missed is asked for."""
+    asked: list[str | None] = []
+
+    def listen(exchange: Exchange) -> bool:
+        if exchange.method != "GET":
+            return False
+        asked.append(exchange.headers.get("last-event-id"))
+        server.tools = {"good": good, f"tool{len(asked)}": good}
+        exchange.stream("retry: 10\nid: 1\n\n", f"data: {'x' * 300_000}\n\n")
+        return True
+
+    with HostileServer({"good": good}) as server:
+        server.override = listen
+        bridge = stage.bridge({"s": {"url": server.url}}, max_message_bytes=100_000)
+        bridge.wait_for_tools("s__tool3")
+        assert set(asked) == {None}
+
+
 # --- the older transport -------------------------------------------------------------------------------------------
 
 
@@ -692,3 +767,80 @@ def test_a_server_that_sends_messages_elsewhere_is_refused(stage: Stage) -> None
         text = unavailable(bridge, "old")
     assert "another server (evil.example:80)" in text
     assert "QUERYTOKEN" not in text + bridge.stderr()
+
+
+def test_a_refused_cancellation_leaves_the_older_transport_as_it_is(stage: Stage) -> None:
+    """A 404 to a message that nothing waits for: the stream, and what runs on it, go on."""
+    running, refused = threading.Event(), threading.Event()
+
+    def never(exchange: Exchange) -> None:
+        exchange.send(b"Accepted", 202, "text/plain")
+        running.set()
+
+    server = OldServer({"never": never, "good": good_old})
+    route = server.override
+
+    def guard(exchange: Exchange) -> bool:
+        if exchange.message.get("method") != "notifications/cancelled":
+            return route(exchange)
+        exchange.send(b"Could not find session", 404, "text/plain")
+        refused.set()
+        return True
+
+    server.override = guard
+    with server:
+        bridge = stage.bridge({"old": {"url": server.url, "type": "sse"}})
+        bridge.wait_for_tools("old__good")
+        for _ in range(2):
+            running.clear()
+            refused.clear()
+            call = bridge.submit("old__never")
+            assert running.wait(30)
+            bridge.call("cancel_future", {"future_id": call.id})
+            assert refused.wait(30)
+            assert said(bridge, "old__good") == "good"
+        assert len(server.streams) == 1
+        server.ended.set()
+
+
+def test_an_error_without_an_id_ends_the_only_request_of_the_older_transport(stage: Stage) -> None:
+    """It can be about nothing else; with two in flight it ends neither."""
+    error = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"no idea"}}'
+    running = threading.Event()
+    held: list[Exchange] = []
+
+    def broken(exchange: Exchange) -> None:
+        exchange.send(b"Accepted", 202, "text/plain")
+        server.say(error)
+
+    def hold(exchange: Exchange) -> None:
+        exchange.send(b"Accepted", 202, "text/plain")
+        held.append(exchange)
+        running.set()
+
+    def both(exchange: Exchange) -> None:
+        broken(exchange)
+        for each in (*held, exchange):
+            server.say(each.text("good"))
+
+    server = OldServer({"broken": broken, "hold": hold, "both": both})
+    with server:
+        bridge = stage.bridge({"old": {"url": server.url, "type": "sse"}})
+        bridge.wait_for_tools("old__broken")
+        assert "no idea" in said(bridge, "old__broken")
+        call = bridge.submit("old__hold")
+        assert running.wait(30)
+        assert said(bridge, "old__both") == "good"
+        assert text_of(bridge.outcome(call.id)) == "good"
+        server.ended.set()
+
+
+def test_an_answer_in_the_post_of_the_older_transport_may_be_long(stage: Stage) -> None:
+    """It is read up to the bound on messages, not to that on error pages."""
+    text = "x" * 200_000
+    server = OldServer({"large": lambda exchange: exchange.send(exchange.text(text))})
+    with server:
+        bridge = stage.bridge({"old": {"url": server.url, "type": "sse"}})
+        bridge.wait_for_tools("old__large")
+        assert said(bridge, "old__large") == text
+        server.ended.set()
