@@ -64,14 +64,18 @@ class Visitor:
             case "broken":
                 wire.outcome(wire.submit("bad__raw", {"data": '{"jsonrpc":"2.0","id":%ID%}'}).id)
             case "cancel":
-                wire.call("cancel_future", {"future_id": wire.submit("toy__sleep", {"seconds": 60}).id})
+                sleeping = wire.submit("toy__sleep", {"seconds": 60}).id
+                wire.call("cancel_future", {"future_id": sleeping})
+                wire.gather([sleeping])
             case "gather":
                 wire.gather([wire.submit("toy__echo", {"text": str(n)}).id for n in range(10)])
             case "chain":
                 first = wire.submit("toy__echo", {"text": "x"})
-                wire.outcome(wire.submit("toy__echo", {"text": f"${{f:{first.id}}}"}).id)
+                wire.gather([first.id, wire.submit("toy__echo", {"text": f"${{f:{first.id}}}"}).id])
             case "leave":
-                self.wire = self.arrive()  # without a word, as most clients do
+                # One that leaves without a word is kept for half an hour, which is longer than this lasts.
+                self.wire.close()
+                self.wire = self.arrive()
             case "half":
                 host, _, port = self.base.removeprefix("http://").partition(":")
                 with socket.create_connection((host, int(port))) as connection:
