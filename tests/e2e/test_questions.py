@@ -594,10 +594,15 @@ def test_an_answer_that_is_missing_is_asked_for_again(
 
 
 class Person:
-    """The callbacks of an SDK client, and what they were asked."""
+    """The callbacks of an SDK client, and what they were asked.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        host: the name of the client, if it is not the person's.
+    """
+
+    def __init__(self, name: str, *, host: str | None = None) -> None:
         self.name = name
+        self.host = host or name
         self.asked: list[str] = []
         self.may_answer = anyio.Event()
         self.may_answer.set()
@@ -623,7 +628,7 @@ class Person:
         return Client(
             server,
             mode=mode,
-            client_info=types.Implementation(name=self.name, version="1"),
+            client_info=types.Implementation(name=self.host, version="1"),
             elicitation_callback=self.elicit,
             sampling_callback=self.sample,
             list_roots_callback=self.roots,
@@ -742,13 +747,13 @@ def test_a_question_never_reaches_a_client_whose_call_did_not_raise_it(stage: St
 @pytest.mark.parametrize("down", ["modern", "handshake"])
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_a_session_that_ended_leaves_its_question_to_the_next(stage: Stage, mode: str, down: str) -> None:
-    """Some frameworks open a session for every call: whoever of the same principal awaits the future is asked."""
+    """Some frameworks open a session for every call: a client of the same name that awaits the future is asked."""
     entry = asking(stage, stage.folder / "server.log", down)
     bridge = stage.http_bridge({"a": {**entry, "asyncfc": {"prefix": ""}}})
     url = f"{bridge.base}/mcp"
 
     async def run() -> None:
-        before, after = Person("before"), Person("after")
+        before, after = (Person(name, host="framework") for name in ("before", "after"))
         async with before.client(url, mode) as client:
             await client.list_tools()
             future = await submitted(client, "ask", rounds=[[("form", "who?")]])
