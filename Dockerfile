@@ -1,9 +1,9 @@
-# The bridge as a container: small, non-root, serving Streamable HTTP on 8642.
+# Container image of the bridge: small, non-root, serving Streamable HTTP on port 8642.
 #
 #   docker build -t asyncfc-mcp .
 #   docker run -p 8642:8642 -e ASYNCFC_TOKEN -v "$PWD/mcp.json:/etc/asyncfc/mcp.json:ro" asyncfc-mcp
 #
-# Wrapped servers that are commands (npx, uvx, …) must be in the image: build from this one and install them.
+# Wrapped servers that are commands (npx, uvx, …) must be installed in the image: build one from this image.
 
 FROM python:3.11.13-slim-bookworm AS build
 WORKDIR /src

@@ -1,6 +1,6 @@
 """`python -m asyncfc_mcp`."""
 
-from asyncfc_mcp.cli import main
+from asyncfc_mcp.cli.main import main
 
 if __name__ == "__main__":
     main()

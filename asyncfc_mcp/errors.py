@@ -1,7 +1,8 @@
-"""Every failure that the bridge itself reports: one base class and one class per cause.
+"""Errors of the bridge: one base class, and one class per cause.
 
-An error class takes ids and facts, never prose, and builds its own message: what happened, to what,
-and what to do about it. Turning these into wire errors is `server`'s job, done once.
+Owns every message: an error class takes IDs and values, and builds its own text from them: what happened, to what, and
+what to do. Conversion to wire errors is left to `upstream.server`. One module, although it is long, so that each text
+stands beside its neighbours and a cause has one place to look for.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,16 +15,14 @@ from asyncfc_mcp.quotation import REASON_LENGTH, one_line, said
 
 
 class BridgeError(Exception):
-    """Base of all errors that this program raises on purpose; `str(error)` is fit to show to a person or a model."""
+    """Base class of all errors raised on purpose; `str(error)` can be shown to a user or a model."""
 
 
 class RpcError(Exception):
-    """A JSON-RPC error: what another side answered, or what is answered to it.
-
-    No `BridgeError`: it travels, and is not shown to a model.
+    """A JSON-RPC error, received or to be sent. Not a `BridgeError`, since it is not shown to a model.
 
     Attributes:
-        code, message, data: as on the wire; `data` is None where there is none.
+        code, message, data: as on the wire; `data` is None if absent.
     """
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
@@ -32,21 +31,21 @@ class RpcError(Exception):
 
     @property
     def wire(self) -> dict[str, Any]:
-        """The `error` of a JSON-RPC message."""
+        """The `error` member of a JSON-RPC message."""
         error: dict[str, Any] = {"code": self.code, "message": self.message}
         return error if self.data is None else {**error, "data": self.data}
 
 
 class TransportFailure(RpcError):
-    """A request without an answer because of its transport. Raised on our side only: no message of the other side
-    becomes one, whatever its code, so that a server's own `-32000` is never taken for a closed connection.
+    """The transport of a request failed before its response arrived. Raised locally only: no received message becomes
+    one, whatever its code, so that a server's own `-32000` is never mistaken for a closed connection.
 
     Args:
-        how: a predicate whose subject is the other side, fit to show to a user: "refused the connection",
-            "broke off its answer". No class names, no URLs with queries, no header values.
-        sent: False only where it is certain that the other side received no part of the request. The request may then
-            be sent again, whatever it does; otherwise it may or may not have taken effect.
-        code: as which it is passed on, if it is.
+        how: a predicate with the peer as its subject, which can be shown to a user: "refused the connection",
+            "broke off its answer". No class names, URLs with queries, or header values.
+        sent: False only if the peer certainly received no part of the request. It may then be sent again, whatever it
+            does; otherwise it may or may not have taken effect.
+        code: the JSON-RPC code with which it is passed on.
     """
 
     def __init__(self, how: str, *, sent: bool = True, code: int = -32000) -> None:
@@ -54,27 +53,38 @@ class TransportFailure(RpcError):
         self.sent = sent
 
 
+class UnreadableAnswer(RpcError):
+    """A server's HTTP response cannot be parsed; a retry would not help.
+
+    Args:
+        how: a predicate with the answer as its subject.
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__(-32600, f"the answer {how}")
+
+
 class ConnectionEnded(TransportFailure):
-    """The connection ended before the answer arrived, or had ended before the request could be sent."""
+    """The connection ended before the response arrived, or before the request was sent."""
 
     def __init__(self, how: str = "closed the connection", *, sent: bool = True) -> None:
         super().__init__(how, sent=sent)
 
 
 class RequestTimedOut(TransportFailure):
-    """The answer did not arrive within the time limit of the request."""
+    """The response did not arrive within the timeout of the request."""
 
     def __init__(self, method: str, timeout_s: float) -> None:
         super().__init__(f"did not answer {method} within {timeout_s:g} s", code=-32001)
 
 
 class HttpRefused(TransportFailure):
-    """A server answered a request with an HTTP status that is no success, and without a JSON-RPC error.
+    """A server responded with an HTTP error status and without a JSON-RPC error.
 
     Args:
-        said: the beginning of its body, without secrets.
-        hint: what the status asks for, or what to do about it.
-        retry_after_s: the pause that it asks for.
+        said: the start of the body, without secrets.
+        hint: the meaning of the status, or a remedy.
+        retry_after_s: the requested delay before a retry.
     """
 
     def __init__(
@@ -96,17 +106,17 @@ class HttpRefused(TransportFailure):
 
     @property
     def may_pass(self) -> bool:
-        """It is about the moment, so that the same request may succeed later."""
+        """True for a temporary condition: the same request may succeed later."""
         return self.status in (408, 409, 425, 429, 500, 502, 503, 504)
 
     @property
     def other_transport(self) -> bool:
-        """It is what a server answers that speaks the other of the two HTTP transports."""
+        """True for a status that a server of the other HTTP transport sends."""
         return self.status in (200, 400, 404, 405, 406, 415, 501)
 
 
 class SessionLost(HttpRefused):
-    """The server does not know the session of a request any more, and has not processed it."""
+    """The server no longer knows the session of a request, and did not process it."""
 
     def __init__(self, refused: HttpRefused, session: object) -> None:
         TransportFailure.__init__(self, refused.message, sent=False, code=refused.code)
@@ -114,9 +124,9 @@ class SessionLost(HttpRefused):
 
 
 def nearest(wanted: str, known: Iterable[str], *, at_most: int = 3) -> list[str]:
-    """The known words closest to `wanted`, best first; empty when none is close.
+    """Return the known words closest to `wanted`, best first; an empty list if none is close.
 
-    Comparing takes 0.1 ms for a pair of long words, so it is done for those that share most characters only.
+    A comparison takes 0.1 ms for a pair of long words, so only those with the most common characters are compared.
     """
     wanted = wanted[:_COMPARED_CHARACTERS]
     letters = set(wanted)
@@ -133,17 +143,19 @@ def nearest(wanted: str, known: Iterable[str], *, at_most: int = 3) -> list[str]
 _COMPARED_CHARACTERS: Final = 64
 _COMPARED_WORDS: Final = 100
 _MOST_KNOWN: Final = 20_000
-"""Words that are looked at: 20 ms (measured)."""
+"""Maximum number of words considered: 20 ms (measured)."""
 
 
 def _last_lines(stderr_tail: Sequence[str]) -> str:
     if len(stderr_tail) == 1 and stderr_tail[0].startswith("(log: "):
-        return f" {stderr_tail[0]}"  # nothing was written, and the log holds the starts
+        return f" {stderr_tail[0]}"  # nothing was written; the log contains the starts
     return "".join(["\nIts last stderr lines:", *(f"\n  {line}" for line in stderr_tail)]) if stderr_tail else ""
 
 
 def _literally(written: str) -> str:
-    return f"; if you meant the text itself, write ${written}" if written.startswith("$") else ""
+    if written.startswith("{"):
+        return ""
+    return f"; for the text itself, write {written.replace('$', '$$', 1)}"
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -154,7 +166,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 class ConfigError(BridgeError):
-    """A configuration file is wrong. One line: file, key path, what was found, what was expected."""
+    """A configuration is invalid. One line: file, key path, what was found, what was expected."""
 
     def __init__(self, file: str, path: str, found: str, expected: str) -> None:
         self.file, self.path, self.found, self.expected = file, path, found, expected
@@ -166,14 +178,16 @@ class UnknownTool(BridgeError):
     """A call names a tool that is not listed.
 
     Args:
-        absent: server and condition of each server whose tools are not known, since it is not up.
+        absent: name and condition of each server whose tools are unknown because it is unavailable.
     """
 
     def __init__(self, name: str, known: Iterable[str], absent: Iterable[tuple[str, str]] = ()) -> None:
         self.name = name
         close = nearest(name, known)
-        hint = f"; did you mean {_listed(close)}?" if close else "; call tools/list to see what there is"
-        hint += "".join(f". Server {server} is not up, and its tools are not known ({why})" for server, why in absent)
+        hint = f"; did you mean {_listed(close)}?" if close else "; call tools/list for the available tools"
+        hint += "".join(
+            f". The tools of server {server} are unknown, since it is unavailable ({why})" for server, why in absent
+        )
         super().__init__(f"Unknown tool: {said(name)}{hint}")
 
 
@@ -181,120 +195,162 @@ class UnknownTool(BridgeError):
 
 
 class UnknownFuture(BridgeError):
-    """No future of this ID or name can be seen from here.
+    """No future of the scope has this ID or name.
 
-    `fate` is the reason, if the ID was given once.
+    Args:
+        live: the nearest IDs and names that exist.
+        fate: a predicate for an ID that existed once.
     """
 
     def __init__(self, ref: str, live: Sequence[str], fate: str | None = None) -> None:
-        self.ref = ref
+        self.ref, self.live, self.fate = ref, tuple(live), fate
         shown = ref if len(ref) <= 200 else ref[:200] + "…"
         if fate is not None:
-            super().__init__(f"{shown} {fate}; its result is not here: call the tool again. list_futures shows all.")
+            super().__init__(
+                f"{shown} {fate}; its result is not available here: call the tool again. list_futures shows all."
+            )
             return
         if live:
             hint = f"Nearest: {_listed(live)}. list_futures shows all."
         else:
-            hint = "You have no futures yet; every tool call answers with the ID of one."
+            hint = "There are no futures yet; every tool call returns the ID of one."
         super().__init__(f"Unknown future {shown!r}. {hint}")
 
 
+class UnknownName(BridgeError):
+    """A call names a future that does not exist: in `_after`, or as an argument that cannot be meant as text.
+
+    Args:
+        written: the argument; None for `_after`.
+        live: the nearest IDs and names that exist.
+        fate: a predicate for an ID that existed once.
+    """
+
+    def __init__(self, ref: str, written: str | None, live: Sequence[str] = (), fate: str | None = None) -> None:
+        self.ref, self.written = ref, written
+        where = "_after" if written is None else said(written)
+        if fate is not None:
+            super().__init__(f"not sent: {ref}, which {where} names, {fate}. Nothing was sent: call again without it")
+            return
+        what = f"no call has the name {said(ref)!r}, which {where} needs"
+        hint = f". Nearest: {_listed(live)}" if live else ""
+        literal = (
+            "" if written is None or not written.startswith("$") else f". For the text itself, write ${said(written)}"
+        )
+        super().__init__(
+            f"not sent: {what}{hint}{literal}. Nothing was sent: make that call first, or in the same turn"
+        )
+
+
 class NameInUse(BridgeError):
-    """A call wants a name (`_as`) whose future has not ended yet."""
+    """The name of a call (`_as`) belongs to an unfinished future."""
 
     def __init__(self, name: str, future_id: str) -> None:
         self.name, self.future_id = name, future_id
         super().__init__(
-            f"The name {name!r} belongs to {future_id}, which has not ended yet; "
-            f"choose another name, or await or cancel {future_id} first"
+            f"The name {name!r} belongs to {future_id}, which is unfinished; "
+            f"use another name, or await or cancel {future_id} first"
         )
 
 
 class AmbiguousName(BridgeError):
-    """A name that several callers gave, used where it cannot be told which of them is meant."""
+    """Several callers use this name, and the intended future cannot be determined."""
 
     def __init__(self, name: str, future_ids: Sequence[str]) -> None:
         self.name, self.future_ids = name, tuple(future_ids)
         shown = " and ".join(future_ids[-5:]) + (f" and {len(future_ids) - 5} more" if len(future_ids) > 5 else "")
         super().__init__(
-            f"The name {name!r} is ambiguous: {shown} have it, and their callers may be different ones. "
-            f"Use the ID of the one that you mean; its answer had it"
+            f"The name {name!r} is ambiguous: {shown} have it, possibly from different callers. "
+            f"Use the ID instead; the answer to the call has it"
         )
 
 
 class ForeignName(BridgeError):
-    """A reference in arguments to a name that only another session or conversation gave."""
+    """A reference in arguments to a name of another session or conversation."""
 
     def __init__(self, name: str, future_ids: Sequence[str]) -> None:
         self.name, self.future_ids = name, tuple(future_ids)
         shown = " and ".join(future_ids[-5:])
         super().__init__(
-            f"not sent: the name {name!r} was given by another session or conversation (to {shown}), not by this one. "
+            f"not sent: the name {name!r} belongs to another session or conversation (future {shown}). "
             f"Write ${future_ids[-1]} for that value, or $${name} for the text itself"
         )
 
 
 class StaleReference(BridgeError):
-    """A reference in arguments to an ID whose future is gone; `fate` is the reason."""
+    """A reference in arguments to a future that no longer exists; `fate` is the reason."""
 
     def __init__(self, future_id: str, fate: str) -> None:
         self.future_id = future_id
         super().__init__(
-            f"not sent: {future_id} {fate}; its result is not here: call its tool again and refer to that. "
+            f"not sent: {future_id} {fate}; its result is not available here: call its tool again and use the new ID. "
             f"Write $${future_id} for the text itself"
         )
 
 
 class InvalidName(BridgeError):
-    """A name (`_as`) that could not be referred to."""
+    """A name (`_as`) that no reference could use."""
 
     def __init__(self, name: object) -> None:
         super().__init__(
-            f"{name!r} cannot name a future: use a letter, then letters, digits, '_' or '-', at most 64, "
-            f"and nothing that looks like an ID ('f' and a number), and not all or this"
+            f"{name!r} is not a valid name for a future: use a letter, then letters, digits, '_' or '-' (at most 64 "
+            f"characters); no ID ('f' and a number), and not 'all' or 'this'"
         )
 
 
 class InvalidTransition(BridgeError):
-    """An event reached a future in a state that does not know it. A bug of ours, never of a user."""
+    """An event is not allowed in the state of a future. A bug of the bridge, never a user's error."""
 
     def __init__(self, future_id: str, state: str, event: str) -> None:
         super().__init__(f"future {future_id} is {state} and cannot {event}")
 
 
 class TooManyFutures(BridgeError):
-    """A bound on unfinished futures or stored bytes is reached; the submission was refused, nothing was dropped."""
+    """The limit on unfinished futures or stored bytes is reached; the call was refused, no future was dropped."""
 
     def __init__(self, what: str, limit: str, setting: str) -> None:
         super().__init__(
-            f"Refused: {what} (limit {limit}, setting {setting}). Nothing was started. "
-            f"Await or cancel futures that you have, then call again"
+            f"Refused: {what} (limit {limit}, setting {setting}). Nothing was sent. "
+            f"Await or cancel unfinished futures, then call again"
         )
 
 
 class InvalidArguments(BridgeError):
-    """Arguments of one of the bridge's own tools, or a reserved argument, are wrong."""
+    """Arguments of a meta-tool, or a reserved argument (`_as`, `_wait`), are invalid."""
 
     def __init__(self, tool: str, problem: str) -> None:
         super().__init__(f"{tool}: {problem}")
+
+
+class TooManyReferences(BridgeError):
+    """Arguments contain more references, or text in their form, than are looked up."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"not sent: the arguments have more than {limit} references (`${{f:…}}`, `$name`); split the call, or set "
+            '"references": "off" for this tool if they are text'
+        )
 
 
 # --- outcomes of calls ---------------------------------------------------------------------------------------------
 
 
 class CallFailed(BridgeError):
-    """Base: the call ended without a result of the tool's own. `kind` is stable, for machines."""
-
-    kind = "error"
+    """Base class: a call ended without a result of its tool."""
 
     @property
     def detail(self) -> str:
-        """Its text behind a line that has the tool and the state already."""
+        """Text for use after a line that contains the tool and the state."""
         return str(self)
+
+    @property
+    def holds(self) -> list[object]:
+        """Values that it keeps in memory."""
+        return [str(self)]
 
 
 class ToolFailed(CallFailed):
-    """Base: `what` is the predicate of a sentence whose subject is the tool."""
+    """Base class: `what` is a predicate with the tool as its subject."""
 
     def __init__(self, tool: str, what: str) -> None:
         self._what = what
@@ -306,9 +362,7 @@ class ToolFailed(CallFailed):
 
 
 class ProtocolFailure(CallFailed):
-    """The downstream answered with a JSON-RPC error, kept whole."""
-
-    kind = "protocol"
+    """The server responded with a JSON-RPC error, which is kept whole."""
 
     def __init__(self, tool: str, code: int, message: str, data: object = None) -> None:
         self.tool, self.code, self.message, self.data = tool, code, message, data
@@ -318,11 +372,13 @@ class ProtocolFailure(CallFailed):
     def detail(self) -> str:
         return f"{said(self.message, REASON_LENGTH)} (JSON-RPC error {self.code})"
 
+    @property
+    def holds(self) -> list[object]:
+        return [str(self), self.message, self.data]
+
 
 class ServerUnavailable(CallFailed):
-    """The downstream server cannot be reached; the call was not sent."""
-
-    kind = "unavailable"
+    """The server is unavailable; the call was not sent."""
 
     def __init__(self, server: str, reason: str) -> None:
         self.server, self.reason, self.how = server, reason, f"is not available ({reason})"
@@ -330,7 +386,7 @@ class ServerUnavailable(CallFailed):
 
 
 class NotSent(ServerUnavailable):
-    """The connection failed before any part of the call reached the server, so the call can be sent again."""
+    """The connection failed before any part of the call reached the server, so it can be sent again."""
 
     def __init__(self, server: str, how: str, stderr_tail: Sequence[str] = ()) -> None:
         self.server, self.reason, self.how = server, f"it {how}", how
@@ -342,9 +398,7 @@ class NotSent(ServerUnavailable):
 
 
 class ServerDied(CallFailed):
-    """The connection to the downstream ended while the call was running."""
-
-    kind = "died"
+    """The connection to the server ended while the call was running."""
 
     def __init__(self, server: str, how: str, stderr_tail: Sequence[str] = ()) -> None:
         self.server, self.how, self.stderr_tail = server, how, tuple(stderr_tail)
@@ -355,15 +409,13 @@ class ServerDied(CallFailed):
 
 
 class ServerRefused(CallFailed):
-    """The downstream answered with an HTTP status that is no success.
+    """The server responded with an HTTP error status.
 
     Attributes:
-        retry_after_s: the pause that it asks for, if it names one.
+        retry_after_s: the requested delay before a retry, if any.
         may_pass: the same call may succeed later.
-        unprocessed: the status says that nothing was done (429), so that any call may be made again.
+        unprocessed: the status means that nothing was done (429), so any call may be retried.
     """
-
-    kind = "refused"
 
     def __init__(self, server: str, refused: HttpRefused) -> None:
         self.server, self.how, self.status = server, refused.message, refused.status
@@ -374,9 +426,7 @@ class ServerRefused(CallFailed):
 
 
 class CallTimedOut(ToolFailed):
-    """The call took longer than its `timeout_s`; the downstream was told to cancel it."""
-
-    kind = "timeout"
+    """The call exceeded its `timeout_s`; the server was asked to cancel it."""
 
     def __init__(self, tool: str, timeout_s: float) -> None:
         super().__init__(
@@ -386,22 +436,14 @@ class CallTimedOut(ToolFailed):
         )
 
 
-class Interrupted(CallFailed):
-    """The bridge stopped while the call was running."""
-
-    kind = "interrupted"
-
-    def __init__(self, tool: str) -> None:
-        super().__init__(f"the bridge stopped while {tool} was running; it may or may not have taken effect")
-
-
 class DependencyFailed(CallFailed):
-    """A future that this call's arguments refer to failed or was cancelled; the call was never sent.
+    """A future in the call's arguments failed or was cancelled; the call was never sent.
 
-    `cause` is the first future of the chain, `reason` why that one ended.
+    Args:
+        dependency: the future that the call refers to.
+        cause: the first future of the chain.
+        reason: the failure of `cause`.
     """
-
-    kind = "dependency"
 
     def __init__(self, dependency: str, cause: str, reason: str) -> None:
         self.dependency, self.cause, self.reason = dependency, cause, reason
@@ -409,21 +451,36 @@ class DependencyFailed(CallFailed):
         super().__init__(f"not sent: it needs {dependency}, which has no result{via}: {reason}")
 
 
-class Stopped(CallFailed):
-    """Fail-stop: a write before this one, on the same state, failed; this call was never sent."""
+class PredecessorFailed(CallFailed):
+    """A call that had to complete first (`_after`) failed or was cancelled; the call was never sent.
 
-    kind = "stopped"
+    Args:
+        written: the ID or name in `_after`.
+        predecessor: its future.
+        cause: the first future of the chain.
+        reason: the failure of `cause`.
+        cancelled: the future was cancelled; it did not fail.
+    """
+
+    def __init__(self, written: str, predecessor: str, cause: str, reason: str, *, cancelled: bool = False) -> None:
+        self.predecessor, self.cause, self.reason = predecessor, cause, reason
+        shown = predecessor if written == predecessor else f"{written} ({predecessor})"
+        via = f" (because of {cause})" if cause != predecessor else ""
+        how = "was cancelled" if cancelled else "failed"
+        super().__init__(f"not sent: {shown} {how}{via}: {reason.removeprefix('cancelled; ')}")
+
+
+class Stopped(CallFailed):
+    """Fail-stop: an earlier write on the same state failed; the call was never sent."""
 
     def __init__(self, before: str, cause: str, reason: str) -> None:
         self.before, self.cause, self.reason = before, cause, reason
         via = f" (the first to fail was {cause})" if cause != before else ""
-        super().__init__(f"not sent: {before} failed before it{via}: {reason}; submit again if you still want it")
+        super().__init__(f"not sent: {before} failed before it{via}: {reason}; call again if it is still needed")
 
 
 class Cancelled(CallFailed):
-    """Somebody cancelled the call."""
-
-    kind = "cancelled"
+    """The call was cancelled."""
 
     def __init__(self, *, sent: bool) -> None:
         self.effect = "it may or may not have taken effect" if sent else "it was never sent"
@@ -435,141 +492,151 @@ class Cancelled(CallFailed):
 
 
 class ReferenceFailed(CallFailed):
-    """A reference in the arguments could not be resolved against the value it points into."""
-
-    kind = "reference"
+    """Base class: a reference in the arguments cannot be resolved against the future's value."""
 
 
 class PathMissing(ReferenceFailed):
-    """A reference's path leads to nothing in the future's value.
+    """The path of a reference does not exist in the future's value.
 
-    `there` says what stands at the deepest point that the path reaches.
+    Args:
+        there: a description of the deepest value that the path reaches.
     """
 
     def __init__(self, written: str, future: str, missing: str, there: str) -> None:
         self.written, self.future, self.missing = written, future, missing
-        super().__init__(
-            f"not sent: {written} points at nothing: {future} has no {missing}; {there}{_literally(written)}"
-        )
+        super().__init__(f"not sent: {written} does not exist: {future} has no {missing}; {there}{_literally(written)}")
 
 
 class PathUnreadable(ReferenceFailed):
-    """The object form of a reference carries a path that is none."""
+    """A reference is written wrongly.
 
-    def __init__(self, written: str, future: str) -> None:
-        self.written, self.future = written, future
+    Args:
+        position: character at which it is wrong, from 1; in the path of the object form. None for all of it.
+        problem: what is wrong there, and what to write.
+    """
+
+    def __init__(self, written: str, position: int | None, problem: str) -> None:
+        self.written, self.position = written, position
+        where = "" if position is None else f" at character {position}"
         super().__init__(
-            f"not sent: the path of {written} cannot be read; "
-            f"write it like items[0].id, with a key that is no plain word in brackets and quotes"
+            f"not sent: the path of {written} is not valid JMESPath{where}: {problem}{_literally(written)}"
         )
 
 
+class ExpressionFailed(ReferenceFailed):
+    """A reference selects or computes what its futures' values do not have.
+
+    Args:
+        position: character of the part that fails, from 1.
+        problem: why, and what to write.
+    """
+
+    def __init__(self, written: str, position: int, problem: str) -> None:
+        self.written, self.position = written, position
+        super().__init__(f"not sent: {written} fails at character {position}: {problem}{_literally(written)}")
+
+
 class ValueUnfit(ReferenceFailed):
-    """A future's value cannot be turned into what is expected where the reference stands."""
+    """A future's value cannot be converted to the type that the argument requires."""
 
     def __init__(self, written: str, future: str, expected: str, found: str) -> None:
         self.written, self.future, self.expected = written, future, expected
-        super().__init__(f"not sent: {written} should give {expected}, but {future} {found}{_literally(written)}")
+        super().__init__(f"not sent: {written} must be {expected}, but {future} {found}{_literally(written)}")
 
 
 class ArgumentsTooLarge(ReferenceFailed):
-    """With the values of futures in place, the arguments exceed their bound."""
+    """The arguments exceed their limit after the values of futures were substituted."""
 
     def __init__(self, written: str, limit: int) -> None:
         self.written, self.limit = written, limit
         super().__init__(
-            f"not sent: with {written} in place the arguments are larger than {limit} bytes "
+            f"not sent: with the value of {written} the arguments exceed {limit} bytes "
             f"(setting max_argument_bytes); pass a part of it, or raise the setting"
         )
 
 
 class NestedTooDeeply(ReferenceFailed):
-    """Arguments or a value of a future are nested more deeply than JSON can be written here."""
+    """Arguments or a future's value are nested too deeply to be serialised as JSON."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"not sent: {what} is nested too deeply to be passed on")
 
 
 class ArgumentsRejected(CallFailed):
-    """After resolution the arguments do not fit the tool's own input schema; the call was never sent."""
-
-    kind = "arguments"
+    """After substitution the arguments violate the tool's own input schema; the call was never sent."""
 
     def __init__(self, tool: str, path: str, problem: str) -> None:
         self.tool, self.path = tool, path
-        super().__init__(f"not sent: the arguments of {tool} do not fit its schema at {path}: {problem}")
+        super().__init__(f"not sent: the arguments of {tool} do not match its schema at {path}: {problem}")
 
 
 class Cycle(BridgeError):
-    """Calls refer to each other in a circle, so none could ever start."""
+    """Calls depend on each other in a cycle, so none could ever start."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        super().__init__(f"Refused: these calls wait for each other: {' → '.join(names)}. Nothing was started")
+        super().__init__(f"Refused: these calls wait for each other: {' → '.join(names)}. Nothing was sent")
 
 
 class Unanswered(ToolFailed):
-    """The server asked its client something and nobody answered in time."""
-
-    kind = "unanswered"
+    """A server's question to its client was not answered in time."""
 
     def __init__(self, tool: str, question: str, timeout_s: float) -> None:
         super().__init__(
             tool,
-            f"asked something that nobody answered within {timeout_s:g} s (setting question_timeout_s): "
-            f"{question}. The call was cancelled. Await such a future, so that its question can be put to the user",
+            f"asked a question that was not answered within {timeout_s:g} s (setting question_timeout_s): "
+            f"{question}. The call was cancelled. Await such a future, so that its question reaches the user",
         )
 
 
-class NobodyToAnswer(ToolFailed):
-    """The server asked its client something after that had closed its input."""
-
-    kind = "unanswered"
+class NoClientToAsk(ToolFailed):
+    """The server asked a question after its client had closed the connection."""
 
     def __init__(self, tool: str, question: str) -> None:
         super().__init__(
             tool,
-            f"asked something, and its client had closed the connection already, so the call was cancelled: "
+            f"asked a question after its client had closed the connection, so the call was cancelled: "
             f"{question}. Keep standard input open until such a call has ended",
         )
 
 
 class NotDrained(ToolFailed):
-    """The client closed its input, and the call had not ended in the time that was left."""
-
-    kind = "cancelled"
+    """The client closed its input, and the call was unfinished at the end of the drain."""
 
     def __init__(self, tool: str, drain_s: float, *, sent: bool) -> None:
         effect = "it may or may not have taken effect" if sent else "it was never sent"
         super().__init__(
             tool,
-            f"had not ended {drain_s:g} s after its client closed the connection (setting drain_s) and was "
+            f"was unfinished {drain_s:g} s after its client closed the connection (setting drain_s) and was "
             f"cancelled; {effect}",
         )
 
 
 class MalformedQuestion(ToolFailed):
-    """A server asked for input in a form that the protocol does not have."""
-
-    kind = "malformed_question"
+    """A server's request for input is not valid MCP."""
 
     def __init__(self, tool: str, found: object) -> None:
-        super().__init__(tool, f"asked for input in a form that is not MCP's: inputRequests has {found!r:.80}")
+        super().__init__(tool, f"sent an invalid request for input: inputRequests has {found!r:.80}")
 
 
 class TooManyQuestions(ToolFailed):
-    """A server asked for more at once than a client can be expected to answer."""
-
-    kind = "too_many_questions"
+    """A server asked more questions at once than are passed on to a client."""
 
     def __init__(self, tool: str, count: int, most: int) -> None:
         super().__init__(tool, f"asked {count} questions at once; at most {most} are passed on")
 
 
-class CannotAsk(ToolFailed):
-    """The server needs an answer that this client cannot give."""
+class AskedTooOften(ToolFailed):
+    """A server asked questions without end."""
 
-    kind = "cannot_ask"
+    def __init__(self, tool: str, most: int) -> None:
+        super().__init__(
+            tool, f"asked more than {most} times, so the call was ended; it may or may not have taken effect"
+        )
+
+
+class CannotAsk(ToolFailed):
+    """The server sent a request for which the client has not declared the capability."""
 
     def __init__(self, tool: str, method: str) -> None:
-        super().__init__(tool, f"sent {said(method, 80)}, which this client has not declared that it can answer")
+        super().__init__(tool, f"sent {said(method, 80)}, for which this client has not declared the capability")

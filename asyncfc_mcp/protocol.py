@@ -1,7 +1,7 @@
-"""MCP's own words: versions, methods, error codes, keys, progress, and the shape of what messages travel through.
+"""Constants and interfaces of MCP: versions, methods, error codes, keys, progress, and the protocols of a connection.
 
-Pure. The SDK has the same constants, but importing any of them builds all of its message models,
-which takes longer and more memory than everything else that a bridge over pipes needs; a test holds the two equal.
+Pure. The SDK has the same constants, but importing any of them builds all of its message models, which takes more time
+and memory than everything else that a bridge over pipes needs. A test keeps the two equal.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,9 +11,9 @@ HANDSHAKE_VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-
 """Protocol versions in which a connection begins with `initialize`, oldest first."""
 LATEST_HANDSHAKE_VERSION: Final = HANDSHAKE_VERSIONS[-1]
 SERVER_HANDSHAKE_VERSIONS: Final = ("2024-10-07", *HANDSHAKE_VERSIONS)
-"""Those that a server may answer `initialize` with. The first was never released, and the TypeScript SDK accepts it."""
+"""Versions that a server may return from `initialize`. The first was never released; the TypeScript SDK accepts it."""
 MODERN_VERSIONS: Final = ("2026-07-28",)
-"""Protocol versions in which every request carries its own envelope in `_meta`, oldest first."""
+"""Stateless protocol versions, oldest first: every request carries its own envelope in `_meta`."""
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
@@ -21,7 +21,6 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 CONNECTION_CLOSED: Final = -32000
-REQUEST_TIMEOUT: Final = -32001
 RESOURCE_NOT_FOUND: Final = -32002
 HEADER_MISMATCH: Final = -32020
 MISSING_REQUIRED_CLIENT_CAPABILITY: Final = -32021
@@ -33,6 +32,8 @@ CLIENT_INFO_META_KEY: Final = "io.modelcontextprotocol/clientInfo"
 CLIENT_CAPABILITIES_META_KEY: Final = "io.modelcontextprotocol/clientCapabilities"
 SERVER_INFO_META_KEY: Final = "io.modelcontextprotocol/serverInfo"
 LOG_LEVEL_META_KEY: Final = "io.modelcontextprotocol/logLevel"
+SUBSCRIPTION_ID_META_KEY: Final = "io.modelcontextprotocol/subscriptionId"
+TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
 
 CLIENT_METHODS: Final = frozenset(
     {
@@ -53,49 +54,54 @@ CLIENT_METHODS: Final = frozenset(
         "tools/list",
     }
 )
-"""Requests that some protocol version lets a client send; a method that is none of these may be an extension's."""
+"""Requests of clients in any protocol version; other methods may belong to an extension."""
 PROBES: Final = frozenset({"ping", "server/discover"})
-"""Requests by which a client finds out what a server speaks. They open no protocol era: the client may still shake
-hands after them."""
+"""Requests that clients use to probe a server. They select no protocol era: the client may still send `initialize`."""
 
 RequestId = int | str
 OnProgress = Callable[[float, float | None, str | None], None]
-"""Told of progress: how far, of how much, in words. Plain, so that it is told before the result that follows."""
+"""Progress callback: progress, total, message. Synchronous, so that it runs before the result that follows."""
 
 
 class OnSent(Protocol):
-    """Called with True when a request is about to be written, and with False when it turned out that no part of it
+    """Callback that receives True when a request is about to be written, and False once it is known that no part of it
     reached the server."""
 
     def __call__(self, sent: bool = True) -> None: ...
 
 
 class CallOptions(TypedDict, total=False):
-    """What may be said of a request beside what is asked."""
+    """Options of an outgoing request."""
 
     timeout: float
-    """Seconds after which it is given up."""
+    """Timeout of the request, in seconds."""
     cancel_on_abandon: bool
-    """Whether the other side is told when it is given up; it is, unless the protocol forbids that."""
+    """Send `notifications/cancelled` when the request is abandoned. Default: True, unless the protocol forbids it."""
     on_progress: OnProgress
     request_id: RequestId
-    """The ID to send it under, instead of the next number."""
+    """ID of the request, instead of the next number."""
+    cause: object
+    """The call that the request is sent for. Passed to the handler of a peer's request that belongs to this one."""
     answers_without_id: bool
-    """Whether an error without an ID is taken for its answer; for requests that have a connection to themselves."""
+    """Accept an error without an ID as the response; for a request that has a connection to itself."""
+    limited: bool
+    """True if the caller has its own timeout for the request."""
+    lasting: bool
+    """True for a request that lasts as long as the connection, so that no response is owed."""
     headers: dict[str, str]
-    """Sent along over HTTP; other transports have none."""
+    """Additional headers over HTTP; ignored by other transports."""
 
 
 class Outbound(Protocol):
-    """What messages can be sent through."""
+    """Sends requests and notifications to the peer."""
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
-        """Send a request and return its result as it came.
+        """Send a request and return its result as it was received.
 
         Raises:
-            RpcError: the other side answered with an error, or there is no answer.
+            RpcError: the peer responded with an error, or there is no response.
         """
         ...
 
@@ -105,67 +111,73 @@ class Outbound(Protocol):
 
 
 class Channel(Outbound, Protocol):
-    """The way back to whoever sent a message, while it is being handled."""
+    """Connection to the sender of a message while that message is being handled."""
 
     @property
     def request_id(self) -> RequestId | None:
-        """The ID of the request; None for a notification."""
+        """ID of the request; None for a notification."""
         ...
 
     @property
     def reachable(self) -> bool:
-        """Whether a request would come to the sender at this moment, as far as is known."""
+        """True while a request can be delivered to the sender, as far as is known."""
         ...
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Report progress, if the sender asked for it."""
+        """Report progress, if the sender requested it."""
         ...
 
 
-Later = Callable[[], Awaitable[dict[str, Any]]]
-"""What brings a result that is not there yet. Not a coroutine: one that is never run would complain of it."""
+class Deferred:
+    """A pending result. Calling it waits for the result, and raises the error if there is none.
 
+    Not a coroutine, which would warn if it is never run. A subclass that can report completion by callback saves its
+    caller a task, which would cost more than the rest of a quick call; it can also be awaited like any other.
+    """
 
-class Soon:
-    """A `Later` that comes by itself, mostly before it is worth a task that waits for it: that would cost more than all
-    else about a quick call. Whoever does not know it may run it like any other."""
+    __slots__ = ("_wait",)
 
-    __slots__ = ()
-
-    def watch(self, come: Callable[[], None]) -> None:
-        """Have `come` called, not from in here: when the result is there, or when this has to be run because there is
-        something to be done on the way to it. That may be more than once, until `call_off`."""
-        raise NotImplementedError
-
-    def call_off(self) -> None:
-        """Do not have it called any more."""
-        raise NotImplementedError
-
-    def take(self) -> dict[str, Any] | None:
-        """The result, if it is there. Raises what says why there is none."""
-        raise NotImplementedError
+    def __init__(self, wait: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        self._wait = wait
 
     def __call__(self) -> Awaitable[dict[str, Any]]:
-        raise NotImplementedError
+        """Wait for the result. Call it once only."""
+        return self._wait()
+
+    def add_done_callback(self, callback: Callable[[], None]) -> bool:
+        """Add a callback for completion. It is called, possibly more than once and never from within this method, when
+        `result_nowait` has the result, or when the result must be awaited because work is left to do.
+
+        Returns:
+            False if completion cannot be reported, so that the result must be awaited in a task.
+        """
+        return False
+
+    def remove_done_callback(self) -> None:
+        """Stop calling the callback."""
+
+    def result_nowait(self) -> dict[str, Any] | None:
+        """Return the result, or None while it is pending. Raises the error if there is no result."""
+        return None
 
 
-OnRequest = Callable[[Any, str, Mapping[str, Any] | None], dict[str, Any] | Later]
-"""Handles a request, given its channel, method and parameters: its result, or what brings it. Both raise `RpcError` to
-answer with that error."""
+OnRequest = Callable[[Any, str, Mapping[str, Any] | None], dict[str, Any] | Deferred]
+"""Handler of a request: channel, method, parameters → result. It, or its deferred result, raises `RpcError` to respond
+with that error."""
 OnNotify = Callable[[Any, str, Mapping[str, Any] | None], Callable[[], Awaitable[None]] | None]
-"""Takes in a notification; what is left to be done about it, if anything is."""
+"""Handler of a notification: channel, method, parameters → the remaining asynchronous work, if any."""
 
 
 def progress_token(params: Mapping[str, Any] | None) -> RequestId | None:
-    """Under which token the sender of a request wants to hear of progress; None if it does not."""
+    """Return the token under which the sender of a request expects progress; None if it does not."""
     meta = params.get("_meta") if params else None
     token = cast("dict[str, Any]", meta).get("progressToken") if isinstance(meta, dict) else None
-    # True is an int, and no token.
+    # True is an int, but not a token.
     return token if isinstance(token, str | int) and not isinstance(token, bool) else None
 
 
 def progress_of(token: RequestId, progress: float, total: float | None, message: str | None) -> dict[str, Any]:
-    """The parameters of `notifications/progress`."""
+    """Return the parameters of `notifications/progress`."""
     params: dict[str, Any] = {"progressToken": token, "progress": progress}
     if total is not None:
         params["total"] = total
@@ -177,8 +189,8 @@ def progress_of(token: RequestId, progress: float, total: float | None, message:
 def content_blocks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the content blocks of a `CallToolResult`.
 
-    Some servers write a bare text or a single block where the list belongs, or bare texts in the list: each is read as
-    one block, so that nothing of it is lost. What is neither text nor object is left out.
+    Some servers send a bare string or a single block instead of the list, or bare strings in the list: each is read as
+    one block, so that nothing is lost. Other values are left out.
     """
     content = result.get("content")
     items = cast("list[Any]", content) if isinstance(content, list) else [content]

@@ -1,7 +1,7 @@
-"""Texts for people without the secrets in them: names of variables, URLs, command lines, reasons.
+"""Redaction of secrets in texts for people: names of variables, URLs, command lines, reasons.
 
-Pure. Two rulers: what a configuration declares as secret (`secrets_of`) is removed wherever it appears, and what looks
-like a secret is shortened, since tokens are also pasted where a name or an address belongs.
+Pure. Two criteria: secrets of a configuration (`secrets_of`) are removed wherever they appear, and text in the form of
+a secret is hidden, since tokens are also pasted in place of names and addresses.
 """
 
 import re
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 HIDDEN: Final = "…"
 SHORTEST_SECRET: Final = 6
-"""Shorter values are not searched for in texts: they would also match ordinary words."""
+"""Minimum characters of a value that is removed from texts: shorter ones would match ordinary words."""
 
 _SECRET_NAME: Final = re.compile(
     r"(?i)token|secret|passw(?:or)?d|passphrase|(?:api|access|private)[-_]?key|auth|credential"
@@ -31,12 +31,12 @@ _SCHEME: Final = re.compile(
     r"(?i)\b(?:(bearer|basic)(?:\s+|%20)(?!(?:auth|authentication|authorization|error|realm|scheme|scope|token)\b)"
     r"|(token)(?:\s+|%20)(?=\S*[0-9]))[A-Za-z0-9._~+/=-]{4,}"
 )
-"""What follows the name of a scheme, unless it is a word or a parameter that stands there in ordinary texts."""
+"""Credentials after the name of an authentication scheme, except words and parameters of ordinary texts."""
 _PAIR: Final = re.compile(r"(?i)^(-{0,2}[A-Za-z_][A-Za-z0-9_.-]*)([=:])(.*)$", re.DOTALL)
 
 
 def looks_like_token(text: str) -> bool:
-    """Whether a word has the form of a credential and not that of a name."""
+    """Return true for a word in the form of a credential rather than a name."""
     if _TOKEN_PREFIX.match(text):
         return True
     if len(text) < 16 or not re.fullmatch(r"[A-Za-z0-9_\-.~+/=]+", text):
@@ -47,7 +47,7 @@ def looks_like_token(text: str) -> bool:
 
 
 def shown_name(name: str) -> str:
-    """A variable's name; where it does not look like one it may be a pasted credential, and its start stands for it."""
+    """Return a variable's name; if it may be a pasted credential instead, at most its first characters."""
     parts = name.split("_")
     cases = {part.isupper() for part in parts if part.isalpha() and len(part) > 1}
     plain = len(name) <= 64 and len(cases) <= 1 and all(not part or _NAME_PART.fullmatch(part) for part in parts)
@@ -57,13 +57,13 @@ def shown_name(name: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """A URL without user, password, query and fragment, and without parts of its path that look like credentials."""
+    """Return a URL without user, password, query, fragment, and parts of its path that look like credentials."""
     scheme, mark, rest = url.partition("://")
     if not mark:
         scheme, rest = "", url
     address, *more = re.split(r"[?#]", rest, maxsplit=1)
     host, slash, path = address.partition("/")
-    if "@" in path and re.search(r":(?!\d*$)[^\]]*$", host.rpartition("@")[2]):  # a password that holds "/"
+    if "@" in path and re.search(r":(?!\d*$)[^\]]*$", host.rpartition("@")[2]):  # a password that contains "/"
         host, slash, path = path.rpartition("@")[2].partition("/")
     host = host.rpartition("@")[2]
     path = "/".join(HIDDEN if looks_like_token(unquote(part)) else part for part in path.split("/"))
@@ -73,7 +73,7 @@ def shown_url(url: str) -> str:
 
 
 def _words(argv: Sequence[str]) -> list[tuple[str, str]]:
-    """Each word of a command line as people may see it, with the part of it that is hidden."""
+    """Return each word of a command line with secrets hidden, and the hidden part of it."""
     words: list[tuple[str, str]] = []
     hides = False
     for word in argv:
@@ -93,12 +93,12 @@ def _words(argv: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def shown_command(argv: Sequence[str]) -> str:
-    """A command line on which values of secret options, tokens and parts of URLs are hidden."""
+    """Return a command line with values of secret options, tokens and parts of URLs hidden."""
     return " ".join(f'"{word}"' if " " in word else word for word, _ in _words(argv))
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a variable, header or option of this name usually holds a secret."""
+    """Return true where variables, headers or options of this name usually contain a secret."""
     return _SECRET_NAME.search(name) is not None
 
 
@@ -109,7 +109,7 @@ def secrets_of(
     headers: Mapping[str, str] | None = None,
     url: str = "",
 ) -> tuple[str, ...]:
-    """The values of one server's configuration that must not appear in any text, longest first."""
+    """Return the values of one server's configuration that must not appear in texts, longest first."""
     values = [value for name, value in (env or {}).items() if is_secret_name(name)]
     values += [part for _, hidden in _words(argv) for part in (hidden, *hidden.split(" ")[1:])]
     for name, value in (headers or {}).items():
@@ -126,7 +126,8 @@ def secrets_of(
 
 
 def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text with these values, credentials after an authentication scheme, and secret parts of URLs hidden."""
+    """Return the text with these values, credentials after an authentication scheme, and secret parts of URLs
+    hidden."""
     for secret in secrets:
         if secret in text:
             text = text.replace(secret, HIDDEN)

@@ -22,13 +22,13 @@ from benchmarks.harness import REPO, Options
 
 NAMES: Final = ("overhead", "replay", "scale", "tokens", "scheduling")
 AGAIN: Final = 2
-"""How often a smoke run measures again what was grossly worse: noise passes, a regression stays."""
+"""Repetitions of a smoke run for grossly worse figures: noise disappears, a regression stays."""
 BUSY: Final = 1.25
-"""Load per core beyond which a smoke run can judge nothing: its own is below one."""
+"""Maximum load per core for a smoke run to judge figures; its own load is below one."""
 
 
 def machine() -> str:
-    """One paragraph: where and with what this was measured."""
+    """Describe the machine and the versions in one paragraph."""
     cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     cores = 0
@@ -49,7 +49,7 @@ def machine() -> str:
 
 
 def version(package: str) -> str:
-    """The installed version, or that it is not."""
+    """Return the installed version of a package, or a note that it is missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -67,7 +67,7 @@ def _run(name: str, options: Options, console: Console) -> report.Section:
 
 
 def main() -> int:
-    """Run what was asked for; 1 when a smoke run finds a gross regression."""
+    """Run the requested benchmarks; return 1 if a smoke run finds a gross regression."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", choices=[*NAMES, "all"])
     parser.add_argument("--smoke", action="store_true", help="short; fails on gross regressions of ratios only")

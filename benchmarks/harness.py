@@ -1,4 +1,4 @@
-"""Processes, clients, rounds: what every benchmark that drives real processes shares.
+"""Processes, clients and rounds, shared by all benchmarks with real processes.
 
 The client is always the SDK's own, except in `RawClient`, which is for holding many calls at little cost. Everything
 listens on loopback only and every loop is bounded.
@@ -34,12 +34,12 @@ Json = dict[str, Any]
 REPO: Final = Path(__file__).resolve().parents[1]
 SERVERS: Final = REPO / "benchmarks" / "servers.py"
 PATIENCE_S: Final = 60.0
-"""After which something that must happen counts as lost."""
+"""Timeout for every expected event, in seconds."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asked for."""
+    """Options of the command line."""
 
     rounds: int
     smoke: bool = False
@@ -47,12 +47,12 @@ class Options:
     say: Callable[[str], None] = print
 
     def scaled(self, full: int, smoke: int) -> int:
-        """A size that is smaller in a smoke run."""
+        """Return a size, which is smaller in a smoke run."""
         return smoke if self.smoke else full
 
 
 def server_command(kind: str, *args: str) -> list[str]:
-    """The command line of one of our downstream servers."""
+    """Return the command line of a benchmark server."""
     return [sys.executable, str(SERVERS), kind, *args]
 
 
@@ -93,7 +93,7 @@ class Workshop:
 
 @contextmanager
 def workshop() -> Iterator[Workshop]:
-    """A folder that is gone afterwards."""
+    """Create a temporary folder and delete it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="asyncfc-bench-"))
     try:
         yield Workshop(folder)
@@ -112,7 +112,7 @@ class Peer:
     pid: int
 
     async def call(self, tool: str, arguments: Json | None = None) -> types.CallToolResult:
-        """One call that must not fail."""
+        """Make one call that must not fail."""
         result = await self.client.call_tool(tool, arguments or {})
         if result.is_error:
             raise RuntimeError(f"{tool} failed: {result.content}")
@@ -135,7 +135,7 @@ async def stdio(
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
+    """Return a free loopback port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
@@ -190,20 +190,20 @@ Action = Callable[[], Awaitable[object]]
 
 @dataclass
 class Contender:
-    """Something to be measured, in blocks of calls."""
+    """A candidate that is measured in blocks of calls."""
 
     action: Action
     calls: int
     after: Action | None = None
-    """Done after each block, unmeasured."""
+    """Callback after each block, not measured."""
     apart_s: float = 0.0
-    """Pause before each call: what the last one left to be done in the background is done by then."""
+    """Pause before each call, in which the background work of the last one finishes."""
     medians: list[float] = field(default_factory=list)
     """Seconds: the median call of each round."""
 
 
 async def race(contenders: Mapping[str, Contender], rounds: int, warm_up: int = 15) -> None:
-    """Measure all contenders, block by block in turn; who begins rotates, so that none always follows the same one."""
+    """Measure all contenders block by block, in rotating order, so that none always follows the same one."""
     for contender in contenders.values():
         for _ in range(warm_up):
             await contender.action()
@@ -227,12 +227,12 @@ async def race(contenders: Mapping[str, Contender], rounds: int, warm_up: int = 
 
 
 def ratio(values: Sequence[float], baseline: Sequence[float]) -> Spread:
-    """Round by round against the baseline of the same round."""
+    """Return ratios to the baseline of the same round."""
     return Spread.of([value / base for value, base in zip(values, baseline, strict=True)])
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used, all threads that live; in nanosecond steps where Linux tells them."""
+    """Return the CPU time of a process and its live threads, in seconds; with nanosecond resolution on Linux."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
@@ -343,7 +343,7 @@ class RawClient:
                 results[message["id"]] = message["result"]
 
     def close(self) -> None:
-        """Hang up; who does not go is ended."""
+        """Close the connection, and end a process that does not exit."""
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.close()

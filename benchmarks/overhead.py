@@ -1,4 +1,4 @@
-"""What the bridge costs per call, beside a direct connection and beside other proxies."""
+"""Cost of a call through the bridge, beside a direct connection and other proxies."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from benchmarks.report import Figure, Goal, Section, Spread, at_least, at_most
 
 TEXT: Final = {"text": "x" * 16}
 SLOW_S: Final = 1.0
-"""Longer than a block of calls, so that none ends while the others' handles are measured."""
+"""Duration of a slow call, in seconds: longer than a block of calls, so that none ends while handles are measured."""
 CONCURRENT: Final = 32
 APART_S: Final = 0.003
-"""A model does not call back to back: what a handle leaves to be done is done before the next call. Much longer, and
-the machine has gone to sleep in between, which is most of what is measured then."""
+"""Pause between calls, in seconds. A model does not call back to back, so the work that a handle leaves behind finishes
+before the next call. After a much longer pause, waking up the idle machine would dominate the measurement."""
 KNOWN_HOST: Final = "claude-code"
-"""A client name that the bridge knows as one conversation: what it keeps for a conversation must not cost per call."""
+"""Client name of a host with one conversation per connection: its bookkeeping must not cost per call."""
 PLAIN: Final = "import sys; sys.modules['uvloop'] = None; "
-"""As it is where that is not installed."""
-PLAIN_BRIDGE: Final = PLAIN + "from asyncfc_mcp.cli import main; main()"
+"""Start of a Python program in which uvloop cannot be imported."""
+PLAIN_BRIDGE: Final = PLAIN + "from asyncfc_mcp.cli.main import main; main()"
 PLAIN_SCRIPT: Final = PLAIN + "import runpy; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 SYNC: Final = {"mode": "sync"}
 
@@ -72,7 +72,7 @@ async def run(options: Options) -> Section:
 
 
 def ms(contender: Contender) -> str:
-    """The median of the rounds' medians, for the reader."""
+    """Format the median of the rounds' medians."""
     return f"{Spread.of(contender.medians).median * 1e3:.2f} ms"
 
 
@@ -234,7 +234,7 @@ async def throughput(shop: Workshop, options: Options, proxies: Sequence[peers.P
 
 
 async def in_flight(shop: Workshop, options: Options, proxies: Sequence[peers.Proxy]) -> list[Figure]:
-    """A thousand calls of a slow tool at once, until all are answered with their results."""
+    """A thousand concurrent calls of a slow tool, until all have returned their results."""
     echo = server_command("echo")
     count, seconds = options.scaled(1000, 250), options.scaled(20, 5) / 10
     commands = {

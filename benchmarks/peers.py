@@ -105,7 +105,7 @@ def _run(command: list[str]) -> str:
 
 
 def provide_all(names: Sequence[str], notes: list[str]) -> list[Proxy]:
-    """Those that can be had; a note about each of the others."""
+    """Install the peers; return those available, and a note about each of the others."""
     found: list[Proxy] = []
     for name in names:
         try:

@@ -25,9 +25,9 @@ FORMS: Final = {
     "${f:name.path}": re.compile(rb"\$\{f:" + NAME + STEPS + rb"\}"),
     "${name.path}": re.compile(rb"\$\{" + NAME + STEPS + rb"\}"),
 }
-"""Form → what would be taken for a reference if a future had that name."""
+"""Form → pattern of a reference, if a future had that name."""
 MAX_BYTES: Final = 5 << 20
-"""Larger files are data."""
+"""Maximum size of a source file, in bytes; larger files count as data."""
 ARCHIVES: Final = (".tgz", ".tar.gz", ".whl", ".zip")
 PARENTS: Final = ("node_modules", "site-packages", "dist-packages", "share", "lib")
 """Folders whose entries are packages each."""
@@ -35,7 +35,7 @@ PARENTS: Final = ("node_modules", "site-packages", "dist-packages", "share", "li
 
 @dataclass
 class Counts:
-    """What was read, and what was found in it."""
+    """Counts of files and of occurrences."""
 
     files: int = 0
     bytes: int = 0
@@ -44,7 +44,7 @@ class Counts:
     holding: dict[str, set[str]] = field(default_factory=lambda: {form: set[str]() for form in FORMS})
     """Form → packages that hold it."""
     kinds: Counter[str] = field(default_factory=Counter[str])
-    """File name extension → files."""
+    """File name extension → number of files."""
     examples: list[str] = field(default_factory=list[str])
     """Places that hold the form that is a reference."""
 
@@ -92,7 +92,7 @@ def members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def scan(folder: Path, counts: Counts) -> None:
-    """Count all files below a folder; links are not followed, what cannot be read is left out."""
+    """Count all files below a folder; links are not followed, unreadable files are skipped."""
     for root, folders, names in os.walk(folder):
         folders[:] = [each for each in folders if each not in (".git", "__pycache__")]
         for name in names:
@@ -110,7 +110,7 @@ def scan(folder: Path, counts: Counts) -> None:
 
 
 def main() -> int:
-    """Print the counts; 1 when the form that is a reference was found."""
+    """Print the counts; return 1 if the reference form was found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reference_form", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     counts = Counts()

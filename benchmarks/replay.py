@@ -1,4 +1,4 @@
-"""Scripted agents over real processes: how near to the ideal schedule they come, and what each help is worth."""
+"""Scripted agents over real processes: their share of the ideal schedule, and the value of each feature."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from benchmarks.simulate import (
     Agent,
     Planned,
     Schedule,
+    Step,
     Task,
     Way,
     bound,
@@ -48,7 +49,7 @@ AGENT: Final = "asyncfc-scripted-agent"
 TURNS_S: Final = (0.2, 0.4, 0.8)
 TOOLS_S: Final = (0.005, 0.05, 0.2, 0.8)
 ABLATED_TURN_S: Final = 0.4
-"""The turn for which the ways without one of the helps are really run; for the others they are simulated."""
+"""Turn time for which the ways without one feature are run; for the others they are simulated."""
 REPETITIONS: Final = ((4.0, 5), (float("inf"), 3))
 """How often a cell is played, by the seconds that its synchronous agent needs at least: a disturbance of some
 milliseconds weighs more in a short run."""
@@ -95,7 +96,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Played:
-    """How a run went, and how it would have gone without any overhead."""
+    """Outcome of a run, and its ideal without overhead."""
 
     job: Job
     seconds: float
@@ -114,7 +115,7 @@ class Played:
 
     @property
     def lost_s(self) -> float:
-        """Everything that is not a turn or a tool."""
+        """Time that is neither a turn nor a tool, in seconds."""
         return self.seconds - self.ideal.seconds
 
     @property
@@ -179,6 +180,9 @@ class Run:
             if planned.wait is not None:
                 others = [self._name(name, self.agent.attempts[name]) for name in planned.wait]
                 arguments["_wait"] = ",".join(others) or "this"
+            after = [self._name(name, self.agent.attempts[name]) for name in step.after if name not in planned.known]
+            if after:
+                arguments["_after"] = ",".join(after)
         answer = await self.peer.call(self._fast + step.kind, arguments)
         if self.job.way.bridge:
             read |= self._read(answer.structured_content)
@@ -200,17 +204,37 @@ class Run:
         if step.picks:
             # The right item once the result was read, the first as a guess.
             index = 0 if planned.guessed else step.index
-            inputs.append(self._value(step.picks, planned, index))
+            taken = self._computed(step, planned) if step.rule else self._value(step.picks, planned, index)
+            inputs.append(taken)
         match step.kind:
             case "read":
                 arguments["cell"] = step.cell
             case "write":
-                arguments |= {"cell": step.cell, "value": inputs[0] if inputs else step.name}
+                value = inputs[0] if len(inputs) == 1 else step.name
+                if len(inputs) > 1:
+                    # In text, as a model would write a report.
+                    value = " ".join(f"${{f:{each[1:]}}}" if each.startswith("$") else each for each in inputs)
+                arguments |= {"cell": step.cell, "value": value, "seen": self._cells(step.after)}
             case "compute":
                 arguments["inputs"] = [step.name, *inputs]
             case "lookup":
                 arguments["query"] = step.name
         return arguments
+
+    def _cells(self, names: Sequence[str]) -> str:
+        """The cells of some steps."""
+        cells = {step.name: step.cell for step in self.task.steps}
+        return " ".join(cells[name] for name in names)
+
+    def _computed(self, step: Step, planned: Planned) -> Json | str | int:
+        """What a step takes of a lookup by its rule: computed by the model, or by the reference."""
+        if step.picks in planned.known:
+            items = self.values[step.picks]["items"]
+            if step.rule == "total":
+                return sum(item["price"] for item in items)
+            return min(items, key=lambda item: item["price"])["id"]
+        items = f"${self._name(step.picks, self.agent.attempts[step.picks])}.items"
+        return f"sum({items}[*].price)" if step.rule == "total" else f"{items} | min_by(@, &price).id"
 
     def _value(self, name: str, planned: Planned, index: int | None = None) -> str:
         if name in planned.known:
@@ -264,7 +288,7 @@ async def lane(shop: Workshop, *, ablated: bool = True) -> AsyncIterator[Lane]:
     """Start the processes of one lane and use every tool once: grace needs to know which are quick.
 
     Args:
-        ablated: also the bridges that lack one of the helps.
+        ablated: also start the bridges without one of the features.
     """
     state = server_command("state")
 
@@ -349,7 +373,7 @@ def blocks(options: Options) -> list[Block]:
 
 
 def repetitions(seconds: float, options: Options) -> int:
-    """How often a cell is played whose synchronous agent needs so long."""
+    """Return the repetitions of a cell, by the duration of its synchronous agent."""
     full = next(count for limit, count in REPETITIONS if seconds < limit)
     return options.scaled(full * max(1, options.rounds // 9), 1)
 
@@ -377,7 +401,7 @@ class Room:
 
 @contextmanager
 def quiet_collector() -> Iterator[None]:
-    """Keep what lives out of the garbage collector's sight: walking over it stops all agents for 30 ms."""
+    """Exclude live objects from garbage collection, which would stop all agents for 30 ms."""
     gc.collect()
     gc.freeze()
     try:
@@ -434,7 +458,7 @@ def shares(runs: Sequence[Played]) -> list[float]:
 def gains(
     sync: Sequence[Played], runs: Sequence[Played], seconds: Callable[[Played], float] = lambda run: run.evened_s
 ) -> list[float]:
-    """How many times faster than the synchronous agent of the same repetition."""
+    """Speed-up over the synchronous agent of the same repetition."""
     base = {run.job.repetition: seconds(run) for run in sync}
     return [base[run.job.repetition] / seconds(run) for run in runs]
 
@@ -446,7 +470,7 @@ def lost_ms(runs: Sequence[Played]) -> float:
 
 
 def summary(played: Sequence[Played], busy: float) -> Section:
-    """What the runs say: the figure of a cell is the median of its repetitions, and the worst cell is worst by that.
+    """Summarise the runs: the figure of a cell is the median of its repetitions; the worst cell has the lowest.
 
     Args:
         busy: share of the machine's cores that was in use.
@@ -479,6 +503,7 @@ def summary(played: Sequence[Played], busy: float) -> Section:
         worst_of("sync_worst", "… worst cell: never slower", gain, at_least(0.99)),
         worst_of("", "… worst cell by the clock alone", clock),
         Figure("", "… a host that calls in parallel", Spread.of(host)),
+        *new_features(sync, parallel, bridge),
         Figure(
             "turns",
             "model turns more than the synchronous agent, at most",
@@ -508,6 +533,38 @@ def summary(played: Sequence[Played], busy: float) -> Section:
     return section
 
 
+PICKED: Final = "choice and sum"
+FOLLOWED: Final = "order without values"
+
+
+def new_features(sync: Runs, parallel: Runs, bridge: Runs) -> list[Figure]:
+    """Tasks in which something is picked, computed or followed, against both kinds of hosts: time, and turns for each
+    request of the user."""
+    figures: list[Figure] = []
+    for shape, what in ((PICKED, "where something is picked and computed"), (FOLLOWED, "where calls must follow")):
+        cells = [cell for cell in bridge if cell[0] == shape]
+        if not cells:
+            continue
+        gain = [median(gains(sync[cell], bridge[cell])) for cell in cells]
+        beside = [median(gains(parallel[cell], bridge[cell])) for cell in cells]
+        requests = len(task(shape, cells[0][2]).requests)
+        fewer = [(parallel[cell][0].turns - bridge[cell][0].turns) / requests for cell in cells]
+        key = "picked" if shape == PICKED else "followed"
+        figures += [
+            Figure(f"{key}_sync", f"{what}: faster than the synchronous agent", Spread.of(gain), at_least(1.3)),
+            Figure(f"{key}_host", "… than a host that calls in parallel", Spread.of(beside), at_least(1.3)),
+            Figure(
+                f"{key}_turns",
+                "… turns fewer for each request than that host, at least",
+                one(min(fewer)),
+                at_least(1),
+                unit="",
+                digits=0,
+            ),
+        ]
+    return figures
+
+
 def worst_of(
     key: str, what: str, cells: Mapping[Cell, Spread], goal: Goal | None = None, *, unit: str = "×", digits: int = 2
 ) -> Figure:
@@ -518,7 +575,7 @@ def worst_of(
 
 
 def quietness(runs: Sequence[Played], busy: float) -> str:
-    """Whether the machine left the agents alone, in words."""
+    """Describe the load of the machine during the run."""
     text = f"While agents played, {busy:.0%} of the machine's cores was in use, by them and by whatever else ran."
     queued = [run.queued_s for run in runs if run.queued_s is not None]
     if not queued:
@@ -587,7 +644,7 @@ def grid(sync: Runs, parallel: Runs, bridge: Runs) -> Table:
 
 
 def ablation(played: Sequence[Played]) -> Table | None:
-    """The bridge with all of its helps, and without one of each, as run."""
+    """Measured ablation: the bridge with all features, and without each of them."""
     sync = by_cell(played, SYNC)
     rows: list[list[str]] = []
     for way in (BRIDGE, *LEFT_OUT, BARE):
@@ -604,12 +661,12 @@ def ablation(played: Sequence[Played]) -> Table | None:
     if any(len(row) == 1 for row in rows):
         return None
     head = ("as run", *(f"tools {tool_s * 1e3:.0f} ms" for tool_s in TOOLS_S))
-    title = f"What each help is worth, turns of {ABLATED_TURN_S * 1e3:.0f} ms (median of the shapes)"
+    title = f"Value of each feature, turns of {ABLATED_TURN_S * 1e3:.0f} ms (median of the shapes)"
     return Table(title, head, rows)
 
 
 def simulated_ablation() -> Table:
-    """The same without overhead for the whole grid, and each help alone added to bare futures."""
+    """Simulated ablation over the whole grid, and each feature alone added to bare futures."""
     rows: list[list[str]] = []
     measure: Callable[[str, float, float, Way], float] = lambda shape, turn_s, tool_s, way: (  # noqa: E731
         simulate(task(shape, tool_s), SYNC, turn_s).seconds / simulate(task(shape, tool_s), way, turn_s).seconds

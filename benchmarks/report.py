@@ -1,4 +1,4 @@
-"""What a benchmark found: figures with their spread, goals, tables; on the terminal, in RESULTS.md, in committed.json.
+"""Results of a benchmark: figures with spread and goals, and tables; on the terminal, in RESULTS.md and committed.json.
 
 Owns the words and numbers of a result. Refuses to measure anything.
 """
@@ -44,13 +44,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure must reach."""
+    """Goal of a figure."""
 
     kind: Literal["≤", "≥"]
     value: float
 
     def met(self, found: float, digits: int = 2) -> bool:
-        """Whether it is reached, at the precision in which it is shown."""
+        """Return whether the goal is reached, at the displayed precision."""
         shown = round(found, digits)
         return shown <= self.value if self.kind == "≤" else shown >= self.value
 
@@ -87,7 +87,7 @@ class Figure:
         return "pass" if self.goal.met(self.spread.median, self.digits) else "FAIL"
 
     def worse_than(self, committed: float) -> float:
-        """How many times worse than `committed`: above 1 is worse, whichever way the figure counts.
+        """Return the factor by which a figure is worse than `committed`; above 1 is worse, in either direction.
 
         By its better quartile: what another program does to some rounds of a short run is no regression.
         """
@@ -115,7 +115,7 @@ class Table:
 
 @dataclass
 class Section:
-    """Everything that one benchmark has to say."""
+    """Results of one benchmark."""
 
     name: str
     title: str
@@ -124,7 +124,7 @@ class Section:
     images: list[tuple[str, Path]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    """How long it took."""
+    """Duration of the benchmark, in seconds."""
 
     def show(self, console: Console) -> None:
         """Print it."""
@@ -178,7 +178,7 @@ Written by `python -m benchmarks NAME --write`, each section by its own run. How
 
 
 def write_results(section: Section, machine: str) -> None:
-    """Put the section in its place in RESULTS.md; the others stay as they are."""
+    """Replace the section in RESULTS.md; the others are unchanged."""
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else HEADER
     begin, end = f"<!-- {section.name} -->", f"<!-- /{section.name} -->"
     block = f"{begin}\n{section.markdown(machine)}\n{end}"

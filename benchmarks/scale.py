@@ -1,4 +1,4 @@
-"""How costs grow: live futures, downstreams, clients at once, size of results. Curves go to docs/img/."""
+"""Growth of costs with live futures, downstreams, clients and result sizes. Charts are written to docs/img/."""
 
 from __future__ import annotations
 
@@ -255,5 +255,5 @@ async def timed(peer: Peer, size: int, *, await_: bool) -> float:
 
 
 def size_text(size: int) -> str:
-    """For people."""
+    """Format for display."""
     return f"{size // MB} MB" if size >= MB else f"{size // KB} KB"

@@ -1,4 +1,4 @@
-"""What it costs to decide who may run: the state tree under many pending calls, 10 % of them in conflict."""
+"""Cost of a scheduling decision: the state tree with many pending calls, 10 % of them in conflict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ SIZES: Final = (1_000, 10_000, 100_000)
 
 def run(options: Options) -> Section:
     """The curve: microseconds per submission at 1k, 10k and 100k pending calls."""
-    from asyncfc_mcp.ordering import Effect, StateTree
+    from asyncfc_mcp.core.effects import Effect
+    from asyncfc_mcp.core.state_tree import StateTree
 
     def spread_out(number: int) -> Effect:
         return Effect((), (("s", "fs", f"d{number % 100}", f"f{number}"),), "config")

@@ -1,4 +1,4 @@
-"""Downstream servers to measure against.
+"""Downstream servers of the benchmarks.
 
     python benchmarks/servers.py echo [--http PORT]   the SDK's low-level server, as anybody would write it
     python benchmarks/servers.py state                the same with state, for scripted agents
@@ -89,7 +89,7 @@ def state_server() -> Any:
     common = {"ns": "string", "label": "string", "seconds": "number"}
     own: dict[str, dict[str, str]] = {
         "read": {"cell": "string"},
-        "write": {"cell": "string", "value": "string"},
+        "write": {"cell": "string", "value": "string", "seen": "string"},
         "compute": {"inputs": "array"},
         "lookup": {"query": "string"},
     }
@@ -122,13 +122,16 @@ def state_server() -> Any:
                 case "read":
                     found = {"value": space.get(given["cell"], "empty")}
                 case "write":
-                    # What a cell holds tells the whole history of its writes: two that swap show.
-                    space[given["cell"]] = digest(space.get(given["cell"], "empty"), given["value"])
+                    # What a cell holds tells the whole history of its writes: two that swap show. So do calls that
+                    # were to come after others.
+                    seen = [space.get(cell, "empty") for cell in given.get("seen", "").split()]
+                    space[given["cell"]] = digest(space.get(given["cell"], "empty"), given["value"], seen)
                     found = {"value": space[given["cell"]]}
                 case "compute":
                     found = {"value": digest(given["inputs"])}
                 case _:
-                    found = {"items": [{"id": digest(given["query"], n)} for n in range(3)]}
+                    ids = [digest(given["query"], n) for n in range(3)]
+                    found = {"items": [{"id": id_, "price": int(id_[:4], 16)} for id_ in ids]}
             log[given["label"]] = time.perf_counter() - began
         content = [types.TextContent(type="text", text=json.dumps(found))]
         return types.CallToolResult(content=content, structured_content=found)
@@ -141,7 +144,10 @@ def serve(server: Any, port: int | None) -> None:
     if port is not None:
         import uvicorn
 
-        config = uvicorn.Config(server.streamable_http_app(), host="127.0.0.1", port=port, log_level="error")
+        # The same parser as the bridge's, whether or not httptools is installed.
+        config = uvicorn.Config(
+            server.streamable_http_app(), host="127.0.0.1", port=port, log_level="error", http="h11"
+        )
         uvicorn.Server(config).run()
         return
 
@@ -252,7 +258,7 @@ def relay_connection(connection: socket.socket, there: int, back: int, turn: thr
 
 
 def main() -> None:
-    """Serve until the client goes away."""
+    """Serve until the client disconnects."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=["echo", "state", "raw", "relay"])
     parser.add_argument("--http", type=int, metavar="PORT")

@@ -15,6 +15,10 @@ CALL_SHARE: Final = 0.2
 """What each further call in a turn adds to the turn, as a share of it: it has to be decoded, too."""
 
 
+Rule = Literal["", "cheapest", "total"]
+"""Item or number that a call takes of a lookup: the ID of the cheapest item, or the sum of all prices."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One call that the task needs."""
@@ -29,29 +33,38 @@ class Step:
     picks: str = ""
     """A lookup of whose items it takes one. Which one only the result tells; the first is a good guess."""
     index: int = 0
-    """Which one is right."""
+    """Index of the correct item."""
+    rule: Rule = ""
+    """What it takes of the lookup instead, where that can be said without having seen it."""
+    after: tuple[str, ...] = ()
+    """Steps that it must follow although it takes nothing of them, and no declared state tells."""
     cell: str = ""
     """The state that it reads or writes."""
 
     @property
     def writes(self) -> bool:
-        """Whether it changes its cell."""
+        """Return whether the step writes its cell."""
         return self.kind == "write"
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Every step that must have ended before it can run."""
-        return (*self.uses, *self.sees, *((self.picks,) if self.picks else ()))
+        return (*self.passed, *self.sees, *self.after)
+
+    @property
+    def passed(self) -> tuple[str, ...]:
+        """Steps of whose values it takes some."""
+        return (*self.uses, *((self.picks,) if self.picks else ()))
 
 
 def conflict(a: Step, b: Step) -> bool:
-    """Whether the order of the two matters to results or state."""
+    """Return whether the order of two steps affects results or state."""
     return bool(a.cell) and a.cell == b.cell and (a.writes or b.writes)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a user asks for, request by request; the agent answers each with all results of it in hand."""
+    """A task as a list of user requests; the agent answers each request with all its results."""
 
     name: str
     requests: tuple[tuple[Step, ...], ...]
@@ -64,7 +77,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Way:
-    """How calls are made, and which of the bridge's helps the agent has."""
+    """Way of calling, and the bridge's features that the agent uses."""
 
     name: str
     bridge: bool = False
@@ -76,6 +89,13 @@ class Way:
     """Finished results ride on any answer."""
     grace: bool = False
     """A quick tool's handle carries its result."""
+    shapes: bool = True
+    """Tools say what they return; without it, the agent has to see a result of a tool before it writes a path into
+    one."""
+    expressions: bool = True
+    """References pick and compute; without it, the agent has to read a result for that."""
+    after: bool = True
+    """`_after`; without it, the agent has to read the results of the calls that a call must follow."""
 
 
 SYNC: Final = Way("synchronous", one_call=True)
@@ -86,6 +106,9 @@ LEFT_OUT: Final = (
     Way("bridge without inline delivery", bridge=True, wait=True, grace=True),
     Way("bridge without grace", bridge=True, wait=True, inline=True),
     Way("bridge without one-turn DAGs", bridge=True, one_call=True, wait=True, inline=True, grace=True),
+    replace(BRIDGE, name="bridge without shapes", shapes=False),
+    replace(BRIDGE, name="bridge without expressions", expressions=False),
+    replace(BRIDGE, name="bridge without `_after`", after=False),
 )
 BARE: Final = Way("futures alone", bridge=True, one_call=True)
 ADDED: Final = (
@@ -139,6 +162,9 @@ class Agent:
         self._request = 0
         self._sent: set[str] = set()
         self._guessed: dict[str, Step] = {}
+        self._kinds = {step.name: step.kind for step in self.task.steps}
+        self._seen_kinds: set[str] = set()
+        """Tools of which the model has read a result."""
 
     def decide(self) -> Move | None:
         """The next turn; None when the task is done."""
@@ -159,6 +185,7 @@ class Agent:
         """The model has read the results of these steps' last attempts. A guess that they show to be wrong is undone:
         the step, and all that used it, are open again."""
         self.known.update(names)
+        self._seen_kinds.update(self._kinds[name] for name in self.known)
         wrong = {name for name, step in self._guessed.items() if step.picks in self.known and step.index != 0}
         self._guessed = {name: step for name, step in self._guessed.items() if step.picks not in self.known}
         for step in self.task.steps:
@@ -190,16 +217,26 @@ class Agent:
         return chosen
 
     def _decidable(self, step: Step, chosen: Sequence[Step]) -> bool:
-        here = self.known
-        if self.way.bridge:  # an unread result can be passed on as a reference
-            here = self._sent.union(other.name for other in chosen)
-        passed = (*step.uses, *((step.picks,) if step.picks else ()))
-        return self.known.issuperset(step.sees) and here.issuperset(passed)
+        here = self._sent.union(other.name for other in chosen) if self.way.bridge else self.known
+        # An unread result can be passed on through the bridge as a reference, and followed.
+        return self.known.issuperset(self._must_read(step)) and here.issuperset((*step.passed, *step.after))
+
+    def _must_read(self, step: Step) -> tuple[str, ...]:
+        """Steps whose results the model has to read before it can decide on a step."""
+        if not self.way.bridge:
+            return step.needs
+        needed = list(step.sees)
+        if not self.way.after:
+            needed += step.after
+        if step.rule and not self.way.expressions:
+            needed.append(step.picks)
+        if not self.way.shapes:
+            needed += (name for name in step.passed if self._kinds[name] not in self._seen_kinds)
+        return tuple(dict.fromkeys(needed))
 
     def _unread(self, step: Step) -> tuple[str, ...]:
-        """What the model has to read before it can decide on a step."""
-        needed = step.sees if self.way.bridge else step.needs
-        return tuple(name for name in needed if name not in self.known)
+        """Those that it has not read."""
+        return tuple(name for name in self._must_read(step) if name not in self.known)
 
     def _plan(self, chosen: Sequence[Step], rest: Sequence[Step]) -> tuple[Planned, ...]:
         known = frozenset(self.known)
@@ -207,7 +244,7 @@ class Agent:
             Planned(
                 step,
                 self.attempts.get(step.name, 0) + 1,
-                guessed=bool(step.picks) and step.picks not in known,
+                guessed=bool(step.picks) and not step.rule and step.picks not in known,
                 known=known,
                 wait=None,
             )

@@ -98,12 +98,43 @@ def speculative(draw: Draw) -> Task:
     return Task("speculative references", tuple(requests))
 
 
+def choice(draw: Draw) -> Task:
+    """Lookups of which the cheapest item is taken, or the prices are added up; another call joins what came of it."""
+    requests = tuple(
+        (
+            Step(f"look{n}", "lookup", draw()),
+            Step(f"other{n}", "lookup", draw()),
+            Step(f"book{n}", "compute", draw(), picks=f"look{n}", rule="cheapest"),
+            Step(f"sum{n}", "compute", draw(), picks=f"other{n}", rule="total"),
+            Step(f"report{n}", "write", draw(), uses=(f"book{n}", f"sum{n}"), cell="report"),
+        )
+        for n in range(2)
+    )
+    return Task("choice and sum", requests)
+
+
+def sequence(draw: Draw) -> Task:
+    """Calls that must follow others without taking their values, which no declared state tells."""
+    requests = tuple(
+        (
+            Step(f"doors{n}", "write", draw(), cell="doors"),
+            Step(f"fuel{n}", "write", draw(), cell="fuel"),
+            Step(f"engine{n}", "write", draw(), after=(f"doors{n}", f"fuel{n}"), cell="engine"),
+            Step(f"news{n}", "write", draw(), after=(f"engine{n}",), cell="news"),
+        )
+        for n in range(2)
+    )
+    return Task("order without values", requests)
+
+
 SHAPES: Final = {
     "judged chain": judged_chain,
     "chain": chain,
     "fan-out": fan_out,
     "mixed DAG with writes": mixed,
     "speculative references": speculative,
+    "choice and sum": choice,
+    "order without values": sequence,
 }
 
 

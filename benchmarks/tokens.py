@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -61,7 +62,7 @@ def run(options: Options) -> Section:
 
 def real_servers(notes: list[str], folder: Path) -> dict[str, list[str]]:
     """Commands of third-party servers, from the cache that the end-to-end tests fill; a note about each missing one."""
-    spec = importlib.util.spec_from_file_location("end_to_end_peers", REPO / "tests" / "peers.py")
+    spec = importlib.util.spec_from_file_location("end_to_end_peers", REPO / "tests" / "support" / "peers.py")
     assert spec
     assert spec.loader
     module: Any = importlib.util.module_from_spec(spec)
@@ -112,40 +113,80 @@ def list_tools(client: RawClient) -> list[Json]:
 # --- lists ---------------------------------------------------------------------------------------------------------
 
 
+PARTS: Final = {
+    "nothing": {"names": False, "wait": False, "references": "off", "shapes": "off"},
+    "arguments": {"references": "off", "shapes": "off"},
+    "references": {"shapes": "off"},
+    "shapes": {},
+}
+"""What is added to a tool, one after the other, as settings of a server."""
+
+
 def tool_lists(shop: Workshop, servers: dict[str, list[str]], count: Count, section: Section) -> None:
-    """Each server's list, directly and through `asyncfc-mcp serve -- CMD`."""
+    """Each server's list, directly and through the bridge, with each part that it adds."""
     rows: list[list[str]] = []
-    shares: dict[str, float] = {}
+    added: dict[str, dict[str, list[int]]] = {part: {} for part in ("removed", *PARTS)}
     own = 0
     for name, command in servers.items():
         env = shop.env() | {"MEMORY_FILE_PATH": str(shop.folder / "memory.json")}
         with RawClient(command, env) as client:
-            direct = {tool["name"]: tool for tool in list_tools(client)}
-        bridge = [sys.executable, "-m", "asyncfc_mcp", "serve", "--", *command]
-        with RawClient(bridge, env) as client:
-            wrapped = {tool["name"]: tool for tool in list_tools(client)}
-        both = sorted(direct.keys() & wrapped.keys())
-        plain = sum(count(shown_to_model(direct[tool])) for tool in both)
-        ours = sum(count(shown_to_model(wrapped[tool])) for tool in both)
-        own = sum(count(shown_to_model(wrapped[tool])) for tool in METATOOLS)
-        shares[name] = (ours - plain) / len(both)
-        worst = max(both, key=lambda tool: count(shown_to_model(wrapped[tool])) - count(shown_to_model(direct[tool])))
-        most = count(shown_to_model(wrapped[worst])) - count(shown_to_model(direct[worst]))
-        rows.append([name, str(len(both)), str(plain), str(ours), f"{shares[name]:.1f}", f"{most} ({worst})"])
-    worst_server = max(shares, key=lambda name: shares[name])
+            # Names of a configuration have no hyphens.
+            direct = [{**tool, "name": tool["name"].replace("-", "_")} for tool in list_tools(client)]
+        sizes = {tool["name"]: count(shown_to_model(tool)) for tool in direct}
+        plain = dict(sizes)
+        for part, settings in PARTS.items():
+            entry = {"command": command[0], "args": command[1:], "asyncfc": {"prefix": "", **settings}}
+            with RawClient(shop.bridge({"s": entry}), env) as client:
+                tools = list_tools(client)
+                while len(tools) == len(METATOOLS):  # the server is still starting
+                    time.sleep(0.2)
+                    tools = list_tools(client)
+                wrapped = {tool["name"]: count(shown_to_model(tool)) for tool in tools}
+            own = sum(wrapped[tool] for tool in METATOOLS)
+            key = "removed" if part == "nothing" else part
+            added[key][name] = [wrapped[tool] - sizes[tool] for tool in plain]
+            sizes = wrapped
+        total = [sizes[tool] - plain[tool] for tool in plain]
+        shares = [sum(added[part][name]) / len(plain) for part in ("removed", "arguments", "references", "shapes")]
+        rows.append(
+            [
+                name,
+                str(len(plain)),
+                str(sum(plain.values())),
+                str(sum(plain.values()) + sum(total)),
+                f"{sum(total) / len(plain):.1f}",
+                " ".join(f"{share:+.1f}" for share in shares),
+            ]
+        )
+    most = {part: max(max(each) for each in added[part].values()) for part in ("arguments", "shapes")}
     section.figures += [
         Figure(
-            "per_tool",
-            "added to a wrapped tool in the tool list, worst server",
-            one(shares[worst_server]),
-            at_most(16),
-            worst_server,
+            "arguments",
+            "`_as`, `_after` and `_wait`, at most for one tool",
+            one(most["arguments"]),
+            at_most(20),
             unit="tokens",
-            digits=1,
+            digits=0,
+        ),
+        Figure(
+            "shapes",
+            "the keys that a tool returns, at most for one tool",
+            one(most["shapes"]),
+            at_most(25),
+            "declared ones; learned ones have the same bound",
+            unit="tokens",
+            digits=0,
         ),
         Figure("metatools", "the four tools of the bridge, together", one(own), unit="tokens", digits=0),
     ]
-    head = ("server", "tools", "tokens, direct", "tokens, wrapped", "added per tool", "most for one tool")
+    head = (
+        "server",
+        "tools",
+        "tokens, direct",
+        "tokens, wrapped",
+        "added per tool",
+        "removed, arguments, references, shapes",
+    )
     section.tables.append(Table("Tool lists", head, rows))
 
 

@@ -1,4 +1,4 @@
-"""A build server: slow jobs that change nothing. Run: `python examples/ci_server.py` (stdio)."""
+"""Example server with slow build jobs. Run: `python examples/ci_server.py` (stdio)."""
 
 import os
 from typing import Any
@@ -9,7 +9,7 @@ from mcp.server.mcpserver import Context
 from mcp_types import ToolAnnotations
 
 SCALE = float(os.environ.get("ASYNCFC_DEMO_SCALE", "1"))
-"""Factor on every delay; tests make it small."""
+"""Factor for every delay."""
 JOB = ToolAnnotations(readOnlyHint=True, openWorldHint=False)
 
 server = MCPServer("ci")
@@ -36,6 +36,13 @@ async def lint(path: str) -> dict[str, Any]:
     """Check the style of a path."""
     await anyio.sleep(0.9 * SCALE)
     return {"path": path, "problems": 0}
+
+
+@server.tool()
+async def publish(target: str) -> dict[str, Any]:
+    """Publish a target."""
+    await anyio.sleep(0.8 * SCALE)
+    return {"target": target, "url": f"https://example.com/{target}"}
 
 
 if __name__ == "__main__":

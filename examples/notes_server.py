@@ -1,7 +1,7 @@
-"""A stateful server: notes and accounts in a folder. Run: `python examples/notes_server.py FOLDER` (stdio).
+"""Example server with state: notes and accounts in a folder. Run: `python examples/notes_server.py FOLDER` (stdio).
 
-Every tool takes a moment between reading and writing, so calls that overlap where they should not lose updates:
-with `examples/config.json` the bridge keeps conflicting ones in order and runs the others side by side.
+Every tool pauses between reading and writing, so concurrent conflicting calls would lose updates. With
+`examples/config.json` the bridge keeps conflicting calls in order and runs the others concurrently.
 """
 
 import os
@@ -14,7 +14,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 
 SCALE = float(os.environ.get("ASYNCFC_DEMO_SCALE", "1"))
-"""Factor on every delay; tests make it small."""
+"""Factor for every delay."""
 READS = ToolAnnotations(readOnlyHint=True, openWorldHint=False)
 WRITES = ToolAnnotations(readOnlyHint=False, destructiveHint=True, openWorldHint=False)
 ADDS = ToolAnnotations(readOnlyHint=False, destructiveHint=False, openWorldHint=False)
@@ -42,7 +42,7 @@ def amount_in(account: str) -> int:
 
 @server.tool(annotations=WRITES)
 async def write_note(name: str, text: str) -> str:
-    """Write a note, replacing what it said."""
+    """Write a note, replacing its text."""
     await think()
     place("notes", name).write_text(text)
     return f"wrote {name}"
@@ -60,7 +60,7 @@ async def append_note(name: str, text: str) -> str:
 
 @server.tool(annotations=READS)
 async def read_note(name: str) -> str:
-    """What a note says."""
+    """Read a note."""
     await think()
     path = place("notes", name)
     if not path.exists():
@@ -70,14 +70,14 @@ async def read_note(name: str) -> str:
 
 @server.tool(annotations=READS)
 async def list_notes() -> list[str]:
-    """The names of all notes."""
+    """List the names of all notes."""
     await think()
     return sorted(path.stem for path in (folder / "notes").glob("*.txt"))
 
 
 @server.tool(annotations=WRITES)
 async def deposit(account: str, amount: int) -> int:
-    """Put money into an account; its new balance."""
+    """Put money into an account and return its new balance."""
     before = amount_in(account)
     await think()
     place("accounts", account).write_text(str(before + amount))
@@ -98,7 +98,7 @@ async def transfer(source: str, target: str, amount: int) -> str:
 
 @server.tool(annotations=READS)
 async def balance(account: str) -> int:
-    """What an account holds."""
+    """Read the balance of an account."""
     await think()
     return amount_in(account)
 

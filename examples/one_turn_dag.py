@@ -1,10 +1,11 @@
-"""Five dependent calls in one model turn: names, references and one wait, through the bridge over stdio.
+"""Five dependent calls in one model turn, with names, references and one wait, through the bridge over stdio.
 
     python examples/one_turn_dag.py
 
-The scripted model emits all five calls at once: it names each with `_as`, passes results that do not exist yet as
-`$name`, and waits once, in the last call. A host that waits for each call lets the model send the flight's ID only
-after it has seen it: two turns at least, and one for each call where the host makes one call at a time.
+The scripted model sends all five calls at once: it names them with `_as`, passes results that do not exist yet as
+references, picks the cheapest flight among them, and waits once, in the last call. Without the bridge, the model can
+use the flight's ID only after it has seen it: at least two turns, or one turn per call on a host that makes one call at
+a time.
 """
 
 import json
@@ -23,16 +24,20 @@ from mcp_types import Implementation
 
 HERE = Path(__file__).resolve().parent
 THINK_S = 0.5 * float(os.environ.get("ASYNCFC_DEMO_SCALE", "1"))
-"""How long the model takes for one turn."""
+"""Duration of a model turn."""
 
+CHEAPEST = "${f:flights.flights | min_by(@, &price).id}"
 TURN: list[tuple[str, dict[str, Any]]] = [
     ("travel__search_flights", {"origin": "Berlin", "destination": "Lisbon", "_as": "flights"}),
     ("travel__search_hotels", {"city": "Lisbon", "_as": "hotels"}),
-    ("notes__write_note", {"name": "trip", "text": "Fly ${f:flights.flights[0].id}\n", "_as": "begun"}),
+    (
+        "notes__write_note",
+        {"name": "trip", "text": "Fly ${f:flights.flights | min_by(@, &price).id}\n", "_as": "begun"},
+    ),
     ("notes__append_note", {"name": "trip", "text": "Sleep at ${f:hotels.hotels[-1].name}", "_as": "noted"}),
     ("notes__read_note", {"name": "trip", "_wait": "all"}),
 ]
-"""One turn of the model. The note is written, added to and read in this order, because all three touch it."""
+"""One turn of the model. The note is written, extended and read in this order, because all three calls touch it."""
 
 
 async def main() -> None:
@@ -60,7 +65,7 @@ async def main() -> None:
                 print(f"{tool}({json.dumps(arguments)})\n    {answer.content[0].text}")
             took = time.monotonic() - began
     assert answer is not None
-    print("\nThe last answer brings all results:")
+    print("\nThe last answer contains all results:")
     for block in answer.content:
         text = " ".join(block.text.split())
         print(f"    {text if len(text) <= 100 else text[:97] + '...'}")

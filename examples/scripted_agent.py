@@ -1,9 +1,9 @@
-"""A scripted agent: a stand-in for a model and its host, which tells what happens as JSON lines on stdout.
+"""Scripted agent in place of a model and its host. Prints its events as JSON lines on stdout.
 
-    python examples/scripted_agent.py direct    one call after the other, straight to the servers, as most hosts do
+    python examples/scripted_agent.py direct    one call after another, directly to the servers, as most hosts do
     python examples/scripted_agent.py bridge    the same calls through `asyncfc-mcp serve`, over stdio
 
-It "thinks" for a fixed time each turn, then makes the calls of that turn. The last line has every result.
+The agent "thinks" for a fixed time in each turn, then makes the calls of that turn. The last line has all results.
 """
 
 import json
@@ -23,20 +23,27 @@ from mcp_types import CallToolResult, Implementation
 HERE = Path(__file__).resolve().parent
 SCALE = float(os.environ.get("ASYNCFC_DEMO_SCALE", "1"))
 THINK_S = 0.8 * SCALE
-"""How long the model takes for one turn."""
+"""Duration of a model turn."""
 
 SERVERS = {"travel": "travel_server.py", "ci": "ci_server.py"}
-TURNS: list[list[tuple[str, str, dict[str, Any]]]] = [
-    [
-        ("travel", "search_flights", {"origin": "Berlin", "destination": "Lisbon"}),
-        ("travel", "search_hotels", {"city": "Lisbon"}),
-        ("travel", "weather", {"city": "Lisbon"}),
-        ("ci", "run_tests", {"suite": "unit"}),
-        ("ci", "build", {"target": "site"}),
-        ("ci", "lint", {"path": "src"}),
-    ],
+Call = tuple[str, str, dict[str, Any]]
+"""Server, tool, arguments."""
+LOOK_UPS: list[Call] = [
+    ("travel", "search_flights", {"origin": "Berlin", "destination": "Lisbon"}),
+    ("travel", "search_hotels", {"city": "Lisbon"}),
+    ("travel", "weather", {"city": "Lisbon"}),
+    ("ci", "run_tests", {"suite": "unit"}),
+    ("ci", "build", {"target": "site"}),
+    ("ci", "lint", {"path": "src"}),
 ]
-"""What the model asks for: turns of (server, tool, arguments)."""
+CHEAPEST = "$search_flights.flights | min_by(@, &price).id"
+"""Through the bridge the choice is part of the call, and takes no turn."""
+FOLLOWING: list[Call] = [
+    ("travel", "hold_seat", {"flight_id": CHEAPEST}),
+    ("ci", "publish", {"target": "site", "_after": "run_tests, build"}),
+]
+"""A call that needs a choice among earlier results, and one that must follow others without taking their values."""
+
 
 started = time.monotonic()
 
@@ -61,7 +68,7 @@ def stdio(command: list[str]) -> StdioServerParameters:
 
 
 async def direct() -> dict[str, Any]:
-    """Every call blocks the next, and the model."""
+    """Run two turns directly: every call blocks the next one, and the model chooses after it has seen the flights."""
     results: dict[str, Any] = {}
     async with AsyncExitStack() as stack:
         clients = {
@@ -71,36 +78,52 @@ async def direct() -> dict[str, Any]:
         for client in clients.values():
             await client.list_tools()
         tell("start")
-        for number, turn in enumerate(TURNS):
+        for number, turn in enumerate((LOOK_UPS, FOLLOWING)):
             await think(number)
             for server, tool, arguments in turn:
                 name = f"{server}__{tool}"
+                if tool == "hold_seat":
+                    flights = results["travel__search_flights"]["structuredContent"]["flights"]
+                    arguments = {"flight_id": min(flights, key=lambda flight: flight["price"])["id"]}
+                arguments = {key: given for key, given in arguments.items() if key != "_after"}
                 tell("call", name=name)
                 tell("running", name=name)
                 results[name] = value(await clients[server].call_tool(tool, arguments))
                 tell("done", name=name)
-        await think(len(TURNS))
+        await think(2)
         tell("answer")
     return results
 
 
-async def observe(client: Client, names: dict[str, str]) -> None:
-    """Tell when each call runs and ends. Only for the drawing: no model sees or waits for any of this."""
-    waiting = dict(names)
-    seen: set[str] = set()
-    while waiting:
-        answer = await client.call_tool("gather", {"future_ids": list(waiting), "return_when": "any"})
+class Watch:
+    """Reports when each call starts and ends, from the records in answers.
+
+    Args:
+        names: name of each future → the call's name.
+    """
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self._names = names
+        self.open = dict(names)
+        self._running: set[str] = set()
+
+    def see(self, answer: CallToolResult) -> None:
         for record in answer.meta["asyncfc/futures"] if answer.meta else []:
-            name = record["name"]
-            if name not in seen:
-                seen.add(name)
-                tell("running", name=names[name], future=record["future_id"])
-            if record["status"] in ("completed", "failed", "cancelled") and name in waiting:
-                tell("done", name=waiting.pop(name), future=record["future_id"])
+            name, status = record.get("name"), record["status"]
+            if name in self._names and name not in self._running and status != "waiting":
+                self._running.add(name)
+                tell("running", name=self._names[name], future=record["future_id"])
+            if name in self.open and status in ("completed", "failed", "cancelled"):
+                tell("done", name=self.open.pop(name), future=record["future_id"])
+
+    async def follow(self, client: Client) -> None:
+        """Wait for all. For the drawing only: no model sees these calls or waits for them."""
+        while self.open:
+            self.see(await client.call_tool("gather", {"future_ids": list(self.open), "return_when": "any"}))
 
 
 async def bridged() -> dict[str, Any]:
-    """Every call is answered with a future at once; the last call of a turn waits for all."""
+    """Run one turn through the bridge: calls return futures at once, and the last one waits for all."""
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "mcp.json"
@@ -110,25 +133,24 @@ async def bridged() -> dict[str, Any]:
         me = Implementation(name="asyncfc-scripted-agent", version="1")
         async with Client(stdio(command), client_info=me) as client:
             await client.list_tools()
-            # Tools may be listed from the cache while their servers start; the clock starts when those are up.
+            # Tools may be listed from the cache while servers start; the clock starts when all are up.
             while (await client.call_tool("list_futures", {})).structured_content.get("servers"):  # noqa: ASYNC110
                 await anyio.sleep(0.05)
             tell("start")
-            for number, turn in enumerate(TURNS):
-                await think(number)
-                names = {tool: f"{server}__{tool}" for server, tool, _ in turn}
-                async with anyio.create_task_group() as tg:
-                    tg.start_soon(observe, client, names)
-                    for place, (server, tool, arguments) in enumerate(turn, 1):
-                        tell("call", name=f"{server}__{tool}")
-                        wait = {"_wait": "all"} if place == len(turn) else {}
-                        await client.call_tool(f"{server}__{tool}", {**arguments, "_as": tool, **wait})
-            await think(len(TURNS))
+            turn = [*LOOK_UPS, *FOLLOWING]
+            await think(0)
+            watch = Watch({tool: f"{server}__{tool}" for server, tool, _ in turn})
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(watch.follow, client)
+                for place, (server, tool, arguments) in enumerate(turn, 1):
+                    tell("call", name=f"{server}__{tool}")
+                    wait = {"_wait": "all"} if place == len(turn) else {}
+                    watch.see(await client.call_tool(f"{server}__{tool}", {**arguments, "_as": tool, **wait}))
+            await think(1)
             tell("answer")
-            # For the comparison of both runs: what each tool itself said.
-            for turn in TURNS:
-                for server, tool, _ in turn:
-                    results[f"{server}__{tool}"] = value(await client.call_tool("await_future", {"future_id": tool}))
+            # For the comparison of both runs: the result of each tool.
+            for server, tool, _ in turn:
+                results[f"{server}__{tool}"] = value(await client.call_tool("await_future", {"future_id": tool}))
     return results
 
 

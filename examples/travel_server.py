@@ -1,4 +1,4 @@
-"""A travel server: three slow look-ups that change nothing. Run: `python examples/travel_server.py` (stdio)."""
+"""Example server with three slow lookups and a reservation. Run: `python examples/travel_server.py` (stdio)."""
 
 import os
 from typing import Any
@@ -8,27 +8,35 @@ from mcp.server import MCPServer
 from mcp_types import ToolAnnotations
 
 SCALE = float(os.environ.get("ASYNCFC_DEMO_SCALE", "1"))
-"""Factor on every delay; tests make it small."""
+"""Factor for every delay."""
 LOOK_UP = ToolAnnotations(readOnlyHint=True, openWorldHint=False)
+RESERVATION = ToolAnnotations(readOnlyHint=False, destructiveHint=False, openWorldHint=False)
 
 server = MCPServer("travel")
 
 
 @server.tool(annotations=LOOK_UP)
 async def search_flights(origin: str, destination: str) -> dict[str, Any]:
-    """Flights between two cities, cheapest first."""
+    """Flights between two cities, by departure."""
     await anyio.sleep(2.0 * SCALE)
     price = 60 + 7 * len(origin) + 11 * len(destination)
     return {
         "flights": [
             {
                 "id": f"{origin[:3].upper()}-{destination[:3].upper()}-{n}",
-                "price": price + 35 * n,
+                "price": price + (35, 0, 70)[n],
                 "departs": f"{7 + 4 * n:02}:15",
             }
             for n in range(3)
         ]
     }
+
+
+@server.tool(annotations=RESERVATION)
+async def hold_seat(flight_id: str) -> dict[str, Any]:
+    """Hold a seat on a flight."""
+    await anyio.sleep(0.7 * SCALE)
+    return {"flight_id": flight_id, "seat": "12A", "held": True}
 
 
 @server.tool(annotations=LOOK_UP)

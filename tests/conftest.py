@@ -10,9 +10,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import peers
 import pytest
-from e2e.harness import Stage, stage_in
+
+from tests.support import peers
+from tests.support.stage import Stage, stage_in
 
 FOUND = pytest.StashKey[dict[str, "Path | peers.PeerMissing"]]()
 
@@ -54,6 +55,10 @@ def _peer_fixture(name: str) -> Callable[..., Path]:
 
 
 npm = _peer_fixture("npm")
+npm_profiles = _peer_fixture("npm_profiles")
+fetch = _peer_fixture("fetch")
+markitdown = _peer_fixture("markitdown")
+excel = _peer_fixture("excel")
 conformance = _peer_fixture("conformance")
 server_time = _peer_fixture("server_time")
 server_git = _peer_fixture("server_git")
@@ -61,6 +66,13 @@ server_sqlite = _peer_fixture("server_sqlite")
 python_sdk_1 = _peer_fixture("python_sdk_1")
 npm_clients = _peer_fixture("npm_clients")
 fastmcp = _peer_fixture("fastmcp")
+fastmcp_tasks = _peer_fixture("fastmcp_tasks")
 langchain = _peer_fixture("langchain")
 openai_agents = _peer_fixture("openai_agents")
 pydantic_ai = _peer_fixture("pydantic_ai")
+npm_converters = _peer_fixture("npm_converters")
+llama_cpp = _peer_fixture("llama_cpp")
+google_genai = _peer_fixture("google_genai")
+google_adk = _peer_fixture("google_adk")
+litellm = _peer_fixture("litellm")
+langchain_models = _peer_fixture("langchain_models")

@@ -1,6 +1,7 @@
-"""The layers are what they are said to be, every module says what it is for, and nothing prints on the wire."""
+"""Layers and documentation match the code, every module states its responsibility, and nothing prints on the wire."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,19 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "asyncfc_mcp"
-MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.stem not in ("__init__", "__main__"))
-TALKATIVE = {"check_process", "cli", "demo"}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "__main__"))
+PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md"), *(REPO / "examples").glob("*.md")])
+TALKATIVE = {"bridge.check_process", "cli.main", "cli.demo"}
 """They run before or instead of a server on stdio, or in a process of their own."""
 
 
+def name_of(module: Path) -> str:
+    """Return the dotted name of a module below the package."""
+    return ".".join(module.relative_to(PACKAGE).with_suffix("").parts)
+
+
 def test_imports_keep_the_contracts():
-    """Downward only, never within a layer, no I/O in pure modules; the table in pyproject.toml names every module."""
+    """Downward only, without cycles, no I/O in pure packages; the table in pyproject.toml names every package."""
     pytest.importorskip("importlinter", reason="import-linter comes with the extra `dev`")
     # A process of its own: import-linter configures logging for the whole process that it runs in.
     program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
@@ -23,7 +30,7 @@ def test_imports_keep_the_contracts():
     assert linter.returncode == 0, linter.stdout + linter.stderr
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_a_module_says_in_its_first_lines_what_it_owns(module: Path):
     """A summary in one line, then what is its and what is not."""
     docstring = ast.get_docstring(ast.parse(module.read_text()))
@@ -62,10 +69,15 @@ def prints(module: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("module", [path for path in MODULES if path.stem not in TALKATIVE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("module", [path for path in MODULES if name_of(path) not in TALKATIVE], ids=name_of)
 def test_nothing_prints_on_the_wire(module: Path):
     """stdout belongs to the protocol."""
     assert prints(module) == []
+
+
+def test_packages_have_no_code_of_their_own():
+    """Every `__init__.py` below the top is empty, or each start would pay for all that it names."""
+    assert [path for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE and path.read_text()] == []
 
 
 def test_the_package_is_typed_and_exports_little():
@@ -80,3 +92,48 @@ def test_the_package_is_typed_and_exports_little():
         if isinstance(element, ast.Constant)
     ]
     assert len(exported) <= 5
+
+
+def listed_modules() -> set[str]:
+    """Return the modules of the tree in `docs/architecture.md`, by their dotted names below the package."""
+    tree = (REPO / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    found: set[str] = set()
+    package = folder = ""
+    for line in tree.splitlines()[2:]:
+        if match := re.match(r"( +)(\w+)/ +", line):
+            folder = match[2] if len(match[1]) == 2 else f"{package}.{match[2]}"
+            package = package if len(match[1]) > 2 else match[2]
+            line = line[match.end() :]
+        if line.startswith("  ") and ".py" in line:
+            found.update(word.removesuffix(".py") for word in line.split())
+        else:
+            found.update(f"{folder}.{word}" for word in re.findall(r"\w+", line))
+    return found
+
+
+def test_the_architecture_page_lists_every_module():
+    """And no module that does not exist: add a new one to the tree in `docs/architecture.md`."""
+    assert listed_modules() == {name_of(module) for module in MODULES}
+
+
+def anchor_of(heading: str) -> str:
+    """Return the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_links_between_pages_lead_somewhere(page: Path):
+    """Files and anchors of relative links exist."""
+    broken: list[str] = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists():
+            broken.append(target)
+        elif anchor and anchor not in {
+            anchor_of(line) for line in re.findall(r"(?m)^#+ (.*)$", file.read_text(encoding="utf-8"))
+        }:
+            broken.append(target)
+    assert broken == []

@@ -88,6 +88,37 @@ def test_without_wait_the_results_cost_a_turn_of_their_own() -> None:
     assert simulate(plan, BARE, 1.0).turns == 3
 
 
+def way_without(feature: str) -> Way:
+    return next(way for way in LEFT_OUT if way.name == f"bridge without {feature}")
+
+
+def test_without_shapes_a_path_costs_a_turn_until_a_result_of_that_tool_was_read() -> None:
+    """The second path into a result of the same tool is known."""
+    one = (Step("a", "lookup", 0.5), Step("b", "compute", 0.5, uses=("a",)))
+    two = (Step("c", "lookup", 0.5), Step("d", "compute", 0.5, uses=("c",)))
+    plan = Task("paths", (one, two))
+    assert simulate(plan, BRIDGE, 1.0).turns == 4
+    assert simulate(plan, way_without("shapes"), 1.0).turns == 5
+
+
+def test_without_expressions_a_choice_costs_a_turn() -> None:
+    """The agent has to read what it picks from; a guess would not do."""
+    plan = one_request(Step("a", "lookup", 0.5), Step("b", "compute", 0.5, picks="a", rule="cheapest"))
+    assert simulate(plan, BRIDGE, 1.0).turns == 2
+    assert simulate(plan, way_without("expressions"), 1.0).turns == 3
+    assert simulate(plan, PARALLEL, 1.0).turns == 3
+
+
+def test_without_after_a_call_that_must_follow_costs_a_turn() -> None:
+    """With it, the order is kept in one turn, and takes the time of both."""
+    plan = one_request(Step("a", "write", 0.5, cell="x"), Step("b", "write", 0.5, cell="y", after=("a",)))
+    schedule = simulate(plan, BRIDGE, 1.0)
+    assert schedule.turns == 2
+    assert schedule.seconds == pytest.approx(1.2 + 1.0 + 1.0)
+    assert simulate(plan, way_without("`_after`"), 1.0).turns == 3
+    assert simulate(plan, PARALLEL, 1.0).turns == 3
+
+
 def test_grace_brings_the_result_of_a_quick_tool_only() -> None:
     """A tool within the grace costs no turn; a slower one does."""
     grace = next(way for way in ADDED if way.grace)
@@ -214,7 +245,7 @@ def test_the_ways_of_a_cell_are_played_next_to_each_other_and_begin_in_turn() ->
 def test_the_whole_grid_is_played_and_short_cells_more_often() -> None:
     """A fixed number of times, by the length of the synchronous run alone."""
     times = Counter(block.jobs[0].cell for block in full())
-    assert len(times) == 60
+    assert len(times) == 84
     for block in full():
         assert times[block.jobs[0].cell] == (5 if block.seconds < 4 else 3)
     ablated = {job.cell for block in full() for job in block.jobs if job.way == BARE}
@@ -230,7 +261,7 @@ def test_repetitions_of_a_cell_are_far_apart() -> None:
 def test_a_smoke_run_plays_few_cells_once() -> None:
     """Turns of 200 ms, quick tools."""
     found = replay.blocks(Options(rounds=3, smoke=True))
-    assert sum(len(block.jobs) for block in found) == 30
+    assert sum(len(block.jobs) for block in found) == 42
 
 
 @pytest.mark.anyio

@@ -13,7 +13,7 @@ NASTY = st.text(st.sampled_from("a \"'\n\r\t\x1b[31m\x07\x9b\x85\u2028\u2029\u20
 
 @given(NASTY)
 def test_what_a_server_says_is_one_bounded_line(text: str):
-    """Whatever it contains; and it does not close its own quotation."""
+    """For any content; and a text cannot close its own quotation."""
     line = said(text, 50)
     assert len(line) <= 50
     assert line.isprintable()
@@ -34,12 +34,12 @@ def test_what_a_server_says_is_one_bounded_line(text: str):
     ],
 )
 def test_lines_and_escapes_are_taken_out(text: str, line: str):
-    """What is left reads as it was meant."""
+    """The remaining text is readable."""
     assert said(text) == line
 
 
 def test_a_long_text_is_cut_before_it_is_looked_at():
-    """And says that there is more."""
+    """The end is marked as cut."""
     assert said("x" * 10_000_000, 20) == "x" * 19 + "…"
     assert len(said("\x1b[31m" * 1_000_000 + "x", 20)) <= 20
 

@@ -62,7 +62,7 @@ def test_a_command_line_is_shown_without_values_of_secret_options() -> None:
 
 
 def test_known_secrets_and_addresses_are_taken_out_of_any_text() -> None:
-    """What a library says of a request may hold its headers and its URL."""
+    """Error texts of libraries may contain headers and URL of a request."""
     secrets = secrets_of(headers={"Authorization": "Bearer S3CRET99"}, url="https://h/mcp?key=qwertz")
     text = "Illegal header value b'Bearer S3CRET99\\n' for https://h/mcp?key=qwertz (redirect to https://i/?code=123)"
     assert (
@@ -100,8 +100,8 @@ def test_what_libraries_log_has_no_secrets() -> None:
     """`--verbose` shows what the SDK and others log; tracebacks hold URLs, too."""
     program = """
 import logging
-from asyncfc_mcp.cli import _log_to_stderr
-_log_to_stderr(verbose=True)
+from asyncfc_mcp.cli.process import log_to_stderr
+log_to_stderr(verbose=True)
 logger = logging.getLogger("mcp.client")
 logger.info("HTTP Request: %s %s", "GET", "https://u:hunter2@h/mcp?token=hunter2")
 try:

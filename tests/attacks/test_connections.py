@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import time
@@ -10,9 +11,11 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
 import pytest
-from e2e.harness import HttpBridge, HttpWire, Stage, eventually
 
-from attacks import hostile
+from tests.support import hostile
+from tests.support.client import MODERN, eventually
+from tests.support.http_client import HttpWire
+from tests.support.stage import HttpBridge, Stage
 
 SERVER = hostile.__file__
 TOKEN = "s3cret"
@@ -49,6 +52,7 @@ def cpu_below(bridge: HttpBridge, seconds: float) -> Iterator[None]:
     before = sum(process.cpu_times()[:2])
     yield
     used = sum(process.cpu_times()[:2]) - before
+    print(f"{used:.2f} s of CPU")
     assert used < seconds, f"{used:.1f} s of CPU"
 
 
@@ -63,16 +67,17 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("megabytes", [4, pytest.param(25, marks=pytest.mark.attacks_long)])
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_refusal_ends_the_connection(stage: Stage, kind: str):
-    """25 MB of chunks of one byte after it: once 24 s of CPU."""
+def test_a_refusal_ends_the_connection(stage: Stage, kind: str, megabytes: int):
+    """Chunks of one byte after it: 25 MB of them once cost 24 s of CPU."""
     bridge = guarded(stage)
     with cpu_below(bridge, CPU_S), opened(bridge) as sock:
         sock.sendall((REFUSED[kind] + "Transfer-Encoding: chunked\r\n\r\n").encode())
         said = b""
         chunks = b"1\r\nx\r\n" * 10_000
         with suppress(OSError):
-            for _ in range(70):
+            for _ in range(megabytes * 1_000_000 // len(chunks)):
                 sock.sendall(chunks)
         said = answer(sock)
     assert said.split()[1] in (b"401", b"403", b"404", b"405", b"421"), said[:100]
@@ -115,22 +120,106 @@ def test_silent_connections_are_closed_and_keep_nobody_out(stage: Stage, half: b
         eventually(lambda: process.num_fds() < before + 15, "silent connections are closed", seconds=15)
 
 
-def test_the_descriptors_of_the_machine_bound_connections(stage: Stage):
-    """With 256 descriptors, at most half of them are connections, whatever is set."""
+def body_of(tool: str, number: int = 1) -> str:
+    envelope = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
+    params = {"name": tool, "arguments": {"text": "x" * 100_000}, "_meta": envelope}
+    return json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params})
+
+
+def called(tool: str) -> bytes:
+    """A whole request of 2026-07-28 with a large argument, which comes back."""
+    body = body_of(tool)
+    headers = f"Mcp-Protocol-Version: {MODERN}\r\nMcp-Method: tools/call\r\nMcp-Name: {tool}\r\n"
+    return f"{HEAD}Host: 127.0.0.1\r\n{headers}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+HELD: dict[str, bytes] = {
+    "silent": b"",
+    "half a head": b"POST /mcp HTTP/1.1\r\nHost: 127.0",
+    "a slow body": (HEAD + "Host: 127.0.0.1\r\nContent-Length: 60000000\r\n\r\n{").encode(),
+    "refused": b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 60000000\r\n\r\n{",
+    "answered, with more to come": b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n{",
+}
+
+
+@pytest.fixture
+def many_sockets() -> Iterator[None]:
+    """The test itself may hold 4,000."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4000 if hard == resource.RLIM_INFINITY else min(4000, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.attacks_long
+def test_the_descriptors_of_the_machine_bound_connections(stage: Stage, many_sockets: None):
+    """With 256 of them, at most half are connections, whatever is set: 1,200 connections of five kinds at once neither
+    keep out a client that has one, nor a new one. All come back: those that are closed, and those that are not."""
+    bridge = guarded(
+        stage, descriptors=256, header_timeout_s=6, body_timeout_s=6, idle_timeout_s=60, max_connections=100_000
+    )
+    process = psutil.Process(bridge.process.pid)
+    before = process.num_fds()
     with ExitStack() as stack:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        try:
-            bridge = guarded(stage, header_timeout_s=60, max_connections=100_000)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for _ in range(400):
-            stack.enter_context(opened(bridge)).settimeout(5)
+        for number in range(1200):
+            sock = stack.enter_context(opened(bridge))
+            with suppress(OSError):
+                sock.sendall(list(HELD.values())[number % len(HELD)])
+            if number % 300 == 299:
+                bridge.client(headers=RIGHT).wait_for_tools("bad__give")
+                assert process.num_fds() < 200
+        eventually(lambda: process.num_fds() < before + 15, "connections that are left open are closed", seconds=30)
         bridge.client(headers=RIGHT).wait_for_tools("bad__give")
-        assert psutil.Process(bridge.process.pid).num_fds() < 200
     assert "Too many open files" not in bridge.stderr()
+    assert "Traceback" not in bridge.stderr()
+
+
+@pytest.mark.parametrize("pipelined", [1, 40])
+def test_answers_that_are_not_read_are_dropped(stage: Stage, pipelined: int):
+    """4 MB for each connection, or as little as the system's buffers leave over: its end is not waited for."""
+    bridge = guarded(stage, body_timeout_s=2, idle_timeout_s=2, max_connections=60, mode="sync", grace_ms=0)
+    client = bridge.client(headers=RIGHT)
+    client.wait_for_tools("bad__give")
+    process = psutil.Process(bridge.process.pid)
+    before = process.num_fds()
+    with ExitStack() as stack:
+        for _ in range(30):
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            sock.connect(("127.0.0.1", bridge.port))
+            sock.settimeout(1)
+            with suppress(OSError):
+                sock.sendall(called("bad__give") * pipelined)
+        assert bridge.get("/healthz")[0] == 200
+        eventually(lambda: process.num_fds() < before + 10, "their connections are reset", seconds=40)
+        client.wait_for_tools("bad__give")
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/sse"])
+def test_streams_hold_their_places_and_give_them_back(stage: Stage, path: str):
+    """As many as there may be connections; who comes then is told at once, and served as soon as one has gone."""
+    bridge = guarded(stage, max_connections=40)
+    client = bridge.client(headers=RIGHT)
+    process = psutil.Process(bridge.process.pid)
+    before = process.num_fds()
+    head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\nAccept: text/event-stream\r\n"
+    with ExitStack() as stack:
+        streams: list[socket.socket] = []
+        for _ in range(40):
+            session = f"Mcp-Session-Id: {bridge.client(headers=RIGHT).session}\r\n" if path == "/mcp" else ""
+            sock = stack.enter_context(opened(bridge))
+            sock.sendall(f"{head}{session}\r\n".encode())
+            assert b"200 OK" in sock.recv(65536)
+            streams.append(sock)
+        started = time.monotonic()
+        assert bridge.get("/healthz")[0] == 503
+        assert time.monotonic() - started < 2
+        streams.pop().close()
+        eventually(lambda: bridge.get("/healthz")[0] == 200, "one place is free")
+    eventually(lambda: process.num_fds() < before + 10, "the descriptors come back")
+    client.wait_for_tools("bad__give")
 
 
 def test_a_body_that_stands_still_or_trickles_is_ended(stage: Stage):
@@ -172,6 +261,7 @@ AMBIGUOUS = {
     "authorization-last": [("Authorization", "Bearer wrong"), ("Authorization", f"Bearer {TOKEN}")],
     "host": [("Host", "127.0.0.1"), ("Host", "evil.example")],
     "length": [("Content-Length", "2"), ("Content-Length", "3")],
+    "length-equal": [("Content-Length", "2"), ("Content-Length", "2")],
     "session": [("Mcp-Session-Id", "a"), ("Mcp-Session-Id", "b")],
     "origin": [("Origin", "http://127.0.0.1"), ("Origin", "http://evil.example")],
     "framing": [("Content-Length", "2"), ("Transfer-Encoding", "chunked")],
@@ -228,6 +318,75 @@ def test_garbage_leaves_no_traceback(stage_of_module: HttpBridge, index: int):
         answer(sock)
     assert stage_of_module.get("/healthz")[0] == 200
     assert stage_of_module.stderr()[said:] == ""
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "Content-Length: 2\r\nContent-Length: 2\r\n",
+        "Content-Length: 2, 2\r\n",
+        "Content-Length: +2\r\n",
+        "Content-Length:\r\n 2\r\n",
+        "Content-Length : 2\r\n",
+        "X: y\nContent-Length: 2\r\n",
+        "X: a\0b\r\nContent-Length: 2\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding: identity\r\nContent-Length: 2\r\n",
+        "Transfer-Encoding: identity\r\n",
+    ],
+)
+def test_a_request_behind_one_of_bad_framing_is_not_read(stage_of_module: HttpBridge, headers: str):
+    """One answer, 400, and the end. `test_http_framing` has all kinds of bad framing."""
+    good = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+    with opened(stage_of_module) as sock:
+        sock.sendall((HEAD + "Host: 127.0.0.1\r\n" + headers + "\r\n{}" + good).encode())
+        said = answer(sock)
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert said.count(b"HTTP/1.1") == 1
+    assert b"connection: close" in said
+
+
+@pytest.mark.parametrize("expects", ["", "Expect: 100-continue\r\n"])
+@pytest.mark.parametrize("kind", [each for each in REFUSED if each != "token-get"])
+def test_a_request_behind_a_refused_one_is_not_read(stage_of_module: HttpBridge, kind: str, expects: str):
+    """Whole or not, and nobody is asked to go on with what was refused."""
+    good = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+    with opened(stage_of_module) as sock:
+        head = f"{REFUSED[kind]}{expects}Content-Length: 1000\r\n\r\n".encode()
+        sock.sendall(head + b"x" * 500)
+        said = sock.recv(65536)
+        with suppress(OSError):
+            sock.sendall(b"x" * 500 + good)
+        said += answer(sock)
+    assert said.split()[1] in (b"401", b"403", b"404", b"405", b"421"), said[:100]
+    assert said.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        ("", "A: b\r\n"),
+        ("X: ", "y"),
+        ("Transfer-Encoding: chunked\r\n\r\n5;", "x"),
+        ("Transfer-Encoding: chunked\r\n\r\n", "5;" + "x" * 500 + "\r\nhello\r\n"),
+        ("Transfer-Encoding: chunked\r\n\r\n0\r\n", "A: b\r\n"),
+        ("Transfer-Encoding: chunked\r\n\r\n0\r\nX: ", "y"),
+    ],
+    ids=["headers", "header", "extension", "extensions", "trailers", "trailer"],
+)
+def test_what_never_ends_costs_nobody_anything(stage_of_module: HttpBridge, begin: str, more: str):
+    """25 MB of what is not counted as a body, with the token."""
+    client = stage_of_module.client(headers=RIGHT)
+    quiet = hostile.baseline(client)
+    flood = (more * (100_000 // len(more))).encode()
+    with hostile.pulse(client) as measured, cpu_below(stage_of_module, 2 * CPU_S), opened(stage_of_module) as sock:
+        sock.sendall(f"{HEAD}Host: 127.0.0.1\r\n{begin}".encode())
+        with suppress(OSError):
+            for _ in range(250):
+                sock.sendall(flood)
+        said = answer(sock)
+    assert said == b"" or said.startswith(b"HTTP/1.1 400 ")
+    hostile.assert_steady(measured, quiet)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 import pytest
-from e2e.harness import Json, Stage, eventually
 
-from attacks import hostile
+from tests.support import hostile
+from tests.support.client import Json, eventually
+from tests.support.stage import Stage
 
 SERVER = hostile.__file__
 TOKEN = "s3cret-token-of-the-bridge"

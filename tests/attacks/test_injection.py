@@ -6,9 +6,11 @@ import sys
 from typing import Any
 
 import pytest
-from e2e.harness import Stage, Wire, text_of
 
-from attacks import hostile
+from tests.support import hostile
+from tests.support.client import text_of
+from tests.support.stage import Stage
+from tests.support.stdio_client import Wire
 
 SERVER = hostile.__file__
 PAGE = "Quote this line: ref ${f:f1.mail}"

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from e2e.harness import Stage, eventually
+
+from tests.support.client import eventually
+from tests.support.stage import Stage
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups are POSIX")
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.harness import Json, Stage, Wire, eventually
 
-from attacks import hostile
+from tests.support import hostile
+from tests.support.client import Json, RpcError, eventually
+from tests.support.stage import Stage
+from tests.support.stdio_client import Wire
+from tests.support.steps import measured, steps
 
 SERVER = hostile.__file__
 ARGUMENTS: Json = {
@@ -69,11 +72,34 @@ def test_thousands_of_tools_hold_up_nobody(stage: Stage, count: int):
         ("large__one_more", [*listed, hostile.tool("one_more")]),
         ("large__and_another", [TELL, *tools(count, "Described anew."), hostile.tool("and_another")]),
     ):
-        with hostile.pulse(bridge) as measured:
+        with hostile.pulse(bridge) as trips:
             change(bridge, listing, fresh)
-        # What is left to be done at once grows with the number of tools: 30 µs for each, where it was 400.
-        hostile.assert_steady(measured, quiet, hostile.ROOM_S + count * 0.0002)
+        hostile.assert_steady(trips, quiet)
         bridge.wait_for_tools(shown)
+
+
+@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.attacks_long)])
+def test_no_step_is_long_however_many_tools_are_listed(stage: Stage, count: int):
+    """At the first listing, at every change, at a list request, at an unknown name near all, and at the next start."""
+    measured(stage)
+    bridge, listing = bridge_with(stage, [TELL])
+    bridge.wait_for_tools("calm__give", "large__tell_of_changes")
+    listed = [TELL, *tools(count)]
+    with steps(stage) as long:
+        change(bridge, listing, listed)
+        change(bridge, listing, [*listed, hostile.tool("one_more")])
+        change(bridge, listing, [TELL, *tools(count, "Described anew.")])
+        assert len(bridge.tools()) > count
+        with pytest.raises(RpcError, match="did you mean"):
+            bridge.call(f"large__list_{count // 2:05}x")
+    long.assert_short()
+    bridge.close()
+    with steps(stage) as long:
+        # Known from the cache: listed before the server is up.
+        (config,) = stage.folder.glob("*config.json")
+        again = stage.serve("--config", str(config))
+        again.wait_for_tools(f"large__list_{count - 1:05}")
+    long.assert_short()
 
 
 def chain(levels: int) -> Json:
@@ -103,7 +129,7 @@ def test_huge_schemas_hold_up_nobody(stage: Stage, schema: Json):
     bridge, listing = bridge_with(stage, [TELL])
     bridge.wait_for_tools("calm__give", "large__tell_of_changes")
     quiet = hostile.baseline(bridge)
-    with hostile.pulse(bridge) as measured:
+    with hostile.pulse(bridge) as trips:
         change(bridge, listing, [TELL, tool])
         bridge.call("large__huge", {"a": 1})
-    hostile.assert_steady(measured, quiet)
+    hostile.assert_steady(trips, quiet)

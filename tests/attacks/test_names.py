@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from e2e.harness import HANDSHAKE, MODERN, HttpBridge, HttpWire, Json, RpcError, Stage, text_of
 
-from attacks import hostile
+from tests.support import hostile
+from tests.support.client import HANDSHAKE, MODERN, Json, RpcError, text_of
+from tests.support.http_client import HttpWire
+from tests.support.stage import HttpBridge, Stage
 
 SERVER = hostile.__file__
 PAIRS: dict[str, tuple[Json, Json]] = {

@@ -6,9 +6,10 @@ import sys
 from typing import Any
 
 import pytest
-from e2e.harness import HANDSHAKE, Caller, Json, RpcError, Stage
 
-from attacks import hostile
+from tests.support import hostile
+from tests.support.client import HANDSHAKE, Caller, Json, RpcError
+from tests.support.stage import Stage
 
 SERVER = hostile.__file__
 URI = "db://accounts/1"

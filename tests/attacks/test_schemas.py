@@ -8,9 +8,11 @@ import time
 from typing import Any
 
 import pytest
-from e2e.harness import Json, Stage, Wire
 
-from attacks import hostile
+from tests.support import hostile
+from tests.support.client import Json
+from tests.support.stage import Stage
+from tests.support.stdio_client import Wire
 
 SERVER = hostile.__file__
 
@@ -108,7 +110,7 @@ def test_a_check_holds_up_nobody(stage: Stage, schema: Json, beside: Json, value
         outcome = bridge.outcome(taken.id)
     hostile.assert_steady(measured, quiet)
     assert "internal error" not in str(outcome)[:300]
-    refused = "do not fit its schema" in str(outcome)[:1000]
+    refused = "do not match its schema" in str(outcome)[:1000]
     if fits is not None:
         assert refused is not fits
 
@@ -135,5 +137,5 @@ def test_others_are_checked_while_one_check_takes_long(stage: Stage):
     given = bridge.submit("bad__give", {"value": value})
     held = bridge.submit("bad__take", {"a": f"${given.id}.value"})
     wrong = bridge.outcome(bridge.submit("bad__quick", {"a": f"${given.id}.value"}).id)
-    assert "do not fit its schema at a" in str(wrong)
+    assert "do not match its schema at a" in str(wrong)
     assert bridge.outcome(held.id)["structuredContent"] == {"a": value}

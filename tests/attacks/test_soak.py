@@ -11,9 +11,11 @@ from collections import Counter
 
 import psutil
 import pytest
-from e2e.harness import MODERN, HttpWire, RpcError, Stage, eventually, text_of
 
-from attacks import hostile
+from tests.support import hostile
+from tests.support.client import MODERN, RpcError, eventually, text_of
+from tests.support.http_client import HttpWire
+from tests.support.stage import Stage
 
 SOAK_S = float(os.environ.get("ASYNCFC_SOAK_S", "900"))
 """Seconds that it lasts."""

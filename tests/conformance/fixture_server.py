@@ -207,7 +207,9 @@ def main() -> None:
     app = server.streamable_http_app(event_store=Events(), retry_interval=RETRY_MS)
     with socket.create_server(("127.0.0.1", options.http)) as listener:
         print(f"listening on {listener.getsockname()[1]}", file=sys.stderr, flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)).run(sockets=[listener])
+        # httptools, which the tests install for other reasons, keeps white space around the values of headers.
+        config = uvicorn.Config(app, http="h11", log_level="error", timeout_graceful_shutdown=1)
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

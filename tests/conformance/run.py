@@ -27,10 +27,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parents[1]))
 
-import peers  # noqa: E402
-from e2e.harness import Stage, eventually, stage_in  # noqa: E402
+from tests.support import peers  # noqa: E402
+from tests.support.client import eventually  # noqa: E402
+from tests.support.stage import Stage, stage_in  # noqa: E402
 
 FIXTURE = HERE / "fixture_server.py"
 KNOWN = HERE / "known_differences.json"

@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from peers import script_of
 
-from e2e.harness import HANDSHAKE, MODERN, PATIENCE, HttpWire, Json, Stage, records
+from tests.support.client import HANDSHAKE, MODERN, PATIENCE, Json, records
+from tests.support.http_client import HttpWire
+from tests.support.peers import script_of
+from tests.support.stage import Stage
 
 ROUNDS = 10
 BURST = 6

@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from peers import python_of
 
-from e2e.harness import HttpBridge, Json, Stage, text_of
+from tests.support.client import Json, text_of
+from tests.support.peers import python_of
+from tests.support.stage import HttpBridge, Stage
 
 CLIENTS = Path(__file__).resolve().parent / "clients"
 FUTURES = {"await_future", "gather", "cancel_future", "list_futures"}
@@ -105,6 +106,26 @@ def test_fastmcp(shared_stage: Stage, ways: dict[str, list[str]], fastmcp: Path)
 
 
 @pytest.mark.peers
+def test_fastmcp_with_tasks(shared_stage: Stage, servers: dict[str, Json], fastmcp_tasks: Path) -> None:
+    """A client that declares the tasks extension gets every result as the tool's own: a quick tool's at once, a slow
+    one's from the task that it polls; it sees no handle."""
+    config = str(shared_stage.config(servers, grace_ms=100))
+    bridge = shared_stage.http_bridge(servers, grace_ms=100)
+    script = [python_of(fastmcp_tasks), str(CLIENTS / "fastmcp_tasks_client.py")]
+    ways = {
+        "stdio": ["stdio", *shared_stage.command("serve", "--config", config)],
+        "http": ["http", f"{bridge.base}/mcp"],
+    }
+    for got in drive(shared_stage, {way: [*script, *target] for way, target in ways.items()}).values():
+        assert [got[tag]["text"] for tag in "abc"] == [f"slept 0.5 {tag}" for tag in "abc"]
+        assert "hi" in got["quick"]["text"]
+        assert (got["failing"]["text"], got["failing"]["failed"]) == ("no luck", True)
+        for name in ("a", "b", "c", "quick", "failing"):
+            assert "asyncfc/futures" not in got[name]["meta"]
+        assert all(f"f{number} " in got["listed"]["text"] for number in range(1, 6))
+
+
+@pytest.mark.peers
 def test_langchain(shared_stage: Stage, ways: dict[str, list[str]], langchain: Path) -> None:
     """LangChain's adapters: `session()` over stdio, and `get_tools()`, a session for every call, over HTTP."""
     script = [python_of(langchain), str(CLIENTS / "langchain_client.py")]
@@ -113,7 +134,7 @@ def test_langchain(shared_stage: Stage, ways: dict[str, list[str]], langchain: P
         assert {"toy__sleep"} | FUTURES <= set(report["tools"])
         assert_taught(report)
         first = report["futures"][0]
-        assert report["handle"]["text"] == f"{first} toy__sleep running. Result: await_future {first}"
+        assert report["handle"]["text"] == f"{first} running. Result: await_future {first}"
         assert report["handle"]["artifact"]["structured_content"]["future_id"] == first
         assert report["awaited"]["text"] == "slept 0.5 a"
         results = report["gathered"]["artifact"]["structured_content"]["results"]
@@ -137,13 +158,13 @@ def test_openai_agents(shared_stage: Stage, ways: dict[str, list[str]], openai_a
         assert {"toy__sleep"} | FUTURES <= set(report["tools"])
         assert_taught(report)
         handles, answers, named, *waits = report["shown"]
-        assert [bool(re.search(r"f\d+ toy__sleep running\. Result: await_future f\d+", each)) for each in handles]
+        assert [bool(re.search(r"f\d+ running\. Result: await_future f\d+", each)) for each in handles]
         awaited, gathered, broken, failed = answers
         assert "slept 0.5 a" in awaited
         assert all(f"slept 0.5 {tag}" in gathered for tag in "abc")
         assert "n is not a number" in broken
         assert "no luck" in failed
-        assert "(slow) toy__sleep running" in named[0]
+        assert "(slow) running" in named[0]
         assert "slept 6.5 slow" in waits[-1][0]
         assert len(waits) > 1
         assert not any("error" in shown for (shown,) in waits)
@@ -191,7 +212,7 @@ def test_mcporter(shared_stage: Stage, servers: dict[str, Json], bridge: HttpBri
     listed = shared_stage.run_command([*program, "list", "bridge", "--json"], timeout=60)
     assert {"toy__sleep"} | FUTURES <= {tool["name"] for tool in json.loads(listed.stdout)["tools"]}
     handle = call("bridge.toy__sleep", "seconds=0.3", "tag=nap", "_as=nap")
-    assert handle == {"future_id": handle["future_id"], "status": "running", "tool": "toy__sleep", "name": "nap"}
+    assert handle == {"future_id": handle["future_id"], "status": "running", "name": "nap"}
     with ThreadPoolExecutor(2) as pool:
         awaiting = pool.submit(call, "bridge.await_future", "future_id=nap")
         gathering = pool.submit(call, "bridge.gather", "--args", json.dumps({"future_ids": [handle["future_id"]]}))

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from e2e.harness import Json, Ran, RpcError, Stage, eventually, text_of
+from tests.support.client import Json, RpcError, eventually, text_of
+from tests.support.stage import Ran, Stage
 
 TOY: Json = {"command": "toy"}
 

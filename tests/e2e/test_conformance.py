@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from e2e.harness import REPO
+from tests.support.stage import REPO
 
 PROGRAM = REPO / "tests" / "conformance" / "run.py"
 LIMIT_S = 270

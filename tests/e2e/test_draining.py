@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from e2e.harness import HANDSHAKE, MODERN, PATIENCE, Json, Stage, eventually, text_of
+from tests.support.client import HANDSHAKE, MODERN, PATIENCE, Json, eventually, text_of
+from tests.support.stage import Stage
 
 NOTES = """
 import json, os, sys, time

@@ -6,9 +6,11 @@ import re
 import sys
 from collections import Counter
 
-from e2e.harness import REPO, Json, Stage, Wire, eventually, text_of
+from tests.support.client import Json, eventually, text_of
+from tests.support.stage import REPO, Stage
+from tests.support.stdio_client import Wire
 
-SERVER = str(REPO / "tests" / "ending_server.py")
+SERVER = str(REPO / "tests" / "support" / "ending_server.py")
 
 
 def bridge_over(stage: Stage, how: str, **settings: object) -> Wire:

@@ -16,9 +16,11 @@ import time
 
 import psutil
 import pytest
-from toys import big_text
 
-from e2e.harness import Handle, Json, RpcError, Stage, Wire, canonical, eventually, records, text_of
+from tests.support.client import Handle, Json, RpcError, canonical, eventually, records, text_of
+from tests.support.process_servers import big_text
+from tests.support.stage import Stage
+from tests.support.stdio_client import Wire
 
 CLIENT_THAT_DIES = """
 import json, os, subprocess, sys, time
@@ -212,7 +214,7 @@ def test_servers_that_cannot_start_delay_nobody_and_say_why(stage: Stage) -> Non
     said = eventually(reasons, "list_futures says why servers are absent")
     assert "/nowhere/no-such-program" in said or "No such file" in said or "not found" in said
     eventually(lambda: "crashing" in bridge.stderr() and "missing" in bridge.stderr(), "stderr says so too")
-    with pytest.raises(RpcError, match=r"Unknown tool: missing__echo.*Server missing is not up.*no-such-program"):
+    with pytest.raises(RpcError, match=r"Unknown tool: missing__echo.*server missing are unknown.*no-such-program"):
         bridge.call("missing__echo")
 
 
@@ -368,7 +370,7 @@ def test_a_client_that_leaves_before_the_servers_are_up_leaves_nothing(stage: St
 @pytest.mark.parametrize("terminate", [False, True])
 def test_a_client_that_stops_reading_keeps_the_bridge_from_nothing(terminate: bool) -> None:
     """Answers stand half written in a full pipe; the bridge ends all the same, by its input's end or by a signal."""
-    toy = [sys.executable, os.path.join(os.path.dirname(__file__), "..", "toys.py"), "raw"]
+    toy = [sys.executable, os.path.join(os.path.dirname(__file__), "..", "support", "process_servers.py"), "raw"]
     with subprocess.Popen(
         [sys.executable, "-m", "asyncfc_mcp", "serve", "--", *toy], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as bridge:

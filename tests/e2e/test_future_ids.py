@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from e2e.harness import HANDSHAKE, MODERN, RpcError, Stage, Wire, text_of
+from tests.support.client import HANDSHAKE, MODERN, RpcError, text_of
+from tests.support.stage import Stage
+from tests.support.stdio_client import Wire
 
 
 def start(stage: Stage, config: Path, era: str = HANDSHAKE) -> Wire:
@@ -40,7 +42,7 @@ def test_an_id_from_before_a_restart_is_no_other_calls(stage: Stage, era: str) -
 
 
 def test_a_reference_to_an_id_from_before_a_restart_is_refused(stage: Stage) -> None:
-    """The tool would take `$f1` for the result; what was never an ID, and what is escaped, is text."""
+    """The tool would take `$f1` for the result. What was never an ID is refused as well; what is escaped is text."""
     config = stage.config({"toy": stage.toy()})
     bridge = start(stage, config)
     bridge.submit("toy__echo", {"text": "old"})
@@ -50,7 +52,11 @@ def test_a_reference_to_an_id_from_before_a_restart_is_refused(stage: Stage) -> 
         answer = bridge.call("toy__echo", {"text": text})
         assert answer["isError"] is True
         assert "not sent: f1 is from before the restart at " in text_of(answer)
-    for text, meant in (("$$f1", "$f1"), ("$f999", "$f999"), ("${f:f999}", "${f:f999}"), ("$F1", "$F1")):
+    for text in ("$f999", "${f:f999}"):
+        answer = bridge.call("toy__echo", {"text": text})
+        assert answer["isError"] is True
+        assert "not sent: no call has the name 'f999'" in text_of(answer)
+    for text, meant in (("$$f1", "$f1"), ("$$f999", "$f999"), ("see ${f:f999}", "see ${f:f999}"), ("$F1", "$F1")):
         assert meant in text_of(bridge.outcome(bridge.submit("toy__echo", {"text": text}).id))
 
 
@@ -89,7 +95,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(stage: Stage) -> None:
         bridge = stage.serve("--config", str(config), env=env)
         bridge.wait_for_tools("toy__echo")
         taken += [bridge.submit("toy__echo", {"text": "x"}).id for _ in range(3)]
-        assert "the count of future IDs in" in bridge.stderr()
+        assert "the counter of future IDs in" in bridge.stderr()
         bridge.close()
     assert len(set(taken)) == 6
     assert min(map(len, taken)) > 10

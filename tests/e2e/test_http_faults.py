@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from .harness import Stage, Wire, eventually, free_port, text_of
-from .hostile_http import Exchange, HostileServer
+from tests.support.client import eventually, text_of
+from tests.support.hostile_http import Exchange, HostileServer
+from tests.support.stage import Stage, free_port
+from tests.support.stdio_client import Wire
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -62,13 +64,13 @@ def raw(data: bytes, *, reset: bool = False) -> Callable[[Exchange], None]:
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 BROKEN: dict[str, tuple[Callable[[Exchange], None], str]] = {
-    "cut_body": (raw(HEAD + b"content-length: 500\r\n\r\n{"), "broke off its answer"),
-    "cut_chunks": (raw(HEAD + b"transfer-encoding: chunked\r\n\r\n5\r\n{\"a\""), "broke off its answer"),
-    "reset_before": (raw(b"", reset=True), "closed the connection without an answer"),
-    "closed_before": (raw(b""), "closed the connection without an answer"),
-    "cut_head": (raw(b"HTTP/1.1 200 OK\r\ncont"), "closed the connection without an answer"),
+    "cut_body": (raw(HEAD + b"content-length: 500\r\n\r\n{"), "before the end of its response"),
+    "cut_chunks": (raw(HEAD + b"transfer-encoding: chunked\r\n\r\n5\r\n{\"a\""), "before the end of its response"),
+    "reset_before": (raw(b"", reset=True), "closed the connection without a response"),
+    "closed_before": (raw(b""), "closed the connection without a response"),
+    "cut_head": (raw(b"HTTP/1.1 200 OK\r\ncont"), "closed the connection without a response"),
     "no_http": (raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "is not HTTP"),
-    "bad_chunk": (raw(HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\n{}"), "broke off its answer"),
+    "bad_chunk": (raw(HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\n{}"), "before the end of its response"),
     "bad_gzip": (body(lambda right: b"no gzip", content_encoding="gzip"), "compression"),
     "empty_200": (body(lambda right: b""), "answered HTTP 200 OK without a result"),
     "blank_200": (body(lambda right: b" \n"), "answered HTTP 200 OK without a result"),
@@ -79,12 +81,12 @@ BROKEN: dict[str, tuple[Callable[[Exchange], None], str]] = {
     "no_json": (body(lambda right: b"{nonsense"), "cannot be read"),
     "half_json": (body(lambda right: right[:-9]), "Invalid answer: Parse error"),
     "no_rpc": (body(lambda right: b'{"ok": true}'), "cannot be read"),
-    "a_number": (body(lambda right: b"7"), "JSON that is no answer to the request"),
-    "empty_batch": (body(lambda right: b"[]"), "JSON that is no answer to the request"),
-    "empty_stream": (events(), "ended the stream of its answer without a result"),
-    "cut_stream": (events('data: {"jsonrpc":', end=False), "broke off its answer"),
+    "a_number": (body(lambda right: b"7"), "JSON that is no response to the request"),
+    "empty_batch": (body(lambda right: b"[]"), "JSON that is no response to the request"),
+    "empty_stream": (events(), "ended the event stream of its response without a result"),
+    "cut_stream": (events('data: {"jsonrpc":', end=False), "before the end of its response"),
     "stream_of_nonsense": (events("data: {nonsense\n\n"), "cannot be read"),
-    "half_event": (events("data: %s\n"), "ended the stream of its answer without a result"),
+    "half_event": (events("data: %s\n"), "ended the event stream of its response without a result"),
 }  # fmt: skip
 """Name → a broken answer, and words of the reason."""
 
@@ -345,7 +347,7 @@ REFUSALS: dict[str, tuple[int, bytes, dict[str, str], str]] = {
     "404": (404, b"nothing here", {}, "HTTP 404 Not Found: nothing here"),
     "413": (413, b'{"message": "too large"}', {}, "HTTP 413 Request Entity Too Large: too large"),
     "422": (422, b'{"detail": [{"msg": "x", "message": "bad field"}]}', {}, "HTTP 422 Unprocessable Entity: bad field"),
-    "429": (429, b"slow down", {"retry_after": "3600"}, "429 Too Many Requests: slow down; it asks to wait 3600 s"),
+    "429": (429, b"slow down", {"retry_after": "3600"}, "Too Many Requests: slow down; it asks to retry after 3600 s"),
     "500": (500, b"Traceback\r\n\tBearer s3cr3t-value\x1b[31m", {}, "HTTP 500 Internal Server Error: Traceback …;"),
     "503": (503, b'{"error": {"code": 9, "message": "down"}}', {}, "HTTP 503 Service Unavailable: down"),
     "599": (599, b"", {}, "it answered HTTP 599"),
@@ -521,7 +523,7 @@ def test_a_stream_that_cannot_be_resumed_fails_its_call(stage: Stage) -> None:
         bridge = stage.serve("--url", server.url)
         bridge.wait_for_tools("broken")
         text = said(bridge, "broken")
-        assert "broke off its answer and does not resume it: answered HTTP 405" in text
+        assert "before the end of its response and does not resume it: answered HTTP 405" in text
         assert "may or may not have taken effect" in text
 
 
@@ -612,7 +614,7 @@ def test_a_stream_of_notifications_is_not_resumed_at_an_event_that_is_too_large(
         if exchange.method != "GET":
             return False
         asked.append(exchange.headers.get("last-event-id"))
-        server.tools = {"good": good, f"tool{len(asked)}": good}
+        server.tools = {"good": good, **{f"tool{number}": good for number in range(1, len(asked) + 1)}}
         exchange.stream("retry: 10\nid: 1\n\n", f"data: {'x' * 300_000}\n\n")
         return True
 

@@ -12,13 +12,14 @@ from random import Random
 from typing import Any
 
 import pytest
-from odd_listings import odd
-from peers import python_of
 
-from e2e.harness import MODERN, Json, RpcError, Stage, eventually, text_of
+from tests.support.client import MODERN, Json, RpcError, eventually, text_of
+from tests.support.odd_listings import odd
+from tests.support.peers import python_of
+from tests.support.stage import Stage
 
 CLIENTS = Path(__file__).resolve().parent / "clients"
-SERVER = Path(__file__).resolve().parents[1] / "listing_server.py"
+SERVER = Path(__file__).resolve().parents[1] / "support" / "listing_server.py"
 KEYS = ("tools", "prompts", "resources", "resourceTemplates")
 GOOD = {
     "tools": [{"name": "good", "inputSchema": {"type": "object"}}],
@@ -182,8 +183,8 @@ def test_an_odd_introduction_costs_nobody_anything(stage: Stage, introduction: J
         ({"pages": {"tools/list": [[GOOD["tools"], {"nextCursor": ""}]]}}, ""),
         ({"pages": {"tools/list": [[GOOD["tools"], {"nextCursor": "0"}]]}}, "tools/list: its pages"),
         ({"pages": {"tools/list": [[GOOD["tools"], {"nextCursor": 7}]]}}, "tools/list: its nextCursor is not text"),
-        ({"forever": {"tools/list": GOOD["tools"]}}, "tools/list: its pages bring nothing new"),
-        ({"forever": {"resources/list": []}}, "resources/list: its pages bring nothing new"),
+        ({"forever": {"tools/list": GOOD["tools"]}}, "tools/list: its pages have no new entries"),
+        ({"forever": {"resources/list": []}}, "resources/list: its pages have no new entries"),
     ],
 )
 def test_a_listing_that_goes_wrong_costs_the_server_nothing_else(stage: Stage, plan: Json, note: str) -> None:

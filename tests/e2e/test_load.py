@@ -7,7 +7,8 @@ import time
 import psutil
 import pytest
 
-from e2e.harness import Handle, Stage, canonical, text_of
+from tests.support.client import Handle, canonical, text_of
+from tests.support.stage import Stage
 
 CALLS = 1000
 MB = 1 << 20

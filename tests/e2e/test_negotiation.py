@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from e2e.harness import REPO, Json, Stage, text_of
+from tests.support.client import Json, text_of
+from tests.support.stage import REPO, Stage
 
-SERVER = str(REPO / "tests" / "probe_server.py")
+SERVER = str(REPO / "tests" / "support" / "probe_server.py")
 TWICE = ("exit", "exit 0", "log and exit", "signal", "close stdout", "error and exit", "spoiled")
 """Met with a probe they are of no use any more, and are started again."""
 ONCE = ("null id", "silent", "odd error", "empty result", "other versions")

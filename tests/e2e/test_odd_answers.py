@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from e2e.harness import Stage, text_of
+from tests.support.client import text_of
+from tests.support.stage import Stage
 
 SERVER = r"""
 import json, sys

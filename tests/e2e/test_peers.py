@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from peers import npm_bin, python_of, script_of
 
-from e2e.harness import HttpBridge, Json, Stage, Wire, canonical, text_of
+from tests.support.client import Json, canonical, text_of
+from tests.support.peers import npm_bin, python_of, script_of
+from tests.support.stage import HttpBridge, Stage
+from tests.support.stdio_client import Wire
 
 CLIENTS = Path(__file__).resolve().parent / "clients"
 FUTURES = {"await_future", "gather", "cancel_future", "list_futures"}
@@ -81,9 +83,9 @@ def test_server_everything(stage: Stage, npm: Path) -> None:
     assert beats
     prompts = {prompt["name"] for prompt in bridge.all_pages("prompts/list", "prompts")}
     assert prompts == {prompt["name"] for prompt in direct.all_pages("prompts/list", "prompts")}
-    # The bridge lists its own futures beside the server's resources.
+    # The bridge lists its own futures and texts beside the server's resources.
     listed = bridge.all_pages("resources/list", "resources")
-    resources = [resource for resource in listed if not resource["uri"].startswith("future://")]
+    resources = [resource for resource in listed if not resource["uri"].startswith(("future://", "asyncfc://"))]
     assert canonical(resources) == canonical(direct.all_pages("resources/list", "resources"))
     read = {"uri": resources[0]["uri"]}
     assert canonical(bridge.request("resources/read", read)) == canonical(direct.request("resources/read", read))

@@ -14,21 +14,11 @@ from typing import Any
 import psutil
 import pytest
 
-from e2e.harness import (
-    HANDSHAKE,
-    MODERN,
-    PATIENCE,
-    HttpBridge,
-    Json,
-    RpcError,
-    Stage,
-    Wire,
-    canonical,
-    eventually,
-    text_of,
-)
+from tests.support.client import HANDSHAKE, MODERN, PATIENCE, Json, RpcError, canonical, eventually, text_of
+from tests.support.stage import HttpBridge, Stage
+from tests.support.stdio_client import Wire
 
-TOY = Path(__file__).resolve().parent / "protocol_toy.py"
+TOY = Path(__file__).resolve().parents[1] / "support" / "protocol_server.py"
 EXTENSION = "io.modelcontextprotocol/tasks"
 RELATED = "io.modelcontextprotocol/related-task"
 SUBSCRIPTION = "io.modelcontextprotocol/subscriptionId"
@@ -122,7 +112,7 @@ def start(
     **settings: Any,
 ) -> Client:
     """A bridge over stdio and its client."""
-    command = stage.command("serve", "--config", str(stage.config(servers, grace_ms=0, **settings)))
+    command = stage.command("serve", "--config", str(stage.config(servers, **{"grace_ms": 0, **settings})))
     log = stage.folder / f"{len(stage.wires):02d}-client.stderr"
     client = Client(command, env=stage.env, cwd=stage.folder, stderr=log, era=era)
     client.capabilities, client.replies = capabilities or {}, replies or {}
@@ -188,7 +178,7 @@ def refused(client: Client, method: str, params: Json) -> Json:
 @pytest.fixture(scope="module")
 def tasker(between: Open) -> Client:
     """A client that declares the tasks extension and can be asked."""
-    return between(MODERN, MODERN, capabilities={**TASKS, "elicitation": {}})
+    return between(MODERN, MODERN, capabilities={**TASKS, "elicitation": {}}, tasks="handle")
 
 
 def test_a_call_becomes_a_task_where_the_request_chooses_so(tasker: Client) -> None:
@@ -196,7 +186,7 @@ def test_a_call_becomes_a_task_where_the_request_chooses_so(tasker: Client) -> N
     created = create(tasker, "sleep", {"seconds": 0.3, "tag": "a"})
     assert created["resultType"] == "task"
     assert created["status"] == "working"
-    assert created["ttlMs"] is None
+    assert created["ttlMs"] == 3_600_000
     assert created["pollIntervalMs"] > 0
     assert not {"result", "error", "inputRequests", "task"} & set(created)
     task = settled(tasker, created["taskId"])
@@ -205,12 +195,20 @@ def test_a_call_becomes_a_task_where_the_request_chooses_so(tasker: Client) -> N
     assert task["result"]["resultType"] == "complete"
     assert text_of(task["result"]) == "slept 0.3 a"
     assert text_of(tasker.outcome(created["taskId"])) == "slept 0.3 a"
-    assert tasker.submit("echo").id != created["taskId"]
+    assert create(tasker, "echo")["taskId"] != created["taskId"]
 
 
-def test_without_a_choice_a_client_of_the_extension_gets_handles(tasker: Client) -> None:
-    """To declare the extension is not to ask for tasks: the default is the handle."""
-    assert tasker.submit("sleep", {"seconds": 0}).tool == "sleep"
+def test_without_a_choice_a_client_of_the_extension_gets_results_or_tasks(between: Open) -> None:
+    """`tasks: "auto"`, the default: the result itself if it comes within the grace, else a task."""
+    client = between(MODERN, MODERN, capabilities=TASKS, grace_ms=5000)
+    answer = client.call("echo", {"text": "hi"})
+    assert answer["resultType"] == "complete"
+    assert answer["structuredContent"] == {"arguments": {"text": "hi"}}
+    assert "asyncfc/futures" not in answer["_meta"]
+    client = between(MODERN, MODERN, capabilities=TASKS)
+    created = client.call("sleep", {"seconds": 0.2, "tag": "a"})
+    assert (created["resultType"], created["status"]) == ("task", "working")
+    assert text_of(settled(client, created["taskId"])["result"]) == "slept 0.2 a"
 
 
 def test_the_config_chooses_tasks_for_clients_that_declare_the_extension(between: Open) -> None:

@@ -1,7 +1,7 @@
 """What servers ask while their calls run in the background, and how it reaches the user.
 
 Every promise is kept in the four combinations of protocol eras: a client that is asked live (handshake) or in answers
-(2026-07-28), over a server that asks live or answers with its questions. The server is `tests/asking_server.py`.
+(2026-07-28), over a server that asks live or answers with its questions (`tests/support/asking_server.py`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 
-from e2e.harness import HANDSHAKE, MODERN, PATIENCE, Json, RpcError, Stage, eventually, records, text_of
-from e2e.users import (
+from tests.support.client import HANDSHAKE, MODERN, PATIENCE, Json, RpcError, eventually, records, text_of
+from tests.support.stage import Stage
+from tests.support.users import (
     ASKS_ANYTHING,
     COMBINATIONS,
     SERVER,
@@ -33,6 +34,7 @@ from e2e.users import (
     User,
     answered,
     asking,
+    heard,
     method_of,
     obliging,
     said,
@@ -420,7 +422,7 @@ def test_a_question_that_nobody_answers_fails_the_call(own: Callable[..., Bench]
     client.reply = None
     future = client.ask([("form", "Anybody there?")], label="nobody")
     reason = eventually(lambda: client.listed(future).get("error"), "the call fails")
-    assert "nobody answered within 1 s (setting question_timeout_s): Anybody there?" in reason
+    assert "was not answered within 1 s (setting question_timeout_s): Anybody there?" in reason
     assert client.listed(future)["status"] == "failed"
     result = client.outcome(future)
     assert result["isError"] is True
@@ -439,7 +441,7 @@ def test_a_question_that_nobody_answers_fails_the_call(own: Callable[..., Bench]
             time.sleep(1.2)
             result = client.start_dialog(tool, arguments, **client.answers_to(result)).result()
         assert result["isError"] is True
-        assert f"nobody answered within 1 s (setting question_timeout_s): {tool}" in text_of(result)
+        assert f"was not answered within 1 s (setting question_timeout_s): {tool}" in text_of(result)
         eventually(lambda: not client.open_requests, "a live question is withdrawn")
     assert not bench.events("done")
     # Nothing is left behind that would hurt the next one.
@@ -608,9 +610,10 @@ class Person:
         self.may_answer.set()
 
     async def elicit(self, context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
-        self.asked.append(params.message)
+        message = heard({"message": params.message})["message"]
+        self.asked.append(message)
         await self.may_answer.wait()
-        content = None if params.mode == "url" else {"name": f"{self.name} re {params.message}"}
+        content = None if params.mode == "url" else {"name": f"{self.name} re {message}"}
         return types.ElicitResult(action="accept", content=content)
 
     async def sample(self, context: Any, params: types.CreateMessageRequestParams) -> types.CreateMessageResult:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from peers import npm_bin, script_of
 
-from e2e.harness import Json, Stage, Wire, records, text_of
+from tests.support.client import Json, records, text_of
+from tests.support.peers import npm_bin, script_of
+from tests.support.stage import Stage
+from tests.support.stdio_client import Wire
 
 ROUNDS = 5
 LARGE = 1_000_000

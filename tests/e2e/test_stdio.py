@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from e2e.harness import HANDSHAKE, MODERN, Handle, Json, RpcError, Stage, Wire, canonical, eventually, records, text_of
+from tests.support.client import HANDSHAKE, MODERN, Handle, Json, RpcError, canonical, eventually, records, text_of
+from tests.support.stage import Stage
+from tests.support.stdio_client import Wire
 
 META_TOOLS = {"await_future", "gather", "cancel_future", "list_futures"}
 AWKWARD = {

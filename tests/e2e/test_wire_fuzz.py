@@ -25,7 +25,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from e2e.harness import HANDSHAKE, MODERN, PATIENCE, HttpBridge, HttpWire, Json, RpcError, Stage, text_of
+from tests.support.client import HANDSHAKE, MODERN, PATIENCE, Json, RpcError, text_of
+from tests.support.http_client import HttpWire
+from tests.support.stage import HttpBridge, Stage
 
 BUDGET_S = 2.5
 """How long one property may try; examples that come later pass unseen."""

@@ -1,0 +1,105 @@
+"""Composition root: engine, servers and the bridge's own tools, put together for one configuration.
+
+Owns wiring only. Reading files and the environment is the command line's job, serving clients that of `transports`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.config.settings import BridgeConfig, StdioSpec
+from asyncfc_mcp.core.effects import declared_effect
+from asyncfc_mcp.core.state_paths import ServerState
+from asyncfc_mcp.core.state_roots import server_states
+from asyncfc_mcp.downstream.downstream import Downstream
+from asyncfc_mcp.downstream.listing_cache import ListingCache
+from asyncfc_mcp.downstream.process import Child
+from asyncfc_mcp.downstream.reaper import Reaper
+from asyncfc_mcp.downstream.start_queue import StartQueue
+from asyncfc_mcp.downstream.stderr import log_path
+from asyncfc_mcp.engine.future_ids import FutureIds
+from asyncfc_mcp.engine.memory_engine import MemoryEngine
+from asyncfc_mcp.errors import ConfigError
+from asyncfc_mcp.upstream.metatools import METATOOLS
+
+
+def compose(
+    config: BridgeConfig,
+    *,
+    cache: ListingCache | None = None,
+    log_folder: Path | None = None,
+    echo: TextIO | None = None,
+    reaper: Reaper | None = None,
+    children: Mapping[str, Child] | None = None,
+    ids: FutureIds | None = None,
+) -> Bridge:
+    """Return a bridge for a configuration, to be opened with `Bridge.open`.
+
+    Args:
+        cache: the listings last seen; None keeps none.
+        log_folder: where each server's stderr goes; None keeps only its tail.
+        echo: where stderr lines are repeated (`--verbose`).
+        reaper: ends the servers' processes if the bridge is killed; None makes one.
+        children: processes of servers that were started ahead, by server.
+        ids: numbers of future IDs; None counts from 1 in this run only.
+
+    Raises:
+        ConfigError: a declared state path is wrong.
+    """
+    states = server_states(config.servers)
+    _check_effects(config, states)
+    engine = MemoryEngine(
+        config.settings,
+        {server.name: server.limit for server in config.servers},
+        ids=ids,
+        several_servers=len(config.servers) > 1,
+    )
+    listings = cache or ListingCache(None)
+    guard = reaper or Reaper()
+    starts = StartQueue(len(config.servers))
+
+    def connect(bridge: Bridge) -> dict[str, Downstream]:
+        return {
+            server.name: Downstream(
+                server,
+                bridge,
+                capabilities=lambda: bridge.server_requests.capabilities,
+                reaper=guard,
+                log_path=log_path(log_folder, server.name)
+                if log_folder and isinstance(server.spec, StdioSpec)
+                else None,
+                echo=echo,
+                snapshot=listings.load(server),
+                child=(children or {}).get(server.name),
+                starts=starts,
+            )
+            for server in config.servers
+        }
+
+    return Bridge(
+        config,
+        engine,
+        connect,
+        cache=listings,
+        states=states,
+        reserved=tuple(METATOOLS),
+        starts=starts,
+        reaper=guard,
+    )
+
+
+def _check_effects(config: BridgeConfig, states: Mapping[str, ServerState]) -> None:
+    """Read every declared state path once, so that a wrong one is an error of the file and not of a server's listing.
+
+    Raises:
+        ConfigError: with the place in the file.
+    """
+    for server in config.servers:
+        for tool in ("", *server.tool_names):
+            policy = server.policy(tool)
+            try:
+                declared_effect(states[server.name], policy.reads, policy.writes, policy.ordering, None)
+            except ConfigError as exc:
+                where = f"mcpServers.{server.name}.asyncfc" + (f".tools.{tool}" if tool else "")
+                raise ConfigError(config.source, f"{where}.{exc.path}", exc.found, exc.expected) from None

@@ -1,0 +1,234 @@
+"""The bridge: a call's way from a client's request to an engine.
+
+Owns submission: references bound, arguments typed, the effect worked out, and the call handed to the engine. Its parts
+are open to what is above: `directory` (what is listed), `forwarding` (requests that are no tool calls),
+`server_requests` (what servers ask and announce) and `engine` (futures). `app` puts them together.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+
+from asyncfc_mcp.bridge.bindings import Bindings, bind
+from asyncfc_mcp.bridge.directory import Directory
+from asyncfc_mcp.bridge.executor import Executor
+from asyncfc_mcp.bridge.forwarding import Forwarding
+from asyncfc_mcp.bridge.server_requests import ServerRequests
+from asyncfc_mcp.bridge.shape_learner import ShapeLearner
+from asyncfc_mcp.bridge.tool_routes import ToolRoute, as_typed
+from asyncfc_mcp.config.settings import BridgeConfig
+from asyncfc_mcp.core import references
+from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.state_paths import ServerState
+from asyncfc_mcp.downstream.downstream import Downstream
+from asyncfc_mcp.downstream.listing_cache import ListingCache
+from asyncfc_mcp.downstream.reaper import Reaper
+from asyncfc_mcp.downstream.start_queue import StartQueue
+from asyncfc_mcp.engine.api import Engine
+from asyncfc_mcp.engine.call import CallContext, PendingCall, Submission
+
+
+class Bridge:
+    """All wrapped servers behind one interface. Opened once, above all connections: its state outlives requests and
+    clients.
+
+    Args:
+        config: the servers, and all settings.
+        engine: executes calls and keeps their futures.
+        connect: makes a connection for each server; it reports to this bridge.
+        cache: the listings last seen.
+        states: server → the part of the state tree in which its state lies.
+        reserved: names of the bridge's own tools, which no wrapped tool may have.
+        starts: the order in which servers are started.
+        reaper: ends the servers' processes if the bridge is killed.
+    """
+
+    def __init__(
+        self,
+        config: BridgeConfig,
+        engine: Engine,
+        connect: Callable[["Bridge"], dict[str, Downstream]],
+        *,
+        cache: ListingCache,
+        states: Mapping[str, ServerState],
+        reserved: Sequence[str],
+        starts: StartQueue,
+        reaper: Reaper,
+    ) -> None:
+        self.config = config
+        self.settings = config.settings
+        self.engine = engine
+        self.server_requests = ServerRequests(engine, states)
+        self.downstreams = connect(self)
+        self.shapes = ShapeLearner(config.servers, cache, lambda server, tool: self.directory.entry_of(server, tool))
+        self.directory = Directory(config, self.downstreams, cache, reserved, states, starts, self.shapes.texts)
+        self.executor = Executor(engine, self.downstreams, self.shapes)
+        self.forwarding = Forwarding(engine, self.downstreams, self.directory)
+        self.starts = starts
+        self._reaper = reaper
+        self._settled = anyio.Event()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator["Bridge"]:
+        """Start all servers side by side and keep them until the block ends; then nothing of theirs is left."""
+        try:
+            async with self.engine.open(self.executor), anyio.create_task_group() as tg:
+                tg.start_soon(self.directory.run)
+                tg.start_soon(self.shapes.run)
+                for downstream in self.downstreams.values():
+                    tg.start_soon(downstream.run)
+                tg.start_soon(self._watch_start)
+                yield self
+                tg.cancel_scope.cancel()
+        finally:
+            await self.executor.aclose()
+            self._reaper.close()
+
+    async def _watch_start(self) -> None:
+        await self.directory.wait_for_restored()
+        for downstream in self.downstreams.values():
+            await downstream.wait_settled()
+        self._settled.set()
+
+    async def started(self) -> None:
+        """Return when every server is up or has failed once."""
+        await self._settled.wait()
+
+    # --- submitting ----------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        route: ToolRoute,
+        arguments: dict[str, Any] | None,
+        context: CallContext,
+        *,
+        also_wait_for: Sequence[str] = (),
+        after_pending: bool = False,
+    ) -> Future:
+        """Submit a call and return its future. Waits only where the arguments name a future that does not exist yet.
+
+        Args:
+            also_wait_for: IDs and names that the caller waits for beside this call; unknown ones refuse it.
+            after_pending: submit it after all calls received before it: its caller wants to know of all of them.
+
+        Raises:
+            TooManyFutures, InvalidName, NameInUse: see `Engine.submit`.
+            UnknownFuture: there is none that `also_wait_for` names, nor a call that is going to take the name.
+            AmbiguousName, ForeignName, StaleReference: a reference, or a name in `also_wait_for`, is not only this
+                caller's, or its future is gone.
+            UnknownName: no call takes a name in `_after`, or one in the arguments that cannot be meant as text.
+            Cycle: the call refers to itself through others.
+        """
+        engine, scope, namer = self.engine, context.scope, context.namer
+        if (preset := route.entry.preset) is not None:
+            arguments = preset.of_caller(arguments)
+        bindings = bind(engine, self.settings, route, arguments, context)
+        unknown = tuple(ref for ref in also_wait_for if engine.find_own_nowait(scope, ref, namer) is None)
+        if bindings.missing or bindings.required or unknown or engine.has_pending:
+            typed = as_typed(arguments, route.loosened, bindings.keys) or {}
+            typed = typed if preset is None else preset.filled(typed)
+            effect = route.effect.bind(typed, _may_refer)
+            await engine.wait_for_turn(
+                PendingCall(
+                    scope,
+                    namer,
+                    context.name,
+                    effect,
+                    bindings.missing,
+                    unknown,
+                    after_pending,
+                    required=bindings.required,
+                )
+            )
+            for ref in unknown:
+                if not engine.is_announced(scope, ref, namer):
+                    engine.get_nowait(scope, ref, namer)
+            bindings = bind(engine, self.settings, route, arguments, context, waited=True)
+        return await engine.submit(self._submission(route, arguments, context, bindings))
+
+    def submit_nowait(self, route: ToolRoute, arguments: dict[str, Any] | None, context: CallContext) -> Future | None:
+        """Do as `submit` does; None, and nothing is done, where that would have to wait.
+
+        Raises:
+            TooManyFutures, InvalidName, NameInUse: see `Engine.submit`.
+            AmbiguousName, ForeignName, StaleReference, UnknownName: a reference is not only this caller's, or its
+                future is gone, or was never there.
+        """
+        if self.engine.has_pending:
+            return None
+        if route.entry.preset is not None:
+            arguments = route.entry.preset.of_caller(arguments)
+        bindings = bind(self.engine, self.settings, route, arguments, context)
+        if bindings.missing or bindings.required:
+            return None
+        return self.engine.submit_nowait(self._submission(route, arguments, context, bindings))
+
+    def _submission(
+        self, route: ToolRoute, arguments: dict[str, Any] | None, context: CallContext, bindings: Bindings
+    ) -> Submission:
+        entry, keys = route.entry, bindings.keys
+        if arguments:
+            if bindings.arguments is not None:
+                arguments = bindings.arguments
+            arguments = as_typed(arguments, route.loosened, keys)
+        effect = route.fixed_effect
+        if effect is None:
+            effect = route.effect.bind(
+                (arguments or {}) if entry.preset is None else entry.preset.filled(arguments),
+                lambda value: bool(keys) and references.is_reference(value, keys.get),
+            )
+        self.forwarding.add_user(entry.server, context.scope)
+        return Submission(
+            context,
+            entry.server,
+            entry.name,
+            entry.tool,
+            arguments,
+            entry.policy,
+            effect,
+            read_only=entry.read_only,
+            repeatable=entry.repeatable,
+            validator=route.validator,
+            schema=entry.input_schema,
+            bindings=keys,
+            value_dependencies=bindings.value_dependencies,
+            after=bindings.after,
+            needs_task=entry.needs_task,
+            preset=entry.preset,
+        )
+
+    # --- reported by the servers (`downstream.DownstreamHandler`) ----------------------------------------------------
+
+    async def on_listing_changed(self, downstream: Downstream, kind: str) -> None:
+        await self.directory.update(downstream, kind)
+
+    async def wait_for_client_capabilities(self) -> None:
+        await self.server_requests.wait_for_capabilities()
+
+    async def on_server_request(
+        self,
+        downstream: Downstream,
+        method: str,
+        params: Mapping[str, Any] | None,
+        causes: Sequence[object] | None,
+    ) -> dict[str, Any]:
+        return await self.server_requests.ask(downstream.name, method, params, causes)
+
+    def on_server_notification(
+        self, downstream: Downstream, method: str, params: Mapping[str, Any] | None
+    ) -> Callable[[], Awaitable[None]] | None:
+        return self.server_requests.notified(downstream.name, method, params)
+
+    # --- set by clients ------------------------------------------------------------------------------------------
+
+    async def set_log_level(self, level: str) -> None:
+        """Ask all servers that have log messages for those of this level and above."""
+        self.executor.log_level = level
+        await self.forwarding.set_log_level(level)
+
+
+def _may_refer(value: object) -> bool:
+    """Return whether a value may turn out to be a reference; until that is known it stands for anything."""
+    return isinstance(value, str) and "$" in value

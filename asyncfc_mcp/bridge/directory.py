@@ -1,0 +1,352 @@
+"""The directory: catalog and routes of the moment, remade in slices when a listing changes and swapped as a whole.
+
+Owns which tools, prompts and resources there are, the names that clients were given, and waiting for listings. Refuses
+to ask servers: a `Downstream` keeps its own listings.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+
+from asyncfc_mcp.bridge.call_rules import CallRules, call_rules
+from asyncfc_mcp.bridge.server_profiles import ServerProfiles
+from asyncfc_mcp.bridge.tool_routes import ToolRoute, unknown_placeholders
+from asyncfc_mcp.config.settings import BridgeConfig
+from asyncfc_mcp.core.catalog import Catalog, Source, ToolEntry
+from asyncfc_mcp.core.catalog_builder import CatalogBuilder
+from asyncfc_mcp.core.effect_profiles import HINTS, EffectProfile
+from asyncfc_mcp.core.names import PAUSE_AFTER, PublishedNames
+from asyncfc_mcp.core.state_paths import ServerState
+from asyncfc_mcp.downstream.downstream import Downstream
+from asyncfc_mcp.downstream.listing_cache import ListingCache
+from asyncfc_mcp.downstream.snapshot import ServerSnapshot
+from asyncfc_mcp.downstream.start_queue import StartQueue
+from asyncfc_mcp.downstream.supervisor import Status
+from asyncfc_mcp.errors import UnknownTool
+from asyncfc_mcp.signals import Signal, WakeUp
+from asyncfc_mcp.slices import Slices
+from asyncfc_mcp.turns import in_slices
+
+logger = logging.getLogger(__name__)
+
+FIRST_LISTING_S: Final = 10.0
+"""Longest time after the start for which a client that asks for lists waits for servers without a cached listing."""
+STRAGGLERS_S: Final = 2.0
+"""Longest time for which servers that have listed wait for those that have not."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A listing of a server that changed."""
+
+    downstream: Downstream
+    kind: str
+    listed: anyio.Event = field(default_factory=anyio.Event)
+    """Set when clients see the change."""
+
+
+class Directory:
+    """Keeps one catalog.
+
+    Args:
+        config: the servers, with those that are misconfigured.
+        downstreams: server → its connection.
+        cache: where the listings of each server are kept for the next start.
+        reserved: names that no tool may have, those of the bridge's own tools.
+        states: server → the part of the state tree in which its state lies.
+        starts: the order in which servers are started; it goes on when a client has its first list.
+        shapes: returns the descriptions of a server's results, as learned until now.
+
+    Attributes:
+        catalog: what is listed at this moment.
+        routes: the tools in it.
+        published: names that clients were given.
+    """
+
+    def __init__(
+        self,
+        config: BridgeConfig,
+        downstreams: Mapping[str, Downstream],
+        cache: ListingCache,
+        reserved: Sequence[str],
+        states: Mapping[str, ServerState],
+        starts: StartQueue,
+        shapes: Callable[[str], Mapping[str, str]],
+    ) -> None:
+        self._config = config
+        self._downstreams = downstreams
+        self._cache = cache
+        self._reserved = reserved
+        self._states = states
+        self._starts = starts
+        self._learned = shapes
+        self._shapes = {server: shapes(server) for server in downstreams}
+        """Server → tool → description of its results. As they were at the start, or at the last change of its tools: by
+        itself what is learned changes no list, which would cost hosts their prompt cache."""
+        self.catalog = Catalog()
+        self.routes: Mapping[str, ToolRoute] = {}
+        self._names: Mapping[tuple[str, str], str] = {}
+        self.published = PublishedNames(frozenset(reserved))
+        self._rules: tuple[Mapping[str, ToolRoute], CallRules] = {}, CallRules()
+        """The last `call_rules`, and the routes that they are about."""
+        self._builder = CatalogBuilder()
+        self._profiles = ServerProfiles()
+        self._handed_out = self.catalog
+        self._mended: set[str] = set()
+        """Servers whose listings the log has said to be mended."""
+        self._observers: list[Callable[[frozenset[str]], None]] = []
+        self._changes: list[_Change] = []
+        """Changes of listings that are not in the catalog."""
+        self._changed = WakeUp()
+        self._rebuilt = Signal()
+        self._restored = anyio.Event()
+        """Set when the listings known from earlier runs are in the catalog."""
+        self._started_at = 0.0
+
+    async def run(self) -> None:
+        """Keep the catalog up to date, until cancelled. The connection that brought a change may end meanwhile."""
+        self._started_at = anyio.current_time()
+        await self._rebuild()
+        self._restored.set()
+        while True:
+            await self._changed.wait()
+            changes, self._changes = self._changes, []
+            before = await self._rebuild()
+            self._rebuilt.notify_all()
+            catalog = self.catalog
+            for downstream in {id(change.downstream): change.downstream for change in changes}.values():
+                # Saved only once it has been worked with: a listing that ends the bridge must not end the next start.
+                await self._cache.save(downstream.config, downstream.snapshot)
+            # A server announces changes that clients may not see: of parts left out, or listed again as they were.
+            kinds = {change.kind for change in changes}
+            changed = frozenset(kind for kind in kinds if catalog.entries(kind) != before.entries(kind))
+            if "tools" in changed and self._renew_shapes({change.downstream.name for change in changes}):
+                await self._rebuild()
+            if changed:
+                for observer in self._observers:
+                    observer(changed)
+            for change in changes:
+                change.listed.set()
+
+    def _renew_shapes(self, servers: Set[str]) -> bool:
+        """Take the shapes learned until now for servers whose tools clients list again; return whether any is new."""
+        before = dict(self._shapes)
+        self._shapes |= {server: self._learned(server) for server in servers}
+        return self._shapes != before
+
+    async def update(self, downstream: Downstream, kind: str) -> None:
+        """Take in a listing of this kind that changed; return when clients see it."""
+        change = _Change(downstream, kind)
+        self._changes.append(change)
+        self._changed.set()
+        await change.listed.wait()
+
+    def observe(self, observer: Callable[[frozenset[str]], None]) -> None:
+        """Have `observer` called with the kinds of listings (see `snapshot.LISTINGS`) that changed."""
+        self._observers.append(observer)
+
+    # --- asking --------------------------------------------------------------------------------------------------
+
+    def route(self, name: str) -> ToolRoute:
+        """Return the tool that is listed under this name at this moment.
+
+        Raises:
+            UnknownTool: there is none.
+        """
+        route = self.routes.get(name)
+        if route is None:
+            known = {server for server, downstream in self._downstreams.items() if downstream.known}
+            absent = [(server, why) for server, why in self.unavailable_servers() if server not in known]
+            raise UnknownTool(name, [*self.routes, *self._reserved], absent)
+        return route
+
+    def entry_of(self, server: str, tool: str) -> ToolEntry | None:
+        """Return the entry of a server's tool; None if it is not listed."""
+        name = self._names.get((server, tool))
+        return self.catalog.tools.get(name) if name is not None else None
+
+    async def wait_for_tool(self, name: str) -> ToolRoute:
+        """Return the tool with this name as soon as it is listed, or all listings are known.
+
+        Raises:
+            UnknownTool: there is none.
+        """
+        if name not in self.routes:
+            async with anyio.create_task_group() as tg:
+
+                async def appear() -> None:
+                    while name not in self.routes:
+                        await self._rebuilt.wait()
+                    tg.cancel_scope.cancel()
+
+                tg.start_soon(appear)
+                await self.wait_for_catalog()
+                tg.cancel_scope.cancel()
+        return self.route(name)
+
+    async def wait_for_restored(self) -> None:
+        """Return when the listings known from earlier runs are in the catalog."""
+        await self._restored.wait()
+
+    async def wait_for_catalog(self, *kinds: str) -> Catalog:
+        """Return the catalog as soon as every server's listings are known, cached or new, or have failed.
+
+        Waits for the first server until `FIRST_LISTING_S` after the start, and no longer than that for the others, nor
+        `STRAGGLERS_S` longer than for the one before: a slow one must not hold up the others' tools, and is announced
+        with `list_changed`.
+
+        Args:
+            kinds: those that are asked for (see `snapshot.LISTINGS`); tools, if none is named.
+        """
+        kinds = kinds or ("tools",)
+        await self._restored.wait()
+        unknown = [d for d in self._downstreams.values() if not d.has_listings(kinds)]
+        left = self._started_at + FIRST_LISTING_S - anyio.current_time()
+        if not unknown or left <= 0:
+            return self.catalog
+        first = anyio.Event()
+        if len(unknown) < len(self._downstreams):
+            first.set()
+
+        with anyio.move_on_after(left):
+            async with anyio.create_task_group() as tg:
+
+                async def settle(downstream: Downstream) -> None:
+                    await downstream.wait_for_listings(kinds)
+                    first.set()
+                    wait_for_others()
+
+                def wait_for_others() -> None:
+                    tg.cancel_scope.deadline = anyio.current_time() + STRAGGLERS_S
+
+                for downstream in unknown:
+                    tg.start_soon(settle, downstream)
+                await first.wait()
+                wait_for_others()
+        return self.catalog
+
+    def hand_out(self) -> None:
+        """Record that a client was given the names of the catalog: from now on they are of these tools only."""
+        self._starts.on_client_answered()
+        if self._handed_out is not self.catalog:
+            self._handed_out = self.catalog
+            self.published.tools |= {name: (entry.server, entry.own_name) for name, entry in self.catalog.tools.items()}
+            self.published.prompts |= {
+                name: (entry.server, entry.prompt) for name, entry in self.catalog.prompts.items()
+            }
+
+    # --- reporting -----------------------------------------------------------------------------------------------
+
+    def snapshots(self) -> dict[str, ServerSnapshot | None]:
+        """Return what each server offers, as last seen; None for a server that was never seen."""
+        return {name: d.snapshot if d.known else None for name, d in self._downstreams.items()}
+
+    def unavailable_servers(self) -> list[tuple[str, str]]:
+        """Return name and condition of every server that is not up, or does not list its tools."""
+        return [(server.name, f"misconfigured: {server.reason}") for server in self._config.unusable] + [
+            (name, f"{d.status.value}: {reason}" if reason else d.status.value)
+            for name, d in self._downstreams.items()
+            if (reason := d.reason or d.listing_problems.get("tools")) or d.status is not Status.READY
+        ]
+
+    def call_rules(self) -> CallRules:
+        """Return what holds for the calls of the tools that are listed at this moment."""
+        complete = all(downstream.known for downstream in self._downstreams.values())
+        routes, rules = self._rules
+        if routes is not self.routes or rules.complete != complete:
+            rules = call_rules(self.routes.values(), complete=complete)
+            self._rules = self.routes, rules
+        return rules
+
+    def unannotated_tools(self) -> list[str]:
+        """Return the tools that declare nothing of what they change and are not ordered for that reason."""
+        return [name for name, route in self.routes.items() if route.effect.source == "nothing said"]
+
+    def state_of(self, server: str) -> ServerState:
+        """Return the part of the state tree in which a server's state lies."""
+        return self._states[server]
+
+    def profiles(self) -> dict[str, EffectProfile | None]:
+        """Return the effect profile of each server; None where none applies."""
+        return {
+            name: self._profiles.choose(d.config.base.profile, d.snapshot.info, d.snapshot.listing("tools"))
+            for name, d in self._downstreams.items()
+        }
+
+    def _annotated(self, entry: ToolEntry) -> bool:
+        """Return whether the configuration says by annotations what a tool does: it counts more than a profile."""
+        override = self._downstreams[entry.server].config.overrides.get(entry.tool)
+        return override is not None and not HINTS.isdisjoint(override.annotations)
+
+    def notes(self) -> list[str]:
+        """Return remarks for `inspect`, on the catalog and on declared state paths."""
+        unknown = [
+            f"{{{argument}}} in the state paths of {name} is no argument of it"
+            for name, route in self.routes.items()
+            for argument in unknown_placeholders(route)
+        ]
+        listings = [
+            f"server {name!r}: {problem}"
+            for name, downstream in self._downstreams.items()
+            for problem in downstream.listing_problems.values()
+            if problem
+        ]
+        return [*self.catalog.notes, *listings, *unknown]
+
+    # --- making --------------------------------------------------------------------------------------------------
+
+    def _sources(self) -> list[Source]:
+        return [
+            Source(
+                downstream.config,
+                downstream.snapshot.listing("tools"),
+                downstream.snapshot.listing("prompts"),
+                downstream.snapshot.listing("resources"),
+                downstream.snapshot.listing("resourceTemplates"),
+                self._shapes[name],
+            )
+            for name, downstream in self._downstreams.items()
+        ]
+
+    async def _rebuild(self) -> Catalog:
+        """Make the catalog anew of what the servers list now, and return the one before it, which counts until then."""
+        while True:
+            known = self._known_names()
+            catalog, routes = await in_slices(self._building(self._sources(), self.profiles()))
+            if known == self._known_names():
+                break
+            # A client was given the old names in the meantime, and none of them may lead elsewhere.
+        before, self.catalog, self.routes = self.catalog, catalog, routes
+        self._names = {(entry.server, entry.tool): name for name, entry in catalog.tools.items()}
+        for misfit in catalog.misfits:
+            if misfit not in self._mended:
+                self._mended.add(misfit)
+                logger.warning("%s", misfit)
+        for server, remarks in catalog.repairs.items():
+            if server not in self._mended:
+                self._mended.add(server)
+                logger.warning("server %r does not keep to MCP's schema: %s (all: see inspect)", server, remarks[0])
+        return before
+
+    def _known_names(self) -> tuple[int, ...]:
+        return len(self.published.tools), len(self.published.prompts), len(self.published.aliases)
+
+    def _building(
+        self, sources: list[Source], profiles: Mapping[str, EffectProfile | None]
+    ) -> Slices[tuple[Catalog, Mapping[str, ToolRoute]]]:
+        catalog = yield from self._builder.building(sources, self.published)
+        routes: dict[str, ToolRoute] = {}
+        for number, (name, entry) in enumerate(catalog.tools.items()):
+            known = self.routes.get(name)
+            profile = None if self._annotated(entry) else profiles[entry.server]
+            if known is not None and known.is_current(entry, profile):
+                routes[name] = known
+                if number % PAUSE_AFTER:
+                    continue
+            else:
+                routes[name] = ToolRoute.of(entry, self._states[entry.server], profile)
+            yield
+        return catalog, routes

@@ -1,0 +1,227 @@
+"""Executor: makes an engine's calls at the wrapped servers.
+
+Owns the parameters of `tools/call`, and what leads to a result after the first answer: tasks are followed, questions
+answered and the call sent again. When a call runs, and how often it is tried, is the engine's to decide.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, cast
+
+from asyncfc_mcp.bridge.argument_checks import Checker
+from asyncfc_mcp.bridge.server_tasks import follow_task
+from asyncfc_mcp.bridge.shape_learner import ShapeLearner
+from asyncfc_mcp.core.futures import Result
+from asyncfc_mcp.core.outcome import CancelRequest, CompletionCallback, Outcome
+from asyncfc_mcp.downstream.downstream import Downstream
+from asyncfc_mcp.engine.api import Engine
+from asyncfc_mcp.engine.call import Call
+from asyncfc_mcp.engine.question_rules import CAPABILITY, MAX_ROUNDS
+from asyncfc_mcp.errors import AskedTooOften, CallFailed, ProtocolFailure, ServerDied, ServerUnavailable
+from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, TASKS_EXTENSION, Deferred, OnProgress, OnSent
+from asyncfc_mcp.values.large import is_large
+
+_HOP_KEYS: Final = ("io.modelcontextprotocol/", "asyncfc/")
+"""Prefixes of `_meta` keys that belong to one hop; they are not passed on."""
+
+
+class Executor:
+    """Implements `engine.executor_api.Executor`.
+
+    Args:
+        engine: has questions of servers answered.
+        downstreams: server → its connection.
+        shapes: learns from results.
+
+    Attributes:
+        log_level: least level of log messages that clients want; None where none has said.
+    """
+
+    def __init__(self, engine: Engine, downstreams: Mapping[str, Downstream], shapes: ShapeLearner) -> None:
+        self._engine = engine
+        self._shapes = shapes
+        self.path_missing = shapes.path_missing
+        self._downstreams = downstreams
+        self._checker = Checker()
+        self.check = self._checker.first_error
+        self._capabilities = _OfferedCapabilities()
+        self.log_level: str | None = None
+
+    async def aclose(self) -> None:
+        """End the processes that check arguments."""
+        await self._checker.aclose()
+
+    async def execute(
+        self, call: Call, arguments: dict[str, Any] | None, on_progress: OnProgress, on_sent: OnSent
+    ) -> Result:
+        params = self._params(call, arguments)
+        return await self._finish(call, params, await self._request(call, params, on_progress, on_sent))
+
+    def execute_nowait(
+        self, call: Call, arguments: dict[str, Any] | None, completed: CompletionCallback
+    ) -> CancelRequest | None:
+        params = self._params(call, arguments)
+
+        def answered(outcome: Outcome) -> None:
+            if isinstance(outcome, ProtocolFailure):
+                outcome = _for_client(call, outcome)
+            elif isinstance(outcome, Deferred):
+                outcome = Deferred(partial(self._finish_deferred, call, params, outcome))
+            elif isinstance(outcome, CallFailed):
+                pass
+            elif _is_final(call, outcome):
+                outcome = _without_secrets(call, outcome)
+                self._shapes.observe(call, outcome)
+            else:
+                outcome = Deferred(partial(self._finish, call, params, outcome))
+            completed(outcome)
+
+        return self._downstreams[call.future.server].request_nowait(
+            "tools/call",
+            params,
+            answered,
+            on_progress=call.on_progress,
+            capabilities=self._capabilities.of(call.capabilities),
+            cause=call,
+            limited=call.policy.timeout_s is not None,
+        )
+
+    def _params(self, call: Call, arguments: dict[str, Any] | None) -> dict[str, Any]:
+        params: dict[str, Any] = {"name": call.tool}
+        if call.preset is not None:
+            params["arguments"] = call.preset.filled(arguments)
+        elif arguments is not None:
+            params["arguments"] = arguments
+        downstream = self._downstreams[call.future.server]
+        if call.needs_task and not downstream.modern:
+            params["task"] = {}
+        meta = passed_on(call.meta)
+        level = (call.meta or {}).get(LOG_LEVEL_META_KEY, self.log_level)
+        if level is not None and downstream.modern:
+            meta[LOG_LEVEL_META_KEY] = level
+        if meta:
+            params["_meta"] = meta
+        params |= call.answers
+        return params
+
+    async def _request(
+        self,
+        call: Call,
+        params: dict[str, Any],
+        on_progress: OnProgress,
+        on_sent: OnSent | None = None,
+    ) -> Result:
+        try:
+            return await self._downstreams[call.future.server].request(
+                "tools/call",
+                params,
+                on_progress=on_progress,
+                on_sent=on_sent,
+                capabilities=self._capabilities.of(call.capabilities),
+                cause=call,
+                limited=call.policy.timeout_s is not None,
+            )
+        except ProtocolFailure as exc:
+            raise _for_client(call, exc) from None
+
+    async def _finish_deferred(self, call: Call, params: dict[str, Any], deferred: Deferred) -> Result:
+        """Finish a call that had to be sent again."""
+        try:
+            result = await deferred()
+        except ProtocolFailure as exc:
+            raise _for_client(call, exc) from None
+        return await self._finish(call, params, result)
+
+    async def _finish(self, call: Call, params: dict[str, Any], result: Result) -> Result:
+        """Return the result of a call whose first answer this is: a task is followed, questions are answered and the
+        call is sent again.
+
+        Raises:
+            CallFailed: it has none. Never `ServerUnavailable`: the first part of the call was sent.
+        """
+        try:
+            result = await self._finish_sent(call, params, result)
+        except ServerUnavailable as exc:
+            raise ServerDied(exc.server, exc.how) from None
+        result = _without_secrets(call, result)
+        self._shapes.observe(call, result)
+        return result
+
+    async def _finish_sent(self, call: Call, params: dict[str, Any], result: Result) -> Result:
+        downstream = self._downstreams[call.future.server]
+        for left in reversed(range(MAX_ROUNDS)):
+            if _is_final(call, result):
+                return result
+            kind, task = result.get("resultType"), result.get("task")
+            if kind is None:
+                return await follow_task(self._engine, call, downstream, cast("dict[str, Any]", task), extension=False)
+            if kind == "task":
+                return await follow_task(self._engine, call, downstream, result, extension=True)
+            if kind != "input_required":
+                raise CallFailed(f"{call.future.tool} answered with a result of an unknown type: {kind!r:.80}")
+            params = {key: value for key, value in params.items() if key not in ("inputResponses", "requestState")}
+            params |= await self._engine.answer_round(call, result)
+            if left:
+                result = await self._request(call, params, call.on_progress)
+        raise AskedTooOften(call.future.tool, MAX_ROUNDS)
+
+
+def passed_on(meta: object) -> dict[str, Any]:
+    """Return the part of a request's `_meta` that is for the server: without this hop's envelope, the progress token
+    and the bridge's own keys."""
+    if not meta or not isinstance(meta, dict):
+        return {}
+    return {
+        key: value
+        for key, value in cast("dict[str, Any]", meta).items()
+        if not key.startswith(_HOP_KEYS) and key != "progressToken"
+    }
+
+
+def _for_client(call: Call, failure: ProtocolFailure) -> ProtocolFailure:
+    """Return a server's error under the name that clients know, without values that the configuration put in: servers
+    quote arguments that they refuse."""
+    message, data = failure.message, failure.data
+    if call.preset is not None and call.preset.secrets:
+        message, data = call.preset.without_secrets([message, None if is_large(data) else data])
+    return ProtocolFailure(call.future.tool, failure.code, message, data)
+
+
+def _without_secrets(call: Call, result: Result) -> Result:
+    """Return a result, of an error without values that the configuration put in; any other as it is."""
+    if call.preset is None or not call.preset.secrets or result.get("isError") is not True:
+        return result
+    if is_large(result):
+        text = "the tool failed; its error is not shown: it is too long to be searched for values of the configuration"
+        return {"content": [{"type": "text", "text": text}], "isError": True}
+    return call.preset.without_secrets(result)
+
+
+def _is_final(call: Call, result: Result) -> bool:
+    """Return whether an answer is the result of a call: neither a task to follow nor questions to answer."""
+    kind = result.get("resultType")
+    if kind is None:
+        return "content" in result or not isinstance(result.get("task"), dict)
+    return kind == "complete" or (kind == "input_required" and call.forward_questions)
+
+
+class _OfferedCapabilities:
+    """Capabilities that servers are offered for a client. The calls of one client declare the same ones, so they are
+    worked out once."""
+
+    def __init__(self) -> None:
+        self._last: Mapping[str, Any] = {}
+        self._offered = offered_capabilities(self._last)
+
+    def of(self, capabilities: Mapping[str, Any]) -> dict[str, Any]:
+        """See `offered_capabilities`; not to be changed."""
+        if capabilities is not self._last:
+            self._last, self._offered = capabilities, offered_capabilities(capabilities)
+        return self._offered
+
+
+def offered_capabilities(capabilities: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the capabilities that the bridge can offer to a server on behalf of a client: its client's for answering
+    questions, and following tasks."""
+    asked = {key: capabilities[key] for key in CAPABILITY.values() if capabilities.get(key) is not None}
+    return {**asked, "extensions": {TASKS_EXTENSION: {}}}

@@ -1,0 +1,145 @@
+"""Forwarding: requests and notifications of clients that are no tool calls, each to the server that it is for.
+
+Owns which server has a resource, who has used a server, and which server was asked to announce a resource's changes.
+Results are passed on as they were received, but for the bridge's own `_meta` keys.
+"""
+
+import logging
+from collections.abc import Mapping, Set
+from typing import Any, Final
+
+import anyio
+
+from asyncfc_mcp.bridge.directory import Directory
+from asyncfc_mcp.bridge.executor import passed_on
+from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.core.meta_keys import without_our_keys
+from asyncfc_mcp.core.owners import extension_owner, linking, resource_owner
+from asyncfc_mcp.downstream.downstream import Downstream
+from asyncfc_mcp.engine.api import Engine
+from asyncfc_mcp.errors import CallFailed, ProtocolFailure
+from asyncfc_mcp.protocol import METHOD_NOT_FOUND, RESOURCE_NOT_FOUND
+
+logger = logging.getLogger(__name__)
+
+SET_LEVEL_S: Final = 5.0
+"""Time limit for servers to accept a log level: the client waits for them."""
+
+
+class Forwarding:
+    """Passes requests on to the wrapped servers."""
+
+    def __init__(self, engine: Engine, downstreams: Mapping[str, Downstream], directory: Directory) -> None:
+        self._engine = engine
+        self._downstreams = downstreams
+        self._directory = directory
+        self._users: dict[str, set[Scope]] = {server: set() for server in downstreams}
+        """Server → the principals that had a request sent to it."""
+        self._subscribed: dict[str, str] = {}
+        """URI → the server that was asked to announce its changes."""
+
+    async def ask(self, scope: Scope, server: str, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Pass a request that is no tool call on to one server, for the principal of this scope.
+
+        Raises:
+            CallFailed: it gave no answer.
+        """
+        self._users[server].add(scope)
+        out = dict(params or {})
+        meta = passed_on(out.pop("_meta", None))
+        if meta:
+            out["_meta"] = meta
+        return without_our_keys(await self._downstreams[server].request(method, out))
+
+    async def ask_extension(self, scope: Scope, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Pass a request that no revision of MCP defines on to the server that declared its extension.
+
+        Raises:
+            CallFailed: that server gave no answer, or it cannot be told which one it is.
+        """
+        server = extension_owner(method, {name: d.snapshot.extensions for name, d in self._downstreams.items()})
+        if server is None:
+            raise ProtocolFailure(method, METHOD_NOT_FOUND, "Method not found", method)
+        return await self.ask(scope, server, method, params)
+
+    async def read_resource(self, scope: Scope, uri: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Read a resource from its owner (see `owners`). No other server is asked, whatever that one answers.
+
+        Raises:
+            CallFailed: it gave no answer; or no server has resources.
+        """
+        await self._directory.wait_for_catalog()
+        return await self.ask(scope, self._owner_of(scope, uri, "resources/read"), "resources/read", params)
+
+    def _owner_of(self, scope: Scope, uri: str, method: str) -> str:
+        """
+        Raises:
+            ProtocolFailure: no server has resources.
+        """
+        catalog = self._directory.catalog
+        listed = uri in catalog.resources
+        linked = () if listed else linking(uri, self._engine.list_futures_nowait(scope))
+        serving = [
+            name for name, d in self._downstreams.items() if d.snapshot.capabilities.get("resources") is not None
+        ]
+        server = resource_owner(uri, catalog.resources, catalog.templates, linked, serving)
+        if server is None:
+            raise ProtocolFailure(method, RESOURCE_NOT_FOUND, f"Resource not found: {uri}", {"uri": uri})
+        return server
+
+    async def subscribe(self, scope: Scope, uri: str) -> None:
+        """Have the owner of a resource (see `owners`) announce its changes.
+
+        Raises:
+            CallFailed: no server has it, or it refuses.
+        """
+        await self._directory.wait_for_catalog()
+        server = self._owner_of(scope, uri, "resources/subscribe")
+        self._users[server].add(scope)
+        self._subscribed[uri] = server  # before its answer: a change may be announced right behind that
+        try:
+            await self._downstreams[server].subscribe(uri)
+        except BaseException:
+            self._subscribed.pop(uri, None)
+            raise
+
+    async def unsubscribe(self, uri: str) -> None:
+        """End a subscription at the server that has it; best effort."""
+        server = self._subscribed.pop(uri, None)
+        if server is None:
+            return
+        try:
+            await self._downstreams[server].unsubscribe(uri)
+        except CallFailed as exc:
+            logger.debug("unsubscribing from %s: %s", uri, exc)
+
+    def subscribed_at(self, uri: str) -> str | None:
+        """Return the server that announces the changes of a resource."""
+        return self._subscribed.get(uri)
+
+    def add_user(self, server: str, scope: Scope) -> None:
+        """Record that a principal has a call sent to a server."""
+        self._users[server].add(scope)
+
+    def users_of(self, server: str) -> Set[Scope]:
+        """Return the principals that had a request sent to a server, in this run of the bridge."""
+        return self._users[server]
+
+    async def set_log_level(self, level: str) -> None:
+        """Ask all servers that have log messages for those of this level and above."""
+
+        async def set_level(downstream: Downstream) -> None:
+            try:
+                await downstream.set_log_level(level)
+            except CallFailed as exc:
+                logger.debug("server %r: %s", downstream.name, exc)
+
+        with anyio.move_on_after(SET_LEVEL_S):
+            async with anyio.create_task_group() as tg:
+                for downstream in self._downstreams.values():
+                    tg.start_soon(set_level, downstream)
+
+    async def notify_servers(self, method: str) -> None:
+        """Pass a client's notification on to all servers that shook hands."""
+        for downstream in self._downstreams.values():
+            await downstream.notify(method)

@@ -1,0 +1,111 @@
+"""Requests and notifications of servers: questions to clients, and notifications for them.
+
+Owns the capabilities that servers are offered at their start, and the choice between asking the only client directly
+and putting a question on the calls that it belongs to. Leaves to `engine.question_routing` which client answers such
+a question, and to `upstream` its delivery.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import anyio
+
+from asyncfc_mcp.bridge.executor import offered_capabilities
+from asyncfc_mcp.core.state_paths import ServerState
+from asyncfc_mcp.core.state_roots import use_roots
+from asyncfc_mcp.engine.api import Engine
+from asyncfc_mcp.engine.call import Call
+from asyncfc_mcp.engine.question_rules import refuse_unless_able
+from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.protocol import METHOD_NOT_FOUND
+
+CAPABILITIES_WAIT_S: Final = 1.0
+"""Longest time for which servers at their start wait for a client to declare its capabilities."""
+
+Ask = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
+"""Sends a request to the client and returns its result; raises `RpcError`."""
+OnNotification = Callable[[str, str, Mapping[str, Any]], Callable[[], Awaitable[None]] | None]
+"""Called with server, method and parameters of a notification for clients; returns what is left to do about it."""
+
+
+class ServerRequests:
+    """Handles requests and notifications of servers.
+
+    Args:
+        states: server → the part of the state tree in which its state lies; a client's roots change it.
+    """
+
+    def __init__(self, engine: Engine, states: Mapping[str, ServerState]) -> None:
+        self._engine = engine
+        self._states = states
+        self.capabilities: Mapping[str, Any] = {}
+        """Capabilities offered to servers of handshake versions at their start."""
+        self._known = anyio.Event()
+        self._direct: Ask | None = None
+        self._observers: list[OnNotification] = []
+
+    def set_client_capabilities(self, capabilities: Mapping[str, Any], direct: Ask | None = None) -> None:
+        """Set the capabilities of the client; servers of handshake versions receive them at their next start.
+
+        Args:
+            direct: sends the client a request at any time; only where there is one client and its protocol allows that.
+        """
+        self.capabilities = offered_capabilities(capabilities)
+        self._direct = direct or self._direct
+        self._known.set()
+
+    async def wait_for_capabilities(self) -> None:
+        """Return when the client has declared its capabilities, at latest after `CAPABILITIES_WAIT_S`."""
+        with anyio.move_on_after(CAPABILITIES_WAIT_S):
+            await self._known.wait()
+        self._known.set()  # for all servers: those that start later must not wait again
+
+    def observe(self, observer: OnNotification) -> None:
+        """Have `observer` called for every notification of a server that is for clients."""
+        self._observers.append(observer)
+
+    async def ask(
+        self, server: str, method: str, params: Mapping[str, Any] | None, causes: Sequence[object] | None
+    ) -> dict[str, Any]:
+        """Answer a request of a server.
+
+        Args:
+            causes: the calls to which the request belongs; None where that is not known.
+
+        Raises:
+            RpcError: there is no client to ask, it cannot answer, or it refused.
+        """
+        params = params or {}
+        if causes is None:
+            calls = await self._engine.calls_asking(server)
+        else:
+            calls = [cause for cause in causes if isinstance(cause, Call)]
+        if self._direct is not None and (not calls or method == "roots/list"):
+            # Roots are answered without a user, and servers ask for them before any call.
+            refuse_unless_able(self.capabilities, method, params)
+            answer = await self._direct(method, params)
+        elif calls:
+            answer = await self._engine.ask(calls, method, params)
+        else:
+            raise RpcError(
+                METHOD_NOT_FOUND, f"no client can answer {method}: no call of a client is running on {server!r}"
+            )
+        if method == "roots/list":
+            use_roots(self._states[server], answer)
+        return answer
+
+    def notified(
+        self, server: str, method: str, params: Mapping[str, Any] | None
+    ) -> Callable[[], Awaitable[None]] | None:
+        """Pass a notification of a server to the observers; return their remaining asynchronous work, if any.
+
+        The result of a call may follow immediately."""
+        left = [rest for each in self._observers if (rest := each(server, method, params or {})) is not None]
+        if len(left) < 2:
+            return left[0] if left else None
+
+        async def finish() -> None:
+            for rest in left:
+                await rest()
+
+        return finish

@@ -1,0 +1,278 @@
+"""Command line: parses arguments, loads the configuration and runs a command. The only place that prints or exits.
+
+Heavy modules are imported inside a command, since start-up time is visible to users.
+"""
+
+import errno
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from asyncfc_mcp import __version__
+from asyncfc_mcp.cli.process import log_to_stderr, make_bridge, refuse_itself, run, settle_memory
+from asyncfc_mcp.config.reader import config_for_command, config_for_url, load_config
+from asyncfc_mcp.config.settings import BridgeConfig
+from asyncfc_mcp.errors import BridgeError, UnknownTool
+from asyncfc_mcp.redaction import shown_command
+
+if TYPE_CHECKING:
+    pass
+
+logger = logging.getLogger("asyncfc_mcp")
+
+
+def _source(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that select the servers to wrap."""
+    for decorate in reversed(
+        (
+            click.option(
+                "--config",
+                "config_file",
+                metavar="FILE",
+                type=click.Path(path_type=Path),
+                help="Configuration file of an MCP host (mcpServers, servers, ...), as JSON or TOML.",
+            ),
+            click.option(
+                "--url",
+                metavar="URL",
+                help="Wrap one server at a URL: Streamable HTTP, or HTTP+SSE if the path ends in /sse.",
+            ),
+            click.option("-v", "--verbose", is_flag=True, help="Log details, and the servers' stderr, to stderr."),
+            click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD ARGS...]"),
+        )
+    ):
+        function = decorate(function)
+    return function
+
+
+class SourceCommand(click.Command):
+    """A command that accepts another command after `--`.
+
+    If `--` is missing, options of the other command would be parsed as options of this one. A word that is followed by
+    options is therefore an error that proposes the correct form. With `--config` or `--url`, words are names of servers
+    and tools (`inspect`).
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = args[: args.index("--")] if "--" in args else args
+        at = self._first_word(own)
+        separated, word = "--" in args, "" if at is None else own[at]
+        # In `serve`, everything after a word belongs to the wrapped command; `inspect` accepts names in any order.
+        searched = own if self.name == "inspect" else own[:at]
+        source = any(arg.partition("=")[0] in ("--config", "--url") for arg in searched)
+        proposal = None
+        if at is not None and not separated and not source:
+            proposal = self._proposal(ctx, own, at, word)
+            if proposal is None and any(arg.startswith("-") for arg in own[at + 1 :]):
+                before = [*own[:at], "--"]
+                proposal = shown_command(["asyncfc-mcp", str(ctx.info_name), *before, *own[at:]])
+        if proposal is not None:
+            raise click.UsageError(f"specify the server with --config, --url or `--`; did you mean: {proposal}", ctx)
+        ctx.meta["names"] = source and not separated
+        return super().parse_args(ctx, args)
+
+    def _first_word(self, args: list[str]) -> int | None:
+        """Return the index of the first word that is neither an option nor the value of one."""
+        options = {name: param for param in self.params if isinstance(param, click.Option) for name in param.opts}
+        index = 0
+        while index < len(args):
+            if not args[index].startswith("-") or args[index] == "-":
+                return index
+            param = options.get(args[index])
+            index += 1 if param is None or param.is_flag else 1 + param.nargs
+        return None
+
+    def _proposal(self, ctx: click.Context, args: list[str], at: int, word: str) -> str | None:
+        """Return the command line with `--config` or `--url` added, if the word is a file or a URL."""
+        is_file = word.endswith((".json", ".jsonc", ".toml")) and not os.access(word, os.X_OK)
+        option = "--url" if re.match(r"https?://", word) else "--config" if is_file or os.path.isdir(word) else None
+        if option is None:
+            return None
+        return shown_command(["asyncfc-mcp", str(ctx.info_name), *args[:at], option, *args[at:]])
+
+
+def _load(config_file: Path | None, url: str | None, command: tuple[str, ...]) -> BridgeConfig:
+    given = sum((config_file is not None, url is not None, bool(command)))
+    if given != 1:
+        found = "none" if given == 0 else "more than one"
+        raise click.UsageError(f"expected one of --config FILE, --url URL or -- CMD ARGS...; found {found}")
+    if config_file is not None:
+        config = load_config(config_file.expanduser(), os.environ)
+    else:
+        config = config_for_url(url) if url is not None else config_for_command(command)
+    refuse_itself(config)
+    return config
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="asyncfc-mcp")
+def cli() -> None:
+    """MCP bridge that answers every tool call at once with a future. Calls run in the background; their results are
+    awaited when they are needed.
+
+    \b
+    Try it:               asyncfc-mcp demo
+    Wrap one server:      asyncfc-mcp serve -- npx -y @modelcontextprotocol/server-filesystem /data
+    Wrap several servers: asyncfc-mcp serve --config ~/.config/asyncfc/mcp.json
+    Show their ordering:  asyncfc-mcp inspect --config ~/.config/asyncfc/mcp.json
+    """
+
+
+@cli.command(cls=SourceCommand, short_help="Run the bridge over stdio or HTTP.")
+@_source
+@click.option(
+    "--transport",
+    type=click.Choice(["stdio", "http", "sse"]),
+    default="stdio",
+    show_default=True,
+    help="Transport for clients: stdio, Streamable HTTP at /mcp, or HTTP+SSE at /sse.",
+)
+@click.option(
+    "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on (http, sse)."
+)
+@click.option(
+    "--port",
+    metavar="PORT",
+    type=click.IntRange(0, 65535),
+    default=8642,
+    show_default=True,
+    help="Port to listen on (http, sse); 0 selects a free one.",
+)
+@click.option("--sse", "also_sse", is_flag=True, help="With --transport http: also serve HTTP+SSE at /sse.")
+@click.option(
+    "--auth-token-env", metavar="NAME", help="Environment variable with the bearer token that clients must send."
+)
+@click.option(
+    "--insecure-no-auth",
+    is_flag=True,
+    help="Listen beyond loopback without a token. Future IDs are then random, and futures are not listed.",
+)
+def serve(
+    config_file: Path | None,
+    url: str | None,
+    verbose: bool,
+    command: tuple[str, ...],
+    transport: str,
+    host: str,
+    port: int,
+    also_sse: bool,
+    auth_token_env: str | None,
+    insecure_no_auth: bool,
+) -> None:
+    """Run the bridge. An MCP client starts it (stdio) or connects to it (http, sse).
+
+    Specify the servers to wrap with --config, --url or a command after `--`.
+    """
+    log_to_stderr(verbose)
+    config = _load(config_file, url, command)
+    if transport == "stdio":
+        if auth_token_env is not None:
+            os.environ.pop(auth_token_env, None)  # not needed over stdio, and not for servers either
+        from asyncfc_mcp.downstream.process import start_ahead
+        from asyncfc_mcp.downstream.reaper import Reaper
+        from asyncfc_mcp.downstream.start_queue import MAX_UNQUEUED
+
+        reaper = Reaper()
+        # A few servers start while modules are imported; many would compete for the processors.
+        children = start_ahead(config.servers if len(config.servers) <= MAX_UNQUEUED else (), reaper)
+        from asyncfc_mcp.transports.stdio import serve_stdio
+
+        settle_memory()
+        run(lambda: serve_stdio(make_bridge(config, verbose=verbose, reaper=reaper, children=children)))
+        return
+    from asyncfc_mcp.transports.http.auth import take_token
+    from asyncfc_mcp.transports.http.serve import scope_for, serve_http
+
+    token = None if auth_token_env is None else take_token(os.environ, auth_token_env)
+    scope_for(host, token, insecure=insecure_no_auth)
+    settle_memory()
+
+    def listening(base: str) -> None:
+        paths = [*(["/mcp"] if transport == "http" else []), *(["/sse"] if transport == "sse" or also_sse else [])]
+        click.echo(f"asyncfc-mcp: listening on {' and '.join(base + path for path in paths)}", err=True)
+
+    run(
+        lambda: serve_http(
+            make_bridge(config, verbose=verbose),
+            host=host,
+            port=port,
+            token=token,
+            insecure=insecure_no_auth,
+            streamable=transport == "http",
+            sse=transport == "sse" or also_sse,
+            listening=listening,
+        ),
+    )
+
+
+@cli.command(cls=SourceCommand, short_help="Show servers, tools and their ordering.")
+@_source
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--explain", nargs=2, metavar="TOOL TOOL", help="Explain whether calls of two tools are ordered, and why."
+)
+def inspect(
+    config_file: Path | None,
+    url: str | None,
+    verbose: bool,
+    command: tuple[str, ...],
+    as_json: bool,
+    explain: tuple[str, str] | None,
+) -> None:
+    """Connect to the servers and print one line for each: its tools and their ordering.
+
+    Names of servers or tools after --config FILE add details: each tool's listed name, effect and limits. The exit
+    code is 1 if a server is unavailable.
+    """
+    log_to_stderr(verbose)
+    names = command if click.get_current_context().meta["names"] else ()
+    config = _load(config_file, url, () if names else command)
+    from asyncfc_mcp.cli import inspect as inspection
+
+    if not verbose:
+        logger.setLevel(logging.ERROR)  # the output contains problems of servers
+    output, healthy = run(
+        lambda: inspection.run(make_bridge(config, verbose=verbose), as_json=as_json, explain=explain, names=names)
+    )
+    click.echo(output, nl=False)
+    if not healthy:
+        sys.exit(1)
+
+
+@cli.command(short_help="Compare a scripted agent without and with the bridge.")
+def demo() -> None:
+    """Run a scripted agent against two example servers: first waiting for each call, then through the bridge."""
+    from asyncfc_mcp.cli import demo as player
+
+    sys.exit(player.run())
+
+
+def main() -> None:
+    """Entry point. A `BridgeError` is printed as one line, with exit code 2 and without a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except UnknownTool as exc:
+        click.echo(f"asyncfc-mcp: {str(exc).replace('call tools/list', 'run `asyncfc-mcp inspect`')}", err=True)
+        sys.exit(2)
+    except BridgeError as exc:
+        click.echo(f"asyncfc-mcp: {exc}", err=True)
+        sys.exit(2)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            click.echo("asyncfc-mcp: the port is in use; select another with --port (0: any free port)", err=True)
+            sys.exit(1)
+        click.echo(f"asyncfc-mcp: {exc}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,160 @@
+"""Reading of a configuration: a file of a host, a command line or a URL → `BridgeConfig`.
+
+Owns the shape of the file as a whole: where its servers are, and whether any of them is usable. Parsing is left to
+`parsing`, entries to `servers`, `asyncfc` sections to `settings_reader`. Starts nothing.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from asyncfc_mcp.config.checker import Checker, absolute
+from asyncfc_mcp.config.formats import NOT_USED, find_servers, split_command
+from asyncfc_mcp.config.parsing import parse_value, read_text
+from asyncfc_mcp.config.servers import FAIL_STOP_NEEDS_PATHS, ServerReader, wrong_section
+from asyncfc_mcp.config.settings import (
+    SETTINGS,
+    BridgeConfig,
+    HttpSpec,
+    ServerConfig,
+    Settings,
+    StdioSpec,
+    UnusableServer,
+)
+from asyncfc_mcp.config.settings_reader import SettingsReader, declares_state
+from asyncfc_mcp.config.specs import SpecReader
+from asyncfc_mcp.config.variables import Variables
+from asyncfc_mcp.errors import ConfigError, nearest
+
+
+def load_config(path: Path, environ: Mapping[str, str]) -> BridgeConfig:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: the file cannot be read, or is invalid in a way that affects more than one server.
+    """
+    return parse_config(read_text(path), str(path), environ)
+
+
+def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConfig:
+    """Read the text of a configuration file. An invalid entry makes its server unusable; the others are read.
+
+    Args:
+        file: name of the file in errors; its suffix selects JSON or TOML.
+
+    Raises:
+        ConfigError: the error affects more than one server, is in a setting of the bridge, or leaves no usable server.
+    """
+    check = Checker(file, environ)
+    root = cast("dict[str, Any]", check.typed(parse_value(text, file), "", dict, 'an object with "mcpServers"'))
+    where, table = _server_table(root, file)
+    check.unique_keys(root, "", nested=False)
+    check.unique_keys(root.get("asyncfc"), "asyncfc")
+    settings = SettingsReader(check)
+    top = settings.section(root.get("asyncfc", {}), "asyncfc", "at the top of the file")
+    entries = cast("dict[str, Any]", check.typed(table, where, dict, "an object: name → server"))
+    check.unique_keys(entries, where, nested=False)
+    reader = ServerReader(check, settings, top, braces=where == "mcp")
+    read = [reader.server(name, entry, f"{where}.{name}") for name, entry in entries.items()]
+    _warn_of_other_keys(check, root, where)
+    kept = tuple(server for server in read if isinstance(server, ServerConfig))
+    unusable = tuple(server for server in read if isinstance(server, UnusableServer))
+    _check_names(check, kept, where)
+    if not kept:
+        raise _no_server(file, where, len(entries), reader.faults)
+    if top.get("on_failure") == "stop" and not any(declares_state(asdict(s.base), *s.tools.values()) for s in kept):
+        check.warn("asyncfc.on_failure", FAIL_STOP_NEEDS_PATHS)
+    own = Settings(**{key: item for key, item in top.items() if key in SETTINGS})
+    return BridgeConfig(kept, own, tuple(check.warnings), file, unusable, f"file:{absolute(file)}")
+
+
+def _check_names(check: Checker, servers: Sequence[ServerConfig], where: str) -> None:
+    """Refuse one name for the tools of two servers.
+
+    Raises:
+        ConfigError: with both places.
+    """
+    places: dict[str, str] = {}
+    for server in servers:
+        for tool, override in server.overrides.items():
+            if override.name is None:
+                continue
+            prefix = f"{server.name}__" if server.prefix is None else server.prefix
+            here = f"{where}.{server.name}.asyncfc.tools.{tool}.name"
+            other = places.setdefault((prefix + override.name).lower(), here)
+            if other != here:
+                found = f"found {override.name!r}, and the same name in {other}"
+                raise check.fail(here, found, "names that differ, or a prefix")
+
+
+def _server_table(root: Mapping[str, Any], file: str) -> tuple[str, Any]:
+    """Return the key path and value of the only table of servers."""
+    tables = find_servers(root)
+    if len(tables) != 1:
+        close = nearest("mcpServers", root, at_most=1)
+        both = " and ".join(f'"{path}"' for path, _ in tables)
+        found = f"found both {both}" if tables else (f"found {close[0]!r}" if close else "no servers")
+        raise ConfigError(file, "", found, '"mcpServers" (or "servers", as in VS Code)')
+    return tables[0]
+
+
+def _warn_of_other_keys(check: Checker, root: Mapping[str, Any], where: str) -> None:
+    """Warn of keys at the top of the file that are not used."""
+    unused: list[str] = []
+    for key in root:
+        if key in (where.partition(".")[0], where, "asyncfc", "inputs", "$schema"):
+            continue
+        if warning := wrong_section(key):
+            check.warn(key, warning)
+        else:
+            unused.append(key)
+    if unused:
+        # One line for all: a host's settings file may have dozens.
+        more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+        check.warn(", ".join(unused[:5]) + more, NOT_USED)
+
+
+def _no_server(file: str, where: str, entries: int, faults: Sequence[ConfigError]) -> ConfigError:
+    """Return the error for a file without a usable server."""
+    if len(faults) == 1:
+        return faults[0]
+    if faults:
+        reasons = "; ".join(str(fault).removeprefix(f"{file}: ") for fault in faults[:3])
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        return ConfigError(file, where, f"none of the servers is usable ({reasons}{more})", "at least one")
+    found = f"all servers are disabled ({entries})" if entries else "found no server"
+    return ConfigError(file, where, found, "at least one")
+
+
+def _single(spec: StdioSpec | HttpSpec, name: str, identity: str, warnings: Sequence[str] = ()) -> BridgeConfig:
+    server = ServerConfig(name, spec, prefix="", keep_names=True)
+    return BridgeConfig((server,), warnings=tuple(warnings), source=spec.shown, identity=identity)
+
+
+def config_for_command(argv: Sequence[str]) -> BridgeConfig:
+    """Return the configuration of one server that is a command; its tools keep their names."""
+    warnings: list[str] = []
+    if len(argv) == 1 and (split := split_command(argv[0], lambda word: shutil.which(word) is not None)):
+        argv = split
+        warnings.append(f"the command was split at spaces: {argv[0]!r} is run with {len(argv) - 1} arguments")
+    words = [word for word in argv if not word.startswith("-")] or ["server"]
+    last = (
+        words[1] if len(words) > 1 and Path(words[0]).name in ("npx", "uvx", "python", "python3", "node") else words[0]
+    )
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", re.sub(r"(?<=.)@[^/]*$", "", Path(last).name).removesuffix(".py"))
+    return _single(StdioSpec(argv[0], tuple(argv[1:])), name or "server", f"command:{json.dumps(list(argv))}", warnings)
+
+
+def config_for_url(url: str) -> BridgeConfig:
+    """Return the configuration of one server at a URL; its tools keep their names.
+
+    Raises:
+        ConfigError: the URL is invalid.
+    """
+    spec = SpecReader(Checker("--url", {})).remote(url, "", None, {}, Variables({}))
+    return _single(spec, urlsplit(url).hostname or "server", f"url:{url}")

@@ -1,0 +1,357 @@
+"""Settings with their defaults, bounds and documentation; servers, and the levels at which a setting is allowed.
+
+Owns the values; pure. `reader` parses a file into them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from asyncfc_mcp.config.environment import Inherit
+from asyncfc_mcp.config.overrides import OVERRIDES, ToolOverride
+from asyncfc_mcp.redaction import secrets_of, shown_command, shown_url
+
+HTTP_CONCURRENCY: Final = 200
+"""Default concurrency limit of a server at a URL."""
+
+
+def setting(default: Any, doc: str, *, minimum: int = 0, above: bool = False) -> Any:
+    """Declare a setting: a field whose type gives the kind of its values.
+
+    A choice (`Literal`), `bool`, `int`, `float`, `str` or `tuple[str, ...]`, each but the first also with `None`, is
+    read, checked and documented from this declaration alone.
+
+    Args:
+        minimum: smallest value of a number.
+        above: a number must be larger than `minimum`.
+    """
+    return field(default=default, metadata={"doc": doc, "minimum": minimum, "above": above})
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Settings of one tool, each resolved from the nearest of three levels: tool, server, top of the file."""
+
+    mode: Literal["future", "sync"] = setting(
+        "future", "`sync`: the call is answered with its result, and ordered like any other call."
+    )
+    ordering: Literal["declared", "strict", "none"] = setting(
+        "declared",
+        "Ordering of tools that declare no effects: `declared` does not order them, `strict` treats them as writes. "
+        "`none` turns ordering off, whatever is declared.",
+    )
+    on_failure: Literal["stop", "continue"] = setting(
+        "continue",
+        "`stop`: if a write fails, the writes queued behind it on the same state are cancelled. Applies only between "
+        "tools with `reads` or `writes`.",
+    )
+    reads: tuple[str, ...] | None = setting(None, "State paths that the tool reads. `[]`: none.")
+    writes: tuple[str, ...] | None = setting(None, "State paths that the tool writes. `[]`: none.")
+    profile: str = setting(
+        "auto",
+        "Effect profile, for tools without `reads` or `writes`: `auto` (by the server's name and tools), `off`, "
+        "or the name of a profile.",
+    )
+    references: Literal["all", "read-only", "off"] = setting(
+        "all", "Tools whose arguments may be futures: all, those with `readOnlyHint` only, or none."
+    )
+    names: bool = setting(
+        True, "Adds the arguments `_as`, which names the call's future, and `_after`: calls that must complete first."
+    )
+    wait: bool = setting(True, "Adds the argument `_wait`, which waits for results within the call.")
+    shapes: Literal["learned", "declared", "off"] = setting(
+        "learned",
+        "Adds the keys of a tool's results to its description: those of its `outputSchema`, or without one those of "
+        "earlier results (`learned`). `declared`: the first only.",
+    )
+    max_concurrency: int | None = setting(
+        None, "Maximum concurrent calls of the tool, or of each server (default 200 for servers at a URL).", minimum=1
+    )
+    timeout_s: float | None = setting(
+        None, "Timeout of a running call, in seconds. The call is then cancelled.", above=True
+    )
+    grace_ms: float = setting(
+        25.0, "Milliseconds to wait for a quick tool, so that its result is returned at once; 0: do not wait."
+    )
+    retries: int = setting(
+        2, "Retries after a transport failure, for tools with `readOnlyHint` or `idempotentHint` only."
+    )
+    single_flight: bool = setting(False, "Concurrent identical calls of `readOnlyHint` tools share one result.")
+    max_message_bytes: int = setting(
+        64 << 20,
+        "Maximum size of a server's message, in bytes after decompression. A larger message fails the call that it "
+        "answers, or closes the server's connection if the call cannot be determined.",
+        minimum=1,
+    )
+    max_argument_bytes: int = setting(
+        8 << 20, "Maximum size of arguments after the values of futures were substituted, in bytes.", minimum=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StdioSpec:
+    """A server that is started as a process and connected over stdio."""
+
+    command: str
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    cwd: str | None = None
+    env_inherit: Inherit = "all"
+    """Variables inherited from the bridge's environment in addition to `env`."""
+
+    @property
+    def shown(self) -> str:
+        """The command line for display, without secrets."""
+        return shown_command([self.command, *self.args])
+
+    @property
+    def shown_program(self) -> str:
+        """The command for display, quoted, without its arguments."""
+        return repr(shown_command(self.command.split(" ")) if " " in self.command else self.command)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that must not appear in any text."""
+        return secrets_of(argv=self.args, env=self.env)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSpec:
+    """A server at a URL: Streamable HTTP, or HTTP+SSE."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    kind: Literal["http", "sse"] = "http"
+
+    @property
+    def shown(self) -> str:
+        """The URL for display, without user, password and query."""
+        return shown_url(self.url)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that must not appear in any text."""
+        return secrets_of(headers=self.headers, url=self.url)
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Configuration of one wrapped server."""
+
+    name: str
+    spec: StdioSpec | HttpSpec
+    prefix: str | None = None
+    """Prefix of each tool's name; None: `server__`."""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_concurrency: int | None = None
+    keep_names: bool = False
+    """True: names are listed unchanged, neither mapped nor shortened."""
+    base: Policy = field(default_factory=Policy)
+    tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    overrides: Mapping[str, ToolOverride] = field(default_factory=dict[str, ToolOverride])
+    """Tool → what is listed in place of the server's own entry."""
+    state: str | None = None
+    """Root of the server's state: words joined by `/`, or `files:` and an absolute folder. None: its own root."""
+
+    @property
+    def limit(self) -> int | None:
+        """Maximum concurrent calls. A server at a URL is always limited, since each call uses a connection."""
+        if self.max_concurrency is None and isinstance(self.spec, HttpSpec):
+            return HTTP_CONCURRENCY
+        return self.max_concurrency
+
+    def policy(self, tool: str) -> Policy:
+        """Return the settings of one of the server's tools."""
+        own = self.tools.get(tool)
+        return replace(self.base, **own) if own else self.base
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.tools, *self.overrides)))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that must not appear in any text, longest first."""
+        of_tools = (secret for override in self.overrides.values() for secret in override.secrets)
+        return tuple(sorted({*self.spec.secrets, *of_tools}, key=len, reverse=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of the bridge as a whole, allowed at the top of the file only."""
+
+    max_wait_s: float = setting(45.0, "Maximum wait within one call, in seconds.")
+    max_pending: int = setting(10_000, "Maximum number of unfinished calls; more are refused.", minimum=1)
+    max_result_bytes_total: int = setting(
+        512 << 20,
+        "Memory limit for results, errors and arguments, in bytes. Beyond it, results that were read are dropped, "
+        "least recently read first; if that is not enough, calls are refused.",
+    )
+    keep_s: float = setting(
+        3600.0,
+        "Seconds that a result is kept after it was last read, as long as memory allows. Unread results are kept.",
+    )
+    unread_keep_s: float = setting(
+        3600.0, "Seconds that an unread result is kept with `--insecure-no-auth`, where its ID may be lost."
+    )
+    max_caller_share: float = setting(
+        0.5,
+        "Share of `max_pending`, `max_result_bytes_total` and each `max_concurrency` that one caller may use with "
+        "`--insecure-no-auth`, at least one call. A caller is a session, or all clients of one name without a session. "
+        "A half means as much as is left for others; if several callers use much, each gets less.",
+    )
+    public_order_s: float = setting(
+        60.0,
+        "Seconds after its submission for which a call keeps its place in the order with `--insecure-no-auth`. After "
+        "that, no call waits for it, and it waits for none.",
+    )
+    deliver: Literal["auto", "inline", "off"] = setting(
+        "auto",
+        "Delivery of small finished results with the next answer, where the conversation is known; `off`: none.",
+    )
+    inline_bytes: int = setting(4096, "Maximum size of a result that is delivered that way, in bytes.")
+    forward_wait_ms: float | None = setting(
+        None,
+        "Milliseconds that `_after`, `_wait`, `$name`, `gather` and `await_future` wait for the call that takes the "
+        "name, and that a call waits for a request with a smaller ID of its session; 0: do not wait. Default: 500; 50 "
+        "for what may be text, and for clients without a session.",
+    )
+    max_result_bytes: int | None = setting(
+        None, "Maximum text that `await_future` returns; the rest is read as a resource. `null`: no limit."
+    )
+    tasks: Literal["auto", "handle", "task"] = setting(
+        "auto",
+        "Answer to clients that declare the tasks extension: `handle`, `task`, or `auto`: the result itself if it "
+        "comes within the grace, otherwise a task.",
+    )
+    task_keep_s: float = setting(
+        3600.0,
+        "Seconds that a task is kept after its call (its `ttlMs`), at least half of them after its end, and then "
+        "dropped. A result that was read is dropped earlier if memory is needed. Clients of 2025-11-25 can ask for "
+        "less.",
+        above=True,
+    )
+    drain_s: float = setting(
+        10.0, "Seconds that accepted calls may take to finish over stdio after the client closed its input; 0: none."
+    )
+    max_connections: int = setting(
+        1000,
+        "Maximum HTTP connections, at most as many as leave 256 descriptors, or half of them. Beyond it, a connection "
+        "on which no request is being answered is closed for the new one; if there is none, the new one is refused.",
+        minimum=1,
+    )
+    max_connections_per_address: int | None = setting(
+        None,
+        "Maximum HTTP connections from one address; behind a proxy, all clients have the proxy's. If not set: a "
+        "quarter of `max_connections` with `--insecure-no-auth`, for addresses other than this machine's; otherwise "
+        "unlimited.",
+        minimum=1,
+    )
+    max_sessions: int = setting(
+        10_000,
+        "Maximum HTTP sessions of handshake-era clients. Beyond it, the oldest session without a request since its "
+        "handshake is evicted, or else one that has been idle for a minute; otherwise the new one is refused.",
+        minimum=1,
+    )
+    header_timeout_s: float = setting(
+        10.0, "Timeout for receiving the head of an HTTP request, in seconds.", above=True
+    )
+    body_timeout_s: float = setting(
+        30.0,
+        "Timeout for receiving the body of an HTTP request, in seconds, plus one second for each 1,000 bytes. Also the "
+        "timeout for a pause between its bytes, and for a client that does not read a waiting response.",
+        above=True,
+    )
+    idle_timeout_s: float = setting(5.0, "Seconds after which an idle HTTP connection is closed.", above=True)
+    question_timeout_s: float = setting(
+        600.0, "Timeout for the answer to a server's question to the user, in seconds. The call then fails.", above=True
+    )
+    host_profiles: Mapping[str, Mapping[str, object]] = field(
+        default_factory=dict[str, Mapping[str, object]],
+        metadata={"doc": "Overrides of host profiles, by `clientInfo.name`."},
+    )
+
+    @property
+    def name_wait_s(self) -> float:
+        """Seconds for which a name that no call has taken is waited for, where it cannot be text."""
+        return 0.5 if self.forward_wait_ms is None else self.forward_wait_ms / 1000
+
+    @property
+    def gap_wait_s(self) -> float:
+        """The same for what may be text, and for missing requests of a client without a session."""
+        return 0.05 if self.forward_wait_ms is None else self.forward_wait_ms / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableServer:
+    """An invalid server entry: it is left out, and its reason is shown wherever servers are listed."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeConfig:
+    """The configuration of one bridge."""
+
+    servers: tuple[ServerConfig, ...]
+    settings: Settings = field(default_factory=Settings)
+    warnings: tuple[str, ...] = ()
+    source: str = ""
+    """The file, command line or URL for display, without secrets."""
+    unusable: tuple[UnusableServer, ...] = ()
+    identity: str = ""
+    """Unique identifier of the configuration: `file:…`, `command:…` or `url:…`. May contain secrets."""
+
+
+SERVER_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "prefix": 'Prefix of the server\'s tool and prompt names. Default: `server__`; `""`: none.',
+        "include": "Globs of the tools to list. Default: all.",
+        "exclude": "Globs of the tools to leave out.",
+        "state": (
+            "Root of the state that the server reads and writes, in place of its own root: a name that servers with "
+            "shared state have in common, such as `workspace`, or `files:` and the folder that the server works on."
+        ),
+        "tools": "Settings of individual tools, by the server's own names for them.",
+    }
+)
+SPAWN_KEYS: Final[Mapping[str, tuple[Any, str]]] = MappingProxyType(
+    {
+        "env_inherit": (
+            "all",
+            "Variables of the bridge's environment that a server's process inherits: `all`, `safe` (the SDKs' list, "
+            "locale, temporary folder, proxies, certificates, folders of package managers), or a list of names in "
+            "addition to the safe ones; `AWS_*` matches every name with that prefix.",
+        )
+    }
+)
+"""Settings of server processes, allowed at the top or on a server: name → default and documentation."""
+POLICY: Final = {f.name: f for f in fields(Policy)}
+SETTINGS: Final = {f.name: f for f in fields(Settings)}
+OF_SERVERS: Final = frozenset({"max_message_bytes", "profile"})
+"""Policy settings that are not allowed on a tool."""
+EFFECTS: Final = ("reads", "writes")
+"""Settings that declare state paths."""
+LEVELS: Final[Mapping[str, frozenset[str]]] = {
+    "at the top of the file": frozenset(SETTINGS) | frozenset(SPAWN_KEYS) | frozenset(POLICY) - frozenset(EFFECTS),
+    "on a server": frozenset(POLICY) | frozenset(SERVER_KEYS) | frozenset(SPAWN_KEYS),
+    "on a tool": (frozenset(POLICY) - OF_SERVERS) | frozenset(OVERRIDES),
+}
+"""Levels of `asyncfc` sections → the settings allowed there."""
+
+
+def field_docs() -> list[tuple[str, str, Any, str]]:
+    """Return every setting: its levels, name, default and documentation."""
+    rows: list[tuple[str, str, Any, str]] = []
+    for key, known in SETTINGS.items():
+        rows.append(("top", key, {} if known.default is MISSING else known.default, known.metadata["doc"]))
+    for key, known in POLICY.items():
+        level = "server, tool" if key in EFFECTS else "top, server" if key in OF_SERVERS else "top, server, tool"
+        rows.append((level, key, known.default, known.metadata["doc"]))
+    rows += [("tool", key, None, doc) for key, (_, doc) in OVERRIDES.items()]
+    rows += [("server", key, None, doc) for key, doc in SERVER_KEYS.items()]
+    rows += [("top, server", key, default, doc) for key, (default, doc) in SPAWN_KEYS.items()]
+    return rows

@@ -1,0 +1,82 @@
+"""Identities: the scope of a principal, the callers within it, and the IDs and keys of futures.
+
+Pure values. `transports.http.auth` creates scopes, `upstream.callers` distinguishes callers, and `store` assigns IDs.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NewType
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Set of futures that one principal may see.
+
+    Args:
+        key: the authenticated principal, or `local`.
+        listed: futures can be listed, and their IDs are short. False on a reachable address without authentication:
+            IDs are then 128 random bits, and knowledge of an ID is the only access right.
+    """
+
+    key: str
+    listed: bool = True
+
+
+LOCAL: Final = Scope("local")
+"""stdio, and HTTP on loopback without authentication."""
+
+PUBLIC: Final = Scope("public", listed=False)
+"""A reachable address without authentication (`--insecure-no-auth`)."""
+
+
+@dataclass(slots=True, eq=False)
+class CallerIdentity:
+    """Caller within a scope, as far as it can be distinguished: a session, a conversation, or all clients of one name
+    that have neither. Compared by identity.
+
+    Attributes:
+        host: `clientInfo.name`.
+        shared: may represent several callers that cannot be distinguished.
+        ended: its session has ended.
+        began_at: time at which its session was opened, in seconds of the clock; -inf without a session.
+        left_at: returns the time of the client's last activity once it has been idle for so long that it may have
+            left without ending its session; infinity until then.
+    """
+
+    host: str | None = None
+    shared: bool = False
+    ended: bool = False
+    began_at: float = -math.inf
+    left_at: Callable[[], float] = lambda: math.inf
+
+    @staticmethod
+    def never() -> float:
+        return math.inf
+
+    def may_be(self, other: "CallerIdentity") -> bool:
+        """Return true where `other` is this caller, or may be this caller after a reconnect: a session of the same host
+        that was opened after this one ended or was left. A session that was open beside this one is another client."""
+        return self is other or (self.host == other.host and (self.ended or other.began_at > self.left_at()))
+
+
+FutureKey = NewType("FutureKey", str)
+"""Identifies a future across scopes. Plain text, so that keys hash and compare at the speed of `str`."""
+
+_ID: Final = re.compile(r"f(?:[0-9]+|[0-9a-f]{32})")
+
+
+def is_id(ref: str) -> bool:
+    """Return true for a text in the form of a future's ID."""
+    return _ID.fullmatch(ref) is not None
+
+
+def future_key(scope: Scope, future_id: str) -> FutureKey:
+    """Return the key of the future with this ID."""
+    return FutureKey(f"{scope.key}/{future_id}")
+
+
+def id_of(key: str) -> str:
+    """Return the ID in a future's key."""
+    return key.rpartition("/")[2]

@@ -1,0 +1,366 @@
+"""A wrapped MCP server as the bridge uses it: requests, notifications, subscriptions, listings.
+
+Owns sending requests, with the retries that cannot repeat an effect, and the dispatch of the server's messages. Keeping
+the server connected is left to `supervisor`. Futures, scopes and the names that clients see are unknown here: messages
+are plain dictionaries.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol, TextIO
+
+import anyio
+
+from asyncfc_mcp.config.settings import ServerConfig
+from asyncfc_mcp.core.outcome import CancelRequest, CompletionCallback
+from asyncfc_mcp.downstream.connection import Connection
+from asyncfc_mcp.downstream.one_shot import ProcessCalls
+from asyncfc_mcp.downstream.process import Child
+from asyncfc_mcp.downstream.reaper import Reaper
+from asyncfc_mcp.downstream.server_listings import ServerListings
+from asyncfc_mcp.downstream.snapshot import ServerSnapshot
+from asyncfc_mcp.downstream.start_queue import StartQueue
+from asyncfc_mcp.downstream.stderr import Stderr
+from asyncfc_mcp.downstream.subscriptions import ServerSubscriptions
+from asyncfc_mcp.downstream.supervisor import Status, Supervisor
+from asyncfc_mcp.errors import NotSent, ProtocolFailure, RpcError, SessionLost, TransportFailure
+from asyncfc_mcp.jsonrpc.inbound import Inbound, deferred_handler
+from asyncfc_mcp.protocol import MODERN_VERSIONS, Deferred, OnProgress, OnSent
+
+MAX_RESENDS: Final = 3
+"""Times that a request is sent again if no part of it reached the server."""
+RECONNECT_WAIT_S: Final = 0.2
+"""Longest wait for a new connection before the first of these; it doubles with each."""
+
+
+class DownstreamHandler(Protocol):
+    """Handles what wrapped servers send on their own initiative."""
+
+    async def on_listing_changed(self, downstream: "Downstream", kind: str) -> None:
+        """Handle a change of one kind of listing. Returns when clients can see the change."""
+        ...
+
+    async def wait_for_client_capabilities(self) -> None:
+        """Wait until the client has declared its capabilities, or a timeout has passed."""
+        ...
+
+    async def on_server_request(
+        self,
+        downstream: "Downstream",
+        method: str,
+        params: Mapping[str, Any] | None,
+        causes: Sequence[object] | None,
+    ) -> dict[str, Any]:
+        """Answer a request of a server. Raise `RpcError` to refuse it.
+
+        Args:
+            causes: the `cause` of the request that it belongs to, if that has one; None if unknown.
+        """
+        ...
+
+    def on_server_notification(
+        self, downstream: "Downstream", method: str, params: Mapping[str, Any] | None
+    ) -> Callable[[], Awaitable[None]] | None:
+        """Handle a notification that this package does not use itself, and return the rest of the work, if any. The
+        result of a call may be the server's next message."""
+        ...
+
+
+class Downstream:
+    """A wrapped server, from its first start to the end of the bridge.
+
+    Args:
+        config: the command to start, or the URL to connect to.
+        handler: handles changes, requests and notifications of the server.
+        capabilities: returns the client capabilities to declare to the server.
+        reaper: ends the server's processes if the bridge is killed.
+        log_path: the log file for the server's stderr; None keeps only its last lines.
+        echo: a stream for a copy of the server's stderr (`--verbose`).
+        snapshot: the snapshot of an earlier run, used until the server is up.
+        child: the server's process, if it was started ahead.
+        starts: admits the server to its starts.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        handler: DownstreamHandler,
+        *,
+        capabilities: Callable[[], Mapping[str, Any]],
+        reaper: Reaper,
+        log_path: Path | None = None,
+        echo: TextIO | None = None,
+        snapshot: ServerSnapshot | None = None,
+        child: Child | None = None,
+        starts: StartQueue | None = None,
+    ) -> None:
+        self.config = config
+        self.name = config.name
+        self._handler = handler
+        self._subscriptions = ServerSubscriptions()
+        self._listings = ServerListings(config.name, snapshot, partial(handler.on_listing_changed, self))
+        self._supervisor = Supervisor(
+            config,
+            capabilities=capabilities,
+            wait_for_client=handler.wait_for_client_capabilities,
+            on_request=deferred_handler(self._on_request),
+            on_notification=self._on_notification,
+            listings=self._listings,
+            subscriptions=self._subscriptions,
+            starts=starts or StartQueue(1),
+            stderr=Stderr(config.name, log_path, echo, config.secrets),
+            reaper=reaper,
+            child=child,
+        )
+
+    async def run(self) -> None:
+        """Keep the server connected until cancelled."""
+        await self._supervisor.run()
+
+    # --- state ---------------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        return self._supervisor.status
+
+    @property
+    def reason(self) -> str:
+        """The reason of `failed`; while `starting`, a note on earlier failures."""
+        return self._supervisor.reason
+
+    async def wait_settled(self) -> None:
+        """Wait until the server is up or has failed."""
+        await self._supervisor.wait_settled()
+
+    @property
+    def snapshot(self) -> ServerSnapshot:
+        """The last known listings and capabilities."""
+        return self._listings.snapshot
+
+    @property
+    def known(self) -> bool:
+        """True if the tools were listed, in this run or an earlier one."""
+        return self._listings.known
+
+    @property
+    def listing_problems(self) -> Mapping[str, str]:
+        """Kind of a listing → its fault, for users; empty if there is none."""
+        return self._listings.problems
+
+    @property
+    def modern(self) -> bool:
+        """True if the server uses the stateless protocol (2026-07-28), as far as is known."""
+        return self._listings.snapshot.protocol_version in MODERN_VERSIONS
+
+    def has_listings(self, kinds: Iterable[str]) -> bool:
+        """Return whether these listings are known, from this run or an earlier one, or have failed."""
+        return self._listings.are_known(kinds, starting=self.status is Status.STARTING)
+
+    async def wait_for_listings(self, kinds: Iterable[str]) -> None:
+        """Wait until these listings are known or have failed, or the server has failed."""
+        await self._supervisor.wait_settled()
+        await self._listings.wait_available(kinds)
+
+    # --- requests ------------------------------------------------------------------------------------------------
+
+    async def request(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+        on_sent: OnSent | None = None,
+        capabilities: Mapping[str, Any] | None = None,
+        cause: object = None,
+        limited: bool = False,
+        session_renewed: bool = False,
+    ) -> dict[str, Any]:
+        """Send a request and return its result as received; waits while the server is starting.
+
+        The request is sent again if certainly no part of it reached the server, and once if the server no longer knows
+        the session. Cancelling the caller sends `notifications/cancelled`.
+
+        Args:
+            capabilities: capabilities of the client behind this request, for protocol versions that have them per
+                request.
+            cause: the reason for which the request is sent; see `DownstreamHandler.on_server_request`.
+            limited: the caller cancels the request after a timeout of its own.
+            session_renewed: the request was sent before, in a session that the server no longer knew.
+
+        Raises:
+            ServerUnavailable: the server is not up and did not come up; `NotSent`, a subclass: the connection failed.
+                Nothing was sent.
+            ServerDied: the connection failed before the result arrived, and the server may have received the request.
+            ServerRefused: the server answered with an HTTP error status.
+            ProtocolFailure: the server answered with a JSON-RPC error.
+        """
+        supervisor = self._supervisor
+        for_call = method == "tools/call"
+        resends = 0
+        while True:
+            connection = await supervisor.wait_for_connection(for_call=for_call)
+            calls = connection.calls if for_call else ProcessCalls()
+            calls.sent += 1
+            out, options = connection.outgoing(params, capabilities, on_progress, cause, limited)
+            if on_sent is not None:
+                on_sent(True)
+            answered = False
+            try:
+                result = await connection.peer.send_raw_request(method, out or None, options)
+                answered = True
+                return result
+            except RpcError as exc:
+                answered = not isinstance(exc, TransportFailure)
+                unsent = _is_unsent(exc)
+                if unsent and on_sent is not None:
+                    on_sent(False)
+                if isinstance(exc, SessionLost) and not session_renewed:
+                    session_renewed = True
+                    supervisor.renew_session(connection, exc.session)
+                    continue
+                if isinstance(exc, SessionLost) or not unsent or resends >= MAX_RESENDS:
+                    raise await connection.call_failure(method, exc) from None
+            finally:
+                calls.end(answered=answered)
+            # A server that has stopped reading ends within a bounded time, and the next process gets the request.
+            with anyio.move_on_after(None if connection.peer.write_failed else RECONNECT_WAIT_S * 2**resends):
+                while supervisor.connection is connection:
+                    await supervisor.changed.wait()
+            resends += 1
+
+    def request_nowait(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        completed: CompletionCallback,
+        *,
+        on_progress: OnProgress | None = None,
+        capabilities: Mapping[str, Any] | None = None,
+        cause: object = None,
+        limited: bool = False,
+    ) -> CancelRequest | None:
+        """Send a tool call without waiting; `completed` is called with its outcome. For the arguments see `request`.
+
+        Returns:
+            A function that cancels the request. None if the request cannot be sent at once, and then nothing was sent:
+            the server is not up, or does not read. Use `request`, which waits.
+        """
+        supervisor = self._supervisor
+        connection = supervisor.connection
+        if connection is None or supervisor.status is not Status.READY or connection.closed.is_set():
+            return None
+        calls = connection.calls
+        if supervisor.one_shot.is_used(calls):
+            return None
+        out, options = connection.outgoing(params, capabilities, on_progress, cause, limited)
+
+        def settle(outcome: dict[str, Any] | RpcError) -> None:
+            calls.end(answered=not isinstance(outcome, TransportFailure))
+            if not isinstance(outcome, RpcError):
+                completed(outcome)
+            elif isinstance(outcome, SessionLost):
+                supervisor.renew_session(connection, outcome.session)
+                again = partial(
+                    self.request, on_progress=on_progress, capabilities=capabilities, cause=cause, limited=limited
+                )
+                completed(Deferred(partial(again, method, params, session_renewed=True)))
+            elif _is_unsent(outcome):
+                completed(NotSent(self.name, outcome.message))
+            elif isinstance(outcome, TransportFailure):
+                completed(Deferred(partial(_raise_failure, connection, method, outcome)))
+            else:
+                completed(ProtocolFailure(method, outcome.code, outcome.message, outcome.data))
+
+        peer = connection.peer
+        request_id = peer.send_request_nowait(method, out, settle, options)
+        if request_id is None:
+            return None
+        calls.sent += 1
+
+        def cancel(reason: str) -> None:
+            calls.end(answered=False)
+            peer.cancel_request(request_id, reason)
+
+        return cancel
+
+    async def notify(self, method: str) -> None:
+        """Send a notification that only the handshake protocol has; best effort."""
+        connection = self._supervisor.connection
+        if connection is not None and not connection.modern:
+            await connection.peer.notify(method, None)
+
+    async def subscribe(self, uri: str) -> None:
+        """Subscribe to the changes of a resource, now and after every restart.
+
+        Raises:
+            CallFailed: the server refused.
+        """
+        connection = await self._supervisor.wait_for_connection()
+        try:
+            await self._subscriptions.subscribe(connection, uri)
+        except RpcError as exc:
+            raise await connection.call_failure("resources/subscribe", exc) from None
+
+    async def unsubscribe(self, uri: str) -> None:
+        """End the subscription to a resource.
+
+        Raises:
+            CallFailed: the server refused.
+        """
+        connection = self._supervisor.connection
+        try:
+            await self._subscriptions.unsubscribe(connection, uri)
+        except RpcError as exc:
+            assert connection is not None
+            raise await connection.call_failure("resources/unsubscribe", exc) from None
+
+    async def set_log_level(self, level: str) -> None:
+        """Request log messages of this level and above, now and after every restart. Nothing is sent if the protocol
+        has the level per request.
+
+        Raises:
+            CallFailed: the server refused.
+        """
+        self._subscriptions.log_level = level
+        connection = self._supervisor.connection
+        if connection is None or connection.modern or self.snapshot.capabilities.get("logging") is None:
+            return
+        try:
+            await connection.request("logging/setLevel", {"level": level})
+        except RpcError as exc:
+            raise await connection.call_failure("logging/setLevel", exc) from None
+
+    # --- messages of the server ----------------------------------------------------------------------------------
+
+    async def _on_request(self, channel: Inbound, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        if method == "ping":
+            return {}
+        return await self._handler.on_server_request(self, method, params, channel.causes)
+
+    def _on_notification(
+        self, channel: object, method: str, params: Mapping[str, Any] | None
+    ) -> Callable[[], Awaitable[None]] | None:
+        match method.split("/"):
+            case ["notifications", ("tools" | "prompts") as kind, "list_changed"]:
+                self._listings.refresh(kind)
+                return None
+            case ["notifications", "resources", "list_changed"]:
+                self._listings.refresh("resources", "resourceTemplates")
+                return None
+            case ["notifications", "cancelled" | "progress"]:
+                return None  # handled by the peer
+            case ["notifications", "subscriptions", "acknowledged"]:
+                self._subscriptions.on_acknowledged(params or {})
+                return None
+            case _:
+                return self._handler.on_server_notification(self, method, params)
+
+
+async def _raise_failure(connection: Connection, method: str, error: RpcError) -> dict[str, Any]:
+    raise await connection.call_failure(method, error)
+
+
+def _is_unsent(error: RpcError) -> bool:
+    """Return whether certainly no part of the request reached the server."""
+    return isinstance(error, TransportFailure) and not error.sent

@@ -1,0 +1,153 @@
+"""The last known listings of wrapped servers on disk.
+
+Some hosts do not wait for a slow server, and their first turn then has no tools. With the cache, the listings of an
+earlier run are available at once while the server starts. Shapes of tools' results, learned in earlier runs, are kept
+beside them. Owns the files, their names and their format.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Final, cast
+
+import anyio.to_thread
+from pydantic_core import to_json
+
+from asyncfc_mcp.config.settings import ServerConfig
+from asyncfc_mcp.downstream.snapshot import ServerSnapshot
+from asyncfc_mcp.private_files import make_folder, read_private, replace_private
+from asyncfc_mcp.slices import Slices
+from asyncfc_mcp.turns import in_slices
+
+logger = logging.getLogger(__name__)
+
+SHAPES: Final = ".shapes.json"
+THREAD_BYTES: Final = 1_000_000
+"""Larger files are written in a thread."""
+ENTRIES_PER_SLICE: Final = 50
+MOST_SHAPE_BYTES: Final = 500_000
+"""Size of a server's file of shapes; those of the tools that were used longest ago are left out."""
+
+
+class ListingCache:
+    """One file per server configuration. All of it is best effort: an unusable cache only costs time.
+
+    Args:
+        folder: the folder of the files; None disables the cache.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def _path(self, config: ServerConfig, suffix: str = ".json") -> Path | None:
+        if self._folder is None:
+            return None
+        # A hash of the configuration, which may contain secrets.
+        identity = json.dumps([config.name, asdict(config.spec)], sort_keys=True, default=str)
+        return self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}{suffix}"
+
+    def load(self, config: ServerConfig) -> ServerSnapshot | None:
+        """Return the cached snapshot of a server; None if there is none, or it is not valid."""
+        path = self._path(config)
+        if path is None:
+            return None
+        try:
+            snapshot = ServerSnapshot(**json.loads(read_private(path)))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, RecursionError) as exc:
+            logger.debug("ignored the cached listings of server %r: %s", config.name, exc)
+            return None
+        return snapshot if _is_valid(snapshot) else None
+
+    async def save(self, config: ServerConfig, snapshot: ServerSnapshot) -> None:
+        """Replace the cached snapshot of a server."""
+        path = self._path(config)
+        if path is None:
+            return
+        try:
+            parts = await in_slices(_serialize(snapshot))
+            if sum(map(len, parts)) > THREAD_BYTES:
+                await anyio.to_thread.run_sync(_store, path, parts)
+            else:
+                _store(path, parts)
+        except (OSError, ValueError, RecursionError) as exc:
+            logger.debug("could not cache the listings of server %r: %s", config.name, exc)
+
+    def load_shapes(self, config: ServerConfig) -> dict[str, Any]:
+        """Return the cached shape of each tool of a server; none if they are not valid."""
+        path = self._path(config, SHAPES)
+        if path is None:
+            return {}
+        try:
+            if path.stat().st_size > MOST_SHAPE_BYTES:
+                raise ValueError("the file is too large")
+            shapes = json.loads(read_private(path))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError) as exc:
+            logger.debug("ignored the cached shapes of server %r: %s", config.name, exc)
+            return {}
+        return cast("dict[str, Any]", shapes) if isinstance(shapes, dict) else {}
+
+    def save_shapes(self, config: ServerConfig, shapes: Mapping[str, Any]) -> None:
+        """Replace the cached shapes of a server, given with the tool that was used last at the end."""
+        path = self._path(config, SHAPES)
+        if path is None:
+            return
+        parts: list[bytes] = []
+        size = 0
+        for tool, shape in reversed(list(shapes.items())):
+            part = _to_json(tool) + b":" + _to_json(shape)
+            size += len(part) + 1
+            if size > MOST_SHAPE_BYTES - 2:
+                break
+            parts.append(part)
+        try:
+            _store(path, [b"{", b",".join(reversed(parts)), b"}"])
+        except (OSError, ValueError) as exc:
+            logger.debug("could not cache the shapes of server %r: %s", config.name, exc)
+
+
+def _store(path: Path, parts: list[bytes]) -> None:
+    make_folder(path.parent)
+    replace_private(path, parts)
+
+
+def _serialize(snapshot: ServerSnapshot) -> Slices[list[bytes]]:
+    # Not with `asdict`, which copies all nested values, and `json`, which is slow: 0.8 s for 10,000 tools.
+    plain = {each.name: getattr(snapshot, each.name) for each in fields(snapshot) if each.name != "listings"}
+    parts = [_to_json(plain)[:-1], b',"listings":{']
+    for place, (kind, entries) in enumerate(snapshot.listings.items()):
+        parts.append((b"," if place else b"") + _to_json(kind) + b":[")
+        for number, entry in enumerate(entries):
+            parts.append((b"," if number else b"") + _to_json(entry))
+            if number % ENTRIES_PER_SLICE == 0:
+                yield
+        parts.append(b"]")
+    return [*parts, b"}}"]
+
+
+def _to_json(value: Any) -> bytes:
+    try:
+        return to_json(value)
+    except ValueError:
+        return json.dumps(value).encode()
+
+
+def _is_valid(snapshot: ServerSnapshot) -> bool:
+    """Return whether a snapshot that was read has the declared types: another program may have written the file."""
+    kinds: list[tuple[Any, Any]] = [
+        (snapshot.capabilities, dict),
+        (snapshot.info, dict),
+        (snapshot.instructions, str | None),
+        (snapshot.protocol_version, str),
+        (snapshot.listings, dict),
+    ]
+    if not all(isinstance(value, kind) for value, kind in kinds):
+        return False
+    listings: list[Any] = list(snapshot.listings.values())
+    return all(isinstance(items, list) and all(isinstance(item, dict) for item in items) for items in listings)  # pyright: ignore[reportUnknownVariableType]

@@ -1,0 +1,291 @@
+"""Keeps one wrapped server connected: start, restart with backoff, status.
+
+Owns the one task that opens and closes the server's connections, and the wait of requests for a connection. Sending
+requests is left to `downstream`, what a connection does to `connection` and `negotiation`, the times of restarts to
+`restart_policy`.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any, Final
+
+import anyio
+
+from asyncfc_mcp.config.settings import HttpSpec, ServerConfig
+from asyncfc_mcp.downstream.connection import Connection, open_connection
+from asyncfc_mcp.downstream.listing import PARTIAL_AFTER_S
+from asyncfc_mcp.downstream.negotiation import negotiate
+from asyncfc_mcp.downstream.one_shot import OneShotDetector
+from asyncfc_mcp.downstream.process import Child
+from asyncfc_mcp.downstream.reaper import Reaper
+from asyncfc_mcp.downstream.restart_policy import RestartPolicy
+from asyncfc_mcp.downstream.server_listings import ServerListings
+from asyncfc_mcp.downstream.start_failures import explain_start_failure, first_exception
+from asyncfc_mcp.downstream.start_queue import StartQueue
+from asyncfc_mcp.downstream.stderr import Stderr
+from asyncfc_mcp.downstream.subscriptions import ServerSubscriptions
+from asyncfc_mcp.downstream.transport_choice import TransportChoice
+from asyncfc_mcp.errors import ServerDied, ServerUnavailable
+from asyncfc_mcp.protocol import SERVER_HANDSHAKE_VERSIONS, OnNotify, OnRequest
+from asyncfc_mcp.signals import Signal
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S: Final = 120.0
+"""From the start of a server to its response to the handshake; long, because `npx` and `uvx` may download first."""
+STARTS_PER_REQUEST: Final = 2
+"""Starts of a failed server for one request."""
+RESUBSCRIBE_TIMEOUT_S: Final = 5.0
+"""Time for a restarted server to accept its earlier subscriptions before it is used."""
+
+
+class Status(Enum):
+    """Status of a wrapped server; the value is shown to users."""
+
+    STARTING = "starting"
+    """The server is being started, or connected to."""
+    READY = "ready"
+    """Requests can be sent."""
+    FAILED = "failed"
+    """The server failed to start or has ended. It is started again after a pause, or for a request."""
+    STOPPED = "stopped"
+    """The bridge has stopped."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of a server, from its start to the end of its connection."""
+
+    connection: Connection | None = None
+    ready_since: float | None = None
+    """None if the server did not come up."""
+    reason: str = "ended"
+    served_once: bool = False
+    """True if the process exited after its one call, as expected of a one-shot server."""
+
+
+class Supervisor:
+    """Starts and restarts one server until cancelled.
+
+    Args:
+        config: the command to start, or the URL to connect to.
+        capabilities: returns the client capabilities to declare.
+        wait_for_client: returns when the client's capabilities are known, or no longer worth waiting for.
+        on_request, on_notification: handle messages of the server.
+        starts: admits the server to its starts.
+        child: the server's process, if it was started ahead.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        capabilities: Callable[[], Mapping[str, Any]],
+        wait_for_client: Callable[[], Awaitable[None]],
+        on_request: OnRequest,
+        on_notification: OnNotify,
+        listings: ServerListings,
+        subscriptions: ServerSubscriptions,
+        starts: StartQueue,
+        stderr: Stderr,
+        reaper: Reaper,
+        child: Child | None,
+    ) -> None:
+        self._config, self._name = config, config.name
+        self._capabilities, self._wait_for_client = capabilities, wait_for_client
+        self._on_request, self._on_notification = on_request, on_notification
+        self._listings, self._subscriptions = listings, subscriptions
+        self._starts, self._stderr, self._reaper, self._child = starts, stderr, reaper, child
+        self.status = Status.STARTING
+        self.reason = ""
+        """The reason of `failed`; while `starting`, a note on earlier failures."""
+        self.connection: Connection | None = None
+        self.changed = Signal()
+        """Notified when `status` or `connection` has changed."""
+        self.one_shot = OneShotDetector()
+        self._transport = TransportChoice(config.spec.kind if isinstance(config.spec, HttpSpec) else None)
+        self._restarts = RestartPolicy(remote=self._transport.remote)
+        self._start_now = Signal()
+        """Ends the pause before the next start."""
+        self._handshake_first = listings.snapshot.protocol_version in SERVER_HANDSHAKE_VERSIONS
+        """True if the server is known to use the handshake, or has ended at a probe."""
+        self._last_reason: str = ""
+        self._logged_reason: str = ""
+
+    # --- for requests --------------------------------------------------------------------------------------------
+
+    async def wait_settled(self) -> None:
+        """Wait until the server is up or has failed."""
+        while self.status is Status.STARTING:
+            await self.changed.wait()
+
+    async def wait_for_connection(self, *, for_call: bool = False) -> Connection:
+        """Wait for a connection on which a request can be sent; start a failed server for it.
+
+        Args:
+            for_call: the request is a tool call, which a one-shot server gets one of per process.
+
+        Raises:
+            ServerUnavailable: the server is not up, and starting it for this request did not help.
+        """
+        starts = 0
+        while True:
+            self._starts.prioritize(self._name)
+            await self.wait_settled()
+            connection = self.connection
+            if connection is not None:
+                if connection.closed.is_set():
+                    await self.changed.wait()  # the owner task is about to remove it
+                elif for_call and self.one_shot.is_used(connection.calls):
+                    await self.one_shot.wait_for_exit(connection.calls, connection.closed)
+                    starts = 0  # the server works, and serves other calls before this one
+                else:
+                    return connection
+                continue
+            delay = self._restarts.request_delay(anyio.current_time())
+            # A request waits out a short delay for a server with a URL; it fails where a process has just failed.
+            can_start = starts < STARTS_PER_REQUEST and (self._transport.remote or delay == 0)
+            if self.status is not Status.FAILED or not can_start:
+                raise ServerUnavailable(self._name, self.reason or self.status.value)
+            if delay == 0:
+                starts += 1
+                self._start_now.notify_all()
+                await self.changed.wait()
+            else:
+                with anyio.move_on_after(delay):
+                    await self.changed.wait()
+
+    def renew_session(self, connection: Connection, session: object) -> None:
+        """Replace a session that the server no longer knows; once for all requests that found it lost."""
+        transport = connection.transport
+        if transport is None or transport.session is not session or self.connection is not connection:
+            return
+        if self.status is Status.READY:
+            logger.info("server %r no longer knows the session; starting a new one", self._name)
+            self._set_status(Status.STARTING)
+            if transport.renewable:
+                connection.session_ended.set()
+            else:
+                transport.inbox.end()  # the connection is the session, and is replaced with it
+
+    # --- the owner task ------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the server connected until cancelled. The only task that opens and closes its connections."""
+        try:
+            while True:
+                await self._enter_start()
+                run = _Run()
+                retry = False
+                try:
+                    await self._serve(run)
+                except Exception as exc:  # whatever a start can raise becomes the reason shown to users
+                    logger.debug("server %r failed", self._name, exc_info=True)
+                    retry = self._retry_at_once(run, first_exception(exc))
+                self.connection = None
+                self._listings.end()
+                if retry or run.served_once:
+                    continue
+                pause = self._restarts.on_failure(anyio.current_time(), ready_since=run.ready_since)
+                self._set_status(Status.FAILED, run.reason)
+                with anyio.move_on_after(pause):
+                    await self._start_now.wait()
+        finally:
+            self.connection = None
+            self._listings.end()
+            self.status = Status.STOPPED
+            self.changed.notify_all()
+            self._stderr.close()
+
+    async def _enter_start(self) -> None:
+        self._set_status(Status.STARTING)
+        self._starts.leave(self._name)  # a retry that follows at once queues for a slot again
+        await self._starts.enter(self._name, known=self._listings.known, light=self._transport.remote)
+
+    async def _serve(self, run: _Run) -> None:
+        """Run a connection from its start to its end."""
+        child, self._child = self._child, None  # a process is used for one connection
+        async with open_connection(
+            self._config,
+            self._transport.kind,
+            capabilities=self._capabilities,
+            stderr=self._stderr,
+            reaper=self._reaper,
+            child=child,
+            on_request=self._on_request,
+            on_notification=self._on_notification,
+            on_session_lost=self.renew_session,
+        ) as connection:
+            run.connection = connection
+            while True:
+                await self._serve_session(run, connection)
+                if connection.closed.is_set():
+                    break
+                connection.session_ended = anyio.Event()
+            run.reason = await connection.describe_end(connection.end)
+            if connection.process is not None and not connection.process.killed:
+                run.served_once = self.one_shot.on_exit(connection.calls)
+
+    async def _serve_session(self, run: _Run, connection: Connection) -> None:
+        """Negotiate, list, subscribe, and wait for the end of the session."""
+        with anyio.fail_after(CONNECT_TIMEOUT_S):
+            await self._wait_for_client()
+            introduced = await negotiate(connection, handshake_first=self._handshake_first)
+        self._handshake_first = introduced.protocol_version in SERVER_HANDSHAKE_VERSIONS
+        self.connection = connection
+        async with anyio.create_task_group() as tg:
+            fetcher = self._listings.begin(connection, introduced)
+            tg.start_soon(fetcher.run)
+            # A server whose tools are known can be used before they are all listed again.
+            with anyio.move_on_after(PARTIAL_AFTER_S if self._listings.known else None):
+                await fetcher.wait_available("tools")
+            if fetcher.connection_ended is not None:
+                raise ServerDied(self._name, await connection.describe_end(fetcher.connection_ended))
+            run.ready_since = anyio.current_time()
+            self._restarts.on_ready()
+            self._transport.confirm()
+            subscribed = anyio.Event()
+            has_logs = introduced.capabilities.get("logging") is not None
+            tg.start_soon(partial(self._subscriptions.run, connection, subscribed, logs=has_logs))
+            tg.start_soon(self._listings.refresh_after_losses, connection)
+            # Waiting requests must not cause changes whose notifications would be lost.
+            with anyio.move_on_after(RESUBSCRIBE_TIMEOUT_S):
+                await subscribed.wait()
+            self._set_status(Status.READY)
+            await connection.session_ended.wait()
+            tg.cancel_scope.cancel()
+
+    def _retry_at_once(self, run: _Run, exc: BaseException) -> bool:
+        """Evaluate a failed run; return whether to start again at once, in another way."""
+        probed = run.connection is not None and run.connection.probe_unanswered
+        if probed and not self._handshake_first and self._transport.kind != "http":
+            # Some servers exit at a request before `initialize` (those with Rust's SDK before 3), or refuse all further
+            # requests. They are started again at once, and get `initialize` first.
+            self._handshake_first = True
+            if not isinstance(exc, TimeoutError):
+                return True
+        reason = explain_start_failure(exc, self._config.spec, self._stderr, CONNECT_TIMEOUT_S)
+        if run.ready_since is None and self._transport.switch(exc, reason):
+            return True
+        run.reason = self._transport.take_reason(reason)
+        return False
+
+    def _set_status(self, status: Status, reason: str = "") -> None:
+        failures = self._restarts.failures
+        if status is Status.STARTING and failures and self._last_reason:
+            reason = f"failed {'before' if failures == 1 else f'{failures} times, last'}: {self._last_reason}"
+        self.status, self.reason = status, reason
+        if status is not Status.STARTING:
+            self._starts.leave(self._name)
+        self.changed.notify_all()
+        if status is Status.READY:
+            self._logged_reason = self._last_reason = ""
+        if status is Status.FAILED:
+            self._last_reason = reason
+            self._stderr.note(f"not available: {reason}")
+            if reason != self._logged_reason:  # logged once, however often the start is repeated
+                self._logged_reason = reason
+                logger.warning("server %r is not available: %s", self._name, reason)

@@ -1,0 +1,58 @@
+"""Interface between an engine and the executor that makes its calls.
+
+Pure. Owns no state.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from asyncfc_mcp.core.futures import Future, Result
+from asyncfc_mcp.core.outcome import CancelRequest, CompletionCallback
+from asyncfc_mcp.engine.call import Call
+from asyncfc_mcp.protocol import OnProgress, OnSent
+from asyncfc_mcp.schema.validate import Validator
+
+
+class Execute(Protocol):
+    """Sends a call downstream and returns its result.
+
+    Raises:
+        CallFailed: there is none.
+    """
+
+    async def __call__(
+        self, call: Call, arguments: dict[str, Any] | None, on_progress: OnProgress, on_sent: OnSent
+    ) -> Result: ...
+
+
+class ExecuteNowait(Protocol):
+    """Sends a call downstream without waiting for anything; `completed` is called later, never from within.
+
+    Returns:
+        None if that is not possible at this moment, and then nothing was sent.
+    """
+
+    def __call__(
+        self, call: Call, arguments: dict[str, Any] | None, completed: CompletionCallback
+    ) -> CancelRequest | None: ...
+
+
+Check = Callable[[Validator, dict[str, Any], str], Awaitable[tuple[str, str] | None]]
+"""Returns where and how arguments break a schema, if they do, for the tool of that name."""
+
+
+class Executor(Protocol):
+    """Makes calls for an engine."""
+
+    @property
+    def execute(self) -> Execute: ...
+
+    @property
+    def execute_nowait(self) -> ExecuteNowait: ...
+
+    @property
+    def check(self) -> Check: ...
+
+    def path_missing(self, source: Future) -> None:
+        """Take note that a reference names a part that the result of this future does not have."""
+        ...

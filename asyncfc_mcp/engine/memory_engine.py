@@ -1,0 +1,287 @@
+"""The engine of one process: futures in memory, calls in tasks of this process.
+
+Owns how store, scheduler, questions and forward references work together. Nothing outlives the process.
+"""
+
+import math
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import anyio
+
+from asyncfc_mcp.config.settings import Settings
+from asyncfc_mcp.core.futures import Future, Question, Result, State
+from asyncfc_mcp.core.identity import CallerIdentity, Scope, id_of
+from asyncfc_mcp.core.state_tree import NEAREST
+from asyncfc_mcp.core.store import FutureStore, InMemoryNumbers
+from asyncfc_mcp.engine.api import Claim
+from asyncfc_mcp.engine.call import Call, PendingCall, Submission
+from asyncfc_mcp.engine.clock import loop_clock
+from asyncfc_mcp.engine.executor_api import Executor
+from asyncfc_mcp.engine.forward_references import ForwardReferences
+from asyncfc_mcp.engine.future_ids import FutureIds
+from asyncfc_mcp.engine.question_routing import QuestionRouting
+from asyncfc_mcp.engine.questions import Questions
+from asyncfc_mcp.engine.scheduler import Scheduler
+from asyncfc_mcp.engine.wait import wait_for
+from asyncfc_mcp.errors import CallFailed
+
+
+class MemoryEngine:
+    """Implements `api.Engine`.
+
+    Args:
+        settings: bounds and times.
+        server_limits: `max_concurrency` of each server; None means no limit.
+        ids: numbers of future IDs; closed with the engine. None counts from 1 in this run only.
+        several_servers: questions must say which server asks.
+    """
+
+    _scheduler: Scheduler
+    _questions: Questions
+    _question_routing: QuestionRouting
+
+    def __init__(
+        self,
+        settings: Settings,
+        server_limits: Mapping[str, int | None],
+        *,
+        ids: FutureIds | None = None,
+        several_servers: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._ids = ids
+        self._server_limits = server_limits
+        self._several_servers = several_servers
+        self._clock = loop_clock()
+        self._store = FutureStore(
+            self._clock,
+            max_pending=settings.max_pending,
+            max_bytes=settings.max_result_bytes_total,
+            keep_s=settings.keep_s,
+            unread_keep_s=settings.unread_keep_s,
+            caller_share=settings.max_caller_share,
+            numbers=InMemoryNumbers if ids is None else ids.count,
+        )
+        self._forward_references = ForwardReferences(self._store, settings.gap_wait_s, settings.name_wait_s)
+
+    @asynccontextmanager
+    async def open(self, executor: Executor) -> AsyncGenerator[None]:
+        settings = self._settings
+        self._scheduler = Scheduler(
+            self._store,
+            executor.execute,
+            clock=self._clock,
+            server_limits=self._server_limits,
+            execute_nowait=executor.execute_nowait,
+            check=executor.check,
+            path_missing=executor.path_missing,
+            order_s=settings.public_order_s,
+            caller_share=settings.max_caller_share,
+        )
+        self._question_routing = QuestionRouting(self._scheduler)
+        self._questions = Questions(
+            self._scheduler, self._clock, settings.question_timeout_s, several=self._several_servers
+        )
+        try:
+            async with anyio.create_task_group() as tg:
+                await tg.start(self._scheduler.run)
+                yield
+                tg.cancel_scope.cancel()
+        finally:
+            if self._ids is not None:
+                self._ids.close()
+
+    # --- submit --------------------------------------------------------------------------------------------------
+
+    async def submit(self, submission: Submission) -> Future:
+        return self.submit_nowait(submission)
+
+    def submit_nowait(self, submission: Submission) -> Future:
+        context, bindings, policy = submission.context, submission.bindings, submission.policy
+        after = submission.after
+        # Read before the future is created, which may drop one that has completed.
+        follows = [key for key in dict.fromkeys(after.values()) if not self._has_completed(key)] if after else ()
+        scope = context.scope
+        future = self._store.create(
+            scope,
+            tool=submission.name,
+            server=submission.server,
+            name=context.name,
+            conversation=context.conversation,
+            caller=context.client,
+            namer=context.namer,
+            keep=[*bindings.values(), *follows] if follows else bindings.values(),
+            ttl_s=context.ttl_s,
+        )
+        taken = submission.value_dependencies
+        if after:
+            future.after = {ref: id_of(key) for ref, key in after.items()}
+        if taken:
+            future.substituted = {name: id_of(key) for name, key in taken.items()}
+        if not scope.listed and policy.on_failure == "stop":
+            # Without authentication one client's failure must not stop what another client has asked for.
+            policy = replace(policy, on_failure="continue")
+        self._scheduler.submit(
+            Call(
+                future,
+                submission.tool,
+                submission.arguments,
+                policy,
+                submission.effect,
+                read_only=submission.read_only,
+                repeatable=submission.repeatable,
+                validator=submission.validator,
+                schema=submission.schema,
+                bindings=bindings,
+                value_dependencies=tuple(dict.fromkeys(taken.values())),
+                after=follows,
+                needs_task=submission.needs_task,
+                preset=submission.preset,
+                meta=context.meta,
+                capabilities=context.capabilities,
+                client=context.client,
+                forward_questions=context.forward_questions,
+                answers=context.answers,
+                reply_before_send=context.reply_before_send,
+            )
+        )
+        if context.name is not None:
+            self._forward_references.notify_all()
+        return future
+
+    def _has_completed(self, key: str) -> bool:
+        future = self._store.with_key(key)
+        return future is not None and future.state is State.COMPLETED
+
+    @property
+    def has_pending(self) -> bool:
+        return bool(self._forward_references)
+
+    async def wait_for_turn(self, pending: PendingCall) -> None:
+        await self._forward_references.wait_for_turn(pending)
+
+    def is_announced(self, scope: Scope, ref: str, namer: CallerIdentity | None) -> bool:
+        return self._forward_references.is_announced(scope, ref, namer)
+
+    def announcing(self, scope: Scope, name: str | None, namer: CallerIdentity | None) -> AbstractContextManager[None]:
+        return self._forward_references.announcing(scope, name, namer)
+
+    # --- get and list --------------------------------------------------------------------------------------------
+
+    async def get(
+        self,
+        scope: Scope,
+        refs: Sequence[str],
+        namer: CallerIdentity | None = None,
+        *,
+        timeout_s: float = math.inf,
+    ) -> list[Future]:
+        return await self._forward_references.futures(scope, refs, namer, timeout_s)
+
+    def get_nowait(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future:
+        return self._store.get(scope, ref, namer)
+
+    async def find(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
+        return self.find_nowait(scope, ref, namer)
+
+    def find_nowait(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
+        return self._store.find(scope, ref, namer)
+
+    def find_own_nowait(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
+        return self._store.find_own(scope, ref, namer)
+
+    def find_referred_nowait(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
+        return self._store.find_referenced(scope, ref, namer)
+
+    async def fate(self, scope: Scope, ref: str) -> str | None:
+        return self.fate_nowait(scope, ref)
+
+    def fate_nowait(self, scope: Scope, ref: str) -> str | None:
+        return self._store.fate(scope, ref)
+
+    def check_name_nowait(self, scope: Scope, name: object, namer: CallerIdentity | None = None) -> None:
+        self._store.check_name(scope, name, namer)
+
+    async def list_futures(self, scope: Scope) -> Iterator[Future]:
+        return self.list_futures_nowait(scope)
+
+    def list_futures_nowait(self, scope: Scope) -> Iterator[Future]:
+        return self._store.newest(scope)
+
+    def mark_read(self, future: Future) -> None:
+        self._store.mark_read(future)
+
+    # --- wait and cancel -----------------------------------------------------------------------------------------
+
+    async def wait(self, futures: Iterable[Future], *, any_: bool = False, timeout_s: float | None = None) -> bool:
+        return await wait_for(futures, any_=any_, timeout_s=timeout_s)
+
+    async def cancel(self, future: Future) -> None:
+        self.cancel_nowait(future)
+
+    def cancel_nowait(self, future: Future) -> None:
+        self._scheduler.cancel(future)
+
+    def waiting_for(self, future: Future, limit: int = NEAREST) -> tuple[tuple[str, ...], str]:
+        return self._scheduler.waiting_for(future, limit)
+
+    # --- answer --------------------------------------------------------------------------------------------------
+
+    def claiming(
+        self,
+        put: Callable[[Question], bool] | None,
+        capabilities: Mapping[str, Any],
+        caller: CallerIdentity | None = None,
+    ) -> AbstractContextManager[Claim]:
+        return self._questions.claiming(put, capabilities, caller)
+
+    def question_nowait(self, question_id: str) -> Question | None:
+        return self._questions.find(question_id)
+
+    async def answer(
+        self, question: Question, answer: Result | None, refusal: tuple[int, str, Any] | None = None
+    ) -> None:
+        self.answer_nowait(question, answer, refusal)
+
+    def answer_nowait(
+        self, question: Question, answer: Result | None, refusal: tuple[int, str, Any] | None = None
+    ) -> None:
+        question.settle(answer, refusal)
+
+    def release_nowait(self, question: Question) -> None:
+        self._questions.release(question)
+
+    async def question_over(self, question: Question) -> None:
+        await self._questions.over(question)
+
+    # --- for the executor ----------------------------------------------------------------------------------------
+
+    async def ask(self, calls: Sequence[Call], method: str, params: Mapping[str, Any]) -> Result:
+        return await self._questions.ask(calls, method, params)
+
+    async def calls_asking(self, server: str) -> list[Call]:
+        return await self._question_routing.calls_asking(server)
+
+    async def answer_round(self, call: Call, result: Result) -> dict[str, Any]:
+        return await self._questions.answer_round(call, result)
+
+    # --- figures and the end -------------------------------------------------------------------------------------
+
+    def running(self, server: str, tool: str) -> int:
+        return self._scheduler.running_of(server, tool)
+
+    def median_s(self, tool: str) -> float | None:
+        return self._scheduler.durations.median_s(tool)
+
+    @property
+    def unfinished(self) -> Sequence[Call]:
+        return self._scheduler.unfinished
+
+    def abort_nowait(self, call: Call, verdict: CallFailed) -> None:
+        self._scheduler.abort(call, verdict)
+
+    def stop_asking(self) -> None:
+        self._questions.close()

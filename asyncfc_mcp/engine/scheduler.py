@@ -1,0 +1,278 @@
+"""Scheduler: decides when a call starts, and which other calls start or end when it ends.
+
+Owns dependencies, the order of calls on the same state, and settling. Leaves execution to the runner; does not depend
+on servers or wire formats. Decisions are synchronous, so calls are decided in the order in which they are submitted.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import anyio
+import anyio.abc
+
+from asyncfc_mcp.core.futures import Event, Future, Result, State
+from asyncfc_mcp.core.identity import id_of
+from asyncfc_mcp.core.meta_keys import without_our_keys
+from asyncfc_mcp.core.state_tree import NEAREST, StateTree
+from asyncfc_mcp.core.store import FutureStore
+from asyncfc_mcp.engine.attempts import Attempts
+from asyncfc_mcp.engine.blockers import blockers
+from asyncfc_mcp.engine.call import Call
+from asyncfc_mcp.engine.capacity import Capacity, Tool
+from asyncfc_mcp.engine.deadlines import Deadlines
+from asyncfc_mcp.engine.durations import Durations
+from asyncfc_mcp.engine.executor_api import Check, Execute, ExecuteNowait
+from asyncfc_mcp.engine.reasons import needed_failed, stopped
+from asyncfc_mcp.engine.runner import End, Runner
+from asyncfc_mcp.engine.scales import Scales
+from asyncfc_mcp.errors import DependencyFailed, PredecessorFailed, Stopped
+
+
+class Scheduler:
+    """Schedules the calls of one process.
+
+    Args:
+        store: where futures are.
+        execute: makes a call, in a task.
+        execute_nowait: makes a call, where that needs no waiting; None makes every call in a task.
+        check: checks arguments that do not plainly fit their schema; None does so at once, for as long as it takes.
+        path_missing: called with a future whose result lacks a part that a reference names.
+        clock: the event loop's, in seconds.
+        server_limits: `max_concurrency` of each server; absent or None means no limit.
+        order_s: seconds for which a call keeps its place in the order where its scope is not listed.
+        caller_share: share of a server's or a tool's places that one caller may have there (see `retention.allowance`).
+    """
+
+    def __init__(
+        self,
+        store: FutureStore,
+        execute: Execute,
+        *,
+        clock: Callable[[], float],
+        server_limits: Mapping[str, int | None] | None = None,
+        execute_nowait: ExecuteNowait | None = None,
+        check: Check | None = None,
+        path_missing: Callable[[Future], None] | None = None,
+        order_s: float = math.inf,
+        caller_share: float = 1.0,
+    ) -> None:
+        self.store = store
+        self.scales = Scales(store)
+        self.durations = Durations()
+        self._clock = clock
+        self._tree = StateTree()
+        self._calls: dict[str, Call] = {}
+        """Unfinished calls by key of their future."""
+        self._dependents: dict[str, list[Call]] = {}
+        self._submitted = 0
+        self._capacity = Capacity[Call](server_limits or {}, caller_share)
+        self._deadlines = Deadlines(clock, self._calls)
+        self._order_s = order_s
+        self._runner = Runner(
+            Attempts(execute, check, store.mark_used, path_missing),
+            execute_nowait,
+            self._deadlines,
+            self._calls,
+            settle=self._settle,
+            finish=self._finish,
+            weigh=self._weigh,
+        )
+        self.cancel = self._runner.cancel
+        self.abort = self._runner.abort
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Run calls until cancelled."""
+        async with anyio.create_task_group() as tg:
+            await tg.start(self._runner.run)
+            tg.start_soon(self.scales.run)
+            task_status.started()
+            await self._deadlines.run()
+
+    # --- submitting ----------------------------------------------------------------------------------------------
+
+    def submit(self, call: Call) -> Future:
+        """Accept a call and fix its place behind conflicting calls. It starts now or later, without its caller."""
+        future = call.future
+        self._calls[future.key] = call
+        self._submitted += 1
+        call.number = self._submitted
+        self._order(call)
+        if call.bindings:  # the size of its arguments decides how values are put into them
+            self._weigh(call)
+        needs = dict.fromkeys(call.bindings.values() if call.value_dependencies is None else call.value_dependencies)
+        for key in (*needs, *call.after) if call.after else needs:
+            needed = self._future(key)
+            if needed is None:  # dropped for lack of memory when this call was submitted
+                gone = DependencyFailed(id_of(key), id_of(key), "its result is no longer kept (setting keep_s)")
+                self._settle((call, Event.FAIL, gone, "failed"))
+                return future
+            if key in needs:
+                call.sources[key] = needed
+            if not needed.done:
+                if key not in call.unmet_dependencies:
+                    call.unmet_dependencies.add(key)
+                    self._dependents.setdefault(key, []).append(call)
+            elif needed.state is not State.COMPLETED:
+                self._settle((call, Event.FAIL, needed_failed(call, needed), "failed"))
+                return future
+        self._consider(call)
+        if future.state is State.WAITING:
+            self._weigh(call)
+        return future
+
+    def _weigh(self, call: Call) -> None:
+        """Count the memory that a call holds until it ends, once. A call that is sent at once is weighed after that,
+        since its caller and its server wait for it."""
+        if not call.weighed:
+            call.weighed = True
+            more = call.meta or call.answers
+            self.scales.arguments(call.future, [call.arguments, call.meta, call.answers] if more else call.arguments)
+
+    def _order(self, call: Call) -> None:
+        if call.effect.reads or call.effect.writes:
+            call.ordered = True
+            on_failure = call.policy.on_failure if call.effect.declared else "continue"
+            self._tree.submit(call.future.key, call.effect, on_failure=on_failure)
+            if not call.future.scope.listed and self._order_s < math.inf:
+                self._deadlines.add(self._clock() + self._order_s, call.future.key, self._leave_order)
+
+    def _leave_order(self, key: str) -> None:
+        """Remove an unfinished call from the order: it waits for no earlier call, and no later call waits for it.
+
+        In a scope that is not listed, callers are strangers to each other: an endless call of one must not block the
+        calls of the others.
+        """
+        call = self._calls.get(key)
+        if call is None or not call.ordered:
+            return
+        held_back = not self._tree.ready(key)  # else it has started, or is queued for capacity
+        call.ordered = False
+        freed = [ready for each in self._tree.settle(key, outcome="void").ready if (ready := self._calls.get(each))]
+        for each in [call, *freed] if held_back else freed:
+            if each.future.state is State.WAITING and not each.dropped:
+                self._consider(each)
+
+    def _consider(self, call: Call) -> None:
+        """Start a call if nothing is missing, or queue it for capacity."""
+        if self._runner.over or call.unmet_dependencies or (call.ordered and not self._tree.ready(call.future.key)):
+            return
+        tool = self._tool_of(call)
+        if self._capacity.enter(tool, call.party, call):
+            self._start(call)
+        else:
+            self._admit(tool)
+
+    def _admit(self, tool: Tool[Call]) -> None:
+        """Start calls that are queued at a tool's server while there is capacity."""
+        while not self._runner.over and (call := self._capacity.next(tool)) is not None:
+            self._start(call)
+
+    def _tool_of(self, call: Call) -> Tool[Call]:
+        """Return the tool at whose server a call needs a place."""
+        return self._capacity.tool(call.future.server, call.tool, call.policy.max_concurrency)
+
+    def _start(self, call: Call) -> None:
+        if call.ordered:
+            self._tree.start(call.future.key)
+        call.future.started_at = now = self._clock()
+        if call.policy.timeout_s is not None:
+            call.deadline = now + call.policy.timeout_s
+        self._runner.start(call)
+        call.future.apply(Event.START)
+
+    # --- settling ------------------------------------------------------------------------------------------------
+
+    def _finish(self, end: End, result: Result | None) -> None:
+        """End a call that has started, and start calls that waited for its capacity."""
+        call = end[0]
+        if result is not None:
+            call.future.result = without_our_keys(result)
+        try:
+            self._settle(end)
+        finally:
+            # After settling: a call that this end made ready may have been submitted before those that are queued.
+            tool = self._tool_of(call)
+            self._capacity.leave(tool, call.party)
+            self._admit(tool)
+
+    def _settle(self, end: End) -> None:
+        """End a call, and the calls that end with it: those that need it, and those that fail-stop cancels.
+
+        A worklist, not recursion: a chain may be as long as there are futures.
+        """
+        work = deque([end])
+        freed: dict[str, Call] = {}
+        while work:
+            call, event, failure, outcome = work.popleft()
+            future = call.future
+            if future.done:
+                continue
+            if future.state is State.WAITING:
+                call.dropped = True
+                # It may stay in a queue for a while, where nothing of it is counted.
+                call.arguments = call.meta = None
+                call.answers = {}
+                call.sources.clear()
+                self._capacity.lose(self._tool_of(call), call.party)
+            ran = future.state is not State.WAITING and (call.sent or call.cancel_scope is not None)
+            if failure is not None:
+                # The failure is kept as long as the future; the frames that it passed, with arguments in them, are not.
+                failure.__traceback__ = failure.__context__ = None
+            future.failure = failure
+            if isinstance(failure, DependencyFailed | PredecessorFailed | Stopped):
+                future.cause = failure.cause
+            self._calls.pop(future.key, None)
+            self.store.mark_ended(future)
+            future.apply(event)  # waiters are woken before the result is measured
+            self.scales.result(future)
+            if ran:  # not if it was cancelled before it was sent
+                assert future.started_at is not None
+                assert future.ended_at is not None
+                self.durations.add(future.tool, future.ended_at - future.started_at)
+            if call.ordered:
+                if outcome == "failed" and not call.effect.declared:
+                    outcome = "void"  # it stops no call behind it
+                settled = self._tree.settle(future.key, outcome=outcome)  # pyright: ignore[reportArgumentType]
+                for key in settled.ready:
+                    if (ready := self._calls.get(key)) is not None:
+                        freed[key] = ready
+                for key, before_key in settled.stopped:
+                    if (behind := self._calls.get(key)) is not None:
+                        behind.ordered = False  # the tree has settled it already
+                        why = stopped(behind.future, self._future(before_key) or future, future)
+                        work.append((behind, Event.CANCEL, why, "failed"))
+            for dependent in self._dependents.pop(future.key, ()):
+                dependent.unmet_dependencies.discard(future.key)
+                if future.state is State.COMPLETED:
+                    freed[dependent.future.key] = dependent
+                else:
+                    work.append((dependent, Event.FAIL, needed_failed(dependent, future), "failed"))
+        for call in freed.values():
+            if call.future.state is State.WAITING and not call.dropped:
+                self._consider(call)
+
+    def _future(self, key: str) -> Future | None:
+        return self.store.with_key(key)
+
+    # --- queries of the engine --------------------------------------------------------------------------------------
+
+    def running_of(self, server: str, tool: str) -> int:
+        """Return how many calls of a tool are running; `tool` is its name downstream."""
+        return self._capacity.running(server, tool)
+
+    def waiting_for(self, future: Future, limit: int = NEAREST) -> tuple[tuple[str, ...], str]:
+        """Return the IDs of the nearest calls that a waiting call waits for, and the reason in a few words."""
+        call = self._calls.get(future.key)
+        if call is None or future.state is not State.WAITING:
+            return (), ""
+        return blockers(call, self._calls, self._tree, limit)
+
+    def running_on(self, server: str) -> list[Call]:
+        """Return the calls that a downstream has, oldest first."""
+        return [call for call in self._calls.values() if call.sent and call.future.server == server]
+
+    @property
+    def unfinished(self) -> Sequence[Call]:
+        """Calls that have not ended, oldest first."""
+        return tuple(self._calls.values())

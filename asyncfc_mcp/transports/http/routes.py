@@ -1,0 +1,68 @@
+"""Routes over HTTP: `/mcp`, `/sse` and `/healthz` as one ASGI application.
+
+Owns the paths, and which hosts and origins may use them. Leaves requests to `streamable` and `sse`, tokens to `auth`,
+and the socket to `serve`.
+"""
+
+import ipaddress
+from typing import TYPE_CHECKING, Final
+
+from asyncfc_mcp.transports.http.auth import HEALTH_PATH, AuthMiddleware, Principals
+from asyncfc_mcp.upstream.server import Upstream
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from asyncfc_mcp.transports.http.streamable import StreamableHttp
+
+MCP_PATH: Final = "/mcp"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address to listen on can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def http_app(
+    upstream: Upstream, *, host: str, principals: Principals, streamable: bool, sse: bool
+) -> "tuple[ASGIApp, StreamableHttp | None]":
+    """Return the ASGI application for `/mcp`, `/sse` or both, and `/healthz`; and the part of it for `/mcp`."""
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import BaseRoute, Route
+
+    from asyncfc_mcp.transports.http.admission import MAX_BODY_BYTES, AdmissionPolicy, HeaderAllowlist
+    from asyncfc_mcp.transports.http.streamable import StreamableHttp
+
+    hosts = origins = None
+    if is_loopback(host):
+        # Prevents DNS rebinding: a page in the user's browser, whose own host name resolves to a loopback address.
+        names = ["127.0.0.1", "localhost", "[::1]", *({host} - {"127.0.0.1", "localhost", "::1"})]
+        hosts = [*names, *(f"{name}:*" for name in names)]
+        origins = [f"{scheme}://{name}:*" for scheme in ("http", "https") for name in names]
+
+    async def healthz(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    routes: list[BaseRoute] = [Route(HEALTH_PATH, healthz)]
+    if sse:
+        from asyncfc_mcp.transports.http.sse import sse_routes
+
+        routes += sse_routes(upstream, hosts, origins, MAX_BODY_BYTES)
+    app: ASGIApp = AuthMiddleware(Starlette(routes=routes), principals)
+    if not streamable:
+        return app, None
+    admission = AdmissionPolicy(
+        principals=principals,
+        hosts=None if hosts is None else HeaderAllowlist(hosts),
+        origins=None if origins is None else HeaderAllowlist(origins),
+        max_body=MAX_BODY_BYTES,
+    )
+    streamable_http = StreamableHttp(app, upstream, MCP_PATH, admission)
+    return streamable_http, streamable_http

@@ -1,0 +1,99 @@
+"""All sessions over Streamable HTTP: their number, and when one is expired, evicted or ended.
+
+Owns the session IDs. Leaves the traffic of a session to `session`, and HTTP requests to `sessions`.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.errors import BridgeError, RpcError
+from asyncfc_mcp.protocol import CONNECTION_CLOSED
+from asyncfc_mcp.transports.http.session import HttpSession
+
+IDLE_S: Final = 1800.0
+"""Idle sessions expire after this: most clients never send DELETE."""
+SWEEP_S: Final = 60.0
+"""Interval between two searches for idle sessions."""
+MIN_IDLE_TO_EVICT_S: Final = 60.0
+"""At the limit, the oldest session without a request since its handshake is evicted; else the least recently used one,
+if it has been idle at least this long."""
+
+
+class TooManySessions(BridgeError):
+    """All sessions that the limit allows are in use."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} sessions are in use; end one (DELETE), or try again later")
+
+
+class SessionTable:
+    """Sessions of one server, by ID."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, HttpSession] = {}
+        self.closed = False
+        """True once no session may be opened."""
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """End idle sessions until cancelled; then all."""
+        task_status.started()
+        try:
+            while True:
+                await anyio.sleep(SWEEP_S)
+                await self._end_all([key for key, session in self._sessions.items() if session.idle_s() > IDLE_S])
+        finally:
+            with anyio.CancelScope(shield=True):  # each takes a bounded time
+                await self._end_all(tuple(self._sessions))
+
+    async def _end_all(self, session_ids: Sequence[str]) -> None:
+        async with anyio.create_task_group() as tg:
+            for session_id in session_ids:
+                tg.start_soon(self.end, session_id)
+
+    def get(self, session_id: str, principal: Scope) -> HttpSession | None:
+        """Return an open session of this principal; another principal's session is as unknown as one that never was."""
+        session = self._sessions.get(session_id)
+        return session if session is not None and not session.closed and session.session.scope == principal else None
+
+    def add(self, session: HttpSession) -> None:
+        """Add a session whose handshake succeeded; one that is there may shake hands again."""
+        self._sessions[str(session.session.id)] = session
+
+    async def end(self, session_id: str) -> None:
+        """End a session, if there is one with this ID."""
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            session.close(RpcError(CONNECTION_CLOSED, "The session has ended"))
+            await session.session.close()
+
+    def close(self, error: RpcError) -> None:
+        """Close all sessions and open no more; those that are open end with `run`."""
+        self.closed = True
+        for session in self._sessions.values():
+            session.close(error)
+
+    async def make_room(self, limit: int) -> None:
+        """End a session if there are as many as the limit.
+
+        Raises:
+            TooManySessions: all are in use.
+        """
+        if len(self._sessions) < limit:
+            return
+        unused = (key for key, session in self._sessions.items() if session.request_count <= 1 and session.idle_s() > 0)
+        evicted = next(unused, None)
+        if evicted is None:
+            evicted = max(self._sessions, key=lambda session_id: self._sessions[session_id].idle_s())
+            if self._sessions[evicted].idle_s() < MIN_IDLE_TO_EVICT_S:
+                raise TooManySessions(limit)
+        await self.end(evicted)
+
+
+def new_session(principal: Scope) -> HttpSession:
+    """Return a session with an ID that cannot be guessed, which is not in any table yet."""
+    return HttpSession(principal, secrets.token_hex(16))

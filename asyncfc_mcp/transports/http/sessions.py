@@ -1,0 +1,175 @@
+"""HTTP requests of protocol versions with a handshake (before 2026-07-28): POST, GET and DELETE of a session.
+
+Owns the HTTP semantics of these versions. Leaves sessions to `session` and `session_table`, methods to `Upstream`, and
+requests of 2026-07-28 to `stateless`.
+"""
+
+import logging
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
+
+import anyio
+import anyio.abc
+
+from asyncfc_mcp.core.futures import Result
+from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.jsonrpc.codec import Message
+from asyncfc_mcp.protocol import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST, Deferred
+from asyncfc_mcp.transports.http.admission import AdmissionPolicy, parse_body
+from asyncfc_mcp.transports.http.asgi import Headers, JsonRpcRefusal, Refusal, refuse, respond
+from asyncfc_mcp.transports.http.exchange import EventStream
+from asyncfc_mcp.transports.http.in_flight import InFlightRequests
+from asyncfc_mcp.transports.http.session import SESSION_ID, HttpSession, SessionExchange
+from asyncfc_mcp.transports.http.session_table import SessionTable, TooManySessions, new_session
+from asyncfc_mcp.upstream.request import Params
+from asyncfc_mcp.upstream.server import Upstream
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Send
+    from starlette.types import Scope as AsgiScope
+
+logger = logging.getLogger(__name__)
+
+END_S: Final = 1.0
+"""Time limit for writing the end of a stream, whose client may not be reading."""
+
+
+class SessionEndpoint:
+    """Endpoint for clients of all protocol versions with a handshake."""
+
+    def __init__(self, upstream: Upstream, admission: AdmissionPolicy, in_flight: InFlightRequests) -> None:
+        self._upstream, self._admission, self._in_flight = upstream, admission, in_flight
+        self._table = SessionTable()
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """End idle sessions until cancelled; then all."""
+        await self._table.run(task_status=task_status)
+
+    def close(self, error: RpcError) -> None:
+        """Close all sessions and open no more; those that are open end with `run`."""
+        self._table.close(error)
+
+    async def serve(self, scope: "AsgiScope", headers: Headers, receive: "Receive", send: "Send") -> None:
+        """Respond to one HTTP request."""
+        method = scope["method"]
+        try:
+            principal, json, stream = self._admission.admit(headers, post=method == "POST")
+            session_id = headers.get(SESSION_ID)
+            session = self._table.get(session_id, principal) if session_id is not None else None
+            if session_id is not None and session is None:
+                raise _unknown()
+            match method:
+                case "POST":
+                    if not (json and stream):
+                        raise _refusal(406, "Client must accept both application/json and text/event-stream")
+                    with session.busy() if session is not None else nullcontext():
+                        await self._post(principal, session, receive, send)
+                case "GET":
+                    if not stream:
+                        raise _refusal(406, "Client must accept text/event-stream")
+                    await self._listen(_required(session), receive, send)
+                case "DELETE":
+                    await self._table.end(str(_required(session).session.id))
+                    await respond(send, 200, b"", *_required(session).headers)
+                case _:
+                    raise _refusal(405, "Method Not Allowed", (b"allow", b"GET, POST, DELETE"))
+        except Refusal as exc:
+            await refuse(send, exc)
+
+    async def _listen(self, session: HttpSession, receive: "Receive", send: "Send") -> None:
+        """Serve a client's own stream until it disconnects or opens another, or the session ends."""
+        stream = EventStream(send, session.headers)
+        disconnected = False
+        with session.busy():
+            await stream.begin()
+            async with anyio.create_task_group() as tg:
+
+                async def watch() -> None:
+                    nonlocal disconnected
+                    try:
+                        await self._in_flight.watch_disconnect(stream, receive)
+                    except Exception:
+                        logger.exception("watching a stream failed; it is closed")
+                    disconnected = True
+                    tg.cancel_scope.cancel()
+
+                tg.start_soon(watch)
+                await session.write_notifications(stream, tg.cancel_scope.cancel)
+        if not disconnected:
+            with anyio.move_on_after(END_S):
+                await stream.end(None, 200)
+
+    async def _post(self, principal: Scope, session: HttpSession | None, receive: "Receive", send: "Send") -> None:
+        with session.session.order.reading() if session is not None else nullcontext():
+            body = await self._admission.read_body(receive)
+        if body is None:
+            return
+        if session is not None and session.closed:
+            raise _unknown()  # it ended while the body was received
+        message = await parse_body(body)
+        method, params = message.get("method"), cast("Params | None", message.get("params"))
+        if method == "initialize" and "id" in message:
+            return await self._initialize(principal, session, message, receive, send)
+        session = _required(session)
+        if method is not None and "id" in message:
+            exchange = SessionExchange(send, message["id"], params or {}, session, streams=method != "tools/call")
+            handler = partial(self._upstream.handshake, session.session, exchange, method, params)
+            return await self._in_flight.handle(receive, exchange, handler)
+        if method is None and message.get("id") is None:
+            raise _refusal(400, "Invalid answer: it needs the id of its request")
+        await respond(send, 202, b"", *session.headers)
+        if method is None:
+            session.on_response(message)
+        elif method == "notifications/cancelled":
+            session.on_cancelled(params)
+        elif (rest := self._upstream.notified(session.session, method)) is not None:
+            await rest()
+
+    async def _initialize(
+        self, principal: Scope, session: HttpSession | None, message: Message, receive: "Receive", send: "Send"
+    ) -> None:
+        """Handle `initialize`, which opens a session if it succeeds; an open session may shake hands again."""
+        if session is None:
+            await self._make_room()
+            session = new_session(principal)
+        opened = session
+        params = cast("Params", message.get("params") or {})
+        exchange = SessionExchange(send, message["id"], params, opened, streams=False)
+        exchange.headers = ()
+
+        def handler() -> Result | Deferred:
+            result = self._upstream.handshake(opened.session, exchange, "initialize", params)
+            self._table.add(opened)
+            exchange.headers = opened.headers
+            return result
+
+        await self._in_flight.handle(receive, exchange, handler)
+
+    async def _make_room(self) -> None:
+        """Ensure that one more session can be opened.
+
+        Raises:
+            Refusal: all are in use, or the bridge is stopping.
+        """
+        if self._table.closed:
+            raise _refusal(503, "The bridge is stopping", code=CONNECTION_CLOSED)
+        try:
+            await self._table.make_room(self._upstream.bridge.settings.max_sessions)
+        except TooManySessions as exc:
+            raise _refusal(503, str(exc), code=INTERNAL_ERROR) from None
+
+
+def _refusal(status: int, problem: str, *headers: tuple[bytes, bytes], code: int = INVALID_REQUEST) -> Refusal:
+    return JsonRpcRefusal(status, RpcError(code, problem), *headers)
+
+
+def _unknown() -> Refusal:
+    return _refusal(404, "Session not found")
+
+
+def _required(session: HttpSession | None) -> HttpSession:
+    if session is None:
+        raise _refusal(400, "Bad Request: Missing session ID")
+    return session

@@ -1,0 +1,99 @@
+"""Start and end of a bridge, for all transports.
+
+Owns the drain: after the end of input, accepted requests and calls are finished within `drain_s`. Owns signals, which
+cancel everything, a drain included. Leaves connections to the transports.
+"""
+
+import logging
+import signal
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.core.futures import State
+from asyncfc_mcp.engine.api import Engine
+from asyncfc_mcp.errors import NotDrained
+
+logger = logging.getLogger(__name__)
+
+LAST_ANSWERS_S: Final = 1.0
+"""Time limit for the responses to requests whose calls were cancelled at the end of a drain."""
+
+
+async def drain(bridge: Bridge, answered: Callable[[], Awaitable[None]]) -> None:
+    """Finish the requests and accepted calls of a client that has closed our input.
+
+    Questions cannot be answered any longer, so a call that asks one fails. Calls that are left after `drain_s` are
+    cancelled.
+
+    Args:
+        answered: returns when every request has its response.
+    """
+    drain_s, engine = bridge.settings.drain_s, bridge.engine
+    if drain_s <= 0:
+        return
+    engine.stop_asking()
+    with anyio.move_on_after(drain_s):
+        await answered()
+        # Every call was submitted before its request was answered, so there will be no new ones.
+        while calls := engine.unfinished:
+            await engine.wait([call.future for call in calls])
+        return
+    _cancel_the_rest(engine, drain_s)
+    with anyio.move_on_after(LAST_ANSWERS_S):
+        await answered()
+
+
+def _cancel_the_rest(engine: Engine, drain_s: float) -> None:
+    calls = engine.unfinished
+    if calls:
+        logger.warning(
+            "%d calls were unfinished %g s after the end of input (drain_s) and were cancelled: %s",
+            len(calls),
+            drain_s,
+            ", ".join(f"{call.future.id} {call.future.tool}" for call in calls[:10]),
+        )
+    # Waiting calls first, the newest of them first, so that the end of none starts another.
+    waiting = [call for call in reversed(calls) if call.future.state is State.WAITING]
+    for call in (*waiting, *calls):
+        if not call.future.done:
+            engine.abort_nowait(call, NotDrained(call.future.tool, drain_s, sent=call.sent))
+
+
+@asynccontextmanager
+async def stop_on_signals() -> AsyncGenerator[None]:
+    """Cancel the body on SIGINT, SIGTERM and SIGHUP, so that it is cleaned up."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # Under nohup, a bridge must outlive its terminal.
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    async with anyio.create_task_group() as tg:
+
+        async def watch(*, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+            with anyio.open_signal_receiver(*numbers) as signals:
+                task_status.started()
+                async for number in signals:
+                    logger.info("stopping on %s", number.name)
+                    tg.cancel_scope.cancel()
+
+        await tg.start(watch)
+        yield
+        tg.cancel_scope.cancel()
+
+
+async def warn_of_unordered_tools(bridge: Bridge) -> None:
+    """Log one line at start-up about tools that are not ordered."""
+    await bridge.started()
+    silent = bridge.directory.unannotated_tools()
+    if silent:
+        logger.warning(
+            "%d of %d tools declare no effects and are not ordered: they run concurrently with everything else "
+            "(see inspect)",
+            len(silent),
+            len(bridge.directory.catalog.tools),
+        )

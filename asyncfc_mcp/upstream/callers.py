@@ -1,0 +1,70 @@
+"""Identities of callers, distinguished as well as requests allow: by session, by conversation, by name.
+
+Owns the identity on whose behalf a call is made, and the one among whose names `_as` puts a name. All callers of one
+scope are the same principal, so this is no access control; it keeps names and questions of parallel conversations
+apart.
+"""
+
+import hashlib
+from collections import OrderedDict
+from typing import Final
+
+from asyncfc_mcp.core.identity import CallerIdentity
+from asyncfc_mcp.upstream.request import Params, Request
+
+CONVERSATION_KEY: Final = "asyncfc/conversation"
+"""Key in a request's `_meta` by which a host names the conversation that the request belongs to."""
+KEY_LENGTH: Final = 200
+"""Longest key that is stored unchanged, in characters; of a longer one its hash is stored."""
+MAX_IDENTITIES: Final = 4096
+"""Bound on the identities that are kept. Names of a dropped one resolve like those of an ended session."""
+
+
+class CallerIdentities:
+    """Identities of the clients of one server.
+
+    Args:
+        pipe: there is only one connection, so that the client is always the same.
+    """
+
+    def __init__(self, *, pipe: bool) -> None:
+        self._pipe = CallerIdentity() if pipe else None
+        self._known: OrderedDict[tuple[str, str, str | None], CallerIdentity] = OrderedDict()
+
+    def of(self, request: Request) -> CallerIdentity:
+        """Return the client behind a request: that of the pipe, of the session, or of the conversation where there is
+        no session (2026-07-28 over HTTP). Without a conversation's key, all clients of one name share an identity."""
+        if self._pipe is not None:
+            return self._pipe
+        if request.session is not None:
+            return request.session.identity
+        key = conversation_key(request.params)
+        return self._kept(request, request.host or "", key, shared=key is None)
+
+    def namer(self, request: Request) -> CallerIdentity:
+        """Return the caller among whose names those in a request are: a conversation with a key, else `of`."""
+        key = conversation_key(request.params)
+        return self.of(request) if key is None else self._kept(request, "", f"key:{key}", shared=False)
+
+    def _kept(self, request: Request, host: str, key: str | None, *, shared: bool) -> CallerIdentity:
+        known = request.scope.key, host, key
+        identity = self._known.get(known)
+        if identity is None:
+            identity = self._known[known] = CallerIdentity(host, shared=shared)
+            if len(self._known) > MAX_IDENTITIES:
+                self._known.popitem(last=False)[1].ended = True
+        else:
+            self._known.move_to_end(known)
+        return identity
+
+
+def conversation_key(params: Params) -> str | None:
+    """Return the key of the conversation that a request belongs to, if its host gave one; of a long one its hash, since
+    keys are stored."""
+    meta = params.get("_meta")
+    key = meta.get(CONVERSATION_KEY) if meta else None
+    if not isinstance(key, str):
+        return None
+    if len(key) <= KEY_LENGTH:
+        return key
+    return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"

@@ -1,0 +1,325 @@
+"""Distribution of notifications: list changes, updated resources, changed futures, log messages.
+
+Owns which listener receives what, and the rates. Leaves queues and sending to `listeners`, and the decision what has
+changed to the bridge.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import anyio
+
+from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.core.backoff import Throttle
+from asyncfc_mcp.core.futures import Future, State
+from asyncfc_mcp.core.identity import CallerIdentity
+from asyncfc_mcp.core.meta_keys import without_our_keys
+from asyncfc_mcp.quotation import said
+from asyncfc_mcp.signals import WakeUp
+from asyncfc_mcp.upstream.future_resources import SCHEME
+from asyncfc_mcp.upstream.instructions import InstructionsFor, is_docs
+from asyncfc_mcp.upstream.listeners import LEVELS, Listener, RequestLogListener, severe_enough
+from asyncfc_mcp.values.sizes import approximate_size
+
+COALESCE_S: Final = 0.05
+"""List changes within this time are announced once."""
+ANNOUNCE_S: Final = (0.2, 5.0)
+"""First and longest pause between two announcements of a list that keeps changing."""
+LOGS_PER_S: Final = 50
+"""Log messages of one server forwarded in a second; more than that cannot be read."""
+LOG_BYTES: Final = 64 << 10
+"""Longest log message that is forwarded whole, in bytes: it is written for each listener."""
+UNSUBSCRIBE_S: Final = 2.0
+"""Longest wait for servers to end the subscriptions of a listener that has left."""
+
+LIST_CHANGES: Final[Mapping[str, str]] = {
+    "tools": "tools",
+    "prompts": "prompts",
+    "resources": "resources",
+    "resourceTemplates": "resources",
+}
+"""Kind of a listing → the kind in the notification to clients."""
+
+
+class NotificationHub:
+    """All listeners of one bridge.
+
+    Args:
+        instructions: those of the servers, some of which are resources.
+        task_of: a future as a task of MCP; with its questions where the second argument is true.
+    """
+
+    def __init__(
+        self, bridge: Bridge, instructions: InstructionsFor, task_of: Callable[[Future, bool], Mapping[str, Any]]
+    ) -> None:
+        self._bridge = bridge
+        self._instructions = instructions
+        self._documents: dict[str, str] | None = None
+        """Instructions that are resources, as they were when listeners last were notified."""
+        self._task_of = task_of
+        self._listeners: dict[Listener, None] = {}
+        self._changed: set[str] = set()
+        self._lists_changed = WakeUp()
+        self._log_counts: dict[str, tuple[float, int]] = {}
+        """Server → the beginning of the present second, and its log messages since."""
+        self._requests: dict[str, dict[RequestLogListener, None]] = {}
+        """Server → the requests that wait for it."""
+        bridge.directory.observe(self._on_lists)
+        bridge.server_requests.observe(self._on_notification)
+
+    def add(self, listener: Listener) -> None:
+        self._listeners[listener] = None
+        if self._documents is None:
+            self._documents = self._instructions.documents()
+
+    async def discard(self, listener: Listener) -> None:
+        """Remove a listener, and end the subscriptions that only it had."""
+        self._listeners.pop(listener, None)
+        listener.close()
+        for key in tuple(listener.watched):
+            self._unwatch(listener, key)
+        # In parallel: a server that does not answer delays neither the others nor, by much, the listener's end.
+        with anyio.move_on_after(UNSUBSCRIBE_S):
+            async with anyio.create_task_group() as tg:
+                for uri in tuple(listener.uris):
+                    tg.start_soon(self.unsubscribe, listener, uri)
+
+    async def run(self) -> None:
+        """Announce list changes, until cancelled; each kind with pauses that grow while it keeps changing."""
+        throttles = {kind: Throttle(*ANNOUNCE_S) for kind in LIST_CHANGES.values()}
+        while True:
+            await self._lists_changed.wait()
+            await anyio.sleep(COALESCE_S)
+            waiting = {
+                kind: throttles[kind].remaining(anyio.current_time())
+                for kind in {LIST_CHANGES[each] for each in self._changed}
+            }
+            for kind in sorted(kind for kind, left in waiting.items() if left <= 0):
+                self._changed -= {each for each, announced in LIST_CHANGES.items() if announced == kind}
+                throttles[kind].record_run(anyio.current_time())
+                for listener in tuple(self._listeners):
+                    if kind in listener.lists:
+                        listener.enqueue(f"notifications/{kind}/list_changed")
+            if self._changed:
+                with anyio.move_on_after(min(left for left in waiting.values() if left > 0)):
+                    await self._lists_changed.wait()
+                self._lists_changed.set()
+
+    def _on_lists(self, kinds: frozenset[str]) -> None:
+        self._changed |= kinds
+        before, after = self._documents or {}, self._instructions.documents()
+        self._documents = after
+        if before.keys() != after.keys():
+            self._changed.add("resources")
+        for uri in [uri for uri, text in after.items() if before.get(uri, text) != text]:
+            for listener in tuple(self._listeners):
+                if uri in listener.uris:
+                    listener.enqueue("notifications/resources/updated", {"uri": uri})
+        self._lists_changed.set()
+
+    # --- subscriptions -------------------------------------------------------------------------------------------
+
+    async def subscribe(self, listener: Listener, uri: str, namer: CallerIdentity | None = None) -> None:
+        """Notify the listener when this resource changes.
+
+        Args:
+            namer: the caller among whose names that of a future is.
+
+        Raises:
+            AmbiguousName: several callers gave this name.
+            CallFailed: the server that offers the resource refuses.
+        """
+        if uri in listener.uris:
+            return
+        first = not any(uri in other.uris for other in self._listeners)
+        if uri.startswith(SCHEME):
+            future = await self._bridge.engine.find(listener.scope, uri.removeprefix(SCHEME), namer)
+            listener.uris[uri] = None
+            if future is not None:
+                self._watch(listener, f"uri:{uri}", future, lambda _: self._notify_if_done(listener, uri, future))
+                # It may have ended before it was watched, after which nothing changes.
+                self._notify_if_done(listener, uri, future)
+            return
+        listener.uris[uri] = None
+        if first and not is_docs(uri):
+            try:
+                await self._bridge.forwarding.subscribe(listener.scope, uri)
+            except BaseException:  # a refusal, or its request was cancelled
+                listener.uris.pop(uri, None)
+                raise
+
+    async def unsubscribe(self, listener: Listener, uri: str) -> None:
+        """End a listener's subscription, and the server's if it was the last one."""
+        if uri not in listener.uris:
+            return
+        del listener.uris[uri]
+        self._unwatch(listener, f"uri:{uri}")
+        if not uri.startswith(SCHEME) and not is_docs(uri) and not any(uri in other.uris for other in self._listeners):
+            await self._bridge.forwarding.unsubscribe(uri)
+
+    def follow(self, listener: Listener, future: Future, *, asks: bool = True) -> None:
+        """Notify the listener of every change of this future's status (`notifications/tasks`).
+
+        Args:
+            asks: its questions may be put to this client.
+        """
+        last: list[State] = []
+
+        def changed(_: Future) -> None:
+            if last != [future.state]:
+                last[:] = [future.state]
+                listener.enqueue("notifications/tasks", self._task_of(future, asks))
+
+        self._watch(listener, f"task:{future.key}", future, changed)
+        if future.done:
+            changed(future)  # it may have ended before it was watched, after which nothing changes
+
+    def _watch(self, listener: Listener, key: str, future: Future, watcher: Callable[[Future], None]) -> None:
+        listener.futures[key] = future
+        listener.watched[key] = watcher
+        future.watchers.append(watcher)
+
+    def _unwatch(self, listener: Listener, key: str) -> None:
+        watcher, future = listener.watched.pop(key, None), listener.futures.pop(key, None)
+        if watcher is not None and future is not None and watcher in future.watchers:
+            future.watchers.remove(watcher)
+
+    def _notify_if_done(self, listener: Listener, uri: str, future: Future) -> None:
+        if future.done:
+            listener.enqueue("notifications/resources/updated", {"uri": uri})
+            self._unwatch(listener, f"uri:{uri}")
+
+    # --- notifications of servers --------------------------------------------------------------------------------
+
+    def _on_notification(
+        self, server: str, method: str, params: Mapping[str, Any]
+    ) -> Callable[[], Awaitable[None]] | None:
+        """Accept a notification of a server; return what is left to be done about it, or None."""
+        if method == "notifications/resources/updated":
+            uri = params.get("uri")
+            for listener in tuple(self._listeners):
+                # Only from the server that has the subscription: another one may not speak for its resources.
+                if isinstance(uri, str) and any(
+                    _covers(wanted, uri) and self._bridge.forwarding.subscribed_at(wanted) == server
+                    for wanted in listener.uris
+                ):
+                    listener.enqueue(method, {key: value for key, value in params.items() if key != "_meta"})
+        elif method == "notifications/message" and self._within_rate(server):
+            return self._distribute_log(server, method, self._attributed(server, _bounded_log(params)))
+        return None
+
+    # --- log messages --------------------------------------------------------------------------------------------
+
+    def add_request(self, listener: RequestLogListener, servers: Iterable[str]) -> Callable[[], None]:
+        """Send the log messages of these servers to a request that waits for them, on its own stream.
+
+        Returns:
+            A callback that ends this.
+        """
+        lists = [self._requests.setdefault(server, {}) for server in servers]
+        for each in lists:
+            each[listener] = None
+        return partial(_remove, listener, lists)
+
+    @asynccontextmanager
+    async def logging_to(
+        self, listener: RequestLogListener, servers: Iterable[str]
+    ) -> AsyncGenerator[RequestLogListener]:
+        """`add_request` while the block lasts; at its end, wait until all announced messages were sent."""
+        remove = self.add_request(listener, servers)
+        try:
+            yield listener
+            await listener.drained()
+        finally:
+            remove()
+
+    def least_level(self) -> str | None:
+        """Return the least severe level that a listener wants; None if none has set a level."""
+        levels = [LEVELS.index(listener.level) for listener in self._listeners if listener.level in LEVELS]
+        return LEVELS[min(levels)] if levels else None
+
+    def _within_rate(self, server: str) -> bool:
+        now = anyio.current_time()
+        since, count = self._log_counts.get(server, (now, 0))
+        if now - since >= 1:
+            since, count = now, 0
+        self._log_counts[server] = (since, count + 1)
+        return count < LOGS_PER_S
+
+    def _attributed(self, server: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a log message without keys of the bridge, and with its server's name where there are several."""
+        params = without_our_keys(dict(params))
+        if len(self._bridge.downstreams) < 2:
+            return params
+        own = params.get("logger")
+        return {**params, "logger": f"{server}/{said(own)}" if isinstance(own, str) and own else server}
+
+    def _distribute_log(
+        self, server: str, method: str, params: Mapping[str, Any]
+    ) -> Callable[[], Awaitable[None]] | None:
+        level = params.get("level")
+        receivers: list[RequestLogListener] = []
+        served: set[object] = set()
+        # A message does not name the call that it is about. Where several principals use a server, it might show one of
+        # them another's call, so none of them receives it.
+        users = self._bridge.forwarding.users_of(server)
+        if len(users) > 1 or not all(scope.listed for scope in users):
+            return None
+        for request in self._requests.get(server, ()):
+            if not request.scope.listed or (users and request.scope not in users):
+                continue
+            wanted = request.level
+            if (own := self._of_connection(request.connection)) is not None:
+                wanted = own.level
+                served.add(own)
+            elif wanted is None:
+                continue  # 2026-07-28: no messages for a request that did not ask for any
+            if severe_enough(level, wanted):
+                receivers.append(request)
+        # Outside a request, only handshake connections receive messages, and only those of one principal.
+        for listener in tuple(self._listeners):
+            if listener in served or listener.stamp or not listener.scope.listed:
+                continue
+            if (not users or listener.scope in users) and severe_enough(level, listener.level):
+                listener.enqueue(method, params)
+        for request in receivers:
+            # Delivered directly and counted as pending from now on, so that the response to this request, which may
+            # follow at once, cannot overtake it.
+            request.add_pending()
+        return partial(_deliver_all, receivers, method, params) if receivers else None
+
+    def _of_connection(self, connection: object) -> Listener | None:
+        if connection is None:
+            return None
+        return next((listener for listener in self._listeners if listener.connection is connection), None)
+
+
+def _bounded_log(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a log message, or in place of one that is too long its beginning and its size."""
+    size = approximate_size(params)
+    if size <= LOG_BYTES:
+        return params
+    data = params.get("data")
+    start = data[: LOG_BYTES // 16] if isinstance(data, str) else ""
+    kept = {key: params[key] for key in ("level", "logger") if isinstance(params.get(key), str)}
+    return {**{key: value[:200] for key, value in kept.items()}, "data": f"{start}… (a message of {size} bytes)"}
+
+
+def _remove(listener: RequestLogListener, lists: Iterable[dict[RequestLogListener, None]]) -> None:
+    for each in lists:
+        each.pop(listener, None)
+
+
+async def _deliver_all(receivers: Iterable[RequestLogListener], method: str, params: Mapping[str, Any]) -> None:
+    """In parallel: one that does not read costs the others nothing."""
+    async with anyio.create_task_group() as tg:
+        for receiver in receivers:
+            tg.start_soon(receiver.deliver, method, params)
+
+
+def _covers(wanted: str, uri: str) -> bool:
+    """Return whether a change of `uri` concerns a subscription to `wanted`: the same, or a part of it, as servers may
+    announce."""
+    return uri == wanted or (uri.startswith(wanted) and (wanted[-1:] in ("/", "?", "#") or uri[len(wanted)] in "/?#"))
