@@ -1,6 +1,5 @@
 """Proofs that a value fits a schema: never against the library, and never long."""
 
-import time
 from itertools import islice
 from typing import Any
 
@@ -186,7 +185,9 @@ def test_no_proof_takes_long(schema: dict[str, Any], value: Any):
 def test_rows_that_repeat_are_found_in_linear_time():
     """By the library, each with each, this took minutes."""
     validator = Validator({"uniqueItems": True})
-    started = time.process_time()
-    assert validator.first_error(ROWS) is None
-    assert validator.first_error([*ROWS, ROWS[0]]) is not None
-    assert time.process_time() - started < 10
+
+    def find() -> None:
+        assert validator.first_error(ROWS) is None
+        assert validator.first_error([*ROWS, ROWS[0]]) is not None
+
+    assert least_cpu_s(find, 10) < 10

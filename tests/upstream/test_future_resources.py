@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from asyncfc_mcp.slices import at_once
 from asyncfc_mcp.upstream import future_resources
 from asyncfc_mcp.upstream.answers import META_KEY
 from asyncfc_mcp.values.large import weighing
+from tests.support.cpu_time import TRIES
 from tests.support.steps import BOUND_S
 
 
@@ -251,24 +253,30 @@ def test_a_large_result_is_read_in_short_steps_and_the_same():
     """20 MB of rows: whole, a page, and the first part; in processor time, whatever else the machine does."""
     rows = [{"id": number, "name": f"row {number}", "tags": ["a", "b"], "more": None} for number in range(300_000)]
     it = completed({"content": [], "structuredContent": {"rows": rows}})
-    works = [
-        future_resources.reading(it, "future://f3", None, 0),
-        future_resources.reading(it, "future://f3?offset=7", 7, 1000),
-        future_resources.exceeding(it.result or {}, 1000),
-        future_resources.cutting(it, 1000),
+    works: list[Callable[[], Generator[None, None, Any]]] = [
+        lambda: future_resources.reading(it, "future://f3", None, 0),
+        lambda: future_resources.reading(it, "future://f3?offset=7", 7, 1000),
+        lambda: future_resources.exceeding(it.result or {}, 1000),
+        lambda: future_resources.cutting(it, 1000),
     ]
-    longest, outcomes = 0.0, []
-    for work in works:
+
+    def sliced(work: Callable[[], Generator[None, None, Any]]) -> tuple[float, Any]:
+        longest, slices = 0.0, work()
         while True:
             began = time.thread_time()
             try:
-                next(work)
+                next(slices)
             except StopIteration as end:
-                outcomes.append(end.value)
-                break
-            finally:
-                longest = max(longest, time.thread_time() - began)
-    assert longest < BOUND_S
+                return max(longest, time.thread_time() - began), end.value
+            longest = max(longest, time.thread_time() - began)
+
+    outcomes: list[Any] = []
+    for work in works:
+        runs = [sliced(work)]
+        while runs[-1][0] >= BOUND_S and len(runs) < TRIES:  # noise only adds time
+            runs.append(sliced(work))
+        assert min(longest for longest, _ in runs) < BOUND_S
+        outcomes.append(runs[-1][1])
     whole, page, more, part = outcomes
     text_of_whole = whole["contents"][0]["text"]
     assert json.loads(text_of_whole) == it.result
