@@ -3,11 +3,14 @@
 Pure. Owns no state.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.futures import Future, Result
 from asyncfc_mcp.core.outcome import CancelRequest, CompletionCallback
+from asyncfc_mcp.core.overridden_tools import Preset
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.protocol import OnProgress, OnSent
 from asyncfc_mcp.schema.validate import Validator
@@ -41,6 +44,16 @@ Check = Callable[[Validator, dict[str, Any], str], Awaitable[tuple[str, str] | N
 """Returns where and how arguments break a schema, if they do, for the tool of that name."""
 
 
+@dataclass(frozen=True, slots=True)
+class ToolRules:
+    """Rules of a tool as it is listed and configured now, for a call of another run."""
+
+    policy: Policy
+    validator: Validator | None
+    schema: Mapping[str, Any] | None
+    preset: Preset | None
+
+
 class Executor(Protocol):
     """Makes calls for an engine."""
 
@@ -52,6 +65,11 @@ class Executor(Protocol):
 
     @property
     def check(self) -> Check: ...
+
+    async def rules_of(self, server: str, tool: str) -> ToolRules | None:
+        """Return the rules of a tool, by its name downstream, as soon as the listing of its server is known; None if
+        the server or the tool does not exist (any more), or the server cannot be started."""
+        ...
 
     def path_missing(self, source: Future) -> None:
         """Take note that a reference names a part that the result of this future does not have."""
