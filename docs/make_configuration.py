@@ -103,7 +103,7 @@ WHERE = {
         "to all calls of that server; at the top, to all calls of each server that does not override it.",
     ),
     "server, tool": (
-        "Effects: on a server or a tool",
+        "Effects, and what is journaled: on a server or a tool",
         "A state path is text such as `repo/{id}`, in which `{argument}` is replaced by that argument of the call. It is "
         "relative to the server's own root, or with a leading `/` to a root that all servers share. `{argument:file}` "
         "is a file: one real absolute path, whatever its spelling, for all servers on this machine; `{argument?:file}` is "
@@ -171,7 +171,8 @@ SERVER_VALUES = {
 
 def page() -> str:
     """Return the whole page."""
-    kinds = {f.name: values_of(f) for model in (Policy, Settings) for f in fields(model)}
+    kinds = {(f.name, model is Settings): values_of(f) for model in (Policy, Settings) for f in fields(model)}
+    kinds["journal", True] = '`"auto"`, `"off"` or path'
     parts = [INTRO, SERVERS, "## Every setting\n"]
     for where, (title, remark) in WHERE.items():
         rows = [row for row in field_docs() if row[0] == where]
@@ -179,7 +180,7 @@ def page() -> str:
         lines += ["| setting | values | default | meaning |", "|---|---|---|---|"]
         for _, name, default, doc in rows:
             shown = "" if default is None else f"`{json.dumps(default)}`"
-            values = kinds.get(name) or SERVER_VALUES.get(name, "list of strings")
+            values = kinds.get((name, where == "top")) or SERVER_VALUES.get(name, "list of strings")
             lines.append(f"| `{name}` | {values} | {shown} | {doc} |")
         parts.append("\n".join(lines) + "\n")
     profile = [

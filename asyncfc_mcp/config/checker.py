@@ -124,11 +124,7 @@ class Checker:
         Raises:
             ConfigError: it contains NUL, or cannot be encoded.
         """
-        try:
-            usable = "\0" not in value and bool(os.fsencode(value) or True)
-        except UnicodeEncodeError:
-            usable = False
-        if not usable:
+        if not is_file_name(value):
             expected = "text without it"
             raise self.fail(path, f"found a character in {subject} that cannot be passed to a process", expected)
         return value
@@ -140,6 +136,14 @@ def absolute(path: str) -> str:
         return os.path.abspath(path)
     except OSError:
         return path
+
+
+def is_file_name(text: str) -> bool:
+    """Return whether the operating system accepts this text, as a path or an argument."""
+    try:
+        return "\0" not in text and bool(os.fsencode(text) or True)
+    except UnicodeEncodeError:
+        return False
 
 
 def kind_of(value: Any) -> str:

@@ -19,6 +19,7 @@ from asyncfc_mcp.config.parsing import parse_value, read_text
 from asyncfc_mcp.config.servers import FAIL_STOP_NEEDS_PATHS, ServerReader, wrong_section
 from asyncfc_mcp.config.settings import (
     SETTINGS,
+    TOP,
     BridgeConfig,
     HttpSpec,
     ServerConfig,
@@ -56,7 +57,7 @@ def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConf
     check.unique_keys(root, "", nested=False)
     check.unique_keys(root.get("asyncfc"), "asyncfc")
     settings = SettingsReader(check)
-    top = settings.section(root.get("asyncfc", {}), "asyncfc", "at the top of the file")
+    top = settings.section(root.get("asyncfc", {}), "asyncfc", TOP)
     entries = cast("dict[str, Any]", check.typed(table, where, dict, "an object: name → server"))
     check.unique_keys(entries, where, nested=False)
     reader = ServerReader(check, settings, top, braces=where == "mcp")

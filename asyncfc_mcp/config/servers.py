@@ -15,7 +15,7 @@ from asyncfc_mcp.config.checker import Checker, absolute, kind_of, shown
 from asyncfc_mcp.config.formats import canonical
 from asyncfc_mcp.config.overrides import OVERRIDES, OverrideReader, ToolOverride
 from asyncfc_mcp.config.parsing import JsonObject, duplicate_keys
-from asyncfc_mcp.config.settings import POLICY, HttpSpec, Policy, ServerConfig, StdioSpec, UnusableServer
+from asyncfc_mcp.config.settings import NOT_AT_TOP, POLICY, HttpSpec, Policy, ServerConfig, StdioSpec, UnusableServer
 from asyncfc_mcp.config.settings_reader import SettingsReader, declares_state, levels_of
 from asyncfc_mcp.config.specs import SpecReader
 from asyncfc_mcp.errors import ConfigError
@@ -86,7 +86,8 @@ class ServerReader:
         elif "env_inherit" in own:
             self._check.warn(f"{path}.asyncfc.env_inherit", "no effect: no process is started for a URL")
         limit = own.get("max_concurrency", top.get("max_concurrency"))
-        policy = {key: item for key, item in {**top, **own}.items() if key in POLICY and key != "max_concurrency"}
+        inherited = {key: item for key, item in top.items() if key not in NOT_AT_TOP}
+        policy = {key: item for key, item in {**inherited, **own}.items() if key in POLICY and key != "max_concurrency"}
         state = self._state(own["state"], f"{path}.asyncfc.state", spec) if "state" in own else None
         if state is not None and "ordering" not in own and policy.get("ordering") != "none":
             # A server with shared state touches it, so tools without declared effects count as writes.

@@ -78,6 +78,14 @@ class Policy:
         2, "Retries after a transport failure, for tools with `readOnlyHint` or `idempotentHint` only."
     )
     single_flight: bool = setting(False, "Concurrent identical calls of `readOnlyHint` tools share one result.")
+    journal: bool = setting(
+        True, "`false`: arguments and results are never written to the journal, only that there was a call."
+    )
+    rerun_interrupted: bool = setting(
+        False,
+        "Calls that were running when the bridge stopped are made again in its next run, for tools with `readOnlyHint` "
+        "or `idempotentHint` only. Otherwise they fail as interrupted. Needs the journal.",
+    )
     max_message_bytes: int = setting(
         64 << 20,
         "Maximum size of a server's message, in bytes after decompression. A larger message fails the call that it "
@@ -233,6 +241,20 @@ class Settings:
         "less.",
         above=True,
     )
+    journal: str = setting(
+        "auto",
+        "Journal of futures, with which they survive a restart: `auto` (a file for each configuration in "
+        "the user's state folder), `off`, or the path of a file, relative to the configuration's folder.",
+    )
+    ttl_s: float = setting(
+        86_400.0, "Seconds that a future is kept in the journal after its end, as long as its size allows.", above=True
+    )
+    journal_max_bytes: int = setting(
+        1 << 30,
+        "Maximum size of the journal with the results beside it, in bytes. Beyond it, finished futures are dropped: "
+        "those that were read first, and of these the oldest.",
+        minimum=1 << 20,
+    )
     drain_s: float = setting(
         10.0, "Seconds that accepted calls may take to finish over stdio after the client closed its input; 0: none."
     )
@@ -335,8 +357,11 @@ OF_SERVERS: Final = frozenset({"max_message_bytes", "profile"})
 """Policy settings that are not allowed on a tool."""
 EFFECTS: Final = ("reads", "writes")
 """Settings that declare state paths."""
+NOT_AT_TOP: Final = frozenset({*EFFECTS, "journal"})
+"""Policy settings that are not allowed at the top: there, `journal` is a setting of the bridge."""
+TOP: Final = "at the top of the file"
 LEVELS: Final[Mapping[str, frozenset[str]]] = {
-    "at the top of the file": frozenset(SETTINGS) | frozenset(SPAWN_KEYS) | frozenset(POLICY) - frozenset(EFFECTS),
+    TOP: frozenset(SETTINGS) | frozenset(SPAWN_KEYS) | frozenset(POLICY) - NOT_AT_TOP,
     "on a server": frozenset(POLICY) | frozenset(SERVER_KEYS) | frozenset(SPAWN_KEYS),
     "on a tool": (frozenset(POLICY) - OF_SERVERS) | frozenset(OVERRIDES),
 }
@@ -349,7 +374,7 @@ def field_docs() -> list[tuple[str, str, Any, str]]:
     for key, known in SETTINGS.items():
         rows.append(("top", key, {} if known.default is MISSING else known.default, known.metadata["doc"]))
     for key, known in POLICY.items():
-        level = "server, tool" if key in EFFECTS else "top, server" if key in OF_SERVERS else "top, server, tool"
+        level = "server, tool" if key in NOT_AT_TOP else "top, server" if key in OF_SERVERS else "top, server, tool"
         rows.append((level, key, known.default, known.metadata["doc"]))
     rows += [("tool", key, None, doc) for key, (_, doc) in OVERRIDES.items()]
     rows += [("server", key, None, doc) for key, doc in SERVER_KEYS.items()]

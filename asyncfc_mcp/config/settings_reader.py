@@ -4,18 +4,20 @@ Owns the checks of values against their declarations in `settings` and `hosts`, 
 An unknown key is an error, because a setting that is silently ignored is worse than none.
 """
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import Field, fields
 from types import UnionType
 from typing import Any, Final, Literal, cast, get_args, get_origin
 
-from asyncfc_mcp.config.checker import Checker, shown
+from asyncfc_mcp.config.checker import Checker, absolute, is_file_name, shown
 from asyncfc_mcp.config.environment import NAME as VARIABLE_NAME
 from asyncfc_mcp.config.environment import Inherit
 from asyncfc_mcp.config.hosts import HostProfile
 from asyncfc_mcp.config.overrides import OVERRIDES, OverrideReader
 from asyncfc_mcp.config.profile_files import AUTO, OFF, profile_names
-from asyncfc_mcp.config.settings import EFFECTS, LEVELS, POLICY, SERVER_KEYS, SETTINGS, SPAWN_KEYS
+from asyncfc_mcp.config.settings import EFFECTS, LEVELS, POLICY, SERVER_KEYS, SETTINGS, SPAWN_KEYS, TOP
 from asyncfc_mcp.config.variables import Variables
 from asyncfc_mcp.errors import ConfigError, nearest
 
@@ -79,7 +81,7 @@ class SettingsReader:
         for key in section:
             if key not in LEVELS[level]:
                 raise self._misplaced(key, f"{path}.{key}", level)
-        return {key: self._setting(key, item, f"{path}.{key}") for key, item in section.items()}
+        return {key: self._setting(key, item, f"{path}.{key}", level) for key, item in section.items()}
 
     def _misplaced(self, key: str, path: str, level: str) -> ConfigError:
         if levels := levels_of(key):
@@ -93,7 +95,7 @@ class SettingsReader:
             expected = f"{close[0]!r}, {levels_of(close[0])} only"
         return self._check.fail(path, f"unknown key {key!r}", expected)
 
-    def _setting(self, key: str, value: Any, path: str) -> Any:
+    def _setting(self, key: str, value: Any, path: str, level: str) -> Any:
         check = self._check
         if key in OVERRIDES:
             return self._overrides.read(key, value, path)
@@ -113,6 +115,8 @@ class SettingsReader:
                 return {tool: self.section(own, f"{path}.{tool}", "on a tool") for tool, own in tools.items()}
             case "host_profiles":
                 return self._profiles(value, path)
+            case "journal" if level == TOP:
+                return self._journal(value, path)
             case _:
                 return declared(self._check, POLICY.get(key) or SETTINGS[key], value, path)
 
@@ -125,6 +129,22 @@ class SettingsReader:
                 expected = f"{AUTO!r}, {OFF!r} or one of {', '.join(names)}{hint}"
                 raise self._check.fail(path, f"found {shown(value)}", expected)
         return value
+
+    def _journal(self, value: Any, path: str) -> str:
+        """Return `auto`, `off` or an absolute path."""
+        if isinstance(value, bool):  # as on a server or a tool
+            return AUTO if value else OFF
+        check, expected = self._check, f"{AUTO!r}, {OFF!r} or the path of a file, such as './journal.db'"
+        text = check.expanded(value, path, Variables(check.environ)) if isinstance(value, str) else ""
+        if text in (AUTO, OFF):
+            return text
+        # A misspelled `off` would write to the disk what must not be there.
+        if not re.search(r"[./\\~]", text) or not is_file_name(text):
+            raise check.fail(path, f"found {shown(value)}", expected)
+        file = absolute(os.path.join(os.path.dirname(absolute(check.file)), os.path.expanduser(text)))
+        if text.endswith(("/", os.sep)) or os.path.isdir(file):
+            raise check.fail(path, f"found {shown(value)}, which is a folder", expected)
+        return file
 
     def _env_inherit(self, value: Any, path: str) -> Inherit:
         if value in ("all", "safe"):

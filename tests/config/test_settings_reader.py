@@ -1,9 +1,11 @@
 """Settings of the bridge: levels, precedence, values, and the generated documentation."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,23 +14,25 @@ import pytest
 
 from asyncfc_mcp.config.checker import Checker
 from asyncfc_mcp.config.overrides import OVERRIDES
+from asyncfc_mcp.config.reader import parse_config
 from asyncfc_mcp.config.settings import SERVER_KEYS, SPAWN_KEYS, Policy, Settings, StdioSpec, field_docs, setting
 from asyncfc_mcp.config.settings_reader import declared
 from asyncfc_mcp.errors import ConfigError
-from tests.support.configurations import SAMPLES, WHERE, Json, at, parse, refused, refused_section, section
+from tests.support.configurations import FILE, SAMPLES, WHERE, Json, at, parse, refused, refused_section, section
 
 REPO = Path(__file__).resolve().parents[2]
 
 
 def test_the_documentation_knows_every_setting() -> None:
     """Every field is a row, with its default, and has something to say; and nothing else is."""
-    rows = {name: (default, doc) for _, name, default, doc in field_docs()}
+    rows = {(name, level == "top"): (default, doc) for level, name, default, doc in field_docs()}
     declared = {f.name for model in (Policy, Settings) for f in fields(model)}
-    assert set(rows) == declared | set(SERVER_KEYS) | set(SPAWN_KEYS) | set(OVERRIDES) == set(SAMPLES)
-    assert len(field_docs()) == len(rows)
+    names = {name for name, _ in rows}
+    assert names == declared | set(SERVER_KEYS) | set(SPAWN_KEYS) | set(OVERRIDES) == set(SAMPLES)
+    assert len(field_docs()) == len(rows) == len(names) + 1, "`journal` is two settings"
     for model in (Policy(), Settings()):
         for f in fields(model):
-            assert rows[f.name][0] == getattr(model, f.name), f.name
+            assert rows[f.name, isinstance(model, Settings)][0] == getattr(model, f.name), f.name
     assert all(len(doc) > 10 and doc.endswith(".") for _, doc in rows.values())
     assert {level for levels in WHERE.values() for level in levels} == {"top", "server", "tool"}
 
@@ -60,6 +64,9 @@ def test_a_setting_stands_where_it_is_documented_to(level: str, name: str) -> No
         )
     elif name in SPAWN_KEYS:
         assert getattr(server.spec, name) == read
+    elif (name, level) == ("journal", "top"):
+        assert config.settings.journal == "off"
+        assert server.policy("t").journal
     elif WHERE[name] == ["top"]:
         assert getattr(config.settings, name) == read
     else:
@@ -95,6 +102,47 @@ def test_max_concurrency_counts_what_it_stands_on() -> None:
     assert server.base.max_concurrency is None
     assert section({}, {"max_concurrency": 9}).max_concurrency == 9
     assert section({}, {"max_concurrency": 9}).policy("t").max_concurrency is None
+
+
+def journal_of(value: object, file: str = FILE, environ: Mapping[str, str] | None = None) -> str:
+    text = json.dumps({"mcpServers": {"s": {"command": "x"}}, "asyncfc": {"journal": value}})
+    return parse_config(text, file, environ or {}).settings.journal
+
+
+def test_the_journal_is_a_file_in_the_folder_of_the_configuration(tmp_path: Path) -> None:
+    """A host starts the bridge in any folder, so a relative path does not depend on it."""
+    file = str(tmp_path / "mcp.json")
+    assert journal_of("./j.db", file) == journal_of("j.db", file) == str(tmp_path / "j.db")
+    assert journal_of("data/j", file) == str(tmp_path / "data" / "j")
+    assert journal_of("${PLACE}/j.db", file, {"PLACE": str(tmp_path / "p")}) == str(tmp_path / "p" / "j.db")
+    assert journal_of("~/j.db", file) == str(Path.home() / "j.db")
+    assert journal_of(str(tmp_path / "j.db")) == str(tmp_path / "j.db")
+    assert [journal_of(value) for value in ("auto", "off", True, False)] == ["auto", "off", "auto", "off"]
+    assert Settings().journal == "auto"
+
+
+@pytest.mark.parametrize("wrong", ["none", "Off", "disabled", "", None, 1, [], {"path": "j.db"}, "a\0.db", "\ud800.db"])
+def test_what_may_be_a_misspelling_of_off_is_no_path(wrong: object) -> None:
+    """Otherwise the disk would get what must not be there."""
+    said = refused({"mcpServers": {"s": {"command": "x"}}, "asyncfc": {"journal": wrong}})
+    assert said.startswith("mcp.json: asyncfc.journal: found ")
+    assert said.endswith("expected 'auto', 'off' or the path of a file, such as './journal.db'")
+
+
+def test_the_journal_is_no_folder(tmp_path: Path) -> None:
+    """One that exists, or is spelled as one."""
+    for folder in (str(tmp_path), f"{tmp_path}/new/"):
+        said = refused({"mcpServers": {"s": {"command": "x"}}, "asyncfc": {"journal": folder}})
+        assert "which is a folder" in said
+
+
+def test_a_server_or_a_tool_can_be_left_out_of_the_journal() -> None:
+    """There it is true or false; the nearest counts, and what is set at the top is another setting."""
+    server = section({"journal": False, "tools": {"t": {"journal": True}}}, {"journal": "off"})
+    assert (server.policy("t").journal, server.policy("u").journal) == (True, False)
+    assert section({}, {"journal": False}).policy("t").journal
+    assert 'asyncfc.journal: found "off"; expected true or false' in refused_section({"journal": "off"})
+    assert "tools.t.journal: found null" in refused_section({"tools": {"t": {"journal": None}}})
 
 
 def test_env_inherit_stands_at_the_top_or_on_a_server() -> None:
@@ -193,6 +241,8 @@ def test_a_wrong_value_is_explained(own: Json, words: list[str]) -> None:
         ({"max_pending": 0}, ["1 or more"]),
         ({"max_wait_s": -1}, ["found -1", "0 or more"]),
         ({"deliver": "on"}, ["'auto', 'inline', 'off'"]),
+        ({"ttl_s": 0}, ["more than 0"]),
+        ({"journal_max_bytes": 1000}, ["1048576 or more"]),
         ({"host_profiles": []}, ["host_profiles: found a list"]),
         ({"host_profiles": {"h": 1}}, ["host_profiles.h"]),
         (

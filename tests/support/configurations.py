@@ -70,7 +70,10 @@ def refused_file(path: Path) -> str:
     return said
 
 
-WHERE = {row[1]: row[0].split(", ") for row in field_docs()}
+WHERE = {
+    name: [level for where, known, _, _ in field_docs() if known == name for level in where.split(", ")]
+    for _, name, _, _ in field_docs()
+}
 """Setting → the documented levels."""
 
 
@@ -87,6 +90,8 @@ def sample(kind: Any, default: object) -> Any:
 
 SAMPLES: Mapping[str, Any] = {
     **{f.name: sample(f.type, f.default) for model in (Policy, Settings) for f in fields(model)},
+    "journal": False,
+    "journal_max_bytes": 1 << 20,
     "profile": "git",
     "writes": [],
     "host_profiles": {"h": {"timeout_s": 9, "single_conversation": True}},
