@@ -612,6 +612,58 @@ class NotDrained(ToolFailed):
         )
 
 
+class Interrupted(CallFailed):
+    """The bridge stopped while the call was running; its result is lost.
+
+    Args:
+        repeatable: another call of the tool with the same arguments changes nothing further.
+    """
+
+    def __init__(self, *, repeatable: bool = False) -> None:
+        self.repeatable = repeatable
+        advice = "it can be called again" if repeatable else "check that before calling again"
+        super().__init__(
+            f"interrupted: the bridge stopped while this call was running; it may or may not have taken effect; "
+            f"{advice}"
+        )
+
+
+class NotResumed(CallFailed):
+    """The bridge stopped while the call was waiting, and its next run cannot make the call; it was never sent.
+
+    Args:
+        reason: why not, as a clause: "server 'files' is not configured any more".
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"not sent: the bridge stopped while this call was waiting, and now {reason}; "
+            f"call again if it is still needed"
+        )
+
+
+class RestoredFailure(CallFailed):
+    """A failure of an earlier run of the bridge, of which only the texts are kept.
+
+    Args:
+        text: the message of the error.
+        detail: its text for use after a line that contains the tool and the state.
+    """
+
+    def __init__(self, text: str, detail: str) -> None:
+        self._detail = detail
+        super().__init__(text)
+
+    @property
+    def detail(self) -> str:
+        return self._detail
+
+    @property
+    def holds(self) -> list[object]:
+        return [str(self), self._detail]
+
+
 class MalformedQuestion(ToolFailed):
     """A server's request for input is not valid MCP."""
 

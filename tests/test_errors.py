@@ -2,7 +2,7 @@
 
 import pytest
 
-from asyncfc_mcp.errors import nearest
+from asyncfc_mcp.errors import CallTimedOut, Interrupted, NotResumed, RestoredFailure, nearest
 from tests.support.cpu_time import least_cpu_s
 
 
@@ -29,3 +29,30 @@ def test_the_likeliest_of_many_are_compared():
     assert len(nearest("tool_0001x", names)) == 3
     assert nearest("search", ["fetch", "search_all", "reach", "Search"])[0] in ("search_all", "Search", "reach")
     assert nearest("completely different", ["a", "b"]) == []
+
+
+def test_an_interrupted_call_says_that_its_effect_is_unknown():
+    """The advice depends on whether a second call could do harm."""
+    assert str(Interrupted()) == Interrupted().detail
+    assert str(Interrupted()) == (
+        "interrupted: the bridge stopped while this call was running; it may or may not have taken effect; "
+        "check that before calling again"
+    )
+    assert str(Interrupted(repeatable=True)).endswith("may or may not have taken effect; it can be called again")
+
+
+def test_a_call_that_was_not_resumed_says_that_it_was_never_sent():
+    """And why, and what to do."""
+    assert NotResumed("server 'files' is not configured any more").detail == (
+        "not sent: the bridge stopped while this call was waiting, and now server 'files' is not configured any more; "
+        "call again if it is still needed"
+    )
+
+
+def test_a_restored_failure_reads_as_it_did():
+    """Whole, and after a line with the tool and the state."""
+    failure = CallTimedOut("search", 5)
+    restored = RestoredFailure(str(failure), failure.detail)
+    assert (str(restored), restored.detail) == (str(failure), failure.detail)
+    assert str(restored) != restored.detail
+    assert restored.holds == [str(failure), failure.detail]
