@@ -64,7 +64,7 @@ class Bridge:
         self.downstreams = connect(self)
         self.shapes = ShapeLearner(config.servers, cache, lambda server, tool: self.directory.entry_of(server, tool))
         self.directory = Directory(config, self.downstreams, cache, reserved, states, starts, self.shapes.texts)
-        self.executor = Executor(engine, self.downstreams, self.shapes)
+        self.executor = Executor(engine, self.downstreams, self.shapes, self.directory.wait_for_own_tool)
         self.forwarding = Forwarding(engine, self.downstreams, self.directory)
         self.starts = starts
         self._reaper = reaper

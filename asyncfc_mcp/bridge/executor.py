@@ -4,18 +4,20 @@ Owns the parameters of `tools/call`, and what leads to a result after the first 
 answered and the call sent again. When a call runs, and how often it is tried, is the engine's to decide.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final, cast
 
 from asyncfc_mcp.bridge.argument_checks import Checker
 from asyncfc_mcp.bridge.server_tasks import follow_task
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
+from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.core.futures import Result
 from asyncfc_mcp.core.outcome import CancelRequest, CompletionCallback, Outcome
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.engine.api import Engine
 from asyncfc_mcp.engine.call import Call
+from asyncfc_mcp.engine.executor_api import ToolRules
 from asyncfc_mcp.engine.question_rules import CAPABILITY, MAX_ROUNDS
 from asyncfc_mcp.errors import AskedTooOften, CallFailed, ProtocolFailure, ServerDied, ServerUnavailable
 from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, TASKS_EXTENSION, Deferred, OnProgress, OnSent
@@ -32,13 +34,21 @@ class Executor:
         engine: has questions of servers answered.
         downstreams: server → its connection.
         shapes: learns from results.
+        find_tool: returns the tool of a server by its own name; see `Directory.wait_for_own_tool`.
 
     Attributes:
         log_level: least level of log messages that clients want; None where none has said.
     """
 
-    def __init__(self, engine: Engine, downstreams: Mapping[str, Downstream], shapes: ShapeLearner) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        downstreams: Mapping[str, Downstream],
+        shapes: ShapeLearner,
+        find_tool: Callable[[str, str], Awaitable[ToolRoute | None]],
+    ) -> None:
         self._engine = engine
+        self._find_tool = find_tool
         self._shapes = shapes
         self.path_missing = shapes.path_missing
         self._downstreams = downstreams
@@ -85,6 +95,13 @@ class Executor:
             cause=call,
             limited=call.policy.timeout_s is not None,
         )
+
+    async def rules_of(self, server: str, tool: str) -> ToolRules | None:
+        route = await self._find_tool(server, tool)
+        if route is None:
+            return None
+        entry = route.entry
+        return ToolRules(entry.policy, route.validator, entry.input_schema, entry.preset)
 
     def _params(self, call: Call, arguments: dict[str, Any] | None) -> dict[str, Any]:
         params: dict[str, Any] = {"name": call.tool}

@@ -4,14 +4,55 @@ Over servers in the test's own process. Names are `core/test_catalog.py`'s, anno
 `upstream/test_notifications.py`'s.
 """
 
+import math
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 import pytest
 
+from asyncfc_mcp.app import compose
+from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.config.settings import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.downstream.listing_cache import ListingCache
+from asyncfc_mcp.downstream.snapshot import ServerSnapshot
 from asyncfc_mcp.errors import UnknownTool
-from tests.support.inprocess_server import Got, Toy, bridge_over, text_result
+from tests.support.inprocess_server import Got, Toy, bridge_over, spawning, text_result
 from tests.support.virtual_time import on_virtual_time
+
+
+class Late(Toy):
+    """A server that reads its input only after a while."""
+
+    def __init__(self, after_s: float, name: str = "toy") -> None:
+        super().__init__(name)
+        self.after_s, self.reads_at = after_s, math.inf
+
+    async def _on_request(self, inbound: Any, method: str, params: Any) -> dict[str, Any]:
+        self.reads_at = min(self.reads_at, anyio.current_time() + self.after_s)
+        await anyio.sleep_until(self.reads_at)
+        return await super()._on_request(inbound, method, params)
+
+
+@asynccontextmanager
+async def composed(toys: Mapping[str, Toy], snapshot: ServerSnapshot | None = None) -> AsyncGenerator[Bridge]:
+    """Open a bridge over servers that start while it is open.
+
+    Args:
+        snapshot: of each server, from an earlier run.
+    """
+
+    class Cache(ListingCache):
+        def load(self, config: ServerConfig) -> ServerSnapshot | None:
+            return snapshot
+
+    servers = tuple(ServerConfig(name, StdioSpec(name)) for name in toys)
+    with patch("asyncfc_mcp.downstream.connection.spawn", spawning(toys)):
+        async with compose(BridgeConfig(servers, source="test"), cache=Cache(None)).open() as bridge:
+            bridge.starts.on_client_answered()
+            yield bridge
 
 
 async def _tool(got: Got) -> dict[str, Any]:
@@ -91,3 +132,42 @@ async def test_silent_tools_and_servers_that_are_not_up_are_reported():
         assert ": " in why
         with pytest.raises(UnknownTool, match="down"):
             bridge.directory.route("echo")
+
+
+@on_virtual_time
+async def test_a_tool_is_found_by_its_own_name_once_its_server_has_listed():
+    """None then for what it does not list, and for a server that is not there; neither waits for another server."""
+    toy, slow = Late(5), Late(60, "slow")
+    async with composed({"toy": toy, "slow": slow}) as bridge:
+        find, began = bridge.directory.wait_for_own_tool, anyio.current_time()
+        assert await find("nobody", "echo") is None
+        assert anyio.current_time() == began
+        route = await find("toy", "echo")
+        assert route is not None
+        assert (route.entry.server, route.entry.tool, route.entry.name) == ("toy", "echo", "toy__echo")
+        assert await find("toy", "new") is None
+        assert 5 <= anyio.current_time() - began < 60
+
+
+@on_virtual_time
+async def test_a_listing_of_an_earlier_run_counts_for_the_tools_in_it():
+    """A call of one of them need not wait for its server; for another tool the new listing counts."""
+    toy = Late(5)
+    toy.add("new", toy._echo)
+    old = {"name": "echo", "inputSchema": {"type": "object"}}
+    async with composed({"toy": toy}, ServerSnapshot(listings={"tools": [old]})) as bridge:
+        find, began = bridge.directory.wait_for_own_tool, anyio.current_time()
+        assert await find("toy", "echo") is not None
+        assert anyio.current_time() == began
+        assert await find("toy", "new") is not None
+        assert anyio.current_time() - began >= 5
+
+
+@on_virtual_time
+async def test_a_server_that_does_not_start_has_no_tools():
+    """The wait ends when its start has failed."""
+    toy = Late(0)
+    toy.refuses = True
+    async with composed({"toy": toy}) as bridge:
+        with anyio.fail_after(120):
+            assert await bridge.directory.wait_for_own_tool("toy", "echo") is None

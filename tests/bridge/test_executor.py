@@ -9,15 +9,19 @@ from typing import Any, cast
 import pytest
 
 from asyncfc_mcp.bridge.executor import Executor, offered_capabilities, passed_on
+from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.config.settings import Policy
+from asyncfc_mcp.core.catalog import ToolEntry
 from asyncfc_mcp.core.futures import Future, Result
 from asyncfc_mcp.core.identity import LOCAL
 from asyncfc_mcp.core.outcome import Outcome
+from asyncfc_mcp.core.overridden_tools import Preset
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.question_rules import MAX_ROUNDS
 from asyncfc_mcp.errors import AskedTooOften, CallFailed, ProtocolFailure, ServerDied, ServerUnavailable
 from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, Deferred
 from tests.support.parked_calls import OK, text
+from tests.support.server_states import own_state
 
 pytestmark = pytest.mark.anyio
 
@@ -81,8 +85,16 @@ class Shapes:
     def path_missing(self, source: Future) -> None: ...
 
 
+async def no_tool(server: str, tool: str) -> ToolRoute | None:
+    return None
+
+
+def executor_of(server: Server, engine: Any = None, shapes: Any = None, find_tool: Any = no_tool) -> Executor:
+    return Executor(engine or Answers(), cast("Any", {"s": server}), shapes or cast("Any", Shapes()), find_tool)
+
+
 async def execute(server: Server, call: Call, arguments: Any = None, engine: Any = None, shapes: Any = None) -> Result:
-    executor = Executor(engine or Answers(), cast("Any", {"s": server}), shapes or cast("Any", Shapes()))
+    executor = executor_of(server, engine, shapes)
     return await executor.execute(call, arguments, call.on_progress, call.on_sent)
 
 
@@ -123,7 +135,7 @@ async def test_the_log_level_is_the_calls_own_or_that_of_all(own: str | None, al
     """In `_meta`, for servers of 2026-07-28; others were asked by a request."""
     for modern in (True, False):
         server = Server(OK, modern=modern)
-        executor = Executor(cast("Any", Answers()), cast("Any", {"s": server}), cast("Any", Shapes()))
+        executor = executor_of(server)
         executor.log_level = all_
         call = call_of(meta={LOG_LEVEL_META_KEY: own} if own else None)
         await executor.execute(call, None, call.on_progress, call.on_sent)
@@ -219,7 +231,7 @@ async def test_a_server_that_is_gone_after_the_first_answer_has_died():
 
 def nowait(server: Server, call: Call, arguments: Any = None) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    executor = Executor(cast("Any", Answers()), cast("Any", {"s": server}), cast("Any", Shapes()))
+    executor = executor_of(server)
     cancel = executor.execute_nowait(call, arguments, outcomes.append)
     assert cancel is not None
     cancel("reason")
@@ -276,3 +288,24 @@ async def test_a_continuation_names_the_tool_in_its_protocol_error():
     server.completed(Deferred(again))
     with pytest.raises(ProtocolFailure, match="s__tool"):
         await cast("Deferred", outcomes[0])()
+
+
+# --- rules for calls of another run --------------------------------------------------------------------------------
+
+
+async def test_the_rules_of_a_tool_are_those_of_today():
+    """Policy, schema and arguments from the configuration, as they would hold for a new call; None without the tool."""
+    raw = {"name": "tool", "inputSchema": {"type": "object", "required": ["a"]}}
+    preset = Preset(fixed={"key": 1})
+    entry = ToolEntry("s__tool", "s", "tool", raw, raw, Policy(timeout_s=5), preset=preset)
+    route = ToolRoute.of(entry, own_state("s"))
+
+    async def find_tool(server: str, tool: str) -> ToolRoute | None:
+        return route if (server, tool) == ("s", "tool") else None
+
+    executor = executor_of(Server(), find_tool=find_tool)
+    rules = await executor.rules_of("s", "tool")
+    assert rules is not None
+    assert (rules.policy.timeout_s, rules.schema, rules.preset) == (5, raw["inputSchema"], preset)
+    assert rules.validator is route.validator
+    assert await executor.rules_of("s", "other") is None

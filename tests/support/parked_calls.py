@@ -9,11 +9,13 @@ from typing import Any
 
 import anyio
 
+from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.effects import Effect
 from asyncfc_mcp.core.futures import Future, Result
 from asyncfc_mcp.core.identity import LOCAL
 from asyncfc_mcp.core.outcome import CancelRequest, CompletionCallback
 from asyncfc_mcp.engine.call import Call
+from asyncfc_mcp.engine.executor_api import ToolRules
 from asyncfc_mcp.errors import ProtocolFailure
 from asyncfc_mcp.protocol import Deferred, OnProgress, OnSent
 from asyncfc_mcp.schema.validate import Validator
@@ -73,6 +75,7 @@ class ParkedCalls:
     Attributes:
         at_once: True for calls without a task (`execute_nowait`), as far as `sends`.
         sends: False for a server that is still starting: its calls are parked and not sent.
+        rules: server and tool → its rules; None for a tool that does not exist any more.
     """
 
     at_once = False
@@ -83,6 +86,7 @@ class ParkedCalls:
         self.cancelled: list[str] = []
         self.sends = True
         self.changed = Signal()
+        self.rules: dict[tuple[str, str], ToolRules | None] = {}
 
     async def execute(
         self, call: Call, arguments: Mapping[str, Any] | None, on_progress: OnProgress, on_sent: OnSent
@@ -127,6 +131,11 @@ class ParkedCalls:
 
     def path_missing(self, source: Future) -> None:
         """Nothing is learned here."""
+
+    async def rules_of(self, server: str, tool: str) -> ToolRules | None:
+        """Return what the test has put in `rules`, else those of any tool, after a turn of the event loop."""
+        await anyio.lowlevel.checkpoint()
+        return self.rules.get((server, tool), ToolRules(Policy(), None, None, None))
 
     async def check(self, validator: Validator, arguments: dict[str, Any], tool: str) -> tuple[str, str] | None:
         """Check arguments as the bridge's executor does, after a turn of the event loop."""
