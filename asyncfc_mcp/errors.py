@@ -643,6 +643,16 @@ class NotResumed(CallFailed):
         )
 
 
+class NotClaimed(CallFailed):
+    """The journal cannot be written any more, and says that the call waits; this run has not sent it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "not sent: the journal cannot be written any more and says that this call waits, so the next run of the "
+            "bridge sends it; if it were sent now, it would run twice"
+        )
+
+
 class RestoredFailure(CallFailed):
     """A failure of an earlier run of the bridge, of which only the texts are kept.
 

@@ -103,6 +103,10 @@ class Executor:
         entry = route.entry
         return ToolRules(entry.policy, route.validator, entry.input_schema, entry.preset)
 
+    async def resume(self, call: Call, arguments: dict[str, Any] | None, result: Result) -> Result:
+        call.on_sent()
+        return await self._finish(call, self._params(call, arguments), result)
+
     def _params(self, call: Call, arguments: dict[str, Any] | None) -> dict[str, Any]:
         params: dict[str, Any] = {"name": call.tool}
         if call.preset is not None:

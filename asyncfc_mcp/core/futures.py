@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from asyncfc_mcp.core.identity import CallerIdentity, FutureKey, Scope, future_key
 from asyncfc_mcp.errors import CallFailed, InvalidTransition
@@ -148,6 +148,7 @@ class Future:
     """For a task: seconds for which its result is to be kept after submission; None for other futures."""
     state: State = State.WAITING
     result: Result | None = None
+    """Read from the journal (`load`) when it is accessed and not in memory."""
     failure: CallFailed | None = None
     """Reason for a missing result; None where there is one, `isError` results included."""
     cause: str | None = None
@@ -158,6 +159,8 @@ class Future:
     """ID or name in the arguments, as the caller wrote it → ID of the future whose value replaces it."""
     after: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     """ID or name in `_after`, as the caller wrote it → ID of the future that had to complete first."""
+    private: bool = False
+    """Its arguments and result are not written to the journal."""
     answered: bool = False
     """The request was answered with the result itself (`sync`), so that clients need not fetch it."""
     questions: dict[str, Question] = field(default_factory=dict[str, Question])
@@ -170,12 +173,35 @@ class Future:
     """Bytes of the result as JSON, approximately."""
     held: int = 0
     """Bytes of memory that are accounted: of its arguments until it ends, then of its result or failure."""
+    load: Callable[["Future"], Result] | None = None
+    """Reads the result from the journal; None while memory has the only copy, and where there is no result."""
+    loaded: bool = True
+    """False while the result is in the journal only."""
     watchers: list[Callable[["Future"], None]] = field(default_factory=list[Callable[["Future"], None]])
     """Called after every change; each watcher has to remove itself."""
     key: FutureKey = field(init=False)
 
     def __post_init__(self) -> None:
         self.key = future_key(self.scope, self.id)
+
+    if not TYPE_CHECKING:  # else every misspelt attribute would pass the type checker
+
+        def __getattr__(self, name: str) -> Result:
+            """Load the result, whose slot is empty while it is not in memory."""
+            if name != "result" or self.load is None:
+                raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+            self.result, self.loaded = self.load(self), True
+            return self.result
+
+    def unload(self, load: Callable[["Future"], Result]) -> None:
+        """Free the memory of the result, which `load` reads when it is needed again."""
+        self.load, self.loaded = load, False
+        del self.result
+
+    @property
+    def has_result(self) -> bool:
+        """True where there is a result, in memory or in the journal."""
+        return self.load is not None or self.result is not None
 
     @property
     def done(self) -> bool:

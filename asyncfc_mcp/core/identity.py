@@ -6,7 +6,8 @@ Pure values. `transports.http.auth` creates scopes, `upstream.callers` distingui
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Final, NewType
 
 
@@ -31,6 +32,10 @@ PUBLIC: Final = Scope("public", listed=False)
 """A reachable address without authentication (`--insecure-no-auth`)."""
 
 
+LASTING: Final = "key:"
+_tokens: Final = count(1)
+
+
 @dataclass(slots=True, eq=False)
 class CallerIdentity:
     """Caller within a scope, as far as it can be distinguished: a session, a conversation, or all clients of one name
@@ -41,6 +46,8 @@ class CallerIdentity:
         shared: may represent several callers that cannot be distinguished.
         ended: its session has ended.
         began_at: time at which its session was opened, in seconds of the clock; -inf without a session.
+        token: differs from those of all other callers of this run; begins with `key:` where the caller is one in all
+            runs, since it is a conversation with a key.
         left_at: returns the time of the client's last activity once it has been idle for so long that it may have
             left without ending its session; infinity until then.
     """
@@ -49,7 +56,13 @@ class CallerIdentity:
     shared: bool = False
     ended: bool = False
     began_at: float = -math.inf
+    token: str = field(default_factory=lambda: str(next(_tokens)))
     left_at: Callable[[], float] = lambda: math.inf
+
+    @property
+    def lasting(self) -> bool:
+        """True for a caller that is the same one in other runs of the program."""
+        return self.token.startswith(LASTING)
 
     @staticmethod
     def never() -> float:

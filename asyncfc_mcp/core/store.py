@@ -8,9 +8,11 @@ import re
 import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
 from typing import Final, Protocol
 
-from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.archive import Archive
+from asyncfc_mcp.core.futures import RECORD_BYTES, Future, Result
 from asyncfc_mcp.core.identity import CallerIdentity, Scope, is_id
 from asyncfc_mcp.core.retention import Retention
 from asyncfc_mcp.errors import AmbiguousName, ForeignName, InvalidName, NameInUse, UnknownFuture, nearest
@@ -27,8 +29,12 @@ class Numbers(Protocol):
         """Return the next number."""
         ...
 
-    def fate(self, number: int) -> str | None:
-        """Return the reason why the future of a used number no longer exists; None for an unused number."""
+    def fate(self, number: int, earlier: str | None = None) -> str | None:
+        """Return the reason why the future of a used number no longer exists; None for an unused number.
+
+        Args:
+            earlier: the reason for a number that an earlier run of the program used, where it is known.
+        """
         ...
 
 
@@ -42,7 +48,7 @@ class InMemoryNumbers:
         self._last += 1
         return self._last
 
-    def fate(self, number: int) -> str | None:
+    def fate(self, number: int, earlier: str | None = None) -> str | None:
         return "was read long ago and is forgotten" if 0 < number <= self._last else None
 
 
@@ -50,6 +56,7 @@ class InMemoryNumbers:
 class _Shelf:
     """Futures of one scope by ID, in order of submission, and by name."""
 
+    scope: Scope
     numbers: Numbers
     futures: dict[str, Future] = field(default_factory=dict[str, Future])
     names: dict[str, dict[CallerIdentity | None, list[Future]]] = field(
@@ -72,6 +79,7 @@ class FutureStore:
         caller_share: share of both bounds that one caller may fill where the scope is not listed, so that it cannot
             block the others (see `retention.allowance`). In other scopes all callers are one principal.
         numbers: returns the numbers for a scope's IDs, by its key.
+        archive: futures that are not in memory; None without one.
     """
 
     def __init__(
@@ -84,9 +92,11 @@ class FutureStore:
         unread_keep_s: float = 3600,
         caller_share: float = 1.0,
         numbers: Callable[[str], Numbers] = InMemoryNumbers,
+        archive: Archive | None = None,
     ) -> None:
         self._clock = clock
         self._numbers = numbers
+        self._archive = archive
         self._shelves: dict[str, _Shelf] = {}
         self._retention = Retention[Future](
             self._drop,
@@ -136,24 +146,36 @@ class FutureStore:
         """
         now, party = self._clock(), _party(scope, caller)
         self._retention.admit(party, now, lambda future: future.key in keep)
-        shelf = self._shelves.get(scope.key)
-        if shelf is None:
-            shelf = self._shelves[scope.key] = _Shelf(self._numbers(scope.key))
+        shelf = self._shelf(scope)
         if name is not None:
             self.check_name(scope, name, namer)
         future_id = f"f{shelf.numbers.take()}" if scope.listed else f"f{secrets.token_hex(16)}"
         future = Future(future_id, scope, tool, server, name=name, conversation=conversation, submitted_at=now)
         future.caller, future.namer, future.ttl_s = caller, namer, ttl_s
-        shelf.futures[future_id] = future
-        if name is not None:
-            holders = shelf.names.setdefault(name, {})
-            if namer is not None and namer.shared:
-                # Reused by the same caller or by another one: they cannot be distinguished.
-                holders.setdefault(namer, []).append(future)
-            else:
-                holders[namer] = [future]
+        self._put(shelf, future)
         self._retention.begin(party)
         return future
+
+    def restore(self, future: Future) -> None:
+        """Add an unfinished future of an earlier run, under its ID and name."""
+        self._put(self._shelf(future.scope), future)
+        self._retention.begin(_party(future.scope, future.caller))
+
+    def _shelf(self, scope: Scope) -> _Shelf:
+        shelf = self._shelves.get(scope.key)
+        if shelf is None:
+            shelf = self._shelves[scope.key] = _Shelf(scope, self._numbers(scope.key))
+        return shelf
+
+    def _put(self, shelf: _Shelf, future: Future) -> None:
+        shelf.futures[future.id] = future
+        if future.name is not None:
+            holders = shelf.names.setdefault(future.name, {})
+            if future.namer is not None and future.namer.shared:
+                # Reused by the same caller or by another one: they cannot be distinguished.
+                holders.setdefault(future.namer, []).append(future)
+            else:
+                holders[future.namer] = [future]
 
     def check_name(self, scope: Scope, name: object, namer: CallerIdentity | None = None) -> str:
         """Return the name if it can be given to a new future of this caller.
@@ -184,18 +206,31 @@ class FutureStore:
             AmbiguousName: callers that cannot be distinguished used the name for several.
         """
         shelf = self._shelves.get(scope.key)
-        if shelf is None:
-            return None
         ref = ref.strip().removeprefix("$")
-        if (future := shelf.futures.get(ref)) is not None:
-            return future
-        return _only(ref, shelf.names.get(ref, {}).get(namer, ()))
+        if shelf is not None:
+            if (future := shelf.futures.get(ref)) is not None:
+                return future
+            if holders := shelf.names.get(ref, {}).get(namer, ()):
+                return _only(ref, holders)
+        if self._archive is None:
+            return None
+        if is_id(ref):
+            return self._archive.find(scope, ref)
+        return None if namer is None or not namer.lasting else _only(ref, self._named(scope, ref, namer))
 
     def with_key(self, key: str) -> Future | None:
         """Return the future with this key (see `identity.FutureKey`); None without one."""
         scope_key, _, future_id = key.rpartition("/")
         shelf = self._shelves.get(scope_key)
-        return None if shelf is None else shelf.futures.get(future_id)
+        if shelf is None:
+            return None
+        future = shelf.futures.get(future_id)
+        return self._archive.find(shelf.scope, future_id) if future is None and self._archive is not None else future
+
+    def _named(self, scope: Scope, name: str, namer: CallerIdentity | None = None) -> list[Future]:
+        if self._archive is None or not scope.listed or _NAME.fullmatch(name) is None:
+            return []
+        return self._archive.named(scope, name, namer)
 
     def find(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
         """Like `find_own`; else return the only future with this name of another caller, since clients reconnect; else
@@ -236,6 +271,8 @@ class FutureStore:
         shelf = self._shelves.get(scope.key)
         holders = shelf.names.get(ref.strip().removeprefix("$"), {}) if shelf is not None else {}
         found = [(other, each) for other, futures in holders.items() if other is not namer for each in futures]
+        if not found:
+            found = [(each.namer, each) for each in self._named(scope, ref.strip().removeprefix("$"))]
         return sorted(found, key=lambda pair: int(pair[1].id[1:])) if len(found) > 1 else found
 
     def get(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future:
@@ -257,25 +294,27 @@ class FutureStore:
         # `f01` is never an ID, though `f1` is.
         if not scope.listed or not is_id(word) or len(number) > 18 or not number.isdigit() or number[0] == "0":
             return None
-        shelf = self._shelves.get(scope.key)
-        if shelf is None:
-            shelf = self._shelves[scope.key] = _Shelf(self._numbers(scope.key))
-        return shelf.numbers.fate(int(number))
+        earlier = None if self._archive is None else self._archive.fate(scope, int(number))
+        return self._shelf(scope).numbers.fate(int(number), earlier)
 
     def _nearest(self, scope: Scope, ref: str) -> list[str]:
-        shelf = self._shelves.get(scope.key)
-        if shelf is None or not scope.listed:
+        if not scope.listed:
             return []
         recent = [future.id for future, _ in zip(self.newest(scope), range(200), strict=False)]
-        return nearest(ref.removeprefix("$"), [*shelf.names, *recent]) or recent[:3]
+        shelf = self._shelves.get(scope.key)
+        return nearest(ref.removeprefix("$"), [*(shelf.names if shelf is not None else ()), *recent]) or recent[:3]
 
     def newest(self, scope: Scope) -> Iterator[Future]:
         """Return the futures of a scope, newest first; none where the scope is not listed."""
         self._retention.expire_timed(self._clock())
-        shelf = self._shelves.get(scope.key)
-        if shelf is None or not scope.listed:
+        if not scope.listed:
             return iter(())
-        return reversed(shelf.futures.values())
+        shelf = self._shelves.get(scope.key)
+        known = shelf.futures if shelf is not None else {}
+        if self._archive is None:
+            return reversed(known.values())
+        others = (future for future in self._archive.newest(scope) if future.id not in known)
+        return merge(reversed(known.values()), others, key=_number, reverse=True)
 
     def all(self) -> Iterator[Future]:
         """Yield the futures of all scopes, oldest first within a scope."""
@@ -310,6 +349,12 @@ class FutureStore:
         if future.done and self._keeps(future):
             self._retention.read(future, _party(future.scope, future.caller), future.read_at)
 
+    def unload(self, future: Future, load: Callable[[Future], Result]) -> None:
+        """Free the memory of a result that `load` can read again."""
+        future.unload(load)
+        if self._keeps(future):
+            self.charge(future, RECORD_BYTES)
+
     def mark_used(self, future: Future) -> None:
         """Record that a call used the value: even if unread, it is dropped before new calls are refused."""
         if self._keeps(future):
@@ -330,6 +375,11 @@ class FutureStore:
             elif holders.pop(future.namer, None) is not None and not holders:
                 del shelf.names[future.name]
         self.charge(future, 0)
+
+
+def _number(future: Future) -> int:
+    """Return the number in an ID of a scope that is listed."""
+    return int(future.id[1:])
 
 
 def _party(scope: Scope, caller: CallerIdentity | None) -> CallerIdentity | None:

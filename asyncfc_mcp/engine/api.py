@@ -9,6 +9,7 @@ if there is one, uses the memory of this process. Notes and figures of this proc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from asyncfc_mcp.core.futures import Future, Question, Result
@@ -169,9 +170,23 @@ class Engine(Protocol):
         """Return the futures of a scope, newest first; none where the scope is not listed."""
         ...
 
+    def unread_nowait(self, scope: Scope, conversation: str) -> list[Future]:
+        """Return the futures that earlier runs of the program left in a conversation with a key: unread and unfinished
+        ones, oldest first."""
+        ...
+
     def mark_read(self, future: Future) -> None:
         """Record that a result was delivered, or will be as soon as it exists. The first call that is submitted
-        `keep_s` later drops it, and one that needs its memory drops it earlier."""
+        `keep_s` later drops it from memory, and one that needs its memory drops it earlier."""
+        ...
+
+    async def load(self, future: Future) -> None:
+        """Read a result into memory that is not there. Every result can be used without that; the event loop then
+        stands still while a large one is read."""
+        ...
+
+    def result_path(self, future: Future) -> Path | None:
+        """Return the file that has the result of a future as JSON; None for those without a file of their own."""
         ...
 
     # --- wait and cancel -----------------------------------------------------------------------------------------
@@ -295,6 +310,12 @@ class Engine(Protocol):
         """End a call with a failure of the bridge; a cancellation is sent if the downstream has the call."""
         ...
 
+    def is_resumed_nowait(self, call: Call) -> bool:
+        """Return true for a call that the next run of the program resumes if this one ends now: one that waits, or
+        whose questions can be asked again."""
+        ...
+
     def stop_asking(self) -> None:
-        """Refuse all open and later questions, and fail their calls: no client is left to answer them."""
+        """Refuse all open and later questions, and fail their calls, except those that can be asked in the next run: no
+        client is left to answer them."""
         ...

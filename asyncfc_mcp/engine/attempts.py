@@ -5,7 +5,7 @@ Owns which failures are retried, and after which pause. Leaves settling calls to
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import anyio
@@ -45,6 +45,8 @@ class Attempts:
         check: checks arguments that do not plainly fit their schema; None checks at once, for as long as it takes.
         mark_used: records that a call has taken a future's value.
         path_missing: called with a future whose result lacks a part that a reference names.
+        resume: finishes a call that has got as far as questions in an earlier run.
+        load: reads a large result into memory, in slices.
     """
 
     def __init__(
@@ -53,8 +55,13 @@ class Attempts:
         check: Check | None,
         mark_used: Callable[[Future], None],
         path_missing: Callable[[Future], None] | None = None,
+        *,
+        resume: Callable[[Call, dict[str, Any] | None, Result], Awaitable[Result]] | None = None,
+        load: Callable[[Future], Awaitable[None]] | None = None,
     ) -> None:
         self._execute = execute
+        self._resume = resume
+        self._load = load
         self._check = check
         self._mark_used = mark_used
         self._path_missing = path_missing
@@ -111,6 +118,9 @@ class Attempts:
             CallFailed: it has no result.
         """
         await anyio.lowlevel.checkpoint_if_cancelled()  # without a continuation it was never sent
+        if self._load is not None:
+            for source in call.sources.values():
+                await self._load(source)
         arguments = await in_slices(self.resolving(call))
         if call.deadline < math.inf:
             # The limit is the call's own scope's, whose end tells the downstream to cancel.
@@ -123,6 +133,9 @@ class Attempts:
             assert arguments is not None
             if (problem := await self._check(call.validator, arguments, call.future.tool)) is not None:
                 raise ArgumentsRejected(call.future.tool, *problem)
+        if call.round is not None:
+            assert self._resume is not None
+            return await self._resume(call, arguments, call.round)
         if call.shares:
             return await self._shared(call, arguments)
         return await self._with_retries(call, arguments, continuation)

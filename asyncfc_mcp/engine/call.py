@@ -13,7 +13,7 @@ import anyio
 
 from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.effects import NOTHING, Effect
-from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.futures import Future, Result
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
 from asyncfc_mcp.core.outcome import CancelRequest
 from asyncfc_mcp.core.overridden_tools import Preset
@@ -149,6 +149,15 @@ class Call:
     """Arguments from the configuration, which are put in when the call is sent."""
     forward_questions: bool = False
     """Put questions into the result, as the server sent them, instead of waiting on the future."""
+    round: Result | None = None
+    """Questions of a server of 2026-07-28 that an earlier run of the program did not have answered: they are asked, and
+    then the call is sent again with the answers."""
+    asks_again: bool = False
+    """Its open questions are in the journal, and can be asked in another run."""
+    was_sent: bool = False
+    """An earlier run may have sent it; it is sent again only if its tool's settings say so."""
+    ending: bool = False
+    """Its end is being written to the journal; no other event counts any more."""
     verdict: CallFailed | None = None
     """Failure with which the engine ended a running call; None if a client cancelled it."""
     unmet_dependencies: set[str] = field(default_factory=set[str])

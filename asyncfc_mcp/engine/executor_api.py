@@ -66,6 +66,14 @@ class Executor(Protocol):
     @property
     def check(self) -> Check: ...
 
+    async def resume(self, call: Call, arguments: dict[str, Any] | None, result: Result) -> Result:
+        """Finish a call that has got this far in an earlier run: `result` has questions (`InputRequiredResult`).
+
+        Raises:
+            CallFailed: it has no result.
+        """
+        ...
+
     async def rules_of(self, server: str, tool: str) -> ToolRules | None:
         """Return the rules of a tool, by its name downstream, as soon as the listing of its server is known; None if
         the server or the tool does not exist (any more), or the server cannot be started."""

@@ -11,9 +11,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -81,8 +82,11 @@ class _File:
 class Count:
     """The numbers of one scope. `take` gives the next one."""
 
-    def __init__(self, path: Path | None, since: float) -> None:
+    def __init__(
+        self, path: Path | None, since: float, on_reserved: Callable[[int, int], None] = lambda first, last: None
+    ) -> None:
         self._path = path
+        self._on_reserved = on_reserved
         self._since = since
         self._next = 1
         self._last = 0
@@ -96,7 +100,7 @@ class Count:
         self._next += 1
         return number
 
-    def fate(self, number: int) -> str | None:
+    def fate(self, number: int, earlier: str | None = None) -> str | None:
         """Return the reason why no future has this number now; None if it was never given.
 
         Reads the file: a lookup that failed may take a moment.
@@ -114,7 +118,7 @@ class Count:
                     f"is from another bridge with this configuration, which runs since {_clock_time(run.since)} "
                     f"(process {run.pid})"
                 )
-        return f"is from before the restart at {_clock_time(self._since)}"
+        return earlier or f"is from before the restart at {_clock_time(self._since)}"
 
     def close(self) -> None:
         """Return the unused numbers of the last block to the file, if no other bridge has taken a block after it."""
@@ -139,6 +143,7 @@ class Count:
             self._own[-1][1] = self._last
         else:
             self._own.append([first, self._last])
+        self._on_reserved(first, self._last)
         self._block = min(2 * self._block, LARGEST_BLOCK)
 
     def _next_block(self) -> int:
@@ -201,6 +206,9 @@ class Count:
 class FutureIds:
     """The counts of one bridge.
 
+    Attributes:
+        on_reserved: called with a scope's key and the first and last number of each block that is reserved for it.
+
     Args:
         folder: of the files; None begins every count at the clock.
         wrapped: what the bridge wraps: the path of its configuration, its command or its URL. Only a hash of it is
@@ -212,13 +220,17 @@ class FutureIds:
         self._wrapped = wrapped
         self._since = time.time()
         self._counts: dict[str, Count] = {}
+        self.on_reserved: Callable[[str, int, int], None] = lambda scope, first, last: None
 
     def count(self, scope: str) -> Count:
         """Return the count of the scope with this key."""
         count = self._counts.get(scope)
         if count is None:
-            count = self._counts[scope] = Count(self._path(scope), self._since)
+            count = self._counts[scope] = Count(self._path(scope), self._since, partial(self._reserved, scope))
         return count
+
+    def _reserved(self, scope: str, first: int, last: int) -> None:
+        self.on_reserved(scope, first, last)
 
     def close(self) -> None:
         for count in self._counts.values():

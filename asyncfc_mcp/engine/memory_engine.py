@@ -1,12 +1,15 @@
-"""The engine of one process: futures in memory, calls in tasks of this process.
+"""The engine of one process: futures in memory and in a journal, calls in tasks of this process.
 
-Owns how store, scheduler, questions and forward references work together. Nothing outlives the process.
+Owns how store, scheduler, questions, forward references and the journal's parts work together. Without a journal
+nothing outlives the process.
 """
 
 import math
+import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,16 +20,22 @@ from asyncfc_mcp.core.identity import CallerIdentity, Scope, id_of
 from asyncfc_mcp.core.state_tree import NEAREST
 from asyncfc_mcp.core.store import FutureStore, InMemoryNumbers
 from asyncfc_mcp.engine.api import Claim
+from asyncfc_mcp.engine.archive import Archive
 from asyncfc_mcp.engine.call import Call, PendingCall, Submission
 from asyncfc_mcp.engine.clock import loop_clock
 from asyncfc_mcp.engine.executor_api import Executor
 from asyncfc_mcp.engine.forward_references import ForwardReferences
 from asyncfc_mcp.engine.future_ids import FutureIds
+from asyncfc_mcp.engine.journal.api import Journal
 from asyncfc_mcp.engine.question_routing import QuestionRouting
 from asyncfc_mcp.engine.questions import Questions
+from asyncfc_mcp.engine.recorder import Recorder
+from asyncfc_mcp.engine.recovery import Recovery
 from asyncfc_mcp.engine.scheduler import Scheduler
 from asyncfc_mcp.engine.wait import wait_for
 from asyncfc_mcp.errors import CallFailed
+from asyncfc_mcp.turns import in_slices
+from asyncfc_mcp.values.large import LARGE_BYTES
 
 
 class MemoryEngine:
@@ -37,6 +46,7 @@ class MemoryEngine:
         server_limits: `max_concurrency` of each server; None means no limit.
         ids: numbers of future IDs; closed with the engine. None counts from 1 in this run only.
         several_servers: questions must say which server asks.
+        journal: record of all futures, with which they outlive the process; it needs `ids`. None keeps none.
     """
 
     _scheduler: Scheduler
@@ -50,12 +60,18 @@ class MemoryEngine:
         *,
         ids: FutureIds | None = None,
         several_servers: bool = False,
+        journal: Journal | None = None,
     ) -> None:
         self._settings = settings
         self._ids = ids
         self._server_limits = server_limits
         self._several_servers = several_servers
         self._clock = loop_clock()
+        self._journal = journal
+        self._recorder: Recorder | None = None
+        self._archive = None if journal is None else Archive(journal, self._offset_s, self._loaded)
+        if journal is not None and ids is not None:
+            ids.on_reserved = journal.cover
         self._store = FutureStore(
             self._clock,
             max_pending=settings.max_pending,
@@ -64,12 +80,15 @@ class MemoryEngine:
             unread_keep_s=settings.unread_keep_s,
             caller_share=settings.max_caller_share,
             numbers=InMemoryNumbers if ids is None else ids.count,
+            archive=self._archive,
         )
         self._forward_references = ForwardReferences(self._store, settings.gap_wait_s, settings.name_wait_s)
 
     @asynccontextmanager
     async def open(self, executor: Executor) -> AsyncGenerator[None]:
-        settings = self._settings
+        settings, journal, archive = self._settings, self._journal, self._archive
+        if journal is not None:
+            self._recorder = Recorder(journal, self._clock, secrets.token_hex(4), self._unload)
         self._scheduler = Scheduler(
             self._store,
             executor.execute,
@@ -80,14 +99,26 @@ class MemoryEngine:
             path_missing=executor.path_missing,
             order_s=settings.public_order_s,
             caller_share=settings.max_caller_share,
+            recorder=self._recorder,
+            resume=executor.resume,
+            load=None if archive is None else self.load,
         )
         self._question_routing = QuestionRouting(self._scheduler)
         self._questions = Questions(
-            self._scheduler, self._clock, settings.question_timeout_s, several=self._several_servers
+            self._scheduler,
+            self._clock,
+            settings.question_timeout_s,
+            several=self._several_servers,
+            recorder=self._recorder,
         )
         try:
             async with anyio.create_task_group() as tg:
                 await tg.start(self._scheduler.run)
+                if journal is not None and archive is not None:
+                    await tg.start(journal.run)
+                    recovery = Recovery(journal, archive, self._store, self._scheduler, executor)
+                    if calls := recovery.adopt():
+                        tg.start_soon(recovery.resume, calls)
                 yield
                 tg.cancel_scope.cancel()
         finally:
@@ -124,30 +155,34 @@ class MemoryEngine:
         if not scope.listed and policy.on_failure == "stop":
             # Without authentication one client's failure must not stop what another client has asked for.
             policy = replace(policy, on_failure="continue")
-        self._scheduler.submit(
-            Call(
-                future,
-                submission.tool,
-                submission.arguments,
-                policy,
-                submission.effect,
-                read_only=submission.read_only,
-                repeatable=submission.repeatable,
-                validator=submission.validator,
-                schema=submission.schema,
-                bindings=bindings,
-                value_dependencies=tuple(dict.fromkeys(taken.values())),
-                after=follows,
-                needs_task=submission.needs_task,
-                preset=submission.preset,
-                meta=context.meta,
-                capabilities=context.capabilities,
-                client=context.client,
-                forward_questions=context.forward_questions,
-                answers=context.answers,
-                reply_before_send=context.reply_before_send,
-            )
+        call = Call(
+            future,
+            submission.tool,
+            submission.arguments,
+            policy,
+            submission.effect,
+            read_only=submission.read_only,
+            repeatable=submission.repeatable,
+            validator=submission.validator,
+            schema=submission.schema,
+            bindings=bindings,
+            value_dependencies=tuple(dict.fromkeys(taken.values())),
+            after=follows,
+            needs_task=submission.needs_task,
+            preset=submission.preset,
+            meta=context.meta,
+            capabilities=context.capabilities,
+            client=context.client,
+            forward_questions=context.forward_questions,
+            answers=context.answers,
+            reply_before_send=context.reply_before_send,
         )
+        if self._recorder is None:
+            self._scheduler.submit(call)
+        else:
+            self._recorder.submitting(call)
+            self._scheduler.submit(call)
+            self._recorder.submitted()
         if context.name is not None:
             self._forward_references.notify_all()
         return future
@@ -179,13 +214,19 @@ class MemoryEngine:
         *,
         timeout_s: float = math.inf,
     ) -> list[Future]:
-        return await self._forward_references.futures(scope, refs, namer, timeout_s)
+        futures = await self._forward_references.futures(scope, refs, namer, timeout_s)
+        for future in futures:
+            await self.load(future)
+        return futures
 
     def get_nowait(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future:
         return self._store.get(scope, ref, namer)
 
     async def find(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
-        return self.find_nowait(scope, ref, namer)
+        future = self.find_nowait(scope, ref, namer)
+        if future is not None:
+            await self.load(future)
+        return future
 
     def find_nowait(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
         return self._store.find(scope, ref, namer)
@@ -211,8 +252,37 @@ class MemoryEngine:
     def list_futures_nowait(self, scope: Scope) -> Iterator[Future]:
         return self._store.newest(scope)
 
+    def unread_nowait(self, scope: Scope, conversation: str) -> list[Future]:
+        if self._archive is None:
+            return []
+        unfinished = [call.future for call in self._scheduler.unfinished if call.future.scope == scope]
+        resumed = [future for future in unfinished if future.conversation == conversation]
+        return [*self._archive.unread(scope, conversation), *resumed]
+
     def mark_read(self, future: Future) -> None:
         self._store.mark_read(future)
+        if self._recorder is not None:
+            self._recorder.read(future)
+
+    async def load(self, future: Future) -> None:
+        if not future.loaded and future.size > LARGE_BYTES and self._archive is not None:
+            result = await in_slices(self._archive.loading(future))
+            if not future.loaded:
+                future.result, future.loaded = result, True
+
+    def result_path(self, future: Future) -> Path | None:
+        return None if self._journal is None else self._journal.result_path(future.key)
+
+    def _offset_s(self) -> float:
+        return 0.0 if self._recorder is None else self._recorder.offset_s
+
+    def _loaded(self, future: Future) -> None:
+        if self._recorder is not None:
+            self._recorder.loaded(future)
+
+    def _unload(self, future: Future) -> None:
+        assert self._archive is not None
+        self._store.unload(future, self._archive.load)
 
     # --- wait and cancel -----------------------------------------------------------------------------------------
 
@@ -282,6 +352,9 @@ class MemoryEngine:
 
     def abort_nowait(self, call: Call, verdict: CallFailed) -> None:
         self._scheduler.abort(call, verdict)
+
+    def is_resumed_nowait(self, call: Call) -> bool:
+        return self._recorder is not None and self._recorder.resumes(call)
 
     def stop_asking(self) -> None:
         self._questions.close()

@@ -16,6 +16,7 @@ from asyncfc_mcp.core.futures import Event, Future, Question, Result, State
 from asyncfc_mcp.core.identity import CallerIdentity
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.question_rules import MAX_OPEN, can_answer, input_requests, refuse_unless_able
+from asyncfc_mcp.engine.recorder import Recorder
 from asyncfc_mcp.engine.scheduler import Scheduler
 from asyncfc_mcp.errors import (
     AskedTooOften,
@@ -63,12 +64,20 @@ class Questions:
         clock: monotonic, in seconds.
         timeout_s: seconds until an unanswered question makes its call fail.
         several: there are several servers, so a question must say which one asks.
+        recorder: writes questions that can be asked in another run to the journal; None keeps none.
     """
 
     def __init__(
-        self, scheduler: Scheduler, clock: Callable[[], float], timeout_s: float, *, several: bool = False
+        self,
+        scheduler: Scheduler,
+        clock: Callable[[], float],
+        timeout_s: float,
+        *,
+        several: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         self._several = several
+        self._recorder = recorder
         self._scheduler = scheduler
         self._clock = clock
         self._timeout_s = timeout_s
@@ -181,6 +190,8 @@ class Questions:
             ProtocolFailure: the client refused one.
             Unanswered: one had no answer in time.
         """
+        if self._recorder is not None:
+            self._recorder.asked(call, result)
         asked = input_requests(call.future.tool, result)
         if len(asked) > MAX_OPEN:
             raise TooManyQuestions(call.future.tool, len(asked), MAX_OPEN)
@@ -201,10 +212,14 @@ class Questions:
             exc = group.exceptions[0]
             assert isinstance(exc, RpcError)
             if isinstance(exc, _NoAnswer):
+                if self._closed and self._recorder is not None and self._recorder.resumes(call):
+                    await anyio.sleep_forever()  # the next run asks it
                 raise exc.verdict from None
             raise ProtocolFailure(call.future.tool, exc.code, exc.message, exc.data) from None
         if not asked:
             await anyio.sleep(STATE_ONLY_S)
+        if self._recorder is not None:
+            await self._recorder.round_answered(call)
         again: dict[str, Any] = {}
         if responses:
             again["inputResponses"] = responses

@@ -8,6 +8,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import anyio
@@ -19,7 +20,8 @@ from asyncfc_mcp.engine.attempts import Attempts, timed_out
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.deadlines import Deadlines
 from asyncfc_mcp.engine.executor_api import ExecuteNowait
-from asyncfc_mcp.errors import CallFailed, Cancelled, NotSent
+from asyncfc_mcp.engine.recorder import Recorder
+from asyncfc_mcp.errors import CallFailed, Cancelled, NotClaimed, NotSent
 from asyncfc_mcp.protocol import Deferred
 from asyncfc_mcp.signals import WakeUp
 from asyncfc_mcp.slices import at_once
@@ -29,6 +31,14 @@ logger = logging.getLogger(__name__)
 End = tuple[Call, Event, CallFailed | None, str]
 """A call that ends: its event, why it has no result, and its outcome for the calls behind it in the order of a state
 (see `StateTree.settle`)."""
+
+
+@dataclass(slots=True, eq=False)
+class _Claimed:
+    """A call that has started; `waits` while its claim is not committed."""
+
+    call: Call
+    waits: bool = False
 
 
 class Runner:
@@ -42,6 +52,7 @@ class Runner:
         settle: ends a call that has not started, and the calls that end as a consequence.
         finish: does the same for a call that has started, with its result if it has one, and gives its place to others.
         weigh: counts a call's memory.
+        recorder: claims calls before they are sent; None sends them without.
     """
 
     def __init__(
@@ -54,6 +65,7 @@ class Runner:
         settle: Callable[[End], None],
         finish: Callable[[End, Result | None], None],
         weigh: Callable[[Call], None],
+        recorder: Recorder | None = None,
     ) -> None:
         self._attempts = attempts
         self._execute_nowait = execute_nowait
@@ -62,6 +74,9 @@ class Runner:
         self._settle = settle
         self._finish = finish
         self._weigh = weigh
+        self._recorder = recorder
+        self._claimed: deque[_Claimed] = deque()
+        """Calls that have started and are not sent before the claims of all of them up to theirs are committed."""
         self._outbox: deque[Call] = deque()
         """Calls that have started and are sent as soon as their callers have been answered."""
         self._outbox_filled = WakeUp()
@@ -78,7 +93,7 @@ class Runner:
                     await self._outbox_filled.wait()
                     while self._outbox:
                         call = self._outbox.popleft()
-                        if not call.future.done:
+                        if not (call.future.done or call.ending):
                             self._dispatch(call)
             finally:
                 self.over = True
@@ -87,7 +102,32 @@ class Runner:
                         call.cancel_request("the bridge is stopping")
 
     def start(self, call: Call) -> None:
-        """Make a call, after its caller is answered if that comes first."""
+        """Make a call, after its claim is committed where that is needed, and after its caller is answered if that
+        comes first."""
+        if self._recorder is None:
+            return self._launch(call)
+        claimed = _Claimed(call)
+        claimed.waits = self._recorder.claim(call, partial(self._commit, claimed))
+        # Calls are sent in the order in which they start, whichever of them have to wait.
+        if claimed.waits or self._claimed:
+            self._claimed.append(claimed)
+        else:
+            self._launch(call)
+
+    def _commit(self, claimed: "_Claimed") -> None:
+        """Send the calls whose claims are committed."""
+        assert self._recorder is not None
+        claimed.waits = False
+        while self._claimed and not self._claimed[0].waits and not self.over:
+            call = self._claimed.popleft().call
+            if call.future.done or call.ending:
+                continue
+            if self._recorder.may_send(call):
+                self._launch(call)
+            else:
+                self._finish((call, Event.FAIL, NotClaimed(), "void"), None)
+
+    def _launch(self, call: Call) -> None:
         # A call that follows one in the outbox is sent after it, whatever its own answer is.
         if call.reply_before_send or self._outbox:
             self._outbox.append(call)
@@ -98,7 +138,7 @@ class Runner:
     def _dispatch(self, call: Call) -> None:
         assert self._tg is not None, "submit() before run()"
         # Identical calls share a result (single-flight) in a task, since one waits for the other.
-        if self._execute_nowait is not None and not (call.shares or call.is_large):
+        if self._execute_nowait is not None and not (call.shares or call.is_large or call.round is not None):
             try:
                 arguments = at_once(self._attempts.resolving(call))
                 if call.checked:
@@ -186,6 +226,8 @@ class Runner:
 
     def abort(self, call: Call, verdict: CallFailed) -> None:
         """End a call with a failure of the bridge, and send its cancellation to the downstream."""
+        if call.ending:
+            return
         if call.cancel_scope is None:
             self._give_up(call, Event.FAIL, verdict, "given up")
         else:
@@ -195,7 +237,7 @@ class Runner:
     def cancel(self, future: Future) -> None:
         """Cancel a call: at once if it has not started, else after its cancellation was sent to the downstream."""
         call = self._calls.get(future.key)
-        if call is None:
+        if call is None or call.ending:
             return
         if call.cancel_scope is not None:
             call.verdict = None  # the client's cancellation precedes the time limit

@@ -55,8 +55,8 @@ class Scales:
             if counted and future.held == 0:
                 return  # the future was dropped meanwhile
             counted = True
-            size = 0 if future.result is None else weight.size
-            self._store.weigh(future, size, RECORD_BYTES + weight.held)
+            size = weight.size if future.has_result else 0
+            self._store.weigh(future, size, RECORD_BYTES + (weight.held if future.loaded else 0))
 
         self._weigh(value, count)
 

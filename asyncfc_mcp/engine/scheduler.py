@@ -6,12 +6,14 @@ on servers or wire formats. Decisions are synchronous, so calls are decided in t
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import anyio
 import anyio.abc
 
-from asyncfc_mcp.core.futures import Event, Future, Result, State
+from asyncfc_mcp.core.futures import TRANSITIONS, Event, Future, Result, State
 from asyncfc_mcp.core.identity import id_of
 from asyncfc_mcp.core.meta_keys import without_our_keys
 from asyncfc_mcp.core.state_tree import NEAREST, StateTree
@@ -24,9 +26,10 @@ from asyncfc_mcp.engine.deadlines import Deadlines
 from asyncfc_mcp.engine.durations import Durations
 from asyncfc_mcp.engine.executor_api import Check, Execute, ExecuteNowait
 from asyncfc_mcp.engine.reasons import needed_failed, stopped
+from asyncfc_mcp.engine.recorder import Recorder
 from asyncfc_mcp.engine.runner import End, Runner
 from asyncfc_mcp.engine.scales import Scales
-from asyncfc_mcp.errors import DependencyFailed, PredecessorFailed, Stopped
+from asyncfc_mcp.errors import CallFailed, DependencyFailed, PredecessorFailed, Stopped
 
 
 class Scheduler:
@@ -42,6 +45,8 @@ class Scheduler:
         server_limits: `max_concurrency` of each server; absent or None means no limit.
         order_s: seconds for which a call keeps its place in the order where its scope is not listed.
         caller_share: share of a server's or a tool's places that one caller may have there (see `retention.allowance`).
+        recorder: writes the journal; None keeps none.
+        resume, load: see `Attempts`.
     """
 
     def __init__(
@@ -56,8 +61,12 @@ class Scheduler:
         path_missing: Callable[[Future], None] | None = None,
         order_s: float = math.inf,
         caller_share: float = 1.0,
+        recorder: Recorder | None = None,
+        resume: Callable[[Call, dict[str, Any] | None, Result], Awaitable[Result]] | None = None,
+        load: Callable[[Future], Awaitable[None]] | None = None,
     ) -> None:
         self.store = store
+        self._recorder = recorder
         self.scales = Scales(store)
         self.durations = Durations()
         self._clock = clock
@@ -70,13 +79,14 @@ class Scheduler:
         self._deadlines = Deadlines(clock, self._calls)
         self._order_s = order_s
         self._runner = Runner(
-            Attempts(execute, check, store.mark_used, path_missing),
+            Attempts(execute, check, store.mark_used, path_missing, resume=resume, load=load),
             execute_nowait,
             self._deadlines,
             self._calls,
-            settle=self._settle,
+            settle=self._withdraw,
             finish=self._finish,
             weigh=self._weigh,
+            recorder=recorder,
         )
         self.cancel = self._runner.cancel
         self.abort = self._runner.abort
@@ -153,6 +163,12 @@ class Scheduler:
             if each.future.state is State.WAITING and not each.dropped:
                 self._consider(each)
 
+    def meet(self, call: Call, dependency: str) -> None:
+        """Start a call for which nothing else is missing."""
+        call.unmet_dependencies.discard(dependency)
+        if call.future.state is State.WAITING and not call.dropped:
+            self._consider(call)
+
     def _consider(self, call: Call) -> None:
         """Start a call if nothing is missing, or queue it for capacity."""
         if self._runner.over or call.unmet_dependencies or (call.ordered and not self._tree.ready(call.future.key)):
@@ -183,11 +199,33 @@ class Scheduler:
 
     # --- settling ------------------------------------------------------------------------------------------------
 
+    def _withdraw(self, end: End) -> None:
+        """End a call that has not started, once its end is recorded."""
+        self._record(end, None, partial(self._settle, end))
+
     def _finish(self, end: End, result: Result | None) -> None:
+        """End a call that has started, once its end is recorded."""
+        result = None if result is None else without_our_keys(result)
+        self._record(end, result, partial(self._leave, end, result))
+
+    def _record(self, end: End, result: Result | None, committed: Callable[[], None]) -> None:
+        """Call `committed` once no crash takes back the end of a call; the first end of a call counts."""
+        call, event, failure, _ = end
+        if self._recorder is None:
+            return committed()
+        if call.future.done or call.ending:
+            return
+        call.ending = True
+        if call.future.state is State.WAITING:
+            self._drop(call)
+        state = TRANSITIONS[call.future.state, event]
+        self._recorder.end(call, state, result, failure, _cause(failure), committed)
+
+    def _leave(self, end: End, result: Result | None) -> None:
         """End a call that has started, and start calls that waited for its capacity."""
         call = end[0]
         if result is not None:
-            call.future.result = without_our_keys(result)
+            call.future.result = result
         try:
             self._settle(end)
         finally:
@@ -209,23 +247,24 @@ class Scheduler:
             if future.done:
                 continue
             if future.state is State.WAITING:
-                call.dropped = True
-                # It may stay in a queue for a while, where nothing of it is counted.
-                call.arguments = call.meta = None
-                call.answers = {}
-                call.sources.clear()
-                self._capacity.lose(self._tool_of(call), call.party)
+                self._drop(call)
             ran = future.state is not State.WAITING and (call.sent or call.cancel_scope is not None)
             if failure is not None:
                 # The failure is kept as long as the future; the frames that it passed, with arguments in them, are not.
                 failure.__traceback__ = failure.__context__ = None
             future.failure = failure
-            if isinstance(failure, DependencyFailed | PredecessorFailed | Stopped):
-                future.cause = failure.cause
+            future.cause = _cause(failure)
+            if self._recorder is not None and not call.ending:
+                # It follows from an end that is recorded before it, so another run would come to the same.
+                call.ending = True
+                state = TRANSITIONS[future.state, event]
+                self._recorder.end(call, state, future.result, failure, future.cause, None)
             self._calls.pop(future.key, None)
             self.store.mark_ended(future)
             future.apply(event)  # waiters are woken before the result is measured
             self.scales.result(future)
+            if self._recorder is not None and future.read_at is not None:
+                self._recorder.keep(future)
             if ran:  # not if it was cancelled before it was sent
                 assert future.started_at is not None
                 assert future.ended_at is not None
@@ -252,6 +291,18 @@ class Scheduler:
             if call.future.state is State.WAITING and not call.dropped:
                 self._consider(call)
 
+    def _drop(self, call: Call) -> None:
+        """Take a call that has not started out of the way of others."""
+        if call.dropped:
+            return
+        call.dropped = True
+        # It may stay in a queue for a while, where nothing of it is counted.
+        call.arguments = call.meta = None
+        call.answers = {}
+        call.sources.clear()
+        if not call.unmet_dependencies:  # else it is in no queue
+            self._capacity.lose(self._tool_of(call), call.party)
+
     def _future(self, key: str) -> Future | None:
         return self.store.with_key(key)
 
@@ -276,3 +327,8 @@ class Scheduler:
     def unfinished(self) -> Sequence[Call]:
         """Calls that have not ended, oldest first."""
         return tuple(self._calls.values())
+
+
+def _cause(failure: CallFailed | None) -> str | None:
+    """Return the ID of the future whose failure began the chain that a failure belongs to."""
+    return failure.cause if isinstance(failure, DependencyFailed | PredecessorFailed | Stopped) else None

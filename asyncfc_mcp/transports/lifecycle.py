@@ -17,6 +17,7 @@ import anyio.abc
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.futures import State
 from asyncfc_mcp.engine.api import Engine
+from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.errors import NotDrained
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ async def drain(bridge: Bridge, answered: Callable[[], Awaitable[None]]) -> None
     """Finish the requests and accepted calls of a client that has closed our input.
 
     Questions cannot be answered any longer, so a call that asks one fails. Calls that are left after `drain_s` are
-    cancelled.
+    cancelled, except those that the next run resumes.
 
     Args:
         answered: returns when every request has its response.
@@ -41,16 +42,21 @@ async def drain(bridge: Bridge, answered: Callable[[], Awaitable[None]]) -> None
     with anyio.move_on_after(drain_s):
         await answered()
         # Every call was submitted before its request was answered, so there will be no new ones.
-        while calls := engine.unfinished:
-            await engine.wait([call.future for call in calls])
+        while calls := [call.future for call in engine.unfinished if not _asks_later(engine, call)]:
+            await engine.wait(calls)
         return
     _cancel_the_rest(engine, drain_s)
     with anyio.move_on_after(LAST_ANSWERS_S):
         await answered()
 
 
+def _asks_later(engine: Engine, call: Call) -> bool:
+    """Return true for a call whose questions are left to the next run."""
+    return call.future.state is not State.WAITING and engine.is_resumed_nowait(call)
+
+
 def _cancel_the_rest(engine: Engine, drain_s: float) -> None:
-    calls = engine.unfinished
+    calls = [call for call in engine.unfinished if not engine.is_resumed_nowait(call)]
     if calls:
         logger.warning(
             "%d calls were unfinished %g s after the end of input (drain_s) and were cancelled: %s",
@@ -61,7 +67,7 @@ def _cancel_the_rest(engine: Engine, drain_s: float) -> None:
     # Waiting calls first, the newest of them first, so that the end of none starts another.
     waiting = [call for call in reversed(calls) if call.future.state is State.WAITING]
     for call in (*waiting, *calls):
-        if not call.future.done:
+        if not (call.future.done or engine.is_resumed_nowait(call)):
             engine.abort_nowait(call, NotDrained(call.future.tool, drain_s, sent=call.sent))
 
 

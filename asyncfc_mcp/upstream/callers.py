@@ -9,7 +9,7 @@ import hashlib
 from collections import OrderedDict
 from typing import Final
 
-from asyncfc_mcp.core.identity import CallerIdentity
+from asyncfc_mcp.core.identity import LASTING, CallerIdentity
 from asyncfc_mcp.upstream.request import Params, Request
 
 CONVERSATION_KEY: Final = "asyncfc/conversation"
@@ -44,13 +44,15 @@ class CallerIdentities:
     def namer(self, request: Request) -> CallerIdentity:
         """Return the caller among whose names those in a request are: a conversation with a key, else `of`."""
         key = conversation_key(request.params)
-        return self.of(request) if key is None else self._kept(request, "", f"key:{key}", shared=False)
+        return self.of(request) if key is None else self._kept(request, "", f"{LASTING}{key}", shared=False)
 
     def _kept(self, request: Request, host: str, key: str | None, *, shared: bool) -> CallerIdentity:
         known = request.scope.key, host, key
         identity = self._known.get(known)
         if identity is None:
             identity = self._known[known] = CallerIdentity(host, shared=shared)
+            if key is not None:
+                identity.token = f"{LASTING}{host}/{key.removeprefix(LASTING)}"
             if len(self._known) > MAX_IDENTITIES:
                 self._known.popitem(last=False)[1].ended = True
         else:

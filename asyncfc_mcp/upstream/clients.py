@@ -219,6 +219,9 @@ class Clients:
         client = self._known.get(known)
         if client is None:
             client = Client(scope, conversation, profile)
+            if key is not None and conversation is not None:
+                for future in self._bridge.engine.unread_nowait(scope, conversation):
+                    client.follow(future)
             self._known[known] = client
             if len(self._known) > MAX_CLIENTS:
                 self._known.popitem(last=False)

@@ -132,6 +132,11 @@ class ParkedCalls:
     def path_missing(self, source: Future) -> None:
         """Nothing is learned here."""
 
+    async def resume(self, call: Call, arguments: dict[str, Any] | None, result: Result) -> Result:
+        """Have the questions answered, and then send the call."""
+        await self.engine.answer_round(call, result)
+        return await self.execute(call, arguments, call.on_progress, call.on_sent)
+
     async def rules_of(self, server: str, tool: str) -> ToolRules | None:
         """Return what the test has put in `rules`, else those of any tool, after a turn of the event loop."""
         await anyio.lowlevel.checkpoint()

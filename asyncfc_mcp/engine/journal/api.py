@@ -86,6 +86,15 @@ class Journal(Protocol):
         """Return the futures of a conversation that have ended and were not read, oldest first, at most 1,000."""
         ...
 
+    def cover(self, scope: str, first: int, last: int) -> None:
+        """Record that every call with an ID of these numbers is written here before it is sent."""
+        ...
+
+    def covers(self, scope: str, number: int) -> bool:
+        """Return true for a number of an earlier run that `cover` has recorded, if no record is there and none was
+        lost: its call was never sent."""
+        ...
+
     def forgotten(self, scope: str, number: int) -> bool:
         """Return whether the future with this number was in the journal and was dropped (`ttl_s`, size cap)."""
         ...

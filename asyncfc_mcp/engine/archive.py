@@ -1,0 +1,174 @@
+"""Archive: futures that have ended and are not in memory, read from a journal.
+
+Implements `core.archive.Archive`. Owns turning records into futures, and the few that were looked up last. Leaves
+storage to the journal, and futures that have not ended to `recovery`.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from asyncfc_mcp.core.futures import Future, Result
+from asyncfc_mcp.core.identity import CallerIdentity, FutureKey, Scope, future_key
+from asyncfc_mcp.core.records import FutureRecord
+from asyncfc_mcp.engine.journal.api import Journal
+from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RestoredFailure
+from asyncfc_mcp.slices import Slices, at_once
+
+FUTURES: Final = 1_000
+"""Bound on the futures that are kept after they were looked up, without their results."""
+_NEVER_SENT: Final = (
+    "was given out by an earlier run of the bridge, which ended before the call was sent: it had no effect; call again"
+)
+_DROPPED: Final = "is no longer in the journal (settings ttl_s and journal_max_bytes)"
+
+
+class Archive:
+    """Futures of earlier runs, and those of this run that memory has dropped.
+
+    Args:
+        journal: where they are.
+        offset_s: returns what gives the time of the wall clock when added to a time of the engine's clock.
+        loaded: called after a result was read into memory.
+    """
+
+    def __init__(self, journal: Journal, offset_s: Callable[[], float], loaded: Callable[[Future], None]) -> None:
+        self._journal = journal
+        self._offset_s = offset_s
+        self._loaded = loaded
+        self._futures: OrderedDict[FutureKey, Future] = OrderedDict()
+        self._callers: OrderedDict[tuple[str | None, str | None], CallerIdentity] = OrderedDict()
+
+    def find(self, scope: Scope, future_id: str) -> Future | None:
+        key = future_key(scope, future_id)
+        if (future := self._futures.get(key)) is None:
+            record = self._journal.find(scope.key, future_id)
+            return None if record is None else self._ended(record)
+        self._futures.move_to_end(key)
+        return None if self._expired(future) else future
+
+    def named(self, scope: Scope, name: str, namer: CallerIdentity | None = None) -> list[Future]:
+        records = self._journal.named(scope.key, name)
+        if namer is not None:
+            records = [record for record in records if record.namer == namer.token]
+        elif records:
+            last = _run(records[0])
+            records = [record for record in records if _run(record) == last]
+        return [future for record in records if (future := self._ended(record)) is not None]
+
+    def newest(self, scope: Scope) -> Iterator[Future]:
+        for record in self._journal.newest(scope.key):
+            future = self._futures.get(future_key(scope, record.id)) or self.future(record)
+            if not self._expired(future):
+                yield future
+
+    def unread(self, scope: Scope, conversation: str) -> list[Future]:
+        """Return the unread futures of a conversation, oldest first."""
+        records = self._journal.unread(scope.key, conversation)
+        return [future for record in records if (future := self._ended(record)) is not None]
+
+    def fate(self, scope: Scope, number: int) -> str | None:
+        if self._journal.forgotten(scope.key, number):
+            return _DROPPED
+        if self._journal.covers(scope.key, number) and self._journal.owner(scope.key, f"f{number}") is None:
+            return _NEVER_SENT
+        return None
+
+    # --- results -------------------------------------------------------------------------------------------------
+
+    def load(self, future: Future) -> Result:
+        """Return the result of a future at once."""
+        return at_once(self.loading(future))
+
+    def loading(self, future: Future) -> Slices[Result]:
+        """Return the result of a future in slices: a large one takes long to parse."""
+        result = None if future.private else (yield from self._journal.parsing(future.key))
+        if result is None:
+            return _missing(future)
+        self._loaded(future)
+        return result
+
+    # --- records -------------------------------------------------------------------------------------------------
+
+    def future(self, record: FutureRecord) -> Future:
+        """Return the future of a record; one that has ended reads its result when it is needed."""
+        offset_s = self._offset_s()
+        caller = self._caller(record.host, record.namer)
+        future = Future(
+            record.id,
+            Scope(record.scope, record.listed),
+            record.tool,
+            record.server,
+            name=record.name,
+            conversation=record.conversation,
+            caller=caller,
+            namer=caller if record.name is not None else None,
+            submitted_at=record.submitted_at - offset_s,
+            started_at=None if record.started_at is None else record.started_at - offset_s,
+            ended_at=None if record.ended_at is None else record.ended_at - offset_s,
+            read_at=None if record.read_at is None else record.read_at - offset_s,
+            ttl_s=record.ttl_s,
+            state=record.state,
+            cause=record.cause,
+            size=record.size,
+            private=record.private,
+        )
+        if record.substituted:
+            future.substituted = record.substituted
+        if record.after:
+            future.after = record.after
+        if record.failure is not None:
+            future.failure = _failure(record)
+        if record.has_result:
+            future.unload(self.load)
+        return future
+
+    def _ended(self, record: FutureRecord) -> Future | None:
+        key = FutureKey(f"{record.scope}/{record.id}")
+        future = self._futures.get(key)
+        if future is None:
+            future = self._futures[key] = self.future(record)
+            if len(self._futures) > FUTURES:
+                self._futures.popitem(last=False)
+        return None if self._expired(future) else future
+
+    def _expired(self, future: Future) -> bool:
+        """Return whether a task's own time is over."""
+        now = time.time() - self._offset_s()
+        kept_s = future.kept_s(now)
+        return kept_s is not None and future.submitted_at + kept_s <= now
+
+    def _caller(self, host: str | None, namer: str | None) -> CallerIdentity:
+        """Return the caller of an earlier run, the same object for its futures."""
+        known = host, namer
+        caller = self._callers.get(known)
+        if caller is None:
+            caller = self._callers[known] = CallerIdentity(host, ended=True)
+            if namer is not None:
+                caller.token = namer
+            if len(self._callers) > FUTURES:
+                self._callers.popitem(last=False)
+        return caller
+
+
+def _run(record: FutureRecord) -> str:
+    """Return the run in which a name was used; for a caller that is one in all runs, the caller."""
+    namer = record.namer or ""
+    return namer if namer.startswith("key:") else namer.partition("/")[0]
+
+
+def _failure(record: FutureRecord) -> CallFailed:
+    failure = record.failure
+    assert failure is not None
+    if failure.code is not None:
+        return ProtocolFailure(record.tool, failure.code, failure.message, failure.data)
+    return RestoredFailure(failure.text, failure.detail)
+
+
+def _missing(future: Future) -> Result:
+    if future.private:
+        text = f"{future.id} {future.tool} has completed; its result was not written to the journal (journal: false)"
+    else:
+        text = f"{future.id} {future.tool} has completed; its result is no longer in the journal, or damaged there"
+    return {"content": [{"type": "text", "text": text}], "isError": True}

@@ -1,0 +1,216 @@
+"""Recorder: writes the life of futures to a journal, and decides what has to be committed before what else.
+
+Owns at-most-once and the memory of results that the journal has. A call that is not repeatable is sent only after its
+claim is committed, and a future ends, for everything that looks at it, only after its end is committed: no crash takes
+back what a client was shown. Leaves storage to the journal, looking up futures to `archive`, resuming calls to
+`recovery`.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
+
+import anyio
+
+from asyncfc_mcp.core.futures import Future, Result, State
+from asyncfc_mcp.core.identity import CallerIdentity, id_of
+from asyncfc_mcp.core.records import CallRecord, Change, FailureRecord, FutureRecord
+from asyncfc_mcp.engine.call import Call
+from asyncfc_mcp.engine.journal.api import Journal
+from asyncfc_mcp.errors import CallFailed, ProtocolFailure
+
+READ_BYTES: Final = 4 << 20
+"""Memory of results that were read and are in the journal as well. A model often fetches a result twice."""
+
+
+class Recorder:
+    """Records the futures of one engine.
+
+    Args:
+        journal: where they are written.
+        clock: the event loop's, in seconds.
+        run: identifies this run of the program in tokens of callers.
+        unload: frees the memory of a result that the journal has.
+    """
+
+    def __init__(
+        self, journal: Journal, clock: Callable[[], float], run: str, unload: Callable[[Future], None]
+    ) -> None:
+        self._journal = journal
+        self._run = run
+        self._unload = unload
+        self.offset_s = time.time() - clock()
+        """Added to a time of the clock, gives that of the wall clock."""
+        self._new: tuple[Call, FutureRecord] | None = None
+        self._read: OrderedDict[Future, int] = OrderedDict()
+        self._read_bytes = 0
+
+    # --- submission ----------------------------------------------------------------------------------------------
+
+    def submitting(self, call: Call) -> None:
+        """Begin the record of a call that is about to be scheduled, which may start or end it at once."""
+        self._new = call, self._record(call)
+
+    def submitted(self) -> None:
+        """Write the record, if the scheduler has not led to that already."""
+        if self._new is not None:
+            self._journal.add(self._new[1])
+            self._new = None
+
+    def _record(self, call: Call) -> FutureRecord:
+        future = call.future
+        private = future.private = not call.policy.journal
+        bindings = {ref: id_of(key) for ref, key in call.bindings.items()}
+        made = CallRecord(
+            call.tool,
+            call.arguments,
+            dict(call.meta) if call.meta else None,
+            dict(call.capabilities),
+            call.effect.reads,
+            call.effect.writes,
+            call.effect.source,
+            read_only=call.read_only,
+            repeatable=call.repeatable,
+            needs_task=call.needs_task,
+            bindings=bindings,
+            values=dict(future.substituted),
+            after=dict(future.after),
+        )
+        return FutureRecord(
+            future.scope.key,
+            future.scope.listed,
+            future.id,
+            future.server,
+            future.tool,
+            name=future.name,
+            namer=self.token(future.namer),
+            host=call.client.host if call.client is not None else None,
+            conversation=future.conversation,
+            submitted_at=future.submitted_at + self.offset_s,
+            ttl_s=future.ttl_s,
+            substituted=dict(future.substituted),
+            after=dict(future.after),
+            call=None if private else made,
+            private=private,
+        )
+
+    def token(self, namer: CallerIdentity | None) -> str:
+        """Return what tells the owner of a name from others in a record: equal in all runs for a lasting caller, else
+        equal in this run only."""
+        if namer is not None and namer.lasting:
+            return namer.token
+        return f"{self._run}/{'' if namer is None else namer.token}"
+
+    # --- start ---------------------------------------------------------------------------------------------------
+
+    def claim(self, call: Call, committed: Callable[[], None]) -> bool:
+        """Record that a call is going to be sent; return true if it has to wait until `committed` is called.
+
+        A repeatable call that starts at its submission does not wait: it has no record yet from which another run could
+        send it. One that has waited does, since a record of a waiting call is resumed.
+        """
+        if call.round is not None:
+            return False  # it is sent again only after `round_answered`
+        future = call.future
+        if self._new is not None and self._new[0] is call:
+            record, self._new = self._new[1], None
+            record.state, record.started_at = State.RUNNING, self._wall(future.started_at)
+            self._journal.add(record)
+            if call.repeatable:
+                return False
+            self._journal.after_commit(committed)
+            return True
+        columns = {"state": State.RUNNING, "started_at": self._wall(future.started_at)}
+        self._journal.update(future.key, Change(columns), committed)
+        return True
+
+    def may_send(self, call: Call) -> bool:
+        """Return false for a call that another run would send again, since its claim could not be written."""
+        return self._journal.usable or self._journal.trusts(call.future.key)
+
+    def asked(self, call: Call, result: Result) -> None:
+        """Record questions that a server of 2026-07-28 has returned: they can be asked in another run."""
+        if not call.future.private:
+            call.asks_again = True
+            self._journal.update(call.future.key, Change({"state": State.INPUT_REQUIRED, "round": result}))
+
+    def resumes(self, call: Call) -> bool:
+        """Return true for a call that the next run resumes if this one ends now: it waits, or its questions can be
+        asked again."""
+        if call.future.private or not self._journal.usable or call.ending:
+            return False
+        return call.future.state is State.WAITING or call.asks_again
+
+    async def round_answered(self, call: Call) -> None:
+        """Record that the answers are going to be sent; return once that is committed."""
+        call.asks_again = False
+        committed = anyio.Event()
+        self._journal.update(call.future.key, Change({"state": State.RUNNING, "round": None}), committed.set)
+        await committed.wait()
+
+    # --- end -----------------------------------------------------------------------------------------------------
+
+    def end(
+        self,
+        call: Call,
+        state: State,
+        result: Result | None,
+        failure: CallFailed | None,
+        cause: str | None,
+        committed: Callable[[], None] | None,
+    ) -> None:
+        """Record the end of a call; `committed` is called once no crash takes it back."""
+        if self._new is not None and self._new[0] is call:
+            self.submitted()
+        future = call.future
+        columns: dict[str, Any] = {
+            "state": state,
+            "ended_at": time.time(),
+            "cause": cause,
+            "has_result": result is not None,
+            "round": None,
+        }
+        if future.read_at is not None:
+            columns["read_at"] = columns["ended_at"]
+        if failure is not None:
+            columns["failure"] = failure_record(failure, private=future.private)
+        self._journal.update(future.key, Change(columns, None if future.private else result), committed)
+
+    # --- read ----------------------------------------------------------------------------------------------------
+
+    def read(self, future: Future) -> None:
+        """Record that a result was received. Its memory is freed once others were read after it."""
+        if future.done:
+            self._journal.update(future.key, Change({"read_at": time.time()}))
+            self.keep(future)
+
+    def keep(self, future: Future) -> None:
+        """Keep a result that was read in memory until `READ_BYTES` of later ones are."""
+        if future.private or not self._journal.usable or not future.loaded or future.result is None:
+            return
+        self._read_bytes += max(future.size, 1) - self._read.pop(future, 0)
+        self._read[future] = max(future.size, 1)
+        while self._read_bytes > READ_BYTES:
+            oldest, size = self._read.popitem(last=False)
+            self._read_bytes -= size
+            self._unload(oldest)
+
+    def loaded(self, future: Future) -> None:
+        """Count a result that was read from the journal among those in memory."""
+        size = max(future.size, 1)
+        self._read_bytes += size - self._read.pop(future, 0)
+        self._read[future] = size
+
+    def _wall(self, at: float | None) -> float | None:
+        return None if at is None else at + self.offset_s
+
+
+def failure_record(failure: CallFailed, *, private: bool = False) -> FailureRecord:
+    """Return the record of a failure; of a private call without what the server has said."""
+    if isinstance(failure, ProtocolFailure):
+        if private:
+            text = f"{failure.tool} failed: JSON-RPC error {failure.code}; its text was not written to the journal"
+            return FailureRecord(text, f"JSON-RPC error {failure.code}; its text was not written to the journal")
+        return FailureRecord(str(failure), failure.detail, failure.code, failure.message, failure.data)
+    return FailureRecord(str(failure), failure.detail)
