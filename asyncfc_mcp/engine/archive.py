@@ -71,9 +71,7 @@ class Archive:
     def fate(self, scope: Scope, number: int) -> str | None:
         if self._journal.forgotten(scope.key, number):
             return _DROPPED
-        if self._journal.covers(scope.key, number) and self._journal.owner(scope.key, f"f{number}") is None:
-            return _NEVER_SENT
-        return None
+        return _NEVER_SENT if self._journal.never_sent(scope.key, number) else None
 
     # --- results -------------------------------------------------------------------------------------------------
 

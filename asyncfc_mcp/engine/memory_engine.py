@@ -71,7 +71,7 @@ class MemoryEngine:
         self._recorder: Recorder | None = None
         self._archive = None if journal is None else Archive(journal, self._offset_s, self._loaded)
         if journal is not None and ids is not None:
-            ids.on_reserved = journal.cover
+            ids.on_reserved = journal.reserved
         self._store = FutureStore(
             self._clock,
             max_pending=settings.max_pending,

@@ -49,6 +49,11 @@ class Journal(Protocol):
         """Call back once everything that was written so far is committed; soon, if it is already."""
         ...
 
+    def reserved(self, scope: str, first: int, last: int) -> None:
+        """Record that the numbers from `first` to `last` were reserved for IDs of this bridge. A number that was not
+        reserved here may have been given by a bridge without this journal; see `never_sent`."""
+        ...
+
     def trusts(self, key: FutureKey) -> bool:
         """Return false for a future that stands in the file as `waiting` while the file cannot be written any more: if
         its call were sent, another run would send it once more."""
@@ -86,17 +91,14 @@ class Journal(Protocol):
         """Return the futures of a conversation that have ended and were not read, oldest first, at most 1,000."""
         ...
 
-    def cover(self, scope: str, first: int, last: int) -> None:
-        """Record that every call with an ID of these numbers is written here before it is sent."""
-        ...
-
-    def covers(self, scope: str, number: int) -> bool:
-        """Return true for a number of an earlier run that `cover` has recorded, if no record is there and none was
-        lost: its call was never sent."""
-        ...
-
     def forgotten(self, scope: str, number: int) -> bool:
         """Return whether the future with this number was in the journal and was dropped (`ttl_s`, size cap)."""
+        ...
+
+    def never_sent(self, scope: str, number: int) -> bool:
+        """Return true if no call with effects was sent for this number: a bridge that has ended reserved it (see
+        `reserved`) and kept a complete journal, in which it is not. False where the machine went down, the bridge could
+        not write its journal, or the journal began later: the call may have been sent."""
         ...
 
     def parsing(self, key: FutureKey) -> Slices[Result | None]:
