@@ -1,0 +1,200 @@
+"""Rows of the table `futures`: records and changes as columns, and back.
+
+Owns the content of each column. Pure: connections are `journal_file`'s and `reader`'s.
+
+Text may hold anything that a Python string can. SQLite's text cannot hold lone surrogates, and its tools stop at NUL:
+such text is a blob (UTF-8 with surrogates), all other text is text, so that equal strings are equal columns. Values are
+JSON in ASCII where they need escapes (`values.text`).
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any, Final, cast
+
+from pydantic_core import from_json
+
+from asyncfc_mcp.core.futures import State
+from asyncfc_mcp.core.records import UNFINISHED, CallRecord, FailureRecord, FutureRecord
+from asyncfc_mcp.values.text import encode
+
+logger = logging.getLogger(__name__)
+
+Column = str | bytes | int | float | None
+MAX_NUMBER: Final = (1 << 63) - 1
+"""Maximum integer of SQLite. Numbers of IDs are below it; an ID with a greater one is text."""
+
+_FIELDS: Final = tuple(each.name for each in fields(FutureRecord))
+_TEXTS: Final = frozenset({"scope", "server", "tool", "name", "namer", "host", "conversation", "cause"})
+_FLAGS: Final = ("listed", "private", "has_result")
+_JSON: Final = frozenset({"substituted", "after", "round"})
+_TIMES: Final = frozenset({"submitted_at", "started_at", "ended_at", "read_at", "ttl_s"})
+
+SELECTED: Final = ", ".join(f'f."{name}"' for name in _FIELDS)
+"""Columns of a record, of a table `f`, in the order that `record_of` takes."""
+INSERTED: Final = (*_FIELDS, "owner", "kept_from")
+
+_NOTHING: Final = "{}"
+_CALL_FIELDS: Final = tuple(each.name for each in fields(CallRecord))
+_FAILURE_FIELDS: Final = tuple(each.name for each in fields(FailureRecord))
+
+
+class Damaged(Exception):
+    """A row does not have the content that this program writes."""
+
+
+def is_unfinished(state: State | str) -> bool:
+    """Return true for a state of a future that has not ended."""
+    return State(state) in UNFINISHED
+
+
+def text_column(text: str | None) -> Column:
+    """Return text as a column."""
+    if text is None or (text.isascii() and "\0" not in text):
+        return text
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return data if b"\0" in data else text
+
+
+def id_column(future_id: str) -> Column:
+    """Return the ID of a future as a column: its number where it has one."""
+    digits = future_id[1:]
+    if digits.isdecimal() and digits.isascii() and future_id[0] == "f" and (digits[0] != "0" or digits == "0"):
+        number = int(digits) if len(digits) < 20 else MAX_NUMBER + 1
+        if number <= MAX_NUMBER:
+            return number
+    return text_column(future_id)
+
+
+def values_of(record: FutureRecord) -> dict[str, Any]:
+    """Return the fields of a record, without what a private one must not write."""
+    return {name: getattr(record, name) for name in _FIELDS}
+
+
+def without_private(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields without the arguments, result and data of a future that is private."""
+    kept = dict(values)
+    for name in ("call", "round"):
+        if name in kept:
+            kept[name] = None
+    if "has_result" in kept:
+        kept["has_result"] = False
+    failure: FailureRecord | None = kept.get("failure")
+    if failure is not None and failure.data is not None:
+        kept["failure"] = replace(failure, data=None)
+    return kept
+
+
+def columns_of(values: Mapping[str, Any]) -> dict[str, Column]:
+    """Return fields as columns.
+
+    Raises:
+        ValueError, TypeError: a value cannot be JSON.
+    """
+    columns: dict[str, Column] = {}
+    for name, value in values.items():
+        if name in _TIMES:
+            columns[name] = value
+        elif value is None:
+            columns[name] = None
+        elif name in _TEXTS:
+            columns[name] = text_column(value)
+        elif name in _JSON:
+            columns[name] = _json(dict(value)) if value else _NOTHING
+        elif name == "id":
+            columns[name] = id_column(value)
+        elif name == "state":
+            columns[name] = State(value).value
+        elif name == "call":
+            columns[name] = _call(value)
+        elif name == "failure":
+            columns[name] = _json({each: getattr(value, each) for each in _FAILURE_FIELDS})
+        else:
+            columns[name] = int(value)
+    return columns
+
+
+def _json(value: Any) -> str:
+    return encode(value).decode()
+
+
+def _call(call: CallRecord) -> str:
+    values = {name: getattr(call, name) for name in _CALL_FIELDS}
+    values["reads"], values["writes"] = [list(path) for path in call.reads], [list(path) for path in call.writes]
+    return _json(values)
+
+
+def parse(text: str | bytes) -> Any:
+    """Parse JSON that was written here.
+
+    Raises:
+        ValueError, RecursionError: it is damaged.
+    """
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError:
+        return json.loads(text)  # lone surrogates, deep nesting
+
+
+def record_of(row: Iterable[Any]) -> FutureRecord:
+    """Return the record in a row with the columns `SELECTED`.
+
+    Raises:
+        Damaged: the row cannot be read.
+    """
+    try:
+        values: dict[str, Any] = dict(zip(_FIELDS, row, strict=True))
+        for name in _TEXTS:
+            if isinstance(values[name], bytes):
+                values[name] = values[name].decode("utf-8", "surrogatepass")
+        for name in _FLAGS:
+            values[name] = bool(values[name])
+        for name in _JSON:
+            text = values[name]
+            if text is not None or name != "round":
+                values[name] = parse(text) if text is not None and text != _NOTHING else {}
+        future_id = values["id"]
+        if isinstance(future_id, bytes):
+            future_id = future_id.decode("utf-8", "surrogatepass")
+        values["id"] = future_id if isinstance(future_id, str) else f"f{future_id}"
+        values["state"] = State(values["state"])
+        values["failure"] = _failure_of(values["failure"])
+        values["call"] = _call_of(values["call"])
+        return FutureRecord(**values)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        raise Damaged(str(exc)) from exc
+
+
+def _known(text: str, names: tuple[str, ...]) -> dict[str, Any]:
+    found = parse(text)
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    return {name: value for name, value in cast("dict[str, Any]", found).items() if name in names}
+
+
+def _failure_of(text: str | None) -> FailureRecord | None:
+    return None if text is None else FailureRecord(**_known(text, _FAILURE_FIELDS))
+
+
+def _call_of(text: str | None) -> CallRecord | None:
+    if text is None:
+        return None
+    values = _known(text, _CALL_FIELDS)
+    for name in ("reads", "writes"):
+        values[name] = tuple(tuple(path) for path in values.get(name, ()))
+    return CallRecord(**values)
+
+
+def readable(rows: Iterable[Iterable[Any]]) -> list[FutureRecord]:
+    """Return the records of rows, without those that are damaged, which are logged."""
+    found: list[FutureRecord] = []
+    for row in rows:
+        try:
+            found.append(record_of(row))
+        except Damaged as exc:
+            logger.warning("a future in the journal cannot be read and is left out: %s", exc)
+    return found

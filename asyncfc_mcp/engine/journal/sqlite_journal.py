@@ -1,0 +1,273 @@
+"""The journal in a SQLite file.
+
+Owns how its parts work together: the backlog that the event loop fills, the writer in a thread of its own, callbacks on
+the event loop, and look-ups. Leaves the file to `journal_file`.
+"""
+
+import logging
+import queue
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+
+from asyncfc_mcp.core.futures import Result
+from asyncfc_mcp.core.identity import FutureKey
+from asyncfc_mcp.core.records import Change, FutureRecord
+from asyncfc_mcp.engine.journal import schema
+from asyncfc_mcp.engine.journal.api import OnCommitted
+from asyncfc_mcp.engine.journal.backlog import Backlog
+from asyncfc_mcp.engine.journal.journal_file import JournalFile
+from asyncfc_mcp.engine.journal.reader import Reader
+from asyncfc_mcp.engine.journal.retention import RetentionClock, seconds_since_boot
+from asyncfc_mcp.engine.journal.rows import is_unfinished, values_of, without_private
+from asyncfc_mcp.engine.journal.writer import Writer
+from asyncfc_mcp.signals import WakeUp
+from asyncfc_mcp.slices import Slices
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S: Final = 15.0
+"""Seconds for which the end of the bridge waits for the last commit. A write waits `schema.BUSY_S` for others."""
+
+
+class SqliteJournal:
+    """Implements `api.Journal`.
+
+    Args:
+        path: of the file. Its folder is created (mode 0700) if it does not exist.
+        ttl_s: seconds for which a future is kept after its end.
+        max_bytes: cap on the file, its log, and files of large results.
+        threaded: write in a thread. False writes in the task of `run`, for tests on a virtual clock.
+        clock: the wall clock, in seconds.
+        elapsed: a clock that is never set, in seconds.
+        busy_s: seconds for which a write waits for other bridges before the file is given up.
+        migrations: see `schema.MIGRATIONS`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        ttl_s: float,
+        max_bytes: int,
+        threaded: bool = True,
+        clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = seconds_since_boot,
+        busy_s: float = schema.BUSY_S,
+        migrations: Sequence[schema.Migration] = schema.MIGRATIONS,
+    ) -> None:
+        self.path = path
+        self._ttl_s, self._max_bytes = ttl_s, max_bytes
+        self._threaded = threaded
+        self._file = JournalFile(path, max_bytes=max_bytes, since=clock(), busy_s=busy_s, migrations=migrations)
+        self._reader = Reader(self._file, self._suspect)
+        self._queue: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        """Wakes the writer's thread; true ends it."""
+        self._filled = WakeUp()
+        self._backlog = Backlog((lambda: self._queue.put(False)) if threaded else self._filled.set)
+        self._committed: deque[OnCommitted] = deque()
+        self._signal: Callable[[], None] = lambda: None
+        """Wakes `run` from the writer's thread."""
+        self._writer = Writer(
+            self._file,
+            self._backlog,
+            RetentionClock(clock, elapsed),
+            ttl_s=ttl_s,
+            max_bytes=max_bytes,
+            post=self._post,
+        )
+        self._private: set[FutureKey] = set()
+        """Unfinished futures whose arguments and results are not written."""
+        self._adopted_once = False
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        try:
+            if self._threaded:
+                await self._run_thread(task_status)
+            else:
+                await self._run_here(task_status)
+        finally:
+            self._reader.close()
+            self._call_back()
+
+    async def _run_here(self, task_status: anyio.abc.TaskStatus[None]) -> None:
+        writer = self._writer
+        writer.open()
+        task_status.started()
+        try:
+            while True:
+                await self._filled.wait()
+                writer.step()
+                while writer.wait_s() == 0:
+                    writer.maintain()
+                self._call_back()
+        finally:
+            writer.finish()
+
+    async def _run_thread(self, task_status: anyio.abc.TaskStatus[None]) -> None:
+        receiver, sender = socket.socketpair()
+        opened, closed = anyio.Event(), anyio.Event()
+        with receiver, sender:
+            receiver.setblocking(False)
+            sender.setblocking(False)
+            self._signal = lambda: _send(sender)
+            threading.Thread(
+                target=self._write, args=(opened.set, closed.set), name="asyncfc journal", daemon=True
+            ).start()
+            try:
+                while True:
+                    await anyio.wait_readable(receiver)
+                    self._received(receiver)
+                    if opened.is_set():
+                        task_status.started()
+                        break
+                while True:
+                    await anyio.wait_readable(receiver)
+                    self._received(receiver)
+            finally:
+                self._queue.put(True)
+                with anyio.move_on_after(CLOSE_S, shield=True):
+                    while not closed.is_set():
+                        await anyio.wait_readable(receiver)
+                        self._received(receiver)
+                if not closed.is_set():
+                    logger.warning("The journal of futures %s could not be closed in time.", self.path)
+                self._signal = lambda: None
+
+    def _received(self, receiver: socket.socket) -> None:
+        try:
+            receiver.recv(4096)
+        except BlockingIOError:
+            pass
+        self._call_back()
+
+    def _call_back(self) -> None:
+        while self._committed:
+            try:
+                self._committed.popleft()()
+            except Exception:
+                # One callback that fails must not prevent the others, which let calls go on.
+                logger.exception("a callback of the journal failed")
+
+    def _post(self, callbacks: Sequence[OnCommitted]) -> None:
+        self._committed.extend(callbacks)
+        self._signal()
+
+    # --- the writer's thread -------------------------------------------------------------------------------------
+
+    def _write(self, opened: Callable[[], None], closed: Callable[[], None]) -> None:
+        writer = self._writer
+        writer.open()
+        self._post([opened])
+        ending = False
+        while not ending:
+            try:
+                ending = self._queue.get(timeout=writer.wait_s())
+            except queue.Empty:
+                writer.maintain()
+            else:
+                writer.step()
+        writer.finish()
+        self._post([closed])
+
+    def _suspect(self, exc: BaseException) -> None:
+        self._writer.suspicion = exc
+        self._backlog.call_back(lambda: None)
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    @property
+    def usable(self) -> bool:
+        return self._writer.usable
+
+    def add(self, record: FutureRecord) -> None:
+        if self._writer.usable:
+            key = FutureKey(f"{record.scope}/{record.id}")
+            values = values_of(record)
+            if record.private:
+                self._private.add(key)
+                values = without_private(values)
+            self._backlog.add(key, values)
+
+    def update(self, key: FutureKey, change: Change, on_committed: OnCommitted | None = None) -> None:
+        if not self._writer.usable:
+            if on_committed is not None:
+                self._backlog.call_back(on_committed)
+            return
+        columns, result = change.columns, change.result
+        if self._private and key in self._private:
+            columns, result = without_private(columns), None
+            if "state" in columns and not is_unfinished(columns["state"]):
+                self._private.discard(key)
+        self._backlog.update(key, columns, result, on_committed)
+
+    def after_commit(self, on_committed: OnCommitted) -> None:
+        self._backlog.call_back(on_committed)
+
+    def reserved(self, scope: str, first: int, last: int) -> None:
+        if self._writer.usable:
+            self._backlog.reserve(scope, first, last)
+
+    def trusts(self, key: FutureKey) -> bool:
+        return self._writer.trusts(key)
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def adopted(self) -> list[FutureRecord]:
+        found, self._writer.adopted = self._writer.adopted, []
+        self._private.update(FutureKey(f"{each.scope}/{each.id}") for each in found if each.private)
+        return found
+
+    def find(self, scope: str, future_id: str) -> FutureRecord | None:
+        return self._reader.find(scope, future_id) if self._writer.usable else None
+
+    def owner(self, scope: str, future_id: str) -> tuple[int, float] | None:
+        return self._reader.owner(scope, future_id) if self._writer.usable else None
+
+    def named(self, scope: str, name: str) -> list[FutureRecord]:
+        return self._reader.named(scope, name) if self._writer.usable else []
+
+    def newest(self, scope: str, before: int | None = None) -> Iterator[FutureRecord]:
+        return self._reader.newest(scope, before) if self._writer.usable else iter(())
+
+    def unread(self, scope: str, conversation: str) -> list[FutureRecord]:
+        return self._reader.unread(scope, conversation) if self._writer.usable else []
+
+    def forgotten(self, scope: str, number: int) -> bool:
+        return self._writer.usable and self._reader.forgotten(scope, number)
+
+    def never_sent(self, scope: str, number: int) -> bool:
+        return self._writer.usable and self._reader.never_sent(scope, number)
+
+    def parsing(self, key: FutureKey) -> Slices[Result | None]:
+        return (yield from self._reader.parsing(key)) if self._writer.usable else None
+
+    def result_path(self, key: FutureKey) -> Path | None:
+        return self._reader.result_path(key) if self._writer.usable else None
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "usable": self.usable,
+            "ttl_s": self._ttl_s,
+            "max_bytes": self._max_bytes,
+            "bytes": self._file.size(),
+            **(self._reader.status() if self.usable else {}),
+        }
+
+
+def _send(sender: socket.socket) -> None:
+    try:
+        sender.send(b"\0")
+    except (BlockingIOError, OSError):
+        # Full: `run` is about to wake up. Closed: `run` has ended.
+        pass
