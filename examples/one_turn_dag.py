@@ -46,6 +46,7 @@ async def main() -> None:
         for entry in raw["mcpServers"].values():
             entry["command"] = sys.executable
             entry["args"][0] = str(HERE.parent / entry["args"][0]) if "/" in entry["args"][0] else entry["args"][0]
+        raw.setdefault("asyncfc", {})["journal"] = "off"
         config = Path(scratch) / "mcp.json"
         config.write_text(json.dumps(raw))
         kept = {key: os.environ[key] for key in os.environ if key.startswith(("ASYNCFC_", "PYTHON"))}

@@ -128,7 +128,7 @@ async def bridged() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "mcp.json"
         servers = {name: {"command": sys.executable, "args": [str(HERE / file)]} for name, file in SERVERS.items()}
-        config.write_text(json.dumps({"mcpServers": servers}))
+        config.write_text(json.dumps({"mcpServers": servers, "asyncfc": {"journal": "off"}}))
         command = [sys.executable, "-m", "asyncfc_mcp", "serve", "--config", str(config)]
         me = Implementation(name="asyncfc-scripted-agent", version="1")
         async with Client(stdio(command), client_info=me) as client:

@@ -7,7 +7,10 @@ never counts against the time-out of the test that happens to need it first.
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,14 @@ def shared_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """The same for processes that the tests of one module share."""
     with stage_in(tmp_path_factory.mktemp("shared")) as stage:
         yield stage
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep bridges of tests that pass their own environment on out of the user's folders."""
+    if "ASYNCFC_STATE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="asyncfc-tests-")
+        os.environ["ASYNCFC_STATE_DIR"] = folder
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
