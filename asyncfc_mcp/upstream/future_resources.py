@@ -5,6 +5,7 @@ Pure: futures in, resource dictionaries out. Results may be large, so these are 
 
 import json
 import re
+from pathlib import Path
 from typing import Any, Final
 
 from asyncfc_mcp.core.futures import Future, Result
@@ -81,8 +82,12 @@ def reading(future: Future, uri: str, offset: int | None, limit: int) -> Slices[
     return {"contents": [each for each in contents if each["uri"] == uri] if block_number else contents}
 
 
-def cutting(future: Future, max_bytes: int) -> Slices[Result]:
-    """Return the beginning of a result that is larger than `max_result_bytes`, its size, and the URI of the whole."""
+def cutting(future: Future, max_bytes: int, file: Path | None = None) -> Slices[Result]:
+    """Return the beginning of a result that is larger than `max_result_bytes`, its size, and the URI of the whole.
+
+    Args:
+        file: the whole as JSON, where the client can read the files of this machine.
+    """
     assert future.result is not None
     text = _text_of(future.result) or (yield from _structured_of(future.result))
     shown = _encoded(text[:max_bytes])[:max_bytes].decode(errors="ignore")
@@ -90,6 +95,8 @@ def cutting(future: Future, max_bytes: int) -> Slices[Result]:
         f"{future.id} {future.tool}: the first {len(shown)} of {len(text)} characters "
         f"(the whole result has {future.size} bytes). Read the rest from {SCHEME}{future.id}?offset=0&limit={PAGE}"
     )
+    if file is not None:
+        note += f", or from the JSON file {file}"
     link = {"type": "resource_link", "uri": SCHEME + future.id, "name": future.id, "size": future.size}
     meta = {META_KEY: [record(future)]}
     if future.result.get("isError") is True:

@@ -12,7 +12,7 @@ import anyio
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.futures import Future, Result, State
-from asyncfc_mcp.core.identity import is_id
+from asyncfc_mcp.core.identity import LOCAL, is_id
 from asyncfc_mcp.core.state_tree import NEAREST
 from asyncfc_mcp.turns import in_slices
 from asyncfc_mcp.upstream import answers, future_resources, own_arguments
@@ -69,7 +69,9 @@ async def await_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, A
     if limit is None or future.result is None:
         return answers.alone(future)
     if await in_slices(future_resources.exceeding(future.result, limit)):
-        return await in_slices(future_resources.cutting(future, limit))
+        # Another client may be on another machine, and has no right to files of this one.
+        file = bridge.engine.result_path(future) if caller.client.scope == LOCAL else None
+        return await in_slices(future_resources.cutting(future, limit, file))
     return answers.alone(future)
 
 

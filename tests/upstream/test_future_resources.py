@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -231,6 +232,16 @@ def test_the_first_part_of_a_failure_is_a_failure():
     assert [block["type"] for block in answer["content"]] == ["text", "resource_link"]
     assert answer["content"][0]["text"].endswith("\n" + "x" * 100)
     assert "isError" not in first_part(completed(text("x" * 1000)), 100)
+
+
+@pytest.mark.parametrize("more", [{}, {"isError": True}])
+def test_the_first_part_names_the_file_of_the_whole(more: dict[str, Any]):
+    """Where there is one that the client can read: a model with file tools searches it."""
+    it = completed(text("x" * 1000, **more))
+    answer = at_once(future_resources.cutting(it, 100, Path("/state/results/ab.json")))
+    note = answer["content"][0]["text"].partition("\n")[0]
+    assert note.endswith("from future://f3?offset=0&limit=100000, or from the JSON file /state/results/ab.json")
+    assert "JSON file" not in first_part(it, 100)["content"][0]["text"]
 
 
 @pytest.mark.parametrize("content", [[1, None, "x", {"type": "text", "text": "kept"}], "x", None, {}])
