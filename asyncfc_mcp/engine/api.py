@@ -205,8 +205,8 @@ class Engine(Protocol):
         ...
 
     def cancel_nowait(self, future: Future) -> None:
-        """Cancel a call: at once if it has not started, else after its cancellation was sent to the downstream. A call
-        that has ended is unchanged."""
+        """Cancel a call: as soon as that is recorded if it has not started, else after its cancellation was sent to the
+        downstream. A call that has ended is unchanged."""
         ...
 
     def waiting_for(self, future: Future, limit: int = NEAREST) -> tuple[tuple[str, ...], str]:

@@ -118,7 +118,7 @@ class Archive:
             future.after = record.after
         if record.failure is not None:
             future.failure = _failure(record)
-        if record.has_result:
+        if record.has_result or (record.private and future.done and record.failure is None):
             future.unload(self.load)
         return future
 

@@ -104,6 +104,9 @@ class Count:
         """Return the reason why no future has this number now; None if it was never given.
 
         Reads the file: a lookup that failed may take a moment.
+
+        Args:
+            earlier: see `core.store.Numbers`.
         """
         if any(first <= number <= last for first, last in self._own):
             return "was read long ago and is forgotten" if number < self._next else None
@@ -112,13 +115,15 @@ class Count:
             return f"is not from this run of the bridge, which began at {_clock_time(self._since)}"
         if not 0 < number < file.next:
             return None
+        if earlier is not None:
+            return earlier
         for run in file.runs:
             if run.has(number) and (run.pid, run.since) != (os.getpid(), self._since) and _is_running(run.pid):
                 return (
                     f"is from another bridge with this configuration, which runs since {_clock_time(run.since)} "
                     f"(process {run.pid})"
                 )
-        return earlier or f"is from before the restart at {_clock_time(self._since)}"
+        return f"is from before the restart at {_clock_time(self._since)}"
 
     def close(self) -> None:
         """Return the unused numbers of the last block to the file, if no other bridge has taken a block after it."""

@@ -117,7 +117,7 @@ class MemoryEngine:
                 if journal is not None and archive is not None:
                     await tg.start(journal.run)
                     recovery = Recovery(journal, archive, self._store, self._scheduler, executor)
-                    if calls := recovery.adopt():
+                    if calls := await recovery.adopt():
                         tg.start_soon(recovery.resume, calls)
                 yield
                 tg.cancel_scope.cancel()

@@ -49,7 +49,7 @@ class Recovery:
         self._scheduler = scheduler
         self._executor = executor
 
-    def adopt(self) -> list[Call]:
+    async def adopt(self) -> list[Call]:
         """Take over the unfinished futures of ended runs; return the calls that can be resumed, in their places in the
         order. None of them starts before `resume`."""
         records = self._journal.adopted()
@@ -60,6 +60,11 @@ class Recovery:
                 resumable.append(record)
             else:
                 self._fail(record, why)
+        if len(resumable) < len(records):
+            # Calls that need those are going to look them up.
+            committed = anyio.Event()
+            self._journal.after_commit(committed.set)
+            await committed.wait()
         return [self._schedule(record) for record in resumable]
 
     async def resume(self, calls: Sequence[Call]) -> None:

@@ -7,6 +7,8 @@ import itertools
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
@@ -16,6 +18,8 @@ from asyncfc_mcp.core.futures import TRANSITIONS, Future, Result, State
 from asyncfc_mcp.core.identity import LOCAL, CallerIdentity, Scope
 from asyncfc_mcp.engine.api import Engine
 from asyncfc_mcp.engine.call import Call, CallContext, PendingCall, Submission
+from asyncfc_mcp.engine.future_ids import FutureIds
+from asyncfc_mcp.engine.journal.sqlite_journal import SqliteJournal
 from asyncfc_mcp.engine.memory_engine import MemoryEngine
 from tests.support.parked_calls import OK, Parked, ParkedCalls, effect, label
 from tests.support.virtual_time import settle
@@ -31,7 +35,16 @@ async def memory(settings: Settings, limits: Limits) -> AsyncGenerator[Engine]:
     yield MemoryEngine(settings, limits)
 
 
-ENGINES: Mapping[str, MakeEngine] = {"memory": memory}
+@asynccontextmanager
+async def embedded(settings: Settings, limits: Limits) -> AsyncGenerator[Engine]:
+    """The engine with a journal, which is written in the event loop, so that it follows a virtual clock."""
+    with TemporaryDirectory(prefix="asyncfc-journal-") as folder:
+        path = Path(folder)
+        journal = SqliteJournal(path / "journal.sqlite3", ttl_s=86_400, max_bytes=1 << 30, threaded=False)
+        yield MemoryEngine(settings, limits, ids=FutureIds(path / "ids", "tests"), journal=journal)
+
+
+ENGINES: Mapping[str, MakeEngine] = {"embedded": embedded, "memory": memory}
 STEPS = {(state, after) for (state, _), after in TRANSITIONS.items()}
 """State and next state, as the table has them."""
 
@@ -42,6 +55,8 @@ class Bench:
 
     engine: Engine
     calls: ParkedCalls
+    outlives_memory: bool = False
+    """Futures that memory has dropped are found elsewhere."""
     seen: list[tuple[Future, list[State]]] = field(default_factory=list[tuple[Future, list[State]]])
     """Futures, and the states in which they were seen."""
 
@@ -150,6 +165,16 @@ class Bench:
             assert await self.engine.wait(futures)
         await settle()
 
+    def assert_dropped(self, future: Future) -> None:
+        """Memory has dropped a future: it is gone, or read again from what outlives memory."""
+        found = self.engine.find_nowait(future.scope, future.id)
+        assert found is not future
+        if self.outlives_memory:
+            assert found is not None
+            assert (found.state, found.result, found.key) == (future.state, future.result, future.key)
+        else:
+            assert found is None
+
     @property
     def running(self) -> list[str]:
         return sorted(self.calls.running)
@@ -176,7 +201,7 @@ async def bench_over(make: MakeEngine, limits: Limits | None = None, **settings:
     """Open an engine with these settings on a bench."""
     calls = ParkedCalls()
     async with make(Settings(**settings), limits or {}) as engine:
-        bench = Bench(engine, calls)
+        bench = Bench(engine, calls, outlives_memory=make is not memory)
         async with engine.open(calls):
             yield bench
         bench.assert_that_states_followed_the_table()
