@@ -26,7 +26,7 @@ class Archive(Protocol):
         ...
 
     def newest(self, scope: Scope) -> Iterator[Future]:
-        """Yield the futures of a scope that is listed, newest first."""
+        """Yield the newest futures of a scope that is listed, newest first, a bounded number of them."""
         ...
 
     def fate(self, scope: Scope, number: int) -> str | None:

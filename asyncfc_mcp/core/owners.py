@@ -86,7 +86,7 @@ def _common(one: str, other: str) -> int:
 
 
 def linking(uri: str, futures: Iterable[Future]) -> set[str]:
-    """Return the servers whose results link to a resource or contain it.
+    """Return the servers whose results link to a resource or contain it, among those in memory.
 
     Args:
         futures: newest first.
@@ -94,6 +94,8 @@ def linking(uri: str, futures: Iterable[Future]) -> set[str]:
     servers: set[str] = set()
     left = _LINKING_BLOCKS
     for future, _ in zip(futures, range(_LINKING_FUTURES), strict=False):
+        if not future.loaded:
+            continue
         content: Any = future.result.get("content") if future.result is not None else None
         if not isinstance(content, list) or future.server in servers:
             continue

@@ -7,6 +7,7 @@ storage to the journal, and futures that have not ended to `recovery`.
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 from asyncfc_mcp.core.futures import Future, Result
@@ -18,6 +19,8 @@ from asyncfc_mcp.slices import Slices, at_once
 
 FUTURES: Final = 1_000
 """Bound on the futures that are kept after they were looked up, without their results."""
+LISTED: Final = 1_000
+"""Bound on the futures of one list: reading them keeps the event loop busy for some 20 ms."""
 _NEVER_SENT: Final = (
     "was given out by an earlier run of the bridge, which ended before the call was sent: it had no effect; call again"
 )
@@ -58,7 +61,7 @@ class Archive:
         return [future for record in records if (future := self._ended(record)) is not None]
 
     def newest(self, scope: Scope) -> Iterator[Future]:
-        for record in self._journal.newest(scope.key):
+        for record in islice(self._journal.newest(scope.key), LISTED):
             future = self._futures.get(future_key(scope, record.id)) or self.future(record)
             if not self._expired(future):
                 yield future

@@ -45,7 +45,7 @@ def ttl_s(params: Mapping[str, Any], settings: Settings, scope: Scope) -> float:
 def status(future: Future) -> str:
     """Return the task status. A tool's own `isError` result is a result: the task is completed."""
     if future.state is State.FAILED:
-        return "completed" if future.result is not None else "failed"
+        return "completed" if future.has_result else "failed"
     return _STATUS[future.state]
 
 
