@@ -68,4 +68,6 @@ def described(exc: BaseException, path: Path) -> tuple[str, str]:
         return "another process keeps it locked", f"End that process (see `fuser {path}`). {_CHOOSE}"
     if code in _REFUSED:
         return f"it cannot be opened or written: {exc}", f"Check the rights of {path.parent}. {_CHOOSE}"
+    if code == sqlite3.SQLITE_IOERR:
+        return f"it cannot be read or written: {exc}", f"Check the disk, and the rights of {path.parent}. {_CHOOSE}"
     return f"{type(exc).__name__}: {exc}", f"Check the disk and the rights of {path.parent}. {_CHOOSE}"

@@ -30,6 +30,7 @@ _OFFER_S: Final = 0.001
 class Prepared:
     """What is written of one future."""
 
+    key: FutureKey
     scope: Column
     id: Column
     new: bool
@@ -71,7 +72,7 @@ def prepare(key: FutureKey, entry: Entry, blobs: Blobs, now: Callable[[], float]
         columns = columns_of({name: value for name, value in values.items() if name not in _STRUCTURED})
     if values.get("ended_at") is not None:
         columns["kept_from"] = kept_from
-    row = Prepared(text_column(scope_of(key)), id_column(id_of(key)), entry.new, columns)
+    row = Prepared(key, text_column(scope_of(key)), id_column(id_of(key)), entry.new, columns)
     for value in columns.values():
         if isinstance(value, str | bytes):
             row.weight += len(value)
@@ -83,6 +84,8 @@ def prepare(key: FutureKey, entry: Entry, blobs: Blobs, now: Callable[[], float]
             columns["has_result"] = 0
             return row
         row.bytes = sum(map(len, pieces))
+        if not columns.get("size"):
+            columns["size"] = row.bytes
         if row.bytes > INLINE_BYTES:
             row.digest, _ = blobs.prepare(pieces)
         else:

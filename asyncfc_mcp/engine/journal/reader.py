@@ -155,14 +155,16 @@ class Reader:
     def never_sent(self, scope: str, number: int) -> bool:
         if number > MAX_NUMBER:
             return False
-        key = text_column(scope)
-        block = self._rows(
-            "SELECT last, owner FROM blocks WHERE scope = ? AND first <= ? ORDER BY first DESC LIMIT 1", key, number
+        rows = self._rows(
+            """SELECT b.last >= ?2 AND b.owner IS NULL
+                AND NOT EXISTS (SELECT 1 FROM futures WHERE scope = ?1 AND id = ?2)
+                AND coalesce(
+                    (SELECT last FROM dropped WHERE scope = ?1 AND first <= ?2 ORDER BY first DESC LIMIT 1), -1) < ?2
+                FROM blocks b WHERE b.scope = ?1 AND b.first <= ?2 ORDER BY b.first DESC LIMIT 1""",
+            text_column(scope),
+            number,
         )
-        if not block or block[0][0] < number or block[0][1] is not None:
-            return False
-        found = self._rows("SELECT count(*) FROM futures WHERE scope = ? AND id = ?", key, number)
-        return found == [(0,)] and not self.forgotten(scope, number)
+        return rows == [(1,)]
 
     # --- results -------------------------------------------------------------------------------------------------
 

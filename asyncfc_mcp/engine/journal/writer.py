@@ -67,7 +67,9 @@ class Writer:
         """Open the file and adopt futures; `usable` is false afterwards if that failed."""
         with self._failing():
             self.adopted = self._file.open()
-        self._waiting.update(FutureKey(f"{each.scope}/{each.id}") for each in self.adopted if _waits(each.state))
+        self._waiting.update(
+            FutureKey(f"{each.scope}/{each.id}") for each in self.adopted if each.state is State.WAITING
+        )
 
     def step(self) -> None:
         """Write everything that was collected, and call back."""
@@ -142,16 +144,14 @@ class Writer:
                 if row.digest is not None:
                     self._file.blobs.discard(row.digest)
             raise
-        for key, entry in batch.entries.items():
-            state = entry.values.get("state")
-            if state is not None:
-                if _waits(state):
-                    self._waiting.add(key)
-                else:
-                    self._waiting.discard(key)
 
     def _commit(self, rows: list[Prepared], blocks: list[tuple[str, int, int]]) -> None:
+        # A commit that fails may have been written all the same.
+        self._waiting.update(row.key for row in rows if row.columns.get("state") == State.WAITING.value)
         self._file.write(rows, blocks)
+        self._waiting.difference_update(
+            row.key for row in rows if row.columns.get("state", State.WAITING.value) != State.WAITING.value
+        )
         self._retention.written(sum(row.weight + row.bytes for row in rows))
 
     # --- failing -------------------------------------------------------------------------------------------------
@@ -175,7 +175,3 @@ class Writer:
                 to_do,
                 exc_info=None if is_expected(exc) else exc,
             )
-
-
-def _waits(state: State | str) -> bool:
-    return State(state) is State.WAITING
