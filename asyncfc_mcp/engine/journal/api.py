@@ -18,7 +18,8 @@ from asyncfc_mcp.slices import Slices
 
 OnCommitted = Callable[[], None]
 """Called on the event loop once everything that was written before is committed, or cannot be (`usable` is False then);
-never from within the method that it was handed to."""
+never from within the method that it was handed to. Only callbacks that were handed over with a change of the same
+future wait for a large result, which takes long to encode: others do not wait for it."""
 
 
 class Journal(Protocol):

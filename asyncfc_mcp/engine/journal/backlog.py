@@ -30,7 +30,10 @@ class Batch:
     entries: dict[FutureKey, Entry] = field(default_factory=dict[FutureKey, Entry])
     blocks: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])
     """Scope, first and last number of blocks that were reserved for IDs."""
-    callbacks: list[OnCommitted] = field(default_factory=list[OnCommitted])
+    callbacks: list[tuple[FutureKey | None, OnCommitted]] = field(
+        default_factory=list[tuple[FutureKey | None, OnCommitted]]
+    )
+    """In order; with the future whose change they were given with."""
 
 
 class Backlog:
@@ -67,7 +70,7 @@ class Backlog:
                 if result is not None:
                     entry.result = result
             if on_committed is not None:
-                self._batch.callbacks.append(on_committed)
+                self._batch.callbacks.append((key, on_committed))
             self._notify()
 
     def reserve(self, scope: str, first: int, last: int) -> None:
@@ -77,13 +80,18 @@ class Backlog:
 
     def call_back(self, on_committed: OnCommitted) -> None:
         with self._lock:
-            self._batch.callbacks.append(on_committed)
+            self._batch.callbacks.append((None, on_committed))
             self._notify()
 
     def _notify(self) -> None:
         if not self._woken:
             self._woken = True
             self._wake()
+
+    @property
+    def filled(self) -> bool:
+        """True if `take` would return something."""
+        return self._woken
 
     def take(self) -> Batch:
         """Return everything that was collected since the last call."""

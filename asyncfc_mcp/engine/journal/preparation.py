@@ -16,7 +16,8 @@ from asyncfc_mcp.core.identity import FutureKey, id_of
 from asyncfc_mcp.engine.journal.backlog import Entry
 from asyncfc_mcp.engine.journal.blobs import INLINE_BYTES, Blobs
 from asyncfc_mcp.engine.journal.rows import Column, columns_of, id_column, is_unfinished, text_column
-from asyncfc_mcp.values.large import is_large, writing
+from asyncfc_mcp.slices import Slices
+from asyncfc_mcp.values.large import writing
 from asyncfc_mcp.values.text import encode
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 _ROW_BYTES: Final = 600
 """Approximate size of a row without its JSON."""
 _OFFER_S: Final = 0.001
+_STRUCTURED: Final = ("call", "failure", "round", "substituted", "after")
 
 
 @dataclass(slots=True)
@@ -48,20 +50,27 @@ def scope_of(key: FutureKey) -> str:
     return key.rpartition("/")[0]
 
 
-def prepare(key: FutureKey, entry: Entry, blobs: Blobs, now: Callable[[], float], kept_from: float) -> Prepared:
+def prepare(
+    key: FutureKey,
+    entry: Entry,
+    blobs: Blobs,
+    now: Callable[[], float],
+    kept_from: float,
+    pieces: list[bytes] | None = None,
+) -> Prepared:
     """Return a change as columns. A large result is written to a file, which still has to be put in place.
 
     Args:
         now: the wall clock, for a future that has ended without a time.
         kept_from: time from which a future that ends now is kept.
+        pieces: JSON of the result, if it was encoded before.
 
     Raises:
         OSError: the file cannot be written.
     """
     values = entry.values
-    if "state" in values and not is_unfinished(values["state"]):
-        if values.get("ended_at") is None:
-            values["ended_at"] = now()
+    if "state" in values and not is_unfinished(values["state"]) and values.get("ended_at") is None:
+        values["ended_at"] = now()
     if entry.result is not None:
         values["has_result"] = True
     try:
@@ -73,42 +82,43 @@ def prepare(key: FutureKey, entry: Entry, blobs: Blobs, now: Callable[[], float]
     if values.get("ended_at") is not None:
         columns["kept_from"] = kept_from
     row = Prepared(key, text_column(scope_of(key)), id_column(id_of(key)), entry.new, columns)
-    for value in columns.values():
-        if isinstance(value, str | bytes):
-            row.weight += len(value)
+    row.weight += sum(len(value) for value in columns.values() if isinstance(value, str | bytes))
     if entry.result is not None:
         try:
-            pieces = encoded(entry.result)
+            pieces = [encode(entry.result)] if pieces is None else pieces
         except (ValueError, TypeError, RecursionError):
+            pieces = []
             logger.exception("the result of %s cannot be written to the journal", id_of(key))
-            columns["has_result"] = 0
-            return row
-        row.bytes = sum(map(len, pieces))
-        if not columns.get("size"):
-            columns["size"] = row.bytes
-        if row.bytes > INLINE_BYTES:
-            row.digest, _ = blobs.prepare(pieces)
-        else:
-            row.json = b"".join(pieces)
-            row.weight += row.bytes
+        _attach(row, pieces, blobs)
     return row
 
 
-_STRUCTURED: Final = ("call", "failure", "round", "substituted", "after")
+def _attach(row: Prepared, pieces: list[bytes], blobs: Blobs) -> None:
+    """Add a result to a row; none where it could not be encoded."""
+    row.bytes = sum(map(len, pieces))
+    if not row.bytes:
+        row.columns["has_result"] = 0
+        return
+    if not row.columns.get("size"):
+        row.columns["size"] = row.bytes
+    if row.bytes > INLINE_BYTES:
+        row.digest, _ = blobs.prepare(pieces)
+    else:
+        row.json = b"".join(pieces)
+        row.weight += row.bytes
 
 
-def encoded(result: dict[str, Any]) -> list[bytes]:
-    """Return the JSON of a result, in pieces.
-
-    Raises:
-        ValueError, TypeError, RecursionError: it cannot be JSON.
-    """
-    if not is_large(result):
-        return [encode(result)]
+def encoding(key: FutureKey, result: dict[str, Any]) -> Slices[list[bytes]]:
+    """Encode a large result in slices; return its JSON in pieces, none where it cannot be JSON."""
     pieces: list[bytes] = []
     since = time.monotonic()
-    for _ in writing(result, pieces):
-        if time.monotonic() - since > _OFFER_S:
-            time.sleep(0)
-            since = time.monotonic()
+    try:
+        for _ in writing(result, pieces):
+            if time.monotonic() - since > _OFFER_S:
+                time.sleep(0)
+                yield
+                since = time.monotonic()
+    except (ValueError, TypeError, RecursionError):
+        logger.exception("the result of %s cannot be written to the journal", id_of(key))
+        return []
     return pieces

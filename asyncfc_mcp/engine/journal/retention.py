@@ -80,8 +80,8 @@ class Retention:
         self._file = file
         self._clock = clock
         self._ttl_s = ttl_s
-        self._max_bytes = max_bytes
-        self._wal_bytes = file.wal_bytes
+        self._cap = max(0, max_bytes - 2 * file.wal_bytes)
+        """Bound without the log, which may be larger than its limit for a moment."""
         self._next = clock.elapsed() + FIRST_S
         self._next_orphans = self._next
         self._written = 0
@@ -165,19 +165,20 @@ class Retention:
                     excess -= _ROW_BYTES + row[4]
         return chosen
 
-    def used(self) -> int:
-        """Return the bytes that futures take, in the file and beside it."""
+    def used(self) -> tuple[int, int]:
+        """Return the bytes that futures take in the file and beside it, and those with the unused pages of the file."""
         value = self._file.value
-        pages = value("PRAGMA page_count") - value("PRAGMA freelist_count")
-        return pages * value("PRAGMA page_size") + value(
+        page = value("PRAGMA page_size")
+        beside = value(
             "SELECT coalesce(sum(bytes), 0) FROM (SELECT DISTINCT digest, bytes FROM results WHERE digest IS NOT NULL)"
         )
+        pages = value("PRAGMA page_count")
+        return page * (pages - value("PRAGMA freelist_count")) + beside, page * pages + beside
 
     def _excess(self) -> int:
         """Return how many bytes have to be freed; 0 below the cap."""
-        cap = max(0, self._max_bytes - 2 * self._wal_bytes)
-        used = self.used()
-        return used - int(_LOW * cap) if used > cap else 0
+        used, _ = self.used()
+        return used - int(_LOW * self._cap) if used > self._cap else 0
 
     # --- numbers that were dropped -------------------------------------------------------------------------------
 
@@ -252,10 +253,14 @@ class Retention:
                     path.unlink()
 
     def _vacuum(self) -> bool:
-        """Give unused pages at the end of the file back; return true if there are more."""
+        """Give unused pages of the file back, where they are many or the file is too large with them; return true if
+        there are more."""
         value = self._file.value
         pages, unused = value("PRAGMA page_count"), value("PRAGMA freelist_count")
-        if unused < _VACUUM_PAGES or unused < pages // 4:
+        too_large = self.used()[1] > self._cap
+        if not unused or not (too_large or unused >= max(_VACUUM_PAGES, pages // 4)):
             return False
         self._file.connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        if too_large:  # the file becomes shorter with a checkpoint
+            self._file.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         return value("PRAGMA freelist_count") < unused

@@ -107,6 +107,8 @@ class SqliteJournal:
             while True:
                 await self._filled.wait()
                 writer.step()
+                while writer.encodes:
+                    writer.encode()
                 while writer.wait_s() == 0:
                     writer.maintain()
                 self._call_back()
@@ -171,9 +173,12 @@ class SqliteJournal:
         ending = False
         while not ending:
             try:
-                ending = self._queue.get(timeout=writer.wait_s())
+                ending = self._queue.get(timeout=0 if writer.encodes else writer.wait_s())
             except queue.Empty:
-                writer.maintain()
+                if writer.encodes:
+                    writer.encode()
+                else:
+                    writer.maintain()
             else:
                 writer.step()
         writer.finish()
