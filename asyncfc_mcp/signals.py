@@ -3,6 +3,9 @@
 Owns waking waiters. What has changed is the caller's to look up after each wake-up.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import anyio
 import anyio.lowlevel
 
@@ -53,3 +56,21 @@ class WakeUp:
             finally:
                 self._event = None
         self._set = False
+
+
+def soon_from_thread(callback: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that any thread may call, and that has `callback` called in the event loop of this moment soon.
+    It does nothing once the loop is closed.
+
+    anyio has this only with a thread that waits for the call to return (`from_thread.run_sync`).
+    """
+    loop: Any = anyio.lowlevel.current_token().native_token
+    schedule = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
+
+    def soon() -> None:
+        try:
+            schedule(callback)
+        except RuntimeError:  # asyncio: the loop is closed; trio's RunFinishedError is one as well
+            pass
+
+    return soon

@@ -116,7 +116,8 @@ class Recorder:
         if self._new is not None and self._new[0] is call:
             record, self._new = self._new[1], None
             record.state, record.started_at = State.RUNNING, self._wall(future.started_at)
-            self._journal.add(record)
+            # A call that only reads has time: if it is not in the journal, it had no effect.
+            self._journal.add(record, soon=not call.read_only)
             if call.repeatable:
                 return False
             self._journal.after_commit(committed)
@@ -182,7 +183,7 @@ class Recorder:
     def read(self, future: Future) -> None:
         """Record that a result was received. Its memory is freed once others were read after it."""
         if future.done:
-            self._journal.update(future.key, Change({"read_at": time.time()}))
+            self._journal.update(future.key, Change({"read_at": time.time()}), soon=False)
             self.keep(future)
 
     def keep(self, future: Future) -> None:

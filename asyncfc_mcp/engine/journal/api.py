@@ -38,12 +38,22 @@ class Journal(Protocol):
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    def add(self, record: FutureRecord) -> None:
-        """Write a new future. Its place in the order of submission is the order of these calls."""
+    def add(self, record: FutureRecord, *, soon: bool = True) -> None:
+        """Write a new future. Its place in the order of submission is the order of these calls.
+
+        Args:
+            soon: false where it is enough to write it with what follows, at most a moment later.
+        """
         ...
 
-    def update(self, key: FutureKey, change: Change, on_committed: OnCommitted | None = None) -> None:
-        """Write changes of a future. Those of a future that is not in the journal are ignored."""
+    def update(
+        self, key: FutureKey, change: Change, on_committed: OnCommitted | None = None, *, soon: bool = True
+    ) -> None:
+        """Write changes of a future. Those of a future that is not in the journal are ignored.
+
+        Args:
+            soon: see `add`.
+        """
         ...
 
     def after_commit(self, on_committed: OnCommitted) -> None:

@@ -49,10 +49,11 @@ class Backlog:
         self._batch = Batch()
         self._woken = False
 
-    def add(self, key: FutureKey, values: dict[str, Any]) -> None:
+    def add(self, key: FutureKey, values: dict[str, Any], *, soon: bool = True) -> None:
         with self._lock:
             self._batch.entries[key] = Entry(values, new=True)
-            self._notify()
+            if soon:
+                self._notify()
 
     def update(
         self,
@@ -60,6 +61,8 @@ class Backlog:
         values: Mapping[str, Any],
         result: dict[str, Any] | None,
         on_committed: OnCommitted | None,
+        *,
+        soon: bool = True,
     ) -> None:
         with self._lock:
             entry = self._batch.entries.get(key)
@@ -71,7 +74,8 @@ class Backlog:
                     entry.result = result
             if on_committed is not None:
                 self._batch.callbacks.append((key, on_committed))
-            self._notify()
+            if soon:
+                self._notify()
 
     def reserve(self, scope: str, first: int, last: int) -> None:
         with self._lock:
@@ -92,6 +96,12 @@ class Backlog:
     def filled(self) -> bool:
         """True if `take` would return something."""
         return self._woken
+
+    def notify(self) -> None:
+        """Wake the writer for what was added without that."""
+        with self._lock:
+            if self._batch.entries:
+                self._notify()
 
     def take(self) -> Batch:
         """Return everything that was collected since the last call."""

@@ -41,10 +41,12 @@ class NoJournal:
         for callback in callbacks:
             callback()
 
-    def add(self, record: FutureRecord) -> None:
+    def add(self, record: FutureRecord, *, soon: bool = True) -> None:
         pass
 
-    def update(self, key: FutureKey, change: Change, on_committed: OnCommitted | None = None) -> None:
+    def update(
+        self, key: FutureKey, change: Change, on_committed: OnCommitted | None = None, *, soon: bool = True
+    ) -> None:
         if on_committed is not None:
             self.after_commit(on_committed)
 

@@ -6,7 +6,6 @@ the event loop, and look-ups. Leaves the file to `journal_file`.
 
 import logging
 import queue
-import socket
 import threading
 import time
 from collections import deque
@@ -28,11 +27,13 @@ from asyncfc_mcp.engine.journal.reader import Reader
 from asyncfc_mcp.engine.journal.retention import RetentionClock, seconds_since_boot
 from asyncfc_mcp.engine.journal.rows import is_unfinished, values_of, without_private
 from asyncfc_mcp.engine.journal.writer import Writer
-from asyncfc_mcp.signals import WakeUp
+from asyncfc_mcp.signals import WakeUp, soon_from_thread
 from asyncfc_mcp.slices import Slices
 
 logger = logging.getLogger(__name__)
 
+LATER_S: Final = 0.05
+"""Seconds after which what has time is written."""
 CLOSE_S: Final = 15.0
 """Seconds for which the end of the bridge waits for the last commit. A write waits `schema.BUSY_S` for others."""
 
@@ -71,6 +72,8 @@ class SqliteJournal:
         self._queue: queue.SimpleQueue[bool] = queue.SimpleQueue()
         """Wakes the writer's thread; true ends it."""
         self._filled = WakeUp()
+        self._later = WakeUp()
+        """Set once there is something to write that has time."""
         self._backlog = Backlog((lambda: self._queue.put(False)) if threaded else self._filled.set)
         self._committed: deque[OnCommitted] = deque()
         self._signal: Callable[[], None] = lambda: None
@@ -91,13 +94,22 @@ class SqliteJournal:
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         try:
-            if self._threaded:
-                await self._run_thread(task_status)
-            else:
-                await self._run_here(task_status)
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(self._write_later)
+                if self._threaded:
+                    await self._run_thread(task_status)
+                else:
+                    await self._run_here(task_status)
         finally:
             self._reader.close()
             self._call_back()
+
+    async def _write_later(self) -> None:
+        """Have the writer woken a moment after something was added that has time, unless it was woken meanwhile."""
+        while True:
+            await self._later.wait()
+            await anyio.sleep(LATER_S)
+            self._backlog.notify()
 
     async def _run_here(self, task_status: anyio.abc.TaskStatus[None]) -> None:
         writer = self._writer
@@ -116,41 +128,20 @@ class SqliteJournal:
             writer.finish()
 
     async def _run_thread(self, task_status: anyio.abc.TaskStatus[None]) -> None:
-        receiver, sender = socket.socketpair()
         opened, closed = anyio.Event(), anyio.Event()
-        with receiver, sender:
-            receiver.setblocking(False)
-            sender.setblocking(False)
-            self._signal = lambda: _send(sender)
-            threading.Thread(
-                target=self._write, args=(opened.set, closed.set), name="asyncfc journal", daemon=True
-            ).start()
-            try:
-                while True:
-                    await anyio.wait_readable(receiver)
-                    self._received(receiver)
-                    if opened.is_set():
-                        task_status.started()
-                        break
-                while True:
-                    await anyio.wait_readable(receiver)
-                    self._received(receiver)
-            finally:
-                self._queue.put(True)
-                with anyio.move_on_after(CLOSE_S, shield=True):
-                    while not closed.is_set():
-                        await anyio.wait_readable(receiver)
-                        self._received(receiver)
-                if not closed.is_set():
-                    logger.warning("The journal of futures %s could not be closed in time.", self.path)
-                self._signal = lambda: None
-
-    def _received(self, receiver: socket.socket) -> None:
+        self._signal = soon_from_thread(self._call_back)
+        threading.Thread(target=self._write, args=(opened.set, closed.set), name="asyncfc journal", daemon=True).start()
         try:
-            receiver.recv(4096)
-        except BlockingIOError:
-            pass
-        self._call_back()
+            await opened.wait()
+            task_status.started()
+            await anyio.sleep_forever()
+        finally:
+            self._queue.put(True)
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await closed.wait()
+            if not closed.is_set():
+                logger.warning("The journal of futures %s could not be closed in time.", self.path)
+            self._signal = lambda: None
 
     def _call_back(self) -> None:
         while self._committed:
@@ -194,16 +185,20 @@ class SqliteJournal:
     def usable(self) -> bool:
         return self._writer.usable
 
-    def add(self, record: FutureRecord) -> None:
+    def add(self, record: FutureRecord, *, soon: bool = True) -> None:
         if self._writer.usable:
             key = FutureKey(f"{record.scope}/{record.id}")
             values = values_of(record)
             if record.private:
                 self._private.add(key)
                 values = without_private(values)
-            self._backlog.add(key, values)
+            self._backlog.add(key, values, soon=soon)
+            if not soon:
+                self._later.set()
 
-    def update(self, key: FutureKey, change: Change, on_committed: OnCommitted | None = None) -> None:
+    def update(
+        self, key: FutureKey, change: Change, on_committed: OnCommitted | None = None, *, soon: bool = True
+    ) -> None:
         if not self._writer.usable:
             if on_committed is not None:
                 self._backlog.call_back(on_committed)
@@ -213,7 +208,9 @@ class SqliteJournal:
             columns, result = without_private(columns), None
             if "state" in columns and not is_unfinished(columns["state"]):
                 self._private.discard(key)
-        self._backlog.update(key, columns, result, on_committed)
+        self._backlog.update(key, columns, result, on_committed, soon=soon)
+        if not soon:
+            self._later.set()
 
     def after_commit(self, on_committed: OnCommitted) -> None:
         self._backlog.call_back(on_committed)
@@ -268,11 +265,3 @@ class SqliteJournal:
             "bytes": self._file.size(),
             **(self._reader.status() if self.usable else {}),
         }
-
-
-def _send(sender: socket.socket) -> None:
-    try:
-        sender.send(b"\0")
-    except (BlockingIOError, OSError):
-        # Full: `run` is about to wake up. Closed: `run` has ended.
-        pass
