@@ -75,7 +75,7 @@ async def test_a_read_result_stays_read(runs: Runs) -> None:
         for future in (early, late, unread):
             await it.end(future)
         it.engine.mark_read(late)
-        await settle()
+        await it.end(await it.submit())  # written with what follows
         runs.crash()
     async with runs.run() as it:
         assert [future.unread for future in again(it, early, late, unread)] == [False, False, True]
