@@ -12,7 +12,7 @@ from pathlib import Path
 
 from asyncfc_mcp.core.records import FutureRecord
 from asyncfc_mcp.engine.journal import owners
-from asyncfc_mcp.engine.journal.rows import SELECTED, readable
+from asyncfc_mcp.engine.journal.rows import SELECTED_WITH_CALL, readable
 
 
 def adopt(connection: sqlite3.Connection, folder: Path, boot: str) -> list[FutureRecord]:
@@ -47,7 +47,9 @@ def adopt(connection: sqlite3.Connection, folder: Path, boot: str) -> list[Futur
             )
         connection.execute("UPDATE futures SET owner = ? WHERE owner = ? AND ended_at IS NULL", (boot, each))
     rows = connection.execute(
-        f"SELECT {SELECTED} FROM futures f WHERE owner = ? AND ended_at IS NULL ORDER BY seq", (boot,)
+        f"""SELECT {SELECTED_WITH_CALL} FROM futures f LEFT JOIN calls c ON c.seq = f.seq
+            WHERE f.owner = ? AND f.ended_at IS NULL ORDER BY f.seq""",
+        (boot,),
     ).fetchall()
     return readable(rows)
 

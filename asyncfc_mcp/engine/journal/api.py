@@ -78,7 +78,8 @@ class Journal(Protocol):
         ...
 
     def find(self, scope: str, future_id: str) -> FutureRecord | None:
-        """Return a future that has ended, of this run or another; None without one."""
+        """Return a future that has ended, of this run or another; None without one. Records of futures that have ended
+        have no `call`, which may be large."""
         ...
 
     def owner(self, scope: str, future_id: str) -> tuple[int, float] | None:

@@ -34,6 +34,7 @@ _INSERT: Final = "INSERT INTO futures ({}) VALUES ({}) ON CONFLICT (scope, id) D
     ", ".join("?" * len(INSERTED)),
     ", ".join(f'"{name}" = excluded."{name}"' for name in INSERTED if name not in ("scope", "id")),
 )
+_CALL: Final = "INSERT OR REPLACE INTO calls SELECT seq, ? FROM futures WHERE scope = ? AND id = ?"
 _RESULT: Final = """INSERT OR REPLACE INTO results (seq, json, digest, bytes)
     SELECT seq, ?, ?, ? FROM futures WHERE scope = ? AND id = ?"""
 
@@ -210,6 +211,8 @@ class JournalFile:
                     execute(_INSERT, [columns.get(name) for name in INSERTED])
                 elif columns:
                     execute(self._update(tuple(columns)), (*columns.values(), row.scope, row.id))
+                if row.call is not None:
+                    execute(_CALL, (row.call, row.scope, row.id))
                 if row.json is not None or row.digest is not None:
                     if row.digest is not None:
                         self.blobs.put(row.digest)

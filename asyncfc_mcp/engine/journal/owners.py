@@ -17,9 +17,9 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import sys
 import time
-import uuid
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 _START: Final = "start.lock"
 _SUFFIX: Final = ".boot"
 _PAUSE_S: Final = 0.005
+_CLOCK_S: Final = 30.0
+"""Difference of two computations of the start of the operating system: the wall clock is set now and then."""
 
 
 class LockUnavailable(Exception):
@@ -52,13 +54,25 @@ class Bridge:
     """Start, in seconds of the wall clock."""
 
 
-def os_boot() -> str:
-    """Return an identity of this run of the operating system; empty where there is none."""
+def os_boot() -> str | float:
+    """Return an identity of this run of the operating system, or else the time of its start."""
+    if sys.platform == "darwin":
+        import ctypes
+
+        value, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
+        if not ctypes.CDLL(None).sysctlbyname(b"kern.bootsessionuuid", value, ctypes.byref(size), None, 0):
+            return value.value.decode("ascii", "replace")
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except (OSError, ValueError):
-        # The time of the start, to half a minute: it is computed from two clocks, and one of them may be set.
-        return f"about {round((time.time() - time.monotonic()) / 30)}"
+        return time.time() - time.monotonic()
+
+
+def _is_this_boot(boot: object) -> bool:
+    now = os_boot()
+    if isinstance(boot, float) and isinstance(now, float):
+        return abs(now - boot) < _CLOCK_S
+    return bool(now) and boot == now
 
 
 class BootFile:
@@ -70,7 +84,7 @@ class BootFile:
     """
 
     def __init__(self, folder: Path, since: float) -> None:
-        self.boot = uuid.uuid4().hex
+        self.boot = secrets.token_hex(16)
         self._folder = folder
         self._since = since
         self._descriptor: int | None = None
@@ -80,12 +94,15 @@ class BootFile:
             os.register_at_fork(after_in_child=lambda: _release(reference()))
 
     def create(self) -> None:
-        """Create the file, which declares the record complete, and hold its lock. Called under `starting`.
+        """Create the file, which declares the record complete, and hold its lock, unless that was done. Called under
+        `starting`.
 
         Raises:
             OSError: it cannot be written.
             LockUnavailable: the file system has no locks.
         """
+        if self._descriptor is not None:
+            return
         descriptor = open_private(path_of(self._folder, self.boot), os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             if not _try_lock(descriptor, exclusive=True):
@@ -177,7 +194,7 @@ def bridge_of(folder: Path, boot: str) -> Bridge:
     try:
         content = json.loads(read_private(path))
         pid, since = int(content["pid"]), float(content["since"])
-        known = content["end"] is True and (content["closed"] is True or content["os_boot"] == os_boot() != "")
+        known = content["end"] is True and (content["closed"] is True or _is_this_boot(content["os_boot"]))
     except (OSError, ValueError, KeyError, TypeError):
         return Bridge(running)
     return Bridge(running, known, pid, since)

@@ -37,6 +37,7 @@ class Prepared:
     id: Column
     new: bool
     columns: dict[str, Column]
+    call: Column = None
     json: bytes | None = None
     digest: str | None = None
     bytes: int = 0
@@ -81,8 +82,9 @@ def prepare(
         columns = columns_of({name: value for name, value in values.items() if name not in _STRUCTURED})
     if values.get("ended_at") is not None:
         columns["kept_from"] = kept_from
-    row = Prepared(key, text_column(scope_of(key)), id_column(id_of(key)), entry.new, columns)
-    row.weight += sum(len(value) for value in columns.values() if isinstance(value, str | bytes))
+    call = columns.pop("call", None)
+    row = Prepared(key, text_column(scope_of(key)), id_column(id_of(key)), entry.new, columns, call)
+    row.weight += sum(len(value) for value in (call, *columns.values()) if isinstance(value, str | bytes))
     if entry.result is not None:
         try:
             pieces = [encode(entry.result)] if pieces is None else pieces

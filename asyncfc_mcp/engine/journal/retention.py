@@ -113,6 +113,7 @@ class Retention:
             digests = [row[3] for row in victims if row[3] is not None]
             for seq, *_ in victims:
                 execute("DELETE FROM futures WHERE seq = ?", (seq,))
+                execute("DELETE FROM calls WHERE seq = ?", (seq,))
                 execute("DELETE FROM results WHERE seq = ?", (seq,))
             self._remember((scope, number) for _, scope, number, *_ in victims if isinstance(number, int))
         self.remove_unnamed(digests)

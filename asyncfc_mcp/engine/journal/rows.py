@@ -31,9 +31,11 @@ _FLAGS: Final = ("listed", "private", "has_result")
 _JSON: Final = frozenset({"substituted", "after", "round"})
 _TIMES: Final = frozenset({"submitted_at", "started_at", "ended_at", "read_at", "ttl_s"})
 
-SELECTED: Final = ", ".join(f'f."{name}"' for name in _FIELDS)
-"""Columns of a record, of a table `f`, in the order that `record_of` takes."""
-INSERTED: Final = (*_FIELDS, "owner", "kept_from")
+SELECTED: Final = ", ".join("NULL" if name == "call" else f'f."{name}"' for name in _FIELDS)
+"""Columns of a record without its call, of a table `f`, in the order that `record_of` takes."""
+SELECTED_WITH_CALL: Final = SELECTED.replace("NULL", "c.json")
+"""The same with its call, of a table `c`."""
+INSERTED: Final = (*(name for name in _FIELDS if name != "call"), "owner", "kept_from")
 
 _NOTHING: Final = "{}"
 _CALL_FIELDS: Final = tuple(each.name for each in fields(CallRecord))

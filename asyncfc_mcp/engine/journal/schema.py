@@ -24,7 +24,7 @@ _FIRST_VERSION: Final = (
     """CREATE TABLE futures (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, scope NOT NULL, id NOT NULL, listed INTEGER NOT NULL, server, tool,
         state TEXT NOT NULL, name, namer, host, conversation, submitted_at REAL, started_at REAL, ended_at REAL,
-        read_at REAL, ttl_s REAL, cause, substituted TEXT, "after" TEXT, failure TEXT, call TEXT, round TEXT,
+        read_at REAL, ttl_s REAL, cause, substituted TEXT, "after" TEXT, failure TEXT, round TEXT,
         private INTEGER NOT NULL, has_result INTEGER NOT NULL, size INTEGER NOT NULL, owner TEXT, kept_from REAL)""",
     "CREATE UNIQUE INDEX futures_id ON futures (scope, id)",
     "CREATE INDEX futures_unfinished ON futures (owner, seq) WHERE ended_at IS NULL",
@@ -33,8 +33,9 @@ _FIRST_VERSION: Final = (
     """CREATE INDEX futures_unread ON futures (scope, conversation, seq)
         WHERE conversation IS NOT NULL AND ended_at IS NOT NULL AND read_at IS NULL""",
     "CREATE INDEX futures_kept ON futures (read_at IS NULL, kept_from) WHERE ended_at IS NOT NULL",
-    # Apart from the futures, so that changing a future does not write its result again. Either `json`, or `digest`,
-    # which is the name of a file.
+    # Apart from the futures, so that changing or listing futures does not touch arguments and results, which may be
+    # large. Of a result either `json`, or `digest`, which is the name of a file.
+    "CREATE TABLE calls (seq INTEGER PRIMARY KEY, json TEXT NOT NULL)",
     "CREATE TABLE results (seq INTEGER PRIMARY KEY, json BLOB, digest TEXT, bytes INTEGER NOT NULL)",
     "CREATE INDEX results_digest ON results (digest, bytes) WHERE digest IS NOT NULL",
     # Numbers of futures that were dropped.

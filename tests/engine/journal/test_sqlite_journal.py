@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asyncfc_mcp.core.futures import State
 from asyncfc_mcp.core.identity import FutureKey
-from asyncfc_mcp.core.records import CallRecord, Change, FailureRecord, FutureRecord
+from asyncfc_mcp.core.records import UNFINISHED, CallRecord, Change, FailureRecord, FutureRecord
 from asyncfc_mcp.engine.journal.blobs import INLINE_BYTES
 from asyncfc_mcp.slices import at_once
 from tests.engine.journal.bench import NOW, committed, ended, key, opened, record, result_of, run, running, text
@@ -41,7 +41,9 @@ def test_a_finished_future_is_found_by_this_run_and_the_next(tmp_path: Path, thr
             assert journal.find("local", "f01") is None
 
     def check(found: FutureRecord | None) -> None:
-        expected = record(1, state=State.COMPLETED, started_at=NOW + 1, ended_at=NOW + 2, has_result=True, size=40)
+        expected = record(
+            1, call=None, state=State.COMPLETED, started_at=NOW + 1, ended_at=NOW + 2, has_result=True, size=40
+        )
         assert found == expected
 
     run(threaded, first)
@@ -113,7 +115,7 @@ def test_every_record_and_result_is_read_as_it_was_written(
                 result["infinite"] = [float("inf"), -float("inf"), 10**300]
                 journal.add(each)
                 journal.update(FutureKey(f"{each.scope}/{each.id}"), Change({"has_result": True}, result))
-                each.has_result = True
+                each.has_result, each.call = True, None
             await committed(journal)
             for each, result in futures:
                 assert journal.find(each.scope, each.id) == each
@@ -128,6 +130,30 @@ def test_every_record_and_result_is_read_as_it_was_written(
                     assert each in journal.unread(each.scope, each.conversation)
 
     run(False, test)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(RECORDS, max_size=5, unique_by=lambda each: (each.scope, each.id)), st.data())
+def test_every_unfinished_record_is_adopted_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, futures: list[FutureRecord], data: st.DataObject
+):
+    """With everything that its call needs."""
+    path = tmp_path_factory.mktemp("adopted") / "j"
+    for each in futures:
+        each.state = data.draw(st.sampled_from(UNFINISHED))
+        each.ended_at = None
+
+    async def first() -> None:
+        async with opened(path, threaded=False) as journal:
+            for each in futures:
+                journal.add(each)
+
+    async def second() -> None:
+        async with opened(path, threaded=False) as journal:
+            assert journal.adopted() == futures
+
+    run(False, first)
+    run(False, second)
 
 
 def test_unfinished_futures_are_adopted_by_the_next_run_in_the_order_of_submission(tmp_path: Path, threaded: bool):
