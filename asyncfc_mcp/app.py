@@ -3,9 +3,11 @@
 Owns wiring only. Reading files and the environment is the command line's job, serving clients that of `transports`.
 """
 
+import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.config.settings import BridgeConfig, StdioSpec
@@ -23,6 +25,9 @@ from asyncfc_mcp.engine.memory_engine import MemoryEngine
 from asyncfc_mcp.errors import ConfigError
 from asyncfc_mcp.upstream.metatools import METATOOLS
 
+if TYPE_CHECKING:
+    from asyncfc_mcp.engine.journal.sqlite_journal import SqliteJournal
+
 
 def compose(
     config: BridgeConfig,
@@ -33,6 +38,7 @@ def compose(
     reaper: Reaper | None = None,
     children: Mapping[str, Child] | None = None,
     ids: FutureIds | None = None,
+    journal: Path | None = None,
 ) -> Bridge:
     """Return a bridge for a configuration, to be opened with `Bridge.open`.
 
@@ -43,6 +49,7 @@ def compose(
         reaper: ends the servers' processes if the bridge is killed; None makes one.
         children: processes of servers that were started ahead, by server.
         ids: numbers of future IDs; None counts from 1 in this run only.
+        journal: the file with which futures survive this run; None keeps them in memory only.
 
     Raises:
         ConfigError: a declared state path is wrong.
@@ -54,6 +61,7 @@ def compose(
         {server.name: server.limit for server in config.servers},
         ids=ids,
         several_servers=len(config.servers) > 1,
+        journal=None if journal is None else _journal(journal, config),
     )
     listings = cache or ListingCache(None)
     guard = reaper or Reaper()
@@ -87,6 +95,21 @@ def compose(
         starts=starts,
         reaper=guard,
     )
+
+
+def journal_status(path: Path, config: BridgeConfig) -> dict[str, Any]:
+    """Return path, size, futures and bounds of a journal, and its problem if it cannot be used, without using it."""
+    return _journal(path, config).inspected()
+
+
+def _journal(path: Path, config: BridgeConfig) -> "SqliteJournal":
+    # SQLite is loaded only for a journal.
+    from asyncfc_mcp.engine.journal.sqlite_journal import SqliteJournal
+
+    settings = config.settings
+    # Only a hash is written, since a command or a URL may hold secrets.
+    wrapped = hashlib.sha256(os.fsencode(config.identity)).hexdigest()[:32]
+    return SqliteJournal(path, configuration=wrapped, ttl_s=settings.ttl_s, max_bytes=settings.journal_max_bytes)
 
 
 def _check_effects(config: BridgeConfig, states: Mapping[str, ServerState]) -> None:

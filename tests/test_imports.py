@@ -1,6 +1,8 @@
 """Where the SDK may be used, which import-linter cannot say of parts of a package that is not ours."""
 
 import ast
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +56,25 @@ def test_a_bridge_does_not_load_the_sdk(module: str):
     program = f"{imports}; print([m for m in sys.modules if 'mcp' == m[:3]])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("journal", "loaded"), [("off", False), ("auto", True)])
+def test_sqlite_is_loaded_for_a_journal_only(tmp_path: Path, journal: str, loaded: bool):
+    """A bridge that keeps futures in memory does not pay for it."""
+    config = tmp_path / "mcp.json"
+    config.write_text(json.dumps({"mcpServers": {"s": {"command": "x"}}, "asyncfc": {"journal": journal}}))
+    program = f"""
+import sys
+from pathlib import Path
+from asyncfc_mcp.cli.process import make_bridge
+from asyncfc_mcp.config.reader import load_config
+import asyncfc_mcp.cli.main, asyncfc_mcp.transports.stdio
+make_bridge(load_config(Path({str(config)!r}), {{}}), verbose=False)
+print("sqlite3" in sys.modules)
+"""
+    env = {**os.environ, "ASYNCFC_STATE_DIR": str(tmp_path), "ASYNCFC_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.strip() == str(loaded)
 
 
 def test_the_words_of_the_protocol_are_those_of_the_sdk():

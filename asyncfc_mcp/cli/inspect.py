@@ -17,7 +17,7 @@ from rich.table import Table
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
-from asyncfc_mcp.cli import explanation
+from asyncfc_mcp.cli import explanation, journal_report
 from asyncfc_mcp.cli.explanation import known_from, unbound
 from asyncfc_mcp.core.effects import conflict
 from asyncfc_mcp.downstream.snapshot import LISTINGS
@@ -81,11 +81,17 @@ def _limits(route: ToolRoute, server_limit: int | None) -> dict[str, Any]:
         "shapes": policy.shapes,
         "max_message_bytes": policy.max_message_bytes,
         "max_argument_bytes": policy.max_argument_bytes,
+        "journal": policy.journal,
+        "rerun_interrupted": policy.rerun_interrupted and route.entry.repeatable,
     }
 
 
-def report(bridge: Bridge) -> dict[str, Any]:
-    """Return the whole report as JSON values."""
+def report(bridge: Bridge, journal: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the whole report as JSON values.
+
+    Args:
+        journal: figures of the journal; None if it is off.
+    """
     routes = {name: bridge.directory.route(name) for name in bridge.directory.catalog.tools}
     profiles = bridge.directory.profiles()
     tools: list[dict[str, Any]] = []
@@ -139,6 +145,7 @@ def report(bridge: Bridge) -> dict[str, Any]:
         ],
         "meta_tools": list(METATOOLS),
         "instructions": instructions.text,
+        "journal": None if journal is None else dict(journal),
         "settings": {key: _plain(value) for key, value in asdict(bridge.settings).items()},
         "warnings": list(bridge.config.warnings),
         "notes": [*bridge.directory.notes(), *cut],
@@ -319,6 +326,8 @@ def _tool(console: Console, tool: Mapping[str, Any]) -> None:
 
 def _remarks(console: Console, facts: Mapping[str, Any]) -> None:
     console.print(f"\nTools of the bridge: {', '.join(facts['meta_tools'])}")
+    unwritten = sum(not tool["limits"]["journal"] for tool in facts["tools"])
+    console.print(f"Journal: {journal_report.line(facts['journal'], unwritten)}")
     undeclared = [tool["name"] for tool in facts["tools"] if tool["effect_source"] == "nothing said"]
     if undeclared:
         subject = (
@@ -337,12 +346,18 @@ def _remarks(console: Console, facts: Mapping[str, Any]) -> None:
 
 
 async def run(
-    bridge: Bridge, *, as_json: bool, explain: tuple[str, str] | None, names: Sequence[str] = ()
+    bridge: Bridge,
+    *,
+    as_json: bool,
+    explain: tuple[str, str] | None,
+    names: Sequence[str] = (),
+    journal: Mapping[str, Any] | None = None,
 ) -> tuple[str, bool]:
     """Connect to the servers, and return the output and whether every server is up.
 
     Args:
         names: servers and tools whose details are shown; JSON is always complete.
+        journal: figures of the journal; None if it is off.
 
     Raises:
         UnknownTool: `explain` names a tool that is not listed.
@@ -357,7 +372,7 @@ async def run(
         with anyio.move_on_after(LISTINGS_S):
             for downstream in bridge.downstreams.values():
                 await downstream.wait_for_listings(LISTINGS)
-        facts = report(bridge)
+        facts = report(bridge, journal)
     # After the block, since an exception inside would be wrapped in a group.
     healthy = all(server["status"] == "ready" for server in facts["servers"])
     if explain is not None:

@@ -9,13 +9,14 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from asyncfc_mcp import __version__
-from asyncfc_mcp.cli.process import log_to_stderr, make_bridge, refuse_itself, run, settle_memory
+from asyncfc_mcp.cli.process import journal_status, log_to_stderr, make_bridge, refuse_itself, run, settle_memory
 from asyncfc_mcp.config.reader import config_for_command, config_for_url, load_config
 from asyncfc_mcp.config.settings import BridgeConfig
 from asyncfc_mcp.errors import BridgeError, UnknownTool
@@ -237,8 +238,10 @@ def inspect(
 
     if not verbose:
         logger.setLevel(logging.ERROR)  # the output contains problems of servers
+    bridge = partial(make_bridge, config, verbose=verbose, records=False)
+    journal = journal_status(config)
     output, healthy = run(
-        lambda: inspection.run(make_bridge(config, verbose=verbose), as_json=as_json, explain=explain, names=names)
+        lambda: inspection.run(bridge(), as_json=as_json, explain=explain, names=names, journal=journal)
     )
     click.echo(output, nl=False)
     if not healthy:

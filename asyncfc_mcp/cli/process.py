@@ -80,24 +80,21 @@ def make_bridge(
     verbose: bool,
     reaper: "Reaper | None" = None,
     children: "Mapping[str, Child] | None" = None,
+    records: bool = True,
 ) -> "Bridge":
-    """Return the bridge of a configuration, with its folders of this user."""
+    """Return the bridge of a configuration, with its folders of this user.
+
+    Args:
+        records: false without a journal, for a bridge that makes no calls: it must not take over those of another run.
+    """
     import platformdirs
 
     from asyncfc_mcp.app import compose
     from asyncfc_mcp.downstream.listing_cache import ListingCache
-    from asyncfc_mcp.downstream.stderr import configuration_folder
     from asyncfc_mcp.engine.future_ids import FutureIds
 
-    given = os.environ.get("ASYNCFC_CACHE_DIR")
-    cache = given or platformdirs.user_cache_dir("asyncfc-mcp")
-    # A cache folder that was set (container, tests) also holds the state.
-    state = os.environ.get("ASYNCFC_STATE_DIR") or given or platformdirs.user_state_dir("asyncfc-mcp")
+    cache = os.environ.get("ASYNCFC_CACHE_DIR") or platformdirs.user_cache_dir("asyncfc-mcp")
     logs = os.environ.get("ASYNCFC_LOG_DIR") or platformdirs.user_log_dir("asyncfc-mcp")
-    kind, _, label = config.identity.partition(":")
-    # The effect of a command often depends on its working directory.
-    identity = f"{config.identity} in {_folder()}" if kind == "command" else config.identity
-    log_folder = configuration_folder(Path(logs), label if kind == "file" else config.servers[0].name, identity)
     for warning in config.warnings:
         logger.warning("%s", warning)
     for server in config.unusable:
@@ -105,12 +102,51 @@ def make_bridge(
     return compose(
         config,
         cache=ListingCache(Path(cache)),
-        log_folder=log_folder,
+        log_folder=_own_folder(config, Path(logs)),
         echo=sys.stderr if verbose else None,
         reaper=reaper,
         children=children,
-        ids=FutureIds(Path(state) / "ids", config.identity),
+        ids=FutureIds(state_folder() / "ids", config.identity),
+        journal=journal_path(config) if records else None,
     )
+
+
+def state_folder() -> Path:
+    """Return the folder of this user for what must survive: counters of IDs, journals."""
+    import platformdirs
+
+    # A cache folder that was set (container, tests) also holds the state.
+    given = os.environ.get("ASYNCFC_STATE_DIR") or os.environ.get("ASYNCFC_CACHE_DIR")
+    return Path(given or platformdirs.user_state_dir("asyncfc-mcp"))
+
+
+def journal_path(config: BridgeConfig) -> Path | None:
+    """Return the journal's file; None if it is off."""
+    match config.settings.journal:
+        case "off":
+            return None
+        case "auto":
+            return _own_folder(config, state_folder() / "journal") / "journal.db"
+        case path:
+            return Path(path)
+
+
+def journal_status(config: BridgeConfig) -> dict[str, Any] | None:
+    """Return figures of the journal, which is not opened; None if it is off."""
+    from asyncfc_mcp import app
+
+    path = journal_path(config)
+    return None if path is None else app.journal_status(path, config)
+
+
+def _own_folder(config: BridgeConfig, root: Path) -> Path:
+    """Return the folder of a configuration below `root`."""
+    from asyncfc_mcp.downstream.stderr import configuration_folder
+
+    kind, _, label = config.identity.partition(":")
+    # The effect of a command often depends on its working directory.
+    identity = f"{config.identity} in {_folder()}" if kind == "command" else config.identity
+    return configuration_folder(root, label if kind == "file" else config.servers[0].name, identity)
 
 
 def _folder() -> str:

@@ -33,7 +33,7 @@ FILES: dict[str, Any] = {
     "max_concurrency": 4,
     "tools": {
         "read": {"reads": ("fs/{path}",), "single_flight": True},
-        "write": {"writes": ("fs/{path}",), "timeout_s": 20.0, "max_concurrency": 1},
+        "write": {"writes": ("fs/{path}",), "timeout_s": 20.0, "max_concurrency": 1, "journal": False},
         "wipe": {"writes": ("fs",)},
         "touch_a": {"writes": ("fs/a",)},
         "time": {"reads": (), "writes": ()},
@@ -88,9 +88,10 @@ async def test_what_ordering_makes_of_a_silent_tool_is_shown(ordering: str, effe
 
 @on_virtual_time
 async def test_all_limits_of_a_tool_are_shown_as_they_apply():
-    """Retries and single-flight only where they can happen."""
+    """Retries, second calls and single-flight only where they can happen."""
     toy = toy_with(*TOOLS, read={"readOnlyHint": True}, wipe={"idempotentHint": True})
-    async with bridge_over(toy, server=FILES, policy={"retries": 3, "single_flight": True}) as bridge:
+    policy = {"retries": 3, "single_flight": True, "rerun_interrupted": True}
+    async with bridge_over(toy, server=FILES, policy=policy) as bridge:
         tools = by_name(inspect.report(bridge))
     assert tools["write"]["limits"] == {
         "max_concurrency": 1,
@@ -107,7 +108,10 @@ async def test_all_limits_of_a_tool_are_shown_as_they_apply():
         "shapes": "learned",
         "max_message_bytes": 64 << 20,
         "max_argument_bytes": 8 << 20,
+        "journal": False,
+        "rerun_interrupted": False,
     }
+    assert (tools["read"]["limits"]["journal"], tools["read"]["limits"]["rerun_interrupted"]) == (True, True)
     assert (tools["read"]["limits"]["retries"], tools["read"]["limits"]["single_flight"]) == (3, True)
     assert (tools["wipe"]["limits"]["retries"], tools["wipe"]["limits"]["single_flight"]) == (3, False)
     fields = set(Policy.__dataclass_fields__) - {"mode", "ordering", "profile", "reads", "writes"}
@@ -313,7 +317,7 @@ async def test_a_server_that_cannot_start_is_shown_with_the_reason():
 
 def many(count: int, tools: int) -> dict[str, Any]:
     """A report on servers with tools of every kind, and two that are not up."""
-    limits = dict.fromkeys(("max_concurrency", "timeout_s"))
+    limits = {"max_concurrency": None, "timeout_s": None, "journal": True}
     kinds = [("read", "annotation"), ("write everything", "annotation"), ("declare nothing", "nothing said")]
     servers = [
         {"name": f"server_{n}", "status": "ready", "reason": "", "protocol": "2025-06-18", "tools": tools, "prompts": 0,
@@ -332,7 +336,7 @@ def many(count: int, tools: int) -> dict[str, Any]:
         {"name": "gone", "status": "failed", "reason": "it exited with code 1", **down},
         {"name": "wrong", "status": "misconfigured", "reason": "mcpServers.wrong.url: found 5", **down},
     ]
-    rest: dict[str, Any] = {"meta_tools": ["gather"], "warnings": [], "notes": []}
+    rest: dict[str, Any] = {"meta_tools": ["gather"], "journal": None, "warnings": [], "notes": []}
     return {"source": "mcp.json", "servers": servers, "tools": listed, **rest}
 
 
@@ -380,8 +384,9 @@ def test_details_are_shown_of_what_is_named():
 def test_a_summary_counts_every_tool_once(tools: list[tuple[str, str]], summary: str):
     """By what it touches, and from where that is known."""
     facts = many(2, 0)
+    limits = {"journal": True}
     facts["tools"] = [
-        {"server": "server_0", "name": str(i), "touches": touches, "effect_source": source}
+        {"server": "server_0", "name": str(i), "touches": touches, "effect_source": source, "limits": limits}
         for i, (touches, source) in enumerate(tools)
     ]
     assert inspect.render(facts).splitlines()[1] == f"server_0  {summary}"

@@ -19,8 +19,8 @@ def start(stage: Stage, config: Path, era: str = HANDSHAKE) -> Wire:
 
 @pytest.mark.parametrize("era", [HANDSHAKE, MODERN])
 def test_an_id_from_before_a_restart_is_no_other_calls(stage: Stage, era: str) -> None:
-    """After a clean stop IDs go on; the old one says that it is old, wherever it is asked for."""
-    config = stage.config({"toy": stage.toy()})
+    """After a clean stop IDs go on; without a journal the old one says that it is old, wherever it is asked for."""
+    config = stage.config({"toy": stage.toy()}, journal="off")
     bridge = start(stage, config, era)
     assert [bridge.submit("toy__echo", {"text": "old"}).id for _ in range(2)] == ["f1", "f2"]
     bridge.close()
@@ -43,7 +43,7 @@ def test_an_id_from_before_a_restart_is_no_other_calls(stage: Stage, era: str) -
 
 def test_a_reference_to_an_id_from_before_a_restart_is_refused(stage: Stage) -> None:
     """The tool would take `$f1` for the result. What was never an ID is refused as well; what is escaped is text."""
-    config = stage.config({"toy": stage.toy()})
+    config = stage.config({"toy": stage.toy()}, journal="off")
     bridge = start(stage, config)
     bridge.submit("toy__echo", {"text": "old"})
     bridge.close()
@@ -62,7 +62,7 @@ def test_a_reference_to_an_id_from_before_a_restart_is_refused(stage: Stage) -> 
 
 def test_after_a_kill_ids_are_new(stage: Stage) -> None:
     """A crash leaves a gap."""
-    config = stage.config({"toy": stage.toy()})
+    config = stage.config({"toy": stage.toy()}, journal="off")
     bridge = start(stage, config)
     bridge.submit("toy__echo", {"text": "old"})
     bridge.process.kill()
@@ -75,8 +75,8 @@ def test_after_a_kill_ids_are_new(stage: Stage) -> None:
 
 
 def test_two_hosts_with_one_configuration_share_no_id(stage: Stage) -> None:
-    """Each bridge of the two says whose an ID is that it does not have."""
-    config = stage.config({"toy": stage.toy()})
+    """Without a journal each bridge of the two says whose an ID is that it does not have."""
+    config = stage.config({"toy": stage.toy()}, journal="off")
     one, two = start(stage, config), start(stage, config)
     first, second = (bridge.submit("toy__echo", {"text": "x"}).id for bridge in (one, two))
     assert first != second

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from asyncfc_mcp.engine.journal.owners import LockUnavailable
-from asyncfc_mcp.engine.journal.schema import ForeignFile, NewerFile
+from asyncfc_mcp.engine.journal.schema import ForeignFile, NewerFile, OtherConfiguration
 
 _CORRUPT: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -51,6 +51,8 @@ def described(exc: BaseException, path: Path) -> tuple[str, str]:
             return "it was written by a newer asyncfc-mcp, and is left as it is", f"Update asyncfc-mcp. {_CHOOSE}"
         case ForeignFile():
             return "it is a database of another program, and is left as it is", _CHOOSE
+        case OtherConfiguration():
+            return "it belongs to another configuration, and is left as it is", _CHOOSE
         case FileGone():
             return "it was deleted or replaced while the bridge ran", "Start the bridge again, which begins a new file"
         case Unsafe() | LockUnavailable():

@@ -5,6 +5,7 @@ the encoding of values to `preparation`, the time of writing to `writer`, and wh
 """
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -18,7 +19,7 @@ from typing import Any, Final
 from asyncfc_mcp.core.records import FutureRecord
 from asyncfc_mcp.engine.journal import adoption, schema
 from asyncfc_mcp.engine.journal.blobs import Blobs
-from asyncfc_mcp.engine.journal.failures import FileGone, Unsafe, is_corrupt
+from asyncfc_mcp.engine.journal.failures import FileGone, Unsafe, described, is_corrupt
 from asyncfc_mcp.engine.journal.owners import BootFile, starting
 from asyncfc_mcp.engine.journal.preparation import Prepared
 from asyncfc_mcp.engine.journal.rows import INSERTED, text_column
@@ -44,6 +45,7 @@ class JournalFile:
 
     Args:
         path: of the file.
+        configuration: hash of what the bridge wraps.
         max_bytes: cap on the size of the file, its log and large results.
         since: start of the bridge, in seconds of the wall clock.
         busy_s: seconds for which a write waits for others.
@@ -56,6 +58,7 @@ class JournalFile:
         self,
         path: Path,
         *,
+        configuration: str = "",
         max_bytes: int,
         since: float,
         busy_s: float = schema.BUSY_S,
@@ -67,6 +70,7 @@ class JournalFile:
         self.blobs = Blobs(beside(path, ".results"), self.boot.boot)
         self.generation = 0
         """Number of times a file was opened: greater than 1 after a damaged one was replaced."""
+        self._configuration = configuration
         self.wal_bytes = schema.wal_bytes(max_bytes)
         """Size to which the write-ahead log is cut."""
         self._busy_s = busy_s
@@ -80,7 +84,8 @@ class JournalFile:
         """Open or create the file; return the futures that are adopted.
 
         Raises:
-            OSError, sqlite3.Error, LockUnavailable, NewerFile, ForeignFile, Unsafe: it cannot be used.
+            OSError, sqlite3.Error, LockUnavailable, NewerFile, ForeignFile, OtherConfiguration, Unsafe: it cannot be
+                used.
         """
         make_folder(self.path.parent)
         _check_folder(self.path.parent)
@@ -93,6 +98,33 @@ class JournalFile:
                 self.close_connection()
                 self._move_aside(exc)
                 return self._begin()
+
+    def problem(self) -> str | None:
+        """Return why the file cannot be used, as far as that is known without a change to it; None otherwise."""
+        try:
+            self._check()
+        except (OSError, sqlite3.Error, schema.NewerFile, schema.ForeignFile, schema.OtherConfiguration, Unsafe) as exc:
+            return described(exc, self.path)[0]
+        return None
+
+    def _check(self) -> None:
+        folder = next(each for each in self.path.parents if each.exists())
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        if folder == self.path.parent:
+            _check_folder(folder)
+        _check_private(self.path)
+        if self.path.exists() and self.path.stat().st_size:
+            with contextlib.closing(self._probe()) as probe:
+                if schema.check_version(probe, self._migrations):
+                    schema.check_configuration(probe, self._configuration)
+
+    def _probe(self) -> sqlite3.Connection:
+        """Open the file read-only, so that one of another program, or a newer one, remains as it is."""
+        uri = f"{self.path.absolute().as_uri()}?mode=ro"
+        return sqlite3.connect(uri, uri=True, timeout=START_BUSY_S, isolation_level=None)
 
     def _begin(self) -> list[FutureRecord]:
         self._connect()
@@ -122,9 +154,7 @@ class JournalFile:
         if not path.exists():
             os.close(open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         elif path.stat().st_size:
-            # Read-only, so that a file of another program, or a newer one, remains as it is.
-            probe = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=START_BUSY_S)
-            with contextlib.closing(probe):
+            with contextlib.closing(self._probe()) as probe:
                 schema.check_version(probe, self._migrations)
         self.connection = sqlite3.connect(
             path, timeout=START_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=64
@@ -132,6 +162,7 @@ class JournalFile:
         try:
             schema.configure(self.connection, min(START_BUSY_S, self._busy_s), self.wal_bytes)
             schema.migrate(self.connection, self._migrations)
+            schema.check_configuration(self.connection, self._configuration)
             self.connection.execute(f"PRAGMA busy_timeout = {int(self._busy_s * 1000)}")
             self.connection.execute("SELECT max(seq) FROM futures").fetchone()
         except BaseException:

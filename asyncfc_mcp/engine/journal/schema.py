@@ -19,6 +19,8 @@ WAL_BYTES: Final = 4 << 20
 """Size to which the write-ahead log is cut once it has been copied."""
 
 _FIRST_VERSION: Final = (
+    # One row: what the bridges of this journal wrap.
+    "CREATE TABLE configuration (hash TEXT NOT NULL)",
     # Columns without a type hold what is written, so that text which is not valid Unicode can be a blob (see `rows`).
     # `seq` is the order of submission. `id` is a number for `f1`, `f2`, ...; text for random IDs.
     """CREATE TABLE futures (
@@ -57,6 +59,11 @@ class ForeignFile(Exception):
     """The file is a database of another program."""
 
 
+class OtherConfiguration(Exception):
+    """The file is the journal of bridges that wrap something else. Its calls are none of this bridge's servers', and
+    its IDs are counted elsewhere."""
+
+
 def check_version(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> int:
     """Return the version of a file, without a change to it.
 
@@ -78,6 +85,20 @@ def check_version(connection: sqlite3.Connection, migrations: Sequence[Migration
 def wal_bytes(max_bytes: int) -> int:
     """Return the size of the write-ahead log for a cap that includes it."""
     return max(1 << 16, min(WAL_BYTES, max_bytes // 16))
+
+
+def check_configuration(connection: sqlite3.Connection, configuration: str) -> None:
+    """Record in a new file what its bridges wrap, or compare it. Called under `owners.starting`.
+
+    Raises:
+        OtherConfiguration: this bridge wraps something else.
+        sqlite3.Error: the file cannot be read or written.
+    """
+    row = connection.execute("SELECT hash FROM configuration").fetchone()
+    if row is None:
+        connection.execute("INSERT INTO configuration VALUES (?)", (configuration,))
+    elif row[0] != configuration:
+        raise OtherConfiguration
 
 
 def configure(connection: sqlite3.Connection, busy_s: float, wal_bytes: int) -> None:

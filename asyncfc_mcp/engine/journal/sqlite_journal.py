@@ -43,6 +43,7 @@ class SqliteJournal:
 
     Args:
         path: of the file. Its folder is created (mode 0700) if it does not exist.
+        configuration: hash of what the bridge wraps. Bridges that wrap something else do not use the file.
         ttl_s: seconds for which a future is kept after its end.
         max_bytes: cap on the file, its log, and files of large results.
         threaded: write in a thread. False writes in the task of `run`, for tests on a virtual clock.
@@ -56,6 +57,7 @@ class SqliteJournal:
         self,
         path: Path,
         *,
+        configuration: str = "",
         ttl_s: float,
         max_bytes: int,
         threaded: bool = True,
@@ -67,7 +69,14 @@ class SqliteJournal:
         self.path = path
         self._ttl_s, self._max_bytes = ttl_s, max_bytes
         self._threaded = threaded
-        self._file = JournalFile(path, max_bytes=max_bytes, since=clock(), busy_s=busy_s, migrations=migrations)
+        self._file = JournalFile(
+            path,
+            configuration=configuration,
+            max_bytes=max_bytes,
+            since=clock(),
+            busy_s=busy_s,
+            migrations=migrations,
+        )
         self._reader = Reader(self._file, self._suspect)
         self._queue: queue.SimpleQueue[bool] = queue.SimpleQueue()
         """Wakes the writer's thread; true ends it."""
@@ -265,3 +274,14 @@ class SqliteJournal:
             "bytes": self._file.size(),
             **(self._reader.status() if self.usable else {}),
         }
+
+    def inspected(self) -> dict[str, Any]:
+        """Return `status`, and as `problem` why the file cannot be used, of a journal that is not run. The file is not
+        changed."""
+        problem = self._file.problem()
+        self._writer.usable = problem is None
+        try:
+            return {**self.status(), "problem": problem}
+        finally:
+            self._reader.close()
+

@@ -1,0 +1,35 @@
+"""The journal in the output of `asyncfc-mcp inspect`.
+
+Owns the text of one line. Pure: the figures are `SqliteJournal.inspected`'s.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+_UNITS: Final = (("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10))
+
+
+def line(journal: Mapping[str, Any] | None, unwritten: int) -> str:
+    """Return one line on the journal.
+
+    Args:
+        journal: its figures; None if it is off.
+        unwritten: number of tools with `"journal": false`.
+    """
+    if journal is None:
+        return 'off ("journal": "off"): futures end with the bridge'
+    if journal["problem"]:
+        return f"{journal['path']} cannot be used: {journal['problem']}"
+    futures = "1 future" if journal["futures"] == 1 else f"{journal['futures']} futures"
+    if journal["unfinished"]:
+        futures += f", {journal['unfinished']} of them unfinished"
+    bounds = f"at most {_size(journal['max_bytes'])}, each for {journal['ttl_s'] / 3600:g} h"
+    text = f"{journal['path']}: {futures}, {_size(journal['bytes'] + journal['large_result_bytes'])} ({bounds})"
+    if unwritten:
+        text += f"; without arguments and results of {unwritten} tool{'' if unwritten == 1 else 's'}"
+    return text
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes in a unit that suits it."""
+    return next((f"{count / scale:.3g} {unit}" for unit, scale in _UNITS if count >= scale), f"{count} bytes")
