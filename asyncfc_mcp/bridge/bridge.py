@@ -21,6 +21,7 @@ from asyncfc_mcp.bridge.tool_routes import ToolRoute, as_typed
 from asyncfc_mcp.config.settings import BridgeConfig
 from asyncfc_mcp.core import references
 from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.overridden_tools import MASK
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.downstream.listing_cache import ListingCache
@@ -168,17 +169,21 @@ class Bridge:
     def _submission(
         self, route: ToolRoute, arguments: dict[str, Any] | None, context: CallContext, bindings: Bindings
     ) -> Submission:
-        entry, keys = route.entry, bindings.keys
+        entry, keys, preset = route.entry, bindings.keys, route.entry.preset
         if arguments:
             if bindings.arguments is not None:
                 arguments = bindings.arguments
             arguments = as_typed(arguments, route.loosened, keys)
-        effect = route.fixed_effect
+        effect, recorded = route.fixed_effect, None
         if effect is None:
-            effect = route.effect.bind(
-                (arguments or {}) if entry.preset is None else entry.preset.filled(arguments),
-                lambda value: bool(keys) and references.is_reference(value, keys.get),
-            )
+
+            def refers(value: object) -> bool:
+                return bool(keys) and references.is_reference(value, keys.get)
+
+            effect = route.effect.bind((arguments or {}) if preset is None else preset.filled(arguments), refers)
+            if preset is not None and preset.secrets:
+                # What is unknown counts as the path above it, which is more order than necessary and no secret.
+                recorded = route.effect.bind(preset.masked(arguments), lambda value: value is MASK or refers(value))
         self.forwarding.add_user(entry.server, context.scope)
         return Submission(
             context,
@@ -196,7 +201,8 @@ class Bridge:
             value_dependencies=bindings.value_dependencies,
             after=bindings.after,
             needs_task=entry.needs_task,
-            preset=entry.preset,
+            preset=preset,
+            recorded_effect=recorded,
         )
 
     # --- reported by the servers (`downstream.DownstreamHandler`) ----------------------------------------------------

@@ -79,12 +79,13 @@ class Policy:
     )
     single_flight: bool = setting(False, "Concurrent identical calls of `readOnlyHint` tools share one result.")
     journal: bool = setting(
-        True, "`false`: arguments and results are never written to the journal, only that there was a call."
+        True,
+        "`false`: arguments and results are never written to the [journal](journal.md), only that there was a call.",
     )
     rerun_interrupted: bool = setting(
         False,
         "Calls that were running when the bridge stopped are made again in its next run, for tools with `readOnlyHint` "
-        "or `idempotentHint` only. Otherwise they fail as interrupted. Needs the journal.",
+        "or `idempotentHint` only. Otherwise they fail as interrupted. Needs the [journal](journal.md).",
     )
     max_message_bytes: int = setting(
         64 << 20,
@@ -243,7 +244,7 @@ class Settings:
     )
     journal: str = setting(
         "auto",
-        "Journal of futures, with which they survive a restart: `auto` (a file for each configuration in "
+        "[Journal](journal.md) of futures, with which they survive a restart: `auto` (a file for each configuration in "
         "the user's state folder), `off`, or the path of a file, relative to the configuration's folder.",
     )
     ttl_s: float = setting(

@@ -19,6 +19,8 @@ from asyncfc_mcp.schema.walk import all_schemas, pointer_of
 from asyncfc_mcp.values.large import is_large
 
 Json = dict[str, Any]
+MASK: Final[Any] = object()
+"""Stands for a value that the configuration gives."""
 _LONGEST_PIECE: Final = 60
 """Characters of a secret that are looked for where only its beginning or its end is quoted."""
 _DEFINITIONS: Final = ("$defs", "definitions")
@@ -45,6 +47,11 @@ class Preset:
     def filled(self, arguments: Json | None) -> Json:
         """Return the arguments as they are sent."""
         return {**self.defaults, **(self.of_caller(arguments) or {}), **self.fixed}
+
+    def masked(self, arguments: Json | None) -> Json:
+        """Return the arguments as they are sent, with `MASK` for those that the caller did not give."""
+        own = self.of_caller(arguments) or {}
+        return {**dict.fromkeys((*self.defaults, *self.fixed), MASK), **own}
 
     def without_secrets(self, value: Any) -> Any:
         """Return a JSON value, of an error, in which no text contains a secret or a longer piece of one: servers quote

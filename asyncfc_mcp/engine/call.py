@@ -112,6 +112,8 @@ class Submission:
     """The tool can only be called as a task (2025-11-25)."""
     preset: Preset | None = None
     """Arguments from the configuration, which are put in when the call is sent."""
+    recorded_effect: Effect | None = None
+    """The effect for records, where the configuration has put secrets into its paths; None: `effect`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -147,6 +149,8 @@ class Call:
     """The tool can only be called as a task (2025-11-25)."""
     preset: Preset | None = None
     """Arguments from the configuration, which are put in when the call is sent."""
+    recorded_effect: Effect | None = None
+    """The effect for records, where the configuration has put secrets into its paths; None: `effect`."""
     forward_questions: bool = False
     """Put questions into the result, as the server sent them, instead of waiting on the future."""
     round: Result | None = None

@@ -170,6 +170,7 @@ class MemoryEngine:
             after=follows,
             needs_task=submission.needs_task,
             preset=submission.preset,
+            recorded_effect=submission.recorded_effect,
             meta=context.meta,
             capabilities=context.capabilities,
             client=context.client,

@@ -62,14 +62,15 @@ class Recorder:
         future = call.future
         private = future.private = not call.policy.journal
         bindings = {ref: id_of(key) for ref, key in call.bindings.items()}
+        effect = call.effect if call.recorded_effect is None else call.recorded_effect
         made = CallRecord(
             call.tool,
             call.arguments,
             dict(call.meta) if call.meta else None,
             dict(call.capabilities),
-            call.effect.reads,
-            call.effect.writes,
-            call.effect.source,
+            effect.reads,
+            effect.writes,
+            effect.source,
             read_only=call.read_only,
             repeatable=call.repeatable,
             needs_task=call.needs_task,

@@ -4,16 +4,18 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 import pytest
 
 from asyncfc_mcp.cli import inspect
+from asyncfc_mcp.config.overrides import ArgumentOverride, ToolOverride
 from asyncfc_mcp.config.reader import parse_config
 from asyncfc_mcp.config.settings import Policy, ServerConfig
-from asyncfc_mcp.core.futures import State
+from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.core.identity import LOCAL
-from asyncfc_mcp.engine.call import CallContext
+from asyncfc_mcp.engine.call import CallContext, Submission
 from asyncfc_mcp.engine.wait import wait_for
 from asyncfc_mcp.errors import ConfigError
 from tests.support.inprocess_server import Got, Toy, bridge_over, text_result
@@ -233,3 +235,46 @@ async def test_a_read_behind_a_wait_sees_what_was_waited_for(
             root = "/workspace" if settings else "toy"
             assert tool["effect"] == f"takes turns with all of {root}"
             assert tool["effect_from"].endswith("says that it waits")
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+SECRET = "s3cr3t-0123456789"
+
+
+@pytest.mark.parametrize(
+    ("paths", "recorded"),
+    [
+        (("account/{token}/{id}",), (("toy", "account"),)),
+        (("account/{id}/{token}",), (("toy", "account", "7"),)),
+        (("account/{id}", "of/{token?}"), (("toy", "account", "7"), ("toy", "of"))),
+        (("{region}/{id}",), (("toy",),)),
+        (("account/{id}",), (("toy", "account", "7"),)),
+    ],
+)
+@on_virtual_time
+async def test_records_have_no_path_with_a_value_of_the_configuration(paths: tuple[str, ...], recorded: object):
+    """Some of them are secrets: the path above stands for it, so that the order of a record is never less."""
+    toy = Toy()
+    properties = {key: {"type": "string"} for key in ("id", "token", "region")}
+    toy.add("use", toy._echo, schema={"type": "object", "properties": properties})
+    hidden = ArgumentOverride(SECRET, hidden=True, secret=True)
+    override = ToolOverride(arguments={"token": hidden, "region": ArgumentOverride("eu")})
+    server = {"overrides": {"use": override}, "tools": {"use": {"writes": paths}}}
+    async with bridge_over(toy, server=server) as bridge:
+        submitted: list[Submission] = []
+        submit = bridge.engine.submit_nowait
+
+        def note(submission: Submission) -> Future | None:
+            submitted.append(submission)
+            return submit(submission)
+
+        with patch.object(bridge.engine, "submit_nowait", note):
+            bridge.submit_nowait(bridge.directory.route("use"), {"id": "7", "token": "mine"}, CallContext(LOCAL))
+    (submission,) = submitted
+    assert submission.recorded_effect is not None
+    assert submission.recorded_effect.writes == recorded
+    assert submission.recorded_effect.source == submission.effect.source
+    assert SECRET not in str((submission.recorded_effect, submission.arguments))
+    for path in submission.effect.writes:
+        assert any(path[: len(above)] == above for above in submission.recorded_effect.writes), path

@@ -118,7 +118,7 @@ def test_inspect_says_why_a_journal_cannot_be_used(stage: Stage) -> None:
     assert inspected(stage, config)["problem"] == "Permission denied"
 
 
-# --- large results -----------------------------------------------------------------------------------------------------
+# --- large results ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("era", [HANDSHAKE, MODERN])
