@@ -284,4 +284,3 @@ class SqliteJournal:
             return {**self.status(), "problem": problem}
         finally:
             self._reader.close()
-
