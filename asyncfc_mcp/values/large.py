@@ -5,6 +5,7 @@ containers around them are traversed here. Independent of messages, and not a va
 slices raises `ValueError`, and parsing it at once gives the reason.
 """
 
+import json
 import re
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple, cast
@@ -66,9 +67,9 @@ def parsing(data: bytes) -> Slices[Any]:
             run = (_ITEMS if is_list else _PAIRS).match(data, at, at + _WINDOW)
             if run is not None:
                 if is_list:
-                    target += from_json(b"[" + run[0][:-1] + b"]", allow_inf_nan=False)
+                    target += _parsed(b"[" + run[0][:-1] + b"]")
                 else:
-                    target.update(from_json(b"{" + run[0][:-1] + b"}", allow_inf_nan=False))
+                    target.update(_parsed(b"{" + run[0][:-1] + b"}"))
                 at, fresh = run.end(), False
                 continue
             at = _after_space(data, at)
@@ -126,13 +127,28 @@ def _after_space(data: bytes, at: int) -> int:
     return _SPACE.match(data, at).end()  # pyright: ignore[reportOptionalMemberAccess]
 
 
+def _parsed(data: bytes) -> Any:
+    """Parse a short text. Lone surrogates need the slower parser; parsing all of a large text with it would block."""
+    try:
+        return from_json(data, allow_inf_nan=False)
+    except ValueError:
+        return _decode(data.decode())
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decode: Final = json.JSONDecoder(parse_constant=_no_constant).decode
+
+
 def _scalar(data: bytes, at: int) -> Slices[tuple[Any, int]]:
     """Parse a string, number or literal; return it and the position of its end."""
     if data[at : at + 1] != b'"':
         atom = _ATOM.match(data, at)
         if atom is None:
             raise ValueError("value expected")
-        return from_json(atom[0], allow_inf_nan=False), atom.end()
+        return _parsed(atom[0]), atom.end()
     pieces: list[str] = []
     begin = end = at + 1
     while True:
@@ -145,7 +161,7 @@ def _scalar(data: bytes, at: int) -> Slices[tuple[Any, int]]:
         while not last and cut > begin and data[cut] & 0xC0 == 0x80:  # within a character
             cut -= 1
         if last or (end - begin >= _WINDOW // 2 and not _HALF_PAIR.search(data, max(begin, cut - 6), cut)):
-            pieces.append(from_json(b'"' + data[begin:cut] + b'"', allow_inf_nan=False))
+            pieces.append(_parsed(b'"' + data[begin:cut] + b'"'))
             begin = cut
         if last:
             return pieces[0] if len(pieces) == 1 else "".join(pieces), end + 1

@@ -116,3 +116,21 @@ def test_what_is_no_json_is_refused_in_slices_too(text: bytes):
     """Also what breaks off, and what is nested without end."""
     with pytest.raises(ValueError):  # noqa: PT011
         at_once(parsing(text))
+
+
+@given(JSON, st.integers(1, 40))
+@settings(deadline=None)
+def test_lone_surrogates_are_parsed_in_slices(value: Any, times: int):
+    """Parsing the whole text with the slower parser would block."""
+    value = [value, {"half \ud800": "\udfff" * 5_000}] * times
+    text = b"".join(at_once(writing(value)))
+    assert at_once(parsing(text)) == value
+
+
+@pytest.mark.parametrize(
+    "text", [b"[NaN]", b"[-Infinity]", b'["\x01"]', b'["\\ud80"]', b"[01]", b"[" + b"1" * 4400 + b"]"]
+)
+def test_what_is_no_json_is_still_refused(text: bytes):
+    """By both parsers."""
+    with pytest.raises(ValueError, match=r"."):
+        at_once(parsing(text))

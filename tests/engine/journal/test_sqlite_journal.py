@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +324,28 @@ def test_look_ups_are_searches_in_an_index(tmp_path: Path):
                     assert plan.startswith(("SEARCH ", "SCALAR SUBQUERY ")), (plan, statement)
 
     run(False, test)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+def test_nobody_else_can_read_any_file(tmp_path: Path, threaded: bool):
+    """Whatever the umask, and also those that an older program left readable."""
+    path = tmp_path / "new" / "folder" / "j"
+
+    async def test() -> None:
+        async with opened(path, threaded) as journal:
+            journal.add(record(1))
+            journal.update(key(1), ended(text("x" * 100_000)))
+            await committed(journal)
+            assert journal.find("local", "f1")
+            found = list((tmp_path / "new").rglob("*"))
+            assert {"j", "j-wal", "j-shm", "j.bridges", "j.results"} <= {each.name for each in found}
+            for each in found:
+                assert each.stat().st_mode & 0o777 == (0o700 if each.is_dir() else 0o600), each
+
+    before = os.umask(0)
+    try:
+        run(threaded, test)
+        path.chmod(0o644)
+        run(threaded, test)
+    finally:
+        os.umask(before)
