@@ -4,6 +4,8 @@ Owns waking waiters. What has changed is the caller's to look up after each wake
 """
 
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import anyio
@@ -65,7 +67,11 @@ def soon_from_thread(callback: Callable[[], None]) -> Callable[[], None]:
     anyio has this only with a thread that waits for the call to return (`from_thread.run_sync`).
     """
     loop: Any = anyio.lowlevel.current_token().native_token
-    schedule = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
+    if hasattr(loop, "call_soon_threadsafe"):
+        # anyio finds its event loop by the context, and asyncio would take that of the thread.
+        schedule = partial(loop.call_soon_threadsafe, context=copy_context())
+    else:
+        schedule = loop.run_sync_soon
 
     def soon() -> None:
         try:
