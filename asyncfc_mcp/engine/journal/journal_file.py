@@ -75,7 +75,8 @@ class JournalFile:
         """Size to which the write-ahead log is cut."""
         self._busy_s = busy_s
         self._migrations = migrations
-        self._identity: tuple[int, int] | None = None
+        self._identities: dict[Path, tuple[int, int]] = {}
+        """Device and inode of the file and its log."""
         self._updates: dict[tuple[str, ...], str] = {}
 
     # --- opening -------------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ class JournalFile:
         """
         self.close_connection()
         with starting(self.bridges, self._busy_s):
-            self.check_present()
+            self._check_present(self.path)  # the log is gone with the connection
             self._move_aside(reason)
             self._connect()
 
@@ -168,8 +169,7 @@ class JournalFile:
         except BaseException:
             self.close_connection()
             raise
-        found = path.stat()
-        self._identity = found.st_dev, found.st_ino
+        self._identities = {each: _identity(each) for each in (path, _companions(path)[0]) if each.exists()}
         self.generation += 1
 
     def _move_aside(self, reason: BaseException) -> None:
@@ -212,17 +212,20 @@ class JournalFile:
             raise
 
     def check_present(self) -> None:
-        """Check that the file is still the one that was opened: SQLite goes on writing to a file that was deleted.
+        """Check that the file and its log are still those that were opened: SQLite goes on writing to deleted ones.
 
         Raises:
-            FileGone: it is not.
+            FileGone: they are not.
         """
+        for path in self._identities:
+            self._check_present(path)
+
+    def _check_present(self, path: Path) -> None:
         try:
-            found = os.stat(self.path)
+            if _identity(path) != self._identities[path]:
+                raise FileGone
         except FileNotFoundError as exc:
             raise FileGone from exc
-        if (found.st_dev, found.st_ino) != self._identity:
-            raise FileGone
 
     def write(self, rows: Iterable[Prepared], blocks: Iterable[tuple[str, int, int]] = ()) -> None:
         """Write futures and reserved numbers in one transaction.
@@ -316,6 +319,11 @@ class JournalFile:
 def beside(path: Path, suffix: str) -> Path:
     """Return the path of a file beside another one, with a suffix after its complete name."""
     return path.with_name(path.name + suffix)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def _companions(path: Path) -> tuple[Path, Path]:

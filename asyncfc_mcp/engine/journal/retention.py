@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 INTERVAL_S: Final = 60.0
 FIRST_S: Final = 5.0
 """Seconds after the start at which rows are first looked at: until then, clients wait for other things."""
-CHUNK: Final = 200
+CHUNK: Final = 100
 """Maximum futures that are dropped in one transaction."""
 _CLOCK_SET_S: Final = 1_600_000_000
 """Time in 2020, before which a clock is not set."""

@@ -181,6 +181,7 @@ class SqliteJournal:
                     writer.maintain()
             else:
                 writer.step()
+                writer.maintain()  # under load as well: the queue may never be empty
         writer.finish()
         self._post([closed])
 

@@ -163,10 +163,10 @@ def breaks(path: Path, threaded: bool, caplog: pytest.LogCaptureFixture, harm: C
     return warning
 
 
-def test_a_file_that_is_deleted(tmp_path: Path, threaded: bool, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("name", ["j", "j-wal"])
+def test_a_file_that_is_deleted(tmp_path: Path, threaded: bool, name: str, caplog: pytest.LogCaptureFixture):
     """SQLite itself would go on writing to it."""
-    path = tmp_path / "j"
-    assert "deleted or replaced" in breaks(path, threaded, caplog, path.unlink)
+    assert "deleted or replaced" in breaks(tmp_path / "j", threaded, caplog, (tmp_path / name).unlink)
 
 
 def test_a_file_that_is_replaced(tmp_path: Path, threaded: bool, caplog: pytest.LogCaptureFixture):
