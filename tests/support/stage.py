@@ -236,12 +236,14 @@ class Stage:
         transport: str = "http",
         env: Mapping[str, str] | None = None,
         descriptors: int | None = None,
+        config: Path | None = None,
         **settings: Any,
     ) -> HttpBridge:
-        """A bridge over HTTP (or SSE) that answers `/healthz`; `descriptors` is its limit of open files."""
+        """A bridge over HTTP (or SSE) that answers `/healthz`; `descriptors` is its limit of open files. With `config`,
+        that file is used in place of servers and settings."""
         port = free_port()
         log = self._file("bridge.stderr")
-        source = ["--config", str(self.config(servers, **settings))]
+        source = ["--config", str(config or self.config(servers, **settings))]
         command = self.command("serve", *source, "--transport", transport, "--port", str(port), *args)
         if descriptors is not None:
             command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$0" "$@"', *command]
