@@ -37,7 +37,8 @@ def text_schema(**properties: str) -> Json:
 
 
 def echo_server() -> Any:
-    """`echo` (at once), `slow` (after `seconds`) and `blob` (`n_bytes` of text)."""
+    """`echo` (at once), `slow` (after `seconds`), `blob` (`n_bytes` of text), and `note`, which is either of the first
+    two, not annotated."""
     import anyio
     import mcp_types as types
     from mcp.server.lowlevel.server import Server
@@ -47,6 +48,7 @@ def echo_server() -> Any:
         types.Tool(name="echo", input_schema=text_schema(text="string"), annotations=hints),
         types.Tool(name="slow", input_schema=text_schema(seconds="number"), annotations=hints),
         types.Tool(name="blob", input_schema=text_schema(n_bytes="integer"), annotations=hints),
+        types.Tool(name="note", input_schema=text_schema(text="string", seconds="number")),
     ]
 
     async def list_tools(ctx: Any, params: Any) -> types.ListToolsResult:
@@ -56,6 +58,9 @@ def echo_server() -> Any:
         arguments = params.arguments or {}
         match params.name:
             case "slow":
+                await anyio.sleep(arguments["seconds"])
+                text = "slept"
+            case "note" if "seconds" in arguments:
                 await anyio.sleep(arguments["seconds"])
                 text = "slept"
             case "blob":
