@@ -43,10 +43,10 @@ class Reader:
 
     Args:
         file: says where it is.
-        on_damage: called with the error if its content is damaged.
+        on_damage: called with the file's generation and the error if its content is damaged.
     """
 
-    def __init__(self, file: JournalFile, on_damage: Callable[[BaseException], None]) -> None:
+    def __init__(self, file: JournalFile, on_damage: Callable[[int, BaseException], None]) -> None:
         self._file = file
         self._on_damage = on_damage
         self._connection: sqlite3.Connection | None = None
@@ -70,7 +70,7 @@ class Reader:
             logger.debug("a look-up in the journal failed: %s", exc)
             self.close()
             if is_corrupt(exc):
-                self._on_damage(exc)
+                self._on_damage(self._generation, exc)
             return []
 
     def _connect(self) -> sqlite3.Connection:

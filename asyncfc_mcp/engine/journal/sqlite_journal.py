@@ -185,8 +185,8 @@ class SqliteJournal:
         writer.finish()
         self._post([closed])
 
-    def _suspect(self, exc: BaseException) -> None:
-        self._writer.suspicion = exc
+    def _suspect(self, generation: int, exc: BaseException) -> None:
+        self._writer.suspicion = generation, exc
         self._backlog.call_back(lambda: None)
 
     # --- writing -------------------------------------------------------------------------------------------------

@@ -65,8 +65,8 @@ class Writer:
     ) -> None:
         self.usable = True
         self.adopted: list[FutureRecord] = []
-        self.suspicion: BaseException | None = None
-        """Damage that a look-up found."""
+        self.suspicion: tuple[int, BaseException] | None = None
+        """Damage that a look-up found, and in which file (`JournalFile.generation`): it may be replaced by now."""
         self._file = file
         self._backlog = backlog
         self._clock = clock
@@ -154,8 +154,8 @@ class Writer:
         """Do work, once more with a new file if this one is damaged."""
         try:
             suspicion, self.suspicion = self.suspicion, None
-            if suspicion is not None:
-                self._replace(suspicion)
+            if suspicion is not None and suspicion[0] == self._file.generation:
+                self._replace(suspicion[1])
             work()
         except sqlite3.DatabaseError as exc:
             if not is_corrupt(exc):
