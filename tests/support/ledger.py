@@ -53,7 +53,7 @@ class Ledger:
         made = Made(f"{self.prefix}{len(self.made)}", tool, arguments)
         self.made.append(made)
         answer = client.call(tool, {"label": made.label, **arguments})
-        if "asyncfc/futures" not in (answer.get("_meta") or {}):
+        if not (answer.get("_meta") or {}).get("asyncfc/futures"):
             assert answer["isError"], answer
             made.refused = text_of(answer)
             return made
