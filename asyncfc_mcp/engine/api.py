@@ -315,6 +315,10 @@ class Engine(Protocol):
         whose questions can be asked again."""
         ...
 
+    def hold_nowait(self) -> None:
+        """Start no further calls: those that wait keep their state, for the next run of the program."""
+        ...
+
     def stop_asking(self) -> None:
         """Refuse all open and later questions, and fail their calls, except those that can be asked in the next run: no
         client is left to answer them."""

@@ -357,5 +357,8 @@ class MemoryEngine:
     def is_resumed_nowait(self, call: Call) -> bool:
         return self._recorder is not None and self._recorder.resumes(call)
 
+    def hold_nowait(self) -> None:
+        self._scheduler.held = True
+
     def stop_asking(self) -> None:
         self._questions.close()

@@ -69,6 +69,8 @@ class Scheduler:
         self._recorder = recorder
         self.scales = Scales(store)
         self.durations = Durations()
+        self.held = False
+        """True while no call may start."""
         self._clock = clock
         self._tree = StateTree()
         self._calls: dict[str, Call] = {}
@@ -171,7 +173,12 @@ class Scheduler:
 
     def _consider(self, call: Call) -> None:
         """Start a call if nothing is missing, or queue it for capacity."""
-        if self._runner.over or call.unmet_dependencies or (call.ordered and not self._tree.ready(call.future.key)):
+        if (
+            self.held
+            or self._runner.over
+            or call.unmet_dependencies
+            or (call.ordered and not self._tree.ready(call.future.key))
+        ):
             return
         tool = self._tool_of(call)
         if self._capacity.enter(tool, call.party, call):
@@ -181,7 +188,7 @@ class Scheduler:
 
     def _admit(self, tool: Tool[Call]) -> None:
         """Start calls that are queued at a tool's server while there is capacity."""
-        while not self._runner.over and (call := self._capacity.next(tool)) is not None:
+        while not (self.held or self._runner.over) and (call := self._capacity.next(tool)) is not None:
             self._start(call)
 
     def _tool_of(self, call: Call) -> Tool[Call]:

@@ -56,6 +56,7 @@ def _asks_later(engine: Engine, call: Call) -> bool:
 
 
 def _cancel_the_rest(engine: Engine, drain_s: float) -> None:
+    engine.hold_nowait()
     calls = [call for call in engine.unfinished if not engine.is_resumed_nowait(call)]
     if calls:
         logger.warning(

@@ -96,7 +96,8 @@ def test_what_is_counted_is_near_what_is_used(stage: Stage, kind: str):
         assert calls < 100_000, answer
     used = process.memory_info().rss - before
     print(f"{kind}: {used / room:.2f} of what is counted, {calls} calls")
-    assert room / 2.5 < used < 2.5 * room
+    passing = 4 * len(arguments.get("text", ""))  # one message is read, and encoded for the journal
+    assert room / 2.5 < used < 2.5 * room + passing
 
 
 def test_who_reads_everything_is_never_refused_for_room(stage: Stage):

@@ -699,6 +699,20 @@ async def test_unfinished_calls_are_listed_oldest_first(bench: OpenBench):
         it.assert_nothing_is_left()
 
 
+async def test_an_engine_that_is_held_starts_no_call(bench: OpenBench):
+    """Neither new ones, nor one for which nothing is missing any more; what runs ends as usual."""
+    async with bench(limits={"s": 1}) as it:
+        running, behind, queued = await it.submit(writes="a"), await it.submit(writes="a"), await it.submit()
+        it.engine.hold_nowait()
+        new = await it.submit(server="other")
+        await it.end(running)
+        assert states(running, behind, queued, new) == ["completed", "waiting", "waiting", "waiting"]
+        for future in (behind, queued, new):
+            it.engine.cancel_nowait(future)
+        await it.ended(behind, queued, new)
+        assert it.calls.started == [running.id]
+
+
 @pytest.mark.parametrize("raises", [False, True])
 async def test_when_the_engine_is_closed_nothing_runs_and_nothing_starts(bench: OpenBench, raises: bool):
     """What the downstream has is cancelled there, and what waited is never made; ends of the past stay."""

@@ -17,6 +17,7 @@ from pydantic_core import from_json
 
 from asyncfc_mcp.core.futures import State
 from asyncfc_mcp.core.records import UNFINISHED, CallRecord, FailureRecord, FutureRecord
+from asyncfc_mcp.values.large import LARGE_BYTES
 from asyncfc_mcp.values.text import encode
 
 logger = logging.getLogger(__name__)
@@ -120,11 +121,13 @@ def columns_of(values: Mapping[str, Any]) -> dict[str, Column]:
     return columns
 
 
-def _json(value: Any) -> str:
-    return encode(value).decode()
+def _json(value: Any) -> str | bytes:
+    """Return JSON as text, which SQLite's tools show; as a blob where one more copy would be a large one."""
+    data = encode(value)
+    return data if len(data) > LARGE_BYTES else data.decode()
 
 
-def _call(call: CallRecord) -> str:
+def _call(call: CallRecord) -> str | bytes:
     values = {name: getattr(call, name) for name in _CALL_FIELDS}
     values["reads"], values["writes"] = [list(path) for path in call.reads], [list(path) for path in call.writes]
     return _json(values)
@@ -171,18 +174,18 @@ def record_of(row: Iterable[Any]) -> FutureRecord:
         raise Damaged(str(exc)) from exc
 
 
-def _known(text: str, names: tuple[str, ...]) -> dict[str, Any]:
+def _known(text: str | bytes, names: tuple[str, ...]) -> dict[str, Any]:
     found = parse(text)
     if not isinstance(found, dict):
         raise ValueError("not an object")
     return {name: value for name, value in cast("dict[str, Any]", found).items() if name in names}
 
 
-def _failure_of(text: str | None) -> FailureRecord | None:
+def _failure_of(text: str | bytes | None) -> FailureRecord | None:
     return None if text is None else FailureRecord(**_known(text, _FAILURE_FIELDS))
 
 
-def _call_of(text: str | None) -> CallRecord | None:
+def _call_of(text: str | bytes | None) -> CallRecord | None:
     if text is None:
         return None
     values = _known(text, _CALL_FIELDS)
