@@ -336,7 +336,13 @@ class TooManyReferences(BridgeError):
 
 
 class CallFailed(BridgeError):
-    """Base class: a call ended without a result of its tool."""
+    """Base class: a call ended without a result of its tool.
+
+    Attributes:
+        unwritten: its text is not written to the disk: it may quote a call of a tool with `journal: false`.
+    """
+
+    unwritten: bool = False
 
     @property
     def detail(self) -> str:

@@ -34,9 +34,17 @@ def needed_failed(call: Call, needed: Future) -> CallFailed:
     """Return the failure of a call that needs the value or the success of a future that has ended without."""
     cause, reason = needed.cause or needed.id, reason_of(needed)
     if needed.key in call.sources:
-        return DependencyFailed(needed.id, cause, reason)
-    written = next((ref for ref, future_id in call.future.after.items() if future_id == needed.id), needed.id)
-    return PredecessorFailed(written, needed.id, cause, reason, cancelled=needed.state is State.CANCELLED)
+        failure: CallFailed = DependencyFailed(needed.id, cause, reason)
+    else:
+        written = next((ref for ref, future_id in call.future.after.items() if future_id == needed.id), needed.id)
+        failure = PredecessorFailed(written, needed.id, cause, reason, cancelled=needed.state is State.CANCELLED)
+    failure.unwritten = _is_unwritten(needed)
+    return failure
+
+
+def _is_unwritten(future: Future) -> bool:
+    """Return whether the reason of a future is left out of the journal."""
+    return future.private or (future.failure is not None and future.failure.unwritten)
 
 
 def stopped(future: Future, before: Future, failed: Future) -> Stopped:
@@ -51,4 +59,6 @@ def stopped(future: Future, before: Future, failed: Future) -> Stopped:
     if not (is_visible(before, future) and is_visible(root, future)):
         name = before.id if is_visible(before, future) else FOREIGN
         return Stopped(name, FOREIGN, "its client knows why")
-    return Stopped(before.id, root.cause or root.id, reason_of(root))
+    failure = Stopped(before.id, root.cause or root.id, reason_of(root))
+    failure.unwritten = _is_unwritten(root)
+    return failure

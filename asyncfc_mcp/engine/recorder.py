@@ -9,17 +9,29 @@ back what a client was shown. Leaves storage to the journal, looking up futures 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import anyio
 
 from asyncfc_mcp.core.futures import Future, Result, State
-from asyncfc_mcp.core.identity import CallerIdentity, id_of
+from asyncfc_mcp.core.identity import CallerIdentity, FutureKey, id_of
 from asyncfc_mcp.core.records import CallRecord, Change, FailureRecord, FutureRecord
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.journal.api import Journal
-from asyncfc_mcp.errors import CallFailed, ProtocolFailure
+from asyncfc_mcp.errors import (
+    CallFailed,
+    CallTimedOut,
+    Cancelled,
+    Interrupted,
+    NotClaimed,
+    NotDrained,
+    NotResumed,
+    ProtocolFailure,
+)
 
+_QUOTING_NOTHING: Final = (CallTimedOut, Cancelled, Interrupted, NotClaimed, NotDrained, NotResumed)
+"""Failures whose text has nothing of arguments, results and servers."""
 READ_BYTES: Final = 4 << 20
 """Memory of results that were read and are in the journal as well. A model often fetches a result twice."""
 
@@ -45,6 +57,8 @@ class Recorder:
         self._new: tuple[Call, FutureRecord] | None = None
         self._read: OrderedDict[Future, int] = OrderedDict()
         self._read_bytes = 0
+        self._unwritten: set[FutureKey] = set()
+        """Futures that have ended, and whose results are not in the journal yet."""
 
     # --- submission ----------------------------------------------------------------------------------------------
 
@@ -176,8 +190,20 @@ class Recorder:
         if future.read_at is not None:
             columns["read_at"] = columns["ended_at"]
         if failure is not None:
-            columns["failure"] = failure_record(failure, private=future.private)
+            # Its text may quote the arguments, and the values that were put into them.
+            private = future.private or failure.unwritten or any(each.private for each in call.sources.values())
+            failure.unwritten = private
+            columns["failure"] = failure_record(failure)
+        if committed is None and result is not None:
+            self._unwritten.add(future.key)
+            committed = partial(self._written, future)
         self._journal.update(future.key, Change(columns, None if future.private else result), committed)
+
+    def _written(self, future: Future) -> None:
+        """Free the memory of a result that was read before it was in the journal."""
+        self._unwritten.discard(future.key)
+        if future.read_at is not None:
+            self.keep(future)
 
     # --- read ----------------------------------------------------------------------------------------------------
 
@@ -189,7 +215,9 @@ class Recorder:
 
     def keep(self, future: Future) -> None:
         """Keep a result that was read in memory until `READ_BYTES` of later ones are."""
-        if future.private or not self._journal.usable or not future.loaded or future.result is None:
+        if future.private or not self._journal.usable or future.key in self._unwritten:
+            return
+        if not future.loaded or future.result is None:
             return
         self._read_bytes += max(future.size, 1) - self._read.pop(future, 0)
         self._read[future] = max(future.size, 1)
@@ -208,11 +236,16 @@ class Recorder:
         return None if at is None else at + self.offset_s
 
 
-def failure_record(failure: CallFailed, *, private: bool = False) -> FailureRecord:
-    """Return the record of a failure; of a private call without what the server has said."""
+def failure_record(failure: CallFailed) -> FailureRecord:
+    """Return the record of a failure; of an unwritten one without what it quotes."""
+    if failure.unwritten and not isinstance(failure, _QUOTING_NOTHING):
+        if isinstance(failure, ProtocolFailure):
+            detail = f"JSON-RPC error {failure.code}; its text was not written to the journal"
+            return FailureRecord(f"{failure.tool} failed: {detail}", detail)
+        was_sent = not str(failure).startswith("not sent")
+        what = "it may or may not have taken effect" if was_sent else "not sent"
+        text = f"{what}; the reason was not written to the journal (setting journal: false)"
+        return FailureRecord(text, text)
     if isinstance(failure, ProtocolFailure):
-        if private:
-            text = f"{failure.tool} failed: JSON-RPC error {failure.code}; its text was not written to the journal"
-            return FailureRecord(text, f"JSON-RPC error {failure.code}; its text was not written to the journal")
         return FailureRecord(str(failure), failure.detail, failure.code, failure.message, failure.data)
     return FailureRecord(str(failure), failure.detail)

@@ -12,7 +12,7 @@ from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.core.identity import LASTING, LOCAL, PUBLIC, CallerIdentity
 from asyncfc_mcp.engine.executor_api import ToolRules
-from asyncfc_mcp.errors import AmbiguousName, ProtocolFailure, UnknownFuture
+from asyncfc_mcp.errors import AmbiguousName, ArgumentsRejected, ProtocolFailure, UnknownFuture, ValueUnfit
 from tests.support.engines import Bench
 from tests.support.parked_calls import ParkedCalls, failing, states, text
 from tests.support.runs import Runs
@@ -251,6 +251,13 @@ async def test_what_may_not_be_written_is_not_there(runs: Runs) -> None:
         await it.end(done, text("swordfish"))
         refused = await it.submit(policy=secret)
         await it.end(refused, ProtocolFailure("TOOL", -1, "swordfish", "swordfish"))
+        invalid = await it.submit(policy=secret)
+        await it.end(invalid, ArgumentsRejected("TOOL", "a", "'swordfish' is not of type 'integer'"))
+        follows = await it.submit(needs=[refused])
+        after = await it.submit(predecessors=[refused])
+        further = await it.submit(needs=[follows])
+        misfit = await it.submit(needs=[done])
+        await it.end(misfit, ValueUnfit("$f1", "f1", "a number", "is the text 'swordfish'"))
         running = await it.submit(writes="a", policy=secret)
         waiting = await it.submit(writes="a", policy=secret, arguments={"a": "swordfish"})
         runs.crash()
@@ -259,6 +266,10 @@ async def test_what_may_not_be_written_is_not_there(runs: Runs) -> None:
         await settle()
         assert states(*again(it, done, refused, running, waiting)) == ["completed", "failed", "failed", "failed"]
         assert "not written to the journal" in again(it, done)[0].result["content"][0]["text"]  # type: ignore[index]
+        for future in again(it, invalid, follows, after, further, misfit):
+            assert str(future.failure) == (
+                "not sent; the reason was not written to the journal (setting journal: false)"
+            )
         assert "never sent" in str(again(it, waiting)[0].failure) or "not sent" in str(again(it, waiting)[0].failure)
         assert it.calls.started == []
 
