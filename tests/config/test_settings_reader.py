@@ -385,3 +385,27 @@ def test_the_example_of_the_page_is_a_configuration() -> None:
     assert [server.name for server in config.servers] == ["github", "files"]
     assert not config.warnings
     assert config.servers[1].policy("read_file").timeout_s == 20
+
+
+def test_the_examples_of_the_page_about_the_journal_are_configurations() -> None:
+    """Each with a server beside it where it has none."""
+    page = (REPO / "docs" / "journal.md").read_text(encoding="utf-8")
+    blocks = [json.loads(block.partition("```")[0]) for block in page.split("```json\n")[1:]]
+    assert len(blocks) == 2
+    for block in blocks:
+        assert not parse({"mcpServers": {"s": {"command": "x"}}, **block}).warnings
+
+
+@pytest.mark.parametrize(
+    ("level", "example"),
+    [
+        ("top", '"asyncfc": {"journal": "off"}'),
+        ("server", '"asyncfc": {"journal": false}'),
+        ("server", '"asyncfc": {"tools": {"read_secret": {"journal": false}}}'),
+    ],
+)
+def test_the_readme_says_how_to_keep_things_off_the_disk(level: str, example: str) -> None:
+    """At the top, on a server, on a tool."""
+    assert f"`{example}`" in (REPO / "README.md").read_text(encoding="utf-8")
+    config = parse(at(level, json.loads(f"{{{example}}}")["asyncfc"]))
+    assert config.settings.journal == "off" or not config.servers[0].policy("read_secret").journal
