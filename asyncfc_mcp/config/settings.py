@@ -200,10 +200,11 @@ class Settings:
     )
     keep_s: float = setting(
         3600.0,
-        "Seconds that a result is kept after it was last read, as long as memory allows. Unread results are kept.",
+        "Seconds that a result is kept in memory after it was last read, as long as memory allows. Unread results are "
+        "kept. With a journal, results that memory dropped are read from there (`ttl_s`).",
     )
     unread_keep_s: float = setting(
-        3600.0, "Seconds that an unread result is kept with `--insecure-no-auth`, where its ID may be lost."
+        3600.0, "Seconds that an unread result is kept in memory with `--insecure-no-auth`, where its ID may be lost."
     )
     max_caller_share: float = setting(
         0.5,

@@ -156,7 +156,7 @@ def together(own: str, servers: Mapping[str, str]) -> Instructions:
     Args:
         servers: server → its instructions, in the order of the configuration.
     """
-    room = TOTAL_BYTES - _size(own)
+    room = TOTAL_BYTES - len(own.encode())
     most = max(0, (room - _COUNTED) // LEAST_SHARE)
     named = dict(list(servers.items())[:most])
     # Nothing is worked on that cannot be shown: a server's text may have any size.

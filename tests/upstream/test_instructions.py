@@ -131,6 +131,7 @@ def test_all_instructions_fit_and_each_is_in_a_block_of_its_own(servers: dict[st
 
 
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=10))
+@example([1, 1, 1467])
 def test_room_is_shared_fairly(lengths: list[int]):
     """None is cut while a longer one has more room; nothing is cut while all fit."""
     servers = {f"s{number}": "w" * length for number, length in enumerate(lengths)}

@@ -80,8 +80,9 @@ class Retention:
         self._file = file
         self._clock = clock
         self._ttl_s = ttl_s
-        self._cap = max(0, max_bytes - 2 * file.wal_bytes)
-        """Bound without the log, which may be larger than its limit for a moment."""
+        self._cap = max(0, max_bytes - 4 * file.wal_bytes)
+        """Bound without the log, which may be larger than its limit for a moment, and without what is written before
+        the next look."""
         self._next = clock.elapsed() + FIRST_S
         self._next_orphans = self._next
         self._written = 0
