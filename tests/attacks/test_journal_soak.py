@@ -33,11 +33,15 @@ class Soak:
         self.house, self.dice = house, random.Random(3)
         self.bridge = house.start()
         self.calls = self.again = self.restarts = 0
+        self.unread: list[str] = []
         self.recent: deque[tuple[float, str, str, int]] = deque()
         """When it ended, ID, label, and bytes of the result."""
 
     def burst(self) -> None:
         """Make calls at the same time, and read what they bring."""
+        if self.unread:
+            self.bridge.gather(self.unread)
+            self.unread.clear()
         sent: list[tuple[str, int, object]] = []
         for _ in range(BURST):
             self.calls += 1
@@ -46,11 +50,13 @@ class Soak:
             tool = "big" if size else self.dice.choice(["write", "read", "append"])
             arguments: Json = {"label": label, "_wait": "this", **({"n_bytes": size} if size else {})}
             if self.dice.random() < 0.1:
-                del arguments["_wait"]  # nobody reads it, unless it ends at once
+                del arguments["_wait"]  # read with the next burst
             sent.append((label, size, self.bridge.start_call(tool, arguments)))
         for label, size, pending in sent:
-            answer = pending.result()
-            self.recent.append((time.monotonic(), records(answer)[0]["future_id"], label, size + 1_000))
+            (record,) = records(pending.result())
+            self.recent.append((time.monotonic(), record["future_id"], label, size + 1_000))
+            if record["status"] != "completed":
+                self.unread.append(record["future_id"])
 
     def look_back(self) -> None:
         """Read a result again that is within its time, and within the cap even if every byte counted four times."""
@@ -73,6 +79,7 @@ class Soak:
     def restart(self) -> None:
         """Kill the bridge and start another."""
         self.restarts += 1
+        self.unread.clear()
         kill(self.bridge)
         self.bridge = self.house.start()
 
