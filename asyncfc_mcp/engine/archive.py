@@ -22,7 +22,8 @@ FUTURES: Final = 1_000
 LISTED: Final = 1_000
 """Bound on the futures of one list: reading them keeps the event loop busy for some 20 ms."""
 _NEVER_SENT: Final = (
-    "was given out by an earlier run of the bridge, which ended before the call was sent, so that it had no effect"
+    "was given out by an earlier run of the bridge, which ended before the call was sent (or, if its tool is "
+    "read-only, before it was recorded), so that it had no effect"
 )
 _DROPPED: Final = "is no longer in the journal (settings ttl_s and journal_max_bytes)"
 

@@ -122,8 +122,9 @@ class Recorder:
     def claim(self, call: Call, committed: Callable[[], None]) -> bool:
         """Record that a call is going to be sent; return true if it has to wait until `committed` is called.
 
-        A repeatable call that starts at its submission does not wait: it has no record yet from which another run could
-        send it. One that has waited does, since a record of a waiting call is resumed.
+        A read-only call that starts at its submission does not wait: it has no record yet from which another run could
+        send it, and without a record it is said to have had no effect. One that has waited does, since a record of a
+        waiting call is resumed.
         """
         if call.round is not None:
             return False  # it is sent again only after `round_answered`
@@ -133,7 +134,7 @@ class Recorder:
             record.state, record.started_at = State.RUNNING, self._wall(future.started_at)
             # A call that only reads has time: if it is not in the journal, it had no effect.
             self._journal.add(record, soon=not call.read_only)
-            if call.repeatable:
+            if call.read_only:
                 return False
             self._journal.after_commit(committed)
             return True
