@@ -78,12 +78,34 @@ TORN = ["torn-call:1", "torn-call:4", "torn-answer:2", "torn-answer:6"]
 @pytest.mark.parametrize("point", [*NAMED, *TORN])
 def test_a_bridge_that_dies_at_a_named_point(stage: Stage, point: str) -> None:
     """Before and after the commit of new futures, claims and results, the write of a call, and that of an answer."""
-    house = Restarting(stage)
+    # Handles are answered before anything else happens to a call.
+    house = Restarting(stage, grace_ms=0)
     ledger = Ledger(house, random.Random(0))
     bridge = killing(house, point, MODERN if len(point) % 2 else HANDSHAKE)
-    alive = use(bridge, ledger.few)
+    alive = use(bridge, lambda bridge: [ledger.few(bridge) for _ in range(3)])
     print(point, "was not hit" if alive else "was hit", dict(judged(house, ledger)))
     assert not alive, f"{point} was not hit"
+
+
+@pytest.mark.parametrize("point", ["claim:3", "after-claim:3", "claim:4", "after-claim:4"])
+def test_a_bridge_that_dies_when_calls_that_waited_are_claimed(stage: Stage, point: str) -> None:
+    """They are in the file as waiting until then, and the server is ready to take them."""
+    house = Restarting(stage, grace_ms=0)
+    ledger = Ledger(house, random.Random(0))
+    gate = house.gate()
+
+    def wait_and_run(bridge: User) -> None:
+        held = ledger.call(bridge, "append", until=str(gate))
+        house.ran(held.label)
+        waiting = [ledger.call(bridge, "append") for _ in range(3)]
+        recorded(bridge)
+        gate.touch()
+        for each in waiting:
+            ledger.read(bridge, each)
+
+    assert not use(killing(house, point), wait_and_run), f"{point} was not hit"
+    outcomes = judged(house, ledger)
+    assert outcomes["completed"] + outcomes["interrupted"] == 4
 
 
 @pytest.mark.parametrize("number", [1, 4, 7, 10, *(pytest.param(n, marks=long) for n in range(2, 60) if n % 3 != 1)])
@@ -159,7 +181,7 @@ def test_a_bridge_that_dies_at_random_moments(stage: Stage, calls: int) -> None:
     """From its first instruction on, again and again, until so many calls have been sent."""
     print(f"ASYNCFC_SEED={SEED}")
     dice = random.Random(SEED)
-    house = Restarting(stage)
+    house = Restarting(stage, grace_ms=dice.choice([0, 25]))
     ledger = Ledger(house, dice)
     while len(ledger.made) < calls:
         bridge = killing(house, "", dice.choice([HANDSHAKE, MODERN]))
