@@ -71,7 +71,13 @@ def judged(house: Restarting, ledger: Ledger, era: str = HANDSHAKE) -> Counter[s
 
 # --- at named points -------------------------------------------------------------------------------------------------
 
-NAMED = [f"{after}{point}:{n}" for point in kill_points.POINTS for after in ("", "after-") for n in (1, 3)]
+NAMED = [
+    f"{after}{point}:{n}"
+    for point in kill_points.POINTS
+    for after in ("", "after-")
+    for n in (1, 3)
+    if n == 3 or not after
+]
 TORN = ["torn-call:1", "torn-call:4", "torn-answer:2", "torn-answer:6"]
 
 
@@ -108,7 +114,7 @@ def test_a_bridge_that_dies_when_calls_that_waited_are_claimed(stage: Stage, poi
     assert outcomes["completed"] + outcomes["interrupted"] == 4
 
 
-@pytest.mark.parametrize("number", [1, 4, 7, 10, *(pytest.param(n, marks=long) for n in range(2, 60) if n % 3 != 1)])
+@pytest.mark.parametrize("number", [1, 5, *(pytest.param(n, marks=long) for n in range(2, 60) if n != 5)])
 @pytest.mark.parametrize("when", ["statement", "after-statement"])
 def test_a_bridge_that_dies_while_it_starts(stage: Stage, when: str, number: int) -> None:
     """At any statement of opening the file and of taking over what a dead bridge has left; in the next start too."""
@@ -148,7 +154,7 @@ def test_a_bridge_that_dies_while_it_recovers(stage: Stage, point: str) -> None:
     assert outcomes["completed"] + outcomes["interrupted"] == 6
 
 
-@pytest.mark.parametrize("point", ["drop:1", "after-drop:1", "drop:2", "file:3", "file:6"])
+@pytest.mark.parametrize("point", ["drop:1", "after-drop:1", "file:3"])
 def test_a_bridge_that_dies_while_it_drops_old_results(stage: Stage, point: str) -> None:
     """At the size cap: the file is whole, the newest results are there, dropped ones do not claim to be unsent."""
     house = Restarting(stage, journal_max_bytes=1 << 20)
