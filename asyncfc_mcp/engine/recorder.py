@@ -32,7 +32,7 @@ from asyncfc_mcp.errors import (
 
 _QUOTING_NOTHING: Final = (CallTimedOut, Cancelled, Interrupted, NotClaimed, NotDrained, NotResumed)
 """Failures whose text has nothing of arguments, results and servers."""
-READ_BYTES: Final = 4 << 20
+READ_BYTES: Final = 256 << 10
 """Memory of results that were read and are in the journal as well. A model often fetches a result twice."""
 
 

@@ -19,6 +19,7 @@ from asyncfc_mcp.engine.journal.failures import is_corrupt
 from asyncfc_mcp.engine.journal.journal_file import JournalFile
 from asyncfc_mcp.engine.journal.preparation import scope_of
 from asyncfc_mcp.engine.journal.rows import MAX_NUMBER, SELECTED, Column, id_column, parse, readable, text_column
+from asyncfc_mcp.engine.journal.schema import CACHE_KB
 from asyncfc_mcp.slices import Slices
 from asyncfc_mcp.values.large import LARGE_BYTES, parsing
 
@@ -78,6 +79,7 @@ class Reader:
         connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)
         try:
             connection.execute("PRAGMA query_only = 1")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
         except BaseException:
             connection.close()
             raise

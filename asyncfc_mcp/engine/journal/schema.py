@@ -13,6 +13,8 @@ APPLICATION_ID: Final = 0x61666A31
 
 BUSY_S: Final = 10.0
 """Seconds for which a write waits for another bridge's transaction."""
+CACHE_KB: Final = 256
+"""Page cache of a connection. Rows are small, and the operating system caches the file as well."""
 WAL_PAGES: Final = 1_000
 """Pages in the write-ahead log after which they are copied into the file."""
 WAL_BYTES: Final = 4 << 20
@@ -115,6 +117,7 @@ def configure(connection: sqlite3.Connection, busy_s: float, wal_bytes: int) -> 
         f"wal_autocheckpoint = {min(WAL_PAGES, wal_bytes // 4096)}",
         f"journal_size_limit = {wal_bytes}",
         "temp_store = MEMORY",
+        f"cache_size = -{CACHE_KB}",
     ):
         connection.execute(f"PRAGMA {pragma}")
 
