@@ -177,7 +177,8 @@ class Recorder:
         cause: str | None,
         committed: Callable[[], None] | None,
     ) -> None:
-        """Record the end of a call; `committed` is called once no crash takes it back."""
+        """Record the end of a call; `committed` is called once no crash takes it back. Without it nothing waits for the
+        commit, and the end is written with what follows."""
         if self._new is not None and self._new[0] is call:
             self.submitted()
         future = call.future
@@ -195,10 +196,11 @@ class Recorder:
             private = future.private or failure.unwritten or any(each.private for each in call.sources.values())
             failure.unwritten = private
             columns["failure"] = failure_record(failure)
+        soon = committed is not None
         if committed is None and result is not None:
             self._unwritten.add(future.key)
             committed = partial(self._written, future)
-        self._journal.update(future.key, Change(columns, None if future.private else result), committed)
+        self._journal.update(future.key, Change(columns, None if future.private else result), committed, soon=soon)
 
     def _written(self, future: Future) -> None:
         """Free the memory of a result that was read before it was in the journal."""
