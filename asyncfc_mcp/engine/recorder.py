@@ -8,7 +8,7 @@ back what a client was shown. Leaves storage to the journal, looking up futures 
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ import anyio
 
 from asyncfc_mcp.core.futures import Future, Result, State
 from asyncfc_mcp.core.identity import CallerIdentity, FutureKey, id_of
+from asyncfc_mcp.core.meta_keys import OUR_KEYS
 from asyncfc_mcp.core.records import CallRecord, Change, FailureRecord, FutureRecord
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.journal.api import Journal
@@ -80,7 +81,7 @@ class Recorder:
         made = CallRecord(
             call.tool,
             call.arguments,
-            dict(call.meta) if call.meta else None,
+            _passed_on(call.meta) if call.meta else None,
             dict(call.capabilities),
             effect.reads,
             effect.writes,
@@ -237,6 +238,14 @@ class Recorder:
 
     def _wall(self, at: float | None) -> float | None:
         return None if at is None else at + self.offset_s
+
+
+def _passed_on(meta: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the `_meta` of a request without what concerns the bridge only: a key may have any size, and its hash is
+    recorded already."""
+    return {
+        key: value for key, value in meta.items() if not key.startswith(OUR_KEYS) and key != "progressToken"
+    } or None
 
 
 def failure_record(failure: CallFailed) -> FailureRecord:

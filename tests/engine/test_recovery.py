@@ -274,6 +274,19 @@ async def test_what_may_not_be_written_is_not_there(runs: Runs) -> None:
         assert it.calls.started == []
 
 
+async def test_what_concerns_the_bridge_only_is_not_written(runs: Runs) -> None:
+    """Of a request's `_meta`: the key of its conversation may have any size. The rest is sent with a resumed call."""
+    meta = {"asyncfc/conversation": "k" * 1000, "progressToken": "t" * 1000, "vendor/x": 1}
+    async with runs.run() as it:
+        await it.submit(writes="a")
+        waiting = await it.submit(writes="a", context={"meta": meta})
+        runs.crash()
+    assert not any(b"kkkk" in path.read_bytes() for path in runs.current.rglob("*") if path.is_file())
+    async with runs.run() as it:
+        assert (await it.running_call(again(it, waiting)[0])).meta == {"vendor/x": 1}
+        await it.end(again(it, waiting)[0])
+
+
 async def test_a_cancelled_call_stays_cancelled(runs: Runs) -> None:
     """Once its client was told so."""
     async with runs.run() as it:
