@@ -261,10 +261,11 @@ class SqliteJournal:
         return self._writer.usable and self._reader.never_sent(scope, number)
 
     def parsing(self, key: FutureKey) -> Slices[Result | None]:
-        return (yield from self._reader.parsing(key)) if self._writer.usable else None
+        # Also while the file cannot be written any more: a result in it never changes, and memory may not have it.
+        return (yield from self._reader.parsing(key))
 
     def result_path(self, key: FutureKey) -> Path | None:
-        return self._reader.result_path(key) if self._writer.usable else None
+        return self._reader.result_path(key)
 
     def status(self) -> dict[str, Any]:
         return {
