@@ -262,10 +262,10 @@ class SqliteJournal:
 
     def parsing(self, key: FutureKey) -> Slices[Result | None]:
         # Also while the file cannot be written any more: a result in it never changes, and memory may not have it.
-        return (yield from self._reader.parsing(key))
+        return (yield from self._reader.parsing(key)) if self._file.generation else None
 
     def result_path(self, key: FutureKey) -> Path | None:
-        return self._reader.result_path(key)
+        return self._reader.result_path(key) if self._file.generation else None
 
     def status(self) -> dict[str, Any]:
         return {
