@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final
 
 from asyncfc_mcp.core.futures import Future, Result
-from asyncfc_mcp.core.identity import CallerIdentity, FutureKey, Scope, future_key
+from asyncfc_mcp.core.identity import LASTING, CallerIdentity, FutureKey, Scope, future_key
 from asyncfc_mcp.core.records import FutureRecord
 from asyncfc_mcp.engine.journal.api import Journal
 from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RestoredFailure
@@ -157,7 +157,7 @@ class Archive:
 def _run(record: FutureRecord) -> str:
     """Return the run in which a name was used; for a caller that is one in all runs, the caller."""
     namer = record.namer or ""
-    return namer if namer.startswith("key:") else namer.partition("/")[0]
+    return namer if namer.startswith(LASTING) else namer.partition("/")[0]
 
 
 def _failure(record: FutureRecord) -> CallFailed:

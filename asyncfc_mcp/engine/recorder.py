@@ -223,15 +223,14 @@ class Recorder:
             return
         if not future.loaded or future.result is None:
             return
-        self._read_bytes += max(future.size, 1) - self._read.pop(future, 0)
-        self._read[future] = max(future.size, 1)
+        self.loaded(future)
         while self._read_bytes > READ_BYTES:
             oldest, size = self._read.popitem(last=False)
             self._read_bytes -= size
             self._unload(oldest)
 
     def loaded(self, future: Future) -> None:
-        """Count a result that was read from the journal among those in memory."""
+        """Count a result among those in memory that the journal has as well, as the last one that was used."""
         size = max(future.size, 1)
         self._read_bytes += size - self._read.pop(future, 0)
         self._read[future] = size

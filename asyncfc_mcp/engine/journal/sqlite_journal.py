@@ -97,7 +97,6 @@ class SqliteJournal:
         )
         self._private: set[FutureKey] = set()
         """Unfinished futures whose arguments and results are not written."""
-        self._adopted_once = False
 
     # --- running -------------------------------------------------------------------------------------------------
 
