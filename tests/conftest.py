@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: a stage for real processes, and third-party peers.
+"""Fixtures that every test may use: a stage for real processes, third-party peers, and PostgreSQL.
 
 A test asks for a peer by naming its fixture. Peers are installed before the first test runs, so that an installation
 never counts against the time-out of the test that happens to need it first.
@@ -10,12 +10,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tests.support import peers
+from tests.support.postgres import PostgresMissing, PostgresServer, postgres_server
 from tests.support.stage import Stage, stage_in
 
 FOUND = pytest.StashKey[dict[str, "Path | peers.PeerMissing"]]()
@@ -51,15 +54,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[FOUND] = peers.provide_all(needed)
 
 
+def _unavailable(why: str) -> NoReturn:
+    """Skip a test. On a developer's machine without network that is fair; in CI it would be a green lie."""
+    if os.environ.get("CI"):
+        pytest.fail(why, pytrace=False)
+    pytest.skip(why)
+
+
 def _peer_fixture(name: str) -> Callable[..., Path]:
     def fixture(request: pytest.FixtureRequest) -> Path:
         found = request.config.stash[FOUND][name]
         if isinstance(found, Path):
             return found
-        # On a developer's machine without network a skip is fair; in CI it would be a green lie.
-        if os.environ.get("CI"):
-            pytest.fail(str(found), pytrace=False)
-        pytest.skip(str(found))
+        _unavailable(str(found))
 
     fixture.__doc__ = f"The folder of the installed peer {name!r}."
     return pytest.fixture(scope="session", name=name)(fixture)
@@ -87,3 +94,33 @@ google_genai = _peer_fixture("google_genai")
 google_adk = _peer_fixture("google_adk")
 litellm = _peer_fixture("litellm")
 langchain_models = _peer_fixture("langchain_models")
+
+
+@contextmanager
+def _postgres() -> Iterator[PostgresServer]:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(postgres_server())
+        except PostgresMissing as exc:
+            _unavailable(str(exc))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for all tests of this process; none of them may stop it."""
+    with _postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for one test, which may stop and restart it."""
+    with _postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    """A database for one test: the URL of a schema that does not exist yet, as the setting `engine` takes it."""
+    return postgres.url(postgres.fresh_schema())
