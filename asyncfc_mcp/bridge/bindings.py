@@ -1,10 +1,10 @@
 """Bindings: the futures that the references in a call's arguments mean, and those that its `_after` names.
 
-Owns which tools' arguments may refer, and when a reference or a name is refused. Finding references in text is
-`core.references`' job, looking up futures the engine's.
+Owns which tools' arguments may refer, which IDs and names a call mentions, and when a reference or a name is refused.
+Finding references in text is `core.references`' job, looking up futures the engine's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,6 +38,24 @@ class Bindings:
 NO_BINDINGS: Final = Bindings(NO_KEYS)
 
 
+def mentioned(
+    route: ToolRoute, arguments: dict[str, Any] | None, context: CallContext, also_wait_for: Sequence[str] = ()
+) -> list[str]:
+    """Return every ID and name that `bind` may look up, and those that the caller waits for."""
+    names = [*context.after, *also_wait_for]
+    if isinstance(context.name, str):
+        names.append(context.name)
+    if _may_refer(route):
+        names += references.mentioned(arguments)
+    return list(dict.fromkeys(names))
+
+
+def _may_refer(route: ToolRoute) -> bool:
+    """Return whether arguments of a tool may contain references."""
+    policy = route.entry.policy
+    return policy.references == "all" or (policy.references == "read-only" and route.entry.read_only)
+
+
 def bind(
     engine: Engine,
     settings: Settings,
@@ -47,7 +65,7 @@ def bind(
     *,
     waited: bool = False,
 ) -> Bindings:
-    """Return what the references in the arguments mean at this moment.
+    """Return what the references in the arguments mean at this moment, by what the engine has in memory.
 
     Args:
         waited: names that the caller has not given yet were waited for.
@@ -60,8 +78,7 @@ def bind(
     policy, scope = route.entry.policy, context.scope
     if context.name is not None:
         engine.check_name_nowait(scope, context.name, context.namer)
-    may_refer = policy.references == "all" or (policy.references == "read-only" and route.entry.read_only)
-    if not arguments or not may_refer or not references.may_refer(arguments):
+    if not arguments or not _may_refer(route) or not references.may_refer(arguments):
         if not context.after:
             return NO_BINDINGS
         after, missing = _bind_after(engine, settings, context, waited)

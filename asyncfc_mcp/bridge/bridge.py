@@ -11,10 +11,11 @@ from typing import Any
 
 import anyio
 
-from asyncfc_mcp.bridge.bindings import Bindings, bind
+from asyncfc_mcp.bridge.bindings import Bindings, bind, mentioned
 from asyncfc_mcp.bridge.directory import Directory
 from asyncfc_mcp.bridge.executor import Executor
 from asyncfc_mcp.bridge.forwarding import Forwarding
+from asyncfc_mcp.bridge.look_ups import LookUps
 from asyncfc_mcp.bridge.server_requests import ServerRequests
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
 from asyncfc_mcp.bridge.tool_routes import ToolRoute, as_typed
@@ -66,6 +67,7 @@ class Bridge:
         self.shapes = ShapeLearner(config.servers, cache, lambda server, tool: self.directory.entry_of(server, tool))
         self.directory = Directory(config, self.downstreams, cache, reserved, states, starts, self.shapes.texts)
         self.executor = Executor(engine, self.downstreams, self.shapes, self.directory.wait_for_own_tool)
+        self._look_ups = LookUps(engine)
         self.forwarding = Forwarding(engine, self.downstreams, self.directory)
         self.starts = starts
         self._reaper = reaper
@@ -108,7 +110,8 @@ class Bridge:
         also_wait_for: Sequence[str] = (),
         after_pending: bool = False,
     ) -> Future:
-        """Submit a call and return its future. Waits only where the arguments name a future that does not exist yet.
+        """Submit a call and return its future. Waits where the arguments name a future that does not exist yet, and
+        where the engine does.
 
         Args:
             also_wait_for: IDs and names that the caller waits for beside this call; unknown ones refuse it.
@@ -125,6 +128,9 @@ class Bridge:
         engine, scope, namer = self.engine, context.scope, context.namer
         if (preset := route.entry.preset) is not None:
             arguments = preset.of_caller(arguments)
+        if not engine.submits_nowait:
+            refs = mentioned(route, arguments, context, also_wait_for)
+            await self._look_ups.bring(scope, refs, namer, announced=context.name)
         bindings = bind(engine, self.settings, route, arguments, context)
         unknown = tuple(ref for ref in also_wait_for if engine.find_own_nowait(scope, ref, namer) is None)
         if bindings.missing or bindings.required or unknown or engine.has_pending:
@@ -157,7 +163,7 @@ class Bridge:
             AmbiguousName, ForeignName, StaleReference, UnknownName: a reference is not only this caller's, or its
                 future is gone, or was never there.
         """
-        if self.engine.has_pending:
+        if not self.engine.submits_nowait or self.engine.has_pending:
             return None
         if route.entry.preset is not None:
             arguments = route.entry.preset.of_caller(arguments)

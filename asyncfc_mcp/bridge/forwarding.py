@@ -69,16 +69,16 @@ class Forwarding:
             CallFailed: it gave no answer; or no server has resources.
         """
         await self._directory.wait_for_catalog()
-        return await self.ask(scope, self._owner_of(scope, uri, "resources/read"), "resources/read", params)
+        return await self.ask(scope, await self._owner_of(scope, uri, "resources/read"), "resources/read", params)
 
-    def _owner_of(self, scope: Scope, uri: str, method: str) -> str:
+    async def _owner_of(self, scope: Scope, uri: str, method: str) -> str:
         """
         Raises:
             ProtocolFailure: no server has resources.
         """
         catalog = self._directory.catalog
         listed = uri in catalog.resources
-        linked = () if listed else linking(uri, self._engine.list_futures_nowait(scope))
+        linked = () if listed else linking(uri, await self._engine.list_futures(scope))
         serving = [
             name for name, d in self._downstreams.items() if d.snapshot.capabilities.get("resources") is not None
         ]
@@ -94,7 +94,7 @@ class Forwarding:
             CallFailed: no server has it, or it refuses.
         """
         await self._directory.wait_for_catalog()
-        server = self._owner_of(scope, uri, "resources/subscribe")
+        server = await self._owner_of(scope, uri, "resources/subscribe")
         self._users[server].add(scope)
         self._subscribed[uri] = server  # before its answer: a change may be announced right behind that
         try:

@@ -25,6 +25,7 @@ Syntax. Only IDs and names that `known` resolves make a reference; everything el
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
@@ -135,6 +136,21 @@ def find(arguments: Any, known: Known) -> Found:
                 unreadable = unreadable or part.problem is not None
     # More distinct names than this are data that contains dollar signs.
     return Found(names, tuple(search.unknown) if len(search.unknown) <= MAX_UNKNOWN else (), unreadable)
+
+
+def mentioned(arguments: Any) -> list[str]:
+    """Return every ID and name that `find` may ask about, whatever exists."""
+    names: dict[str, None] = {}
+
+    def unknown(name: str) -> None:
+        if len(name) <= _LONGEST_NAME:
+            names[name] = None
+
+    # Where a name is unknown, its surroundings are searched, too: this finds more than `find` does, never less. If it
+    # exceeds a limit before `find` does, the rest counts as unknown there.
+    with suppress(TooManyReferences):
+        find(arguments, unknown)
+    return list(names)
 
 
 def is_reference(value: Any, known: Known) -> bool:

@@ -2,8 +2,9 @@
 
 Pure interface; `memory_engine` is the first implementation, and one contract suite runs over all of them
 (`tests/engine/test_contract*.py`). A method that may need another process or a disk is a coroutine; its `_nowait` form,
-if there is one, uses the memory of this process. Notes and figures of this process (`mark_read`, `waiting_for`,
-`running`, …) have one form only. Leaves the route of a call to `bridge`.
+if there is one, uses the memory of this process. Where futures are in a database, `look_up` brings those that a call
+names into memory first. Notes and figures of this process (`mark_read`, `waiting_for`, `running`, …) have one form
+only. Leaves the route of a call to `bridge`.
 """
 
 import math
@@ -40,10 +41,23 @@ class Engine(Protocol):
         that the downstream has, no other call is sent, and their futures keep their state."""
         ...
 
+    async def problem(self) -> str | None:
+        """Return why calls cannot be taken at the moment, in words that hold no secret; None if they can."""
+        ...
+
     # --- submit --------------------------------------------------------------------------------------------------
+
+    @property
+    def submits_nowait(self) -> bool:
+        """False where futures are in a database: every submission waits for its commit, a call starts some time after
+        that, and `look_up` must precede the `_nowait` lookups."""
+        ...
 
     async def submit(self, submission: Submission) -> Future:
         """Create a future for a call, and fix its place behind conflicting calls. The call starts now or later.
+
+        Calls have their places in the order in which this was called, however long each waits. Meanwhile the name of a
+        call counts as announced (see `announcing`).
 
         Raises:
             TooManyFutures: a bound is reached; nothing was created.
@@ -63,7 +77,7 @@ class Engine(Protocol):
 
     async def wait_for_turn(self, pending: PendingCall) -> None:
         """Return when a call may be submitted, which then has to happen without another wait: the names that it needs
-        exist or have been waited for, and earlier calls on the same state are submitted.
+        exist and are in memory or have been waited for, and earlier calls on the same state are submitted.
 
         Raises:
             Cycle: this call and others wait for each other.
@@ -80,6 +94,16 @@ class Engine(Protocol):
         ...
 
     # --- get and list --------------------------------------------------------------------------------------------
+
+    async def look_up(self, scope: Scope, refs: Sequence[str], namer: CallerIdentity | None) -> None:
+        """Bring the futures that these IDs and names may mean, of this caller and of others, into memory: then the
+        `_nowait` forms find them, or know that and why there are none. Nothing to do for an engine that
+        `submits_nowait`.
+
+        Args:
+            refs: as written: a leading `$` and spaces around are ignored, and so is the case of IDs.
+        """
+        ...
 
     async def get(
         self,
@@ -166,13 +190,13 @@ class Engine(Protocol):
         """Return the futures of a scope, newest first; none where the scope is not listed."""
         ...
 
-    def list_futures_nowait(self, scope: Scope) -> Iterator[Future]:
-        """Return the futures of a scope, newest first; none where the scope is not listed."""
+    async def unread(self, scope: Scope, conversation: str) -> list[Future]:
+        """Return the futures of a conversation with a key that earlier runs of the program left, or that any replica
+        has: unread and unfinished ones, oldest first."""
         ...
 
-    def unread_nowait(self, scope: Scope, conversation: str) -> list[Future]:
-        """Return the futures that earlier runs of the program left in a conversation with a key: unread and unfinished
-        ones, oldest first."""
+    def unread_nowait(self, scope: Scope, conversation: str) -> list[Future] | None:
+        """Do as `unread` does; None if that would have to wait. Otherwise it is enough to do so once in a run."""
         ...
 
     def mark_read(self, future: Future) -> None:
@@ -211,7 +235,7 @@ class Engine(Protocol):
 
     def waiting_for(self, future: Future, limit: int = NEAREST) -> tuple[tuple[str, ...], str]:
         """Return the IDs of the unfinished calls that a waiting call waits for, without those that others of them wait
-        for, and the reason in a few words. The cost is bounded by `limit`.
+        for, and the reason in a few words; nothing for a call that is about to start. The cost is bounded by `limit`.
 
         Args:
             limit: bound on the IDs; if there are more, one more is returned.
@@ -238,7 +262,7 @@ class Engine(Protocol):
         """
         ...
 
-    def question_nowait(self, question_id: str) -> Question | None:
+    async def question(self, question_id: str) -> Question | None:
         """Return the open question with this ID. It is unique in the engine, not in a scope: a client gets it sealed,
         with its scope, and cannot make one up."""
         ...
@@ -255,7 +279,7 @@ class Engine(Protocol):
         """Answer a question, or refuse it with a JSON-RPC error (code, message, data). The first answer counts."""
         ...
 
-    def release_nowait(self, question: Question) -> None:
+    async def release(self, question: Question) -> None:
         """Release a claimed question that its client cannot answer, so that another client may claim it."""
         ...
 

@@ -6,7 +6,7 @@ when a call may be submitted; submitting is the bridge's job, and so is the refu
 """
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 
 import anyio
@@ -19,6 +19,8 @@ from asyncfc_mcp.engine.call import PendingCall
 from asyncfc_mcp.errors import Cycle
 from asyncfc_mcp.signals import Signal
 
+LookUp = Callable[[Scope, Sequence[str], CallerIdentity | None], Awaitable[None]]
+
 
 class ForwardReferences:
     """Calls of all clients that are not submitted yet.
@@ -26,10 +28,14 @@ class ForwardReferences:
     Args:
         wait_s: seconds for which a call waits for a name that does not exist, and may be text.
         name_wait_s: the same for a name that is certainly meant as one.
+        look_up: brings the futures with these IDs and names into the store; None where it has all of them.
     """
 
-    def __init__(self, store: FutureStore, wait_s: float, name_wait_s: float | None = None) -> None:
+    def __init__(
+        self, store: FutureStore, wait_s: float, name_wait_s: float | None = None, look_up: LookUp | None = None
+    ) -> None:
         self.store = store
+        self._look_up = look_up
         self._wait_s = wait_s
         self._name_wait_s = wait_s if name_wait_s is None else name_wait_s
         self._waiting: list[PendingCall] = []
@@ -62,6 +68,9 @@ class ForwardReferences:
         with self._announcing(pending.scope, pending.name, pending.namer, pending.number):
             try:
                 await self._wait_for_names(pending)
+                if self._look_up is not None and (refs := (*pending.needs, *pending.also_wait_for)):
+                    # While this call keeps its place: between here and its submission nothing may wait.
+                    await self._look_up(pending.scope, refs, pending.namer)
                 # Found or given up: no later call overtakes it now to define a name.
                 pending.missing = pending.required = ()
                 while not pending.cycle and self._is_behind(pending):

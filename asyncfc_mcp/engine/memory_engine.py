@@ -125,7 +125,14 @@ class MemoryEngine:
             if self._ids is not None:
                 self._ids.close()
 
+    async def problem(self) -> str | None:
+        return None  # without its journal it goes on in memory
+
     # --- submit --------------------------------------------------------------------------------------------------
+
+    @property
+    def submits_nowait(self) -> bool:
+        return True
 
     async def submit(self, submission: Submission) -> Future:
         return self.submit_nowait(submission)
@@ -207,6 +214,9 @@ class MemoryEngine:
 
     # --- get and list --------------------------------------------------------------------------------------------
 
+    async def look_up(self, scope: Scope, refs: Sequence[str], namer: CallerIdentity | None) -> None:
+        pass  # memory and journal are read by the lookups themselves
+
     async def get(
         self,
         scope: Scope,
@@ -248,10 +258,10 @@ class MemoryEngine:
         self._store.check_name(scope, name, namer)
 
     async def list_futures(self, scope: Scope) -> Iterator[Future]:
-        return self.list_futures_nowait(scope)
-
-    def list_futures_nowait(self, scope: Scope) -> Iterator[Future]:
         return self._store.newest(scope)
+
+    async def unread(self, scope: Scope, conversation: str) -> list[Future]:
+        return self.unread_nowait(scope, conversation)
 
     def unread_nowait(self, scope: Scope, conversation: str) -> list[Future]:
         if self._archive is None:
@@ -309,7 +319,7 @@ class MemoryEngine:
     ) -> AbstractContextManager[Claim]:
         return self._questions.claiming(put, capabilities, caller)
 
-    def question_nowait(self, question_id: str) -> Question | None:
+    async def question(self, question_id: str) -> Question | None:
         return self._questions.find(question_id)
 
     async def answer(
@@ -322,7 +332,7 @@ class MemoryEngine:
     ) -> None:
         question.settle(answer, refusal)
 
-    def release_nowait(self, question: Question) -> None:
+    async def release(self, question: Question) -> None:
         self._questions.release(question)
 
     async def question_over(self, question: Question) -> None:

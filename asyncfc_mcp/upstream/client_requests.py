@@ -57,7 +57,7 @@ class ClientRequests:
                 if isinstance(exc, TransportFailure) or exc.code == CONNECTION_CLOSED:
                     # Free for the next request that waits for the same future, on another connection or stream.
                     self._open[key] = channel
-                    engine.release_nowait(question)
+                    await engine.release(question)
                 else:
                     await engine.answer(question, None, (exc.code, exc.message, exc.data))
             except Exception:

@@ -6,7 +6,7 @@ decide whose names and questions are whose, are those of `callers`. Leaves waiti
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -63,6 +63,8 @@ class Client:
     """Learned upper bound of a wait, below the time after which the client cancelled one; None before that."""
     proven_s: float = 0.0
     """Learned lower bound: the client waited this long for an answer and received it."""
+    unread_elsewhere: bool = False
+    """Other replicas may have unread results of the conversation: `Clients.refresh` finds them."""
     _unread: dict[str, Future] = field(default_factory=dict[str, Future])
     """Futures of the conversation whose results were not received, in order of submission. Some may have been read
     since; they are dropped at the next look."""
@@ -96,7 +98,9 @@ class Client:
             self.proven_s = seconds
 
     def follow(self, future: Future) -> None:
-        """Count a future among the conversation's unread ones."""
+        """Count a future among the conversation's unread ones, once."""
+        if future.key in self._unread:
+            return
         self._unread[future.key] = future
         if future.done:
             self._ended.append(future)
@@ -104,6 +108,19 @@ class Client:
             future.watchers.append(self._on_change)
         if len(self._unread) > self._sweep_at:
             self._sweep_at = max(SWEEP_AT, 2 * len(self.unread_futures()))
+
+    def replace_unread(self, futures: Sequence[Future]) -> None:
+        """Count exactly these futures as unread, in this order."""
+        before, self._unread = self._unread, {}
+        for future in futures:
+            if future.key in before:
+                self._unread[future.key] = future
+            else:
+                self.follow(future)
+        self._ended = [future for future in self._ended if future.key in self._unread]
+        for key, future in before.items():
+            if key not in self._unread and self._on_change in future.watchers:
+                future.watchers.remove(self._on_change)
 
     def _on_change(self, future: Future) -> None:
         if future.done:
@@ -191,6 +208,11 @@ class Clients:
             identities.namer(request),
         )
 
+    async def refresh(self, client: Client) -> None:
+        """Have the unread results of a conversation include those of other replicas."""
+        if client.unread_elsewhere and client.conversation is not None:
+            client.replace_unread(await self._bridge.engine.unread(client.scope, client.conversation))
+
     def _client(self, request: Request) -> Client:
         # This runs on every call, and most requests are from the client of the last one: its lookup is kept.
         key = request.scope, request.host, conversation_key(request.params), request.session
@@ -220,7 +242,9 @@ class Clients:
         if client is None:
             client = Client(scope, conversation, profile)
             if key is not None and conversation is not None:
-                for future in self._bridge.engine.unread_nowait(scope, conversation):
+                unread = self._bridge.engine.unread_nowait(scope, conversation)
+                client.unread_elsewhere = unread is None
+                for future in unread or ():
                     client.follow(future)
             self._known[known] = client
             if len(self._known) > MAX_CLIENTS:

@@ -7,12 +7,21 @@ from typing import Final
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.catalog import ToolEntry
+from asyncfc_mcp.core.futures import Future, State
 
 GRACE_MAX_CONCURRENT: Final = 64
 """Running calls of a tool known to be quick up to which its calls get grace. More are a burst, which is answered at
 once, since each call that waits costs a task."""
 GRACE_MAX_CONCURRENT_UNMEASURED: Final = 8
 """The same for a tool of which no duration has been measured yet."""
+
+
+def is_under_way(bridge: Bridge, future: Future) -> bool:
+    """Return whether a call is running, or is about to: where calls start some time after their submission, it waits
+    for no other one."""
+    if future.state is State.WAITING and not bridge.engine.submits_nowait:
+        return not bridge.engine.waiting_for(future, 1)[0]
+    return future.state is State.RUNNING
 
 
 def grace_s(bridge: Bridge, entry: ToolEntry) -> float:

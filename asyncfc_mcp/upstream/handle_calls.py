@@ -20,8 +20,8 @@ from asyncfc_mcp.engine.call import CallContext
 from asyncfc_mcp.errors import AmbiguousName, BridgeError, UnknownFuture
 from asyncfc_mcp.protocol import Deferred
 from asyncfc_mcp.upstream import answers, own_arguments
-from asyncfc_mcp.upstream.clients import Arrival, Caller, Client
-from asyncfc_mcp.upstream.grace import grace_s
+from asyncfc_mcp.upstream.clients import Arrival, Caller, Client, Clients
+from asyncfc_mcp.upstream.grace import grace_s, is_under_way
 from asyncfc_mcp.upstream.input_required import InputRequired, InputRounds
 from asyncfc_mcp.upstream.listeners import log_listener
 from asyncfc_mcp.upstream.long_poll import wait
@@ -59,8 +59,9 @@ class HandleCalls:
         rounds: makes the answers that are questions.
     """
 
-    def __init__(self, bridge: Bridge, hub: NotificationHub, rounds: InputRounds) -> None:
+    def __init__(self, bridge: Bridge, clients: Clients, hub: NotificationHub, rounds: InputRounds) -> None:
         self.bridge = bridge
+        self._clients = clients
         self._hub = hub
         self._rounds = rounds
 
@@ -143,6 +144,7 @@ class HandleCalls:
         also: Sequence[Future] = ()
         earlier: Sequence[Arrival] = ()
         if plan.also is None:
+            await self._clients.refresh(client)
             also, earlier = client.unread_futures(), client.arrivals_before(request.channel.request_id)
         elif plan.also:
             also = await self._known(caller, plan)
@@ -152,6 +154,8 @@ class HandleCalls:
         """Return the futures that `_wait` names, of those that exist or are about to; the others are noted."""
         engine, scope = self.bridge.engine, caller.client.scope
         found: list[Future] = []
+        if plan.also and not engine.submits_nowait:
+            await engine.look_up(scope, plan.also, caller.namer)
         for ref in plan.also or ():
             try:
                 if engine.is_announced(scope, ref, caller.namer):
@@ -185,8 +189,9 @@ class HandleCalls:
                     await wait(self.bridge, caller, futures, timeout_s=timeout_s)
             except InputRequired as needed:
                 return self._rounds.result(caller.client.scope, InputRequired(needed.questions, futures))
-        elif plan.grace_s and futures[-1].state is State.RUNNING:
+        elif plan.grace_s and is_under_way(self.bridge, futures[-1]):
             await self.bridge.engine.wait(futures[-1:], timeout_s=plan.grace_s)
+        await self.find_delivered(caller.client)
         return self.deliver(caller.client, self._answer_with(plan, futures, sum(not each.over for each in earlier)))
 
     async def _submitted(self, caller: Caller, earlier: Sequence[Arrival]) -> tuple[float, list[Future]]:
@@ -205,6 +210,7 @@ class HandleCalls:
         client = caller.client
         earlier: Sequence[Arrival] = ()
         if plan.also is None:
+            await self._clients.refresh(client)
             futures, earlier = client.unread_futures(), client.arrivals_before(request.channel.request_id)
         else:
             futures = await self._known(caller, plan)
@@ -214,12 +220,14 @@ class HandleCalls:
             futures += submitted
         futures = list({each.key: each for each in futures}.values())
         if not futures:
+            await self.find_delivered(client)
             return self.deliver(client, answers.refused(str(refusal)))
         if plan.note == str(refusal):
             plan.note = None
         # A question travels in the answer to a call that was made; this one was not.
         with suppress(InputRequired):
             await wait(self.bridge, caller, futures, timeout_s=timeout_s)
+        await self.find_delivered(client)
         answer = self._answer_with(plan, futures, sum(not each.over for each in earlier))
         return self.deliver(client, answers.with_refusal(answer, tool, str(refusal)))
 
@@ -244,6 +252,11 @@ class HandleCalls:
         else:
             answer = answers.handle(futures[0], waiting_for(futures[0]))
         return answers.append(answer, (), note) if note else answer
+
+    async def find_delivered(self, client: Client) -> None:
+        """Have `deliver` offer the results of other replicas, too."""
+        if client.unread_elsewhere and self.bridge.settings.deliver != "off":
+            await self._clients.refresh(client)
 
     def deliver(self, client: Client, answer: Result) -> Result:
         """Append finished, small, unread results of the conversation to an answer, in order of completion."""

@@ -109,14 +109,14 @@ class InputRounds:
             raise RpcError(INVALID_PARAMS, "inputResponses must be an object")
         responses = cast("dict[str, Any]", given)
         for question_id in state["questions"]:
-            question = self.bridge.engine.question_nowait(question_id)
+            question = await self.bridge.engine.question(question_id)
             answer = responses.get(question_id)
             if question is None:
                 continue  # another client answered it, or the call has ended: the wait is resumed either way
             if isinstance(answer, dict):
                 await self.bridge.engine.answer(question, cast("dict[str, Any]", answer))
             else:
-                self.bridge.engine.release_nowait(question)
+                await self.bridge.engine.release(question)
         found = [await self.bridge.engine.find(scope, id_of(key)) for key in state["futures"]]
         futures = [future for future in found if future is not None]
         if len(futures) < len(found):  # made again, the call would take effect twice

@@ -80,7 +80,7 @@ class Upstream:
         clients = Clients(bridge, identities, self._put, pipe=pipe)
         rounds = InputRounds(bridge, CodecSeal())
         sync_calls = SyncCalls(bridge, hub, rounds)
-        calls = ToolCalls(bridge, clients, sync_calls, HandleCalls(bridge, hub, rounds), rounds, epoch)
+        calls = ToolCalls(bridge, clients, sync_calls, HandleCalls(bridge, clients, hub, rounds), rounds, epoch)
         self._subscriptions = Subscriptions(bridge, hub, identities)
         self._server_features = ServerFeatures(bridge, identities, self._instructions)
         of_tasks = Tasks(bridge, clients, sync_calls, epoch)

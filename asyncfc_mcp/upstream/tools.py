@@ -20,7 +20,7 @@ from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.config.hosts import profile_for
 from asyncfc_mcp.core import references
 from asyncfc_mcp.core.catalog import ToolEntry
-from asyncfc_mcp.core.futures import Result, State
+from asyncfc_mcp.core.futures import Result
 from asyncfc_mcp.core.names import HOST_PREFIX, NAME_LIMIT, SHORTEST_LIMIT
 from asyncfc_mcp.errors import BridgeError, CallFailed, RpcError, UnknownTool
 from asyncfc_mcp.protocol import INVALID_PARAMS, METHOD_NOT_FOUND, Deferred
@@ -28,7 +28,7 @@ from asyncfc_mcp.schema.reserved import RESERVED
 from asyncfc_mcp.signals import Signal
 from asyncfc_mcp.upstream import answers, metatools, own_arguments, task_shapes
 from asyncfc_mcp.upstream.clients import Caller, Clients
-from asyncfc_mcp.upstream.grace import grace_s
+from asyncfc_mcp.upstream.grace import grace_s, is_under_way
 from asyncfc_mcp.upstream.handle_calls import HandleCalls, call_context, without_ours
 from asyncfc_mcp.upstream.input_required import InputRequired, InputRounds
 from asyncfc_mcp.upstream.metatools import METATOOLS
@@ -131,7 +131,13 @@ class ToolCalls:
         route = self.bridge.directory.routes.get(name)
         if (turn := self._turn(request, name, route, arguments)) is not None:
             return Deferred(partial(self._call_in_turn, turn, request, caller, name, arguments))
-        if route is not None and not self._unsubmitted and not self._resuming() and "requestState" not in params:
+        if (
+            route is not None
+            and not self._unsubmitted
+            and self.bridge.engine.submits_nowait
+            and not self._resuming()
+            and "requestState" not in params
+        ):
             try:
                 answer = self._call_nowait(request, caller, route, arguments)
             except CallFailed:
@@ -219,6 +225,7 @@ class ToolCalls:
         finally:
             if arrival is not None:
                 arrival.end()
+        await self._handle_calls.find_delivered(caller.client)
         return self._handle_calls.deliver(caller.client, answer)
 
     async def _call_task(
@@ -240,7 +247,7 @@ class ToolCalls:
         context = call_context(request, caller, name, own_arguments.predecessors(route.entry.name, after))
         context.ttl_s = task_shapes.ttl_s(request.params, self.bridge.settings, request.scope)
         future = await self.bridge.submit(route, arguments, context)
-        if grace and future.state is State.RUNNING:
+        if grace and is_under_way(self.bridge, future):
             await self.bridge.engine.wait([future], timeout_s=grace)
         if grace is not None and future.done:
             self.bridge.engine.mark_read(future)

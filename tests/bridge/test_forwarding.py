@@ -4,7 +4,7 @@ Over servers that keep what they are sent. How an owner is found is `core/test_o
 `e2e/test_protocol.py`'s.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from asyncfc_mcp.bridge.forwarding import SET_LEVEL_S, Forwarding
+from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.identity import LOCAL, Scope
 from asyncfc_mcp.errors import ProtocolFailure, ServerUnavailable
 from tests.support.virtual_time import on_virtual_time
@@ -70,7 +71,10 @@ class Directory:
 
 
 def forwarding_to(*servers: Server, **resources: str) -> Forwarding:
-    engine = SimpleNamespace(list_futures_nowait=lambda scope: iter(()))
+    async def list_futures(scope: Scope) -> Iterator[Future]:
+        return iter(())
+
+    engine = SimpleNamespace(list_futures=list_futures)
     return Forwarding(
         cast("Any", engine), cast("Any", {each.name: each for each in servers}), cast("Any", Directory(**resources))
     )

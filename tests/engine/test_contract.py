@@ -206,7 +206,7 @@ async def test_submitting_without_a_wait_is_the_same_or_nothing(bench: OpenBench
         submission = it.submission(name="n")
         future = it.engine.submit_nowait(submission)
         if future is None:
-            assert not list(it.engine.list_futures_nowait(LOCAL))
+            assert not list(await it.engine.list_futures(LOCAL))
             assert it.engine.find_nowait(LOCAL, "n") is None
             future = await it.engine.submit(submission)
         assert it.engine.find_nowait(LOCAL, "n") is future
@@ -235,7 +235,7 @@ async def test_beyond_the_bound_a_call_is_refused_and_nothing_is_created(bench: 
         for submit in (it.submit, it.submit_at_once):
             with pytest.raises(TooManyFutures, match="max_pending"):
                 await submit(name="n")
-        assert list(it.engine.list_futures_nowait(LOCAL)) == [second, first]
+        assert list(await it.engine.list_futures(LOCAL)) == [second, first]
         assert it.engine.find_nowait(LOCAL, "n") is None
         await it.end(first)
         third = await it.submit(name="n")

@@ -45,12 +45,12 @@ async def test_scopes_see_nothing_of_each_other(bench: OpenBench):
             assert "f1" not in str(unknown.value).replace(ref, "")
             with pytest.raises(UnknownFuture):
                 await engine.get(BOB, [ref])
-        assert list(engine.list_futures_nowait(BOB)) == []
+        assert list(await engine.list_futures(BOB)) == []
         engine.check_name_nowait(BOB, "n")
         mine = await it.submit(scope=BOB, name="n")
         assert [engine.find_nowait(scope, "n") for scope in (ALICE, BOB)] == [first, mine]
-        assert list(engine.list_futures_nowait(ALICE)) == [second, first]
-        assert list(engine.list_futures_nowait(BOB)) == [mine]
+        assert list(await engine.list_futures(ALICE)) == [second, first]
+        assert list(await engine.list_futures(BOB)) == [mine]
 
 
 async def test_where_nobody_is_authenticated_an_id_is_the_only_right(bench: OpenBench):
@@ -60,7 +60,7 @@ async def test_where_nobody_is_authenticated_an_id_is_the_only_right(bench: Open
         assert all(len(future.id) == 33 for future in (one, two))
         assert it.engine.get_nowait(PUBLIC, one.id) is one
         assert await it.engine.get(PUBLIC, [two.id, one.id]) == [two, one]
-        assert list(it.engine.list_futures_nowait(PUBLIC)) == []
+        assert list(await it.engine.list_futures(PUBLIC)) == []
         assert it.engine.fate_nowait(PUBLIC, "f1") is None
         for name in ("n", "name"):
             with pytest.raises(InvalidName):
@@ -80,7 +80,7 @@ async def test_futures_are_listed_newest_first(bench: OpenBench):
         await it.end(futures[1])
         it.engine.cancel_nowait(futures[0])
         await it.ended(futures[0])
-        assert list(it.engine.list_futures_nowait(LOCAL)) == futures[::-1]
+        assert list(await it.engine.list_futures(LOCAL)) == futures[::-1]
 
 
 async def test_an_unknown_future_is_answered_with_the_nearest_that_exist(bench: OpenBench):
@@ -119,7 +119,7 @@ async def test_a_name_that_no_reference_could_use_is_invalid(bench: OpenBench, n
         if name is not None:
             with pytest.raises(InvalidName):
                 await it.submit(name=name)
-        assert list(it.engine.list_futures_nowait(LOCAL)) == []
+        assert list(await it.engine.list_futures(LOCAL)) == []
         assert not it.calls.started
 
 
@@ -372,7 +372,7 @@ async def test_a_call_given_up_before_its_turn_leaves_nothing(bench: OpenBench):
         assert order == ["behind"]
         assert not it.engine.has_pending
         assert not it.engine.is_announced(LOCAL, "g", None)
-        (future,) = it.engine.list_futures_nowait(LOCAL)
+        (future,) = await it.engine.list_futures(LOCAL)
         assert future.state is State.RUNNING
 
 
@@ -387,7 +387,6 @@ async def test_a_coroutine_finds_what_its_nowait_form_finds(bench: OpenBench):
         for scope, ref in ((ALICE, "f1"), (ALICE, "n"), (BOB, "f2"), (LOCAL, "F1"), (PUBLIC, "f1")):
             assert await engine.find(scope, ref) is engine.find_nowait(scope, ref)
             assert await engine.fate(scope, ref) == engine.fate_nowait(scope, ref)
-            assert list(await engine.list_futures(scope)) == list(engine.list_futures_nowait(scope))
         assert await engine.get(ALICE, ["n"]) == [engine.get_nowait(ALICE, "n")] == [one]
         await engine.cancel(one)
         await engine.wait([one])

@@ -94,7 +94,7 @@ async def test_a_question_is_put_answered_and_gone(bench: OpenBench):
         assert (future.state, future.question) == (State.INPUT_REQUIRED, "Who?")
         (question,) = claim(it, future)
         assert (question.method, question.params) == (METHOD, {"message": "Who?"})
-        assert it.engine.question_nowait(question.id) is question
+        assert await it.engine.question(question.id) is question
         assert not asked.over
         it.engine.answer_nowait(question, ACCEPT)
         it.engine.answer_nowait(question, {"action": "decline"})
@@ -102,7 +102,7 @@ async def test_a_question_is_put_answered_and_gone(bench: OpenBench):
         await settle()
         assert asked.answer == ACCEPT
         assert future.state is State.RUNNING
-        assert it.engine.question_nowait(question.id) is None
+        assert await it.engine.question(question.id) is None
         assert not claim(it, future)
         await it.end(future)
         it.assert_nothing_is_left()
@@ -168,7 +168,7 @@ async def test_a_question_ends_with_its_call(bench: OpenBench):
             it.engine.cancel_nowait(future)
         await it.ended(future)
         assert isinstance(asked.error, RpcError)
-        assert it.engine.question_nowait(question.id) is None
+        assert await it.engine.question(question.id) is None
         await it.engine.question_over(question)
         it.engine.answer_nowait(question, ACCEPT)
         assert future.state is State.CANCELLED
@@ -270,7 +270,7 @@ async def test_a_question_that_is_given_back_is_free_for_the_next(bench: OpenBen
         changes: list[Future] = []
         future.watchers.append(changes.append)
         assert not claim(it, future)
-        it.engine.release_nowait(question)
+        await it.engine.release(question)
         assert changes == [future]
         assert claim(it, future) == [question]
 

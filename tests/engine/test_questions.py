@@ -287,7 +287,7 @@ async def test_a_client_that_is_gone_gives_its_question_up() -> None:
             tg.start_soon(other.wait, future)
             await anyio.sleep(1)
             assert not other.asked
-            bridge.engine.release_nowait(gone.asked[0])
+            await bridge.engine.release(gone.asked[0])
             await anyio.sleep(0.1)
             assert other.asked == gone.asked
             other.asked[0].settle(ACCEPT)
@@ -337,7 +337,7 @@ async def test_a_question_ends_with_its_call() -> None:
             await anyio.sleep(0.1)
         assert future.state is State.CANCELLED
         assert withdrawn
-        assert bridge.engine.question_nowait(user.asked[0].id) is None
+        assert await bridge.engine.question(user.asked[0].id) is None
         await bridge.engine.question_over(user.asked[0])  # long over
 
 

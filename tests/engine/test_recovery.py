@@ -62,7 +62,7 @@ async def test_results_are_there_in_the_next_run(runs: Runs) -> None:
         assert isinstance(failure, ProtocolFailure)
         assert (failure.code, failure.message, failure.data) == (-32602, "bad", {"a": 1})
         new = await it.submit()
-        listed = [future.id for future in it.engine.list_futures_nowait(LOCAL)]
+        listed = [future.id for future in await it.engine.list_futures(LOCAL)]
         assert listed == [new.id, taken.id, refused.id, failed.id, done.id]
         assert await it.engine.get(LOCAL, [done.id, "s"]) == again(it, done, done)
 
@@ -160,7 +160,7 @@ async def test_a_scope_without_a_list_keeps_its_secret_ids(runs: Runs) -> None:
         runs.crash()
     async with runs.run() as it:
         assert again(it, done)[0].result == text("x")
-        assert list(it.engine.list_futures_nowait(PUBLIC)) == []
+        assert list(await it.engine.list_futures(PUBLIC)) == []
         assert it.engine.find_nowait(LOCAL, done.id) is None
 
 

@@ -152,6 +152,7 @@ async def test_wait_all_brings_every_unread_result_of_the_conversation(era: str)
 
 
 @on_virtual_time
+@pytest.mark.memory_engine
 async def test_wait_all_means_calls_that_came_before_and_wait_for_a_name_too():
     """Though the call that brings the name comes last of all."""
     async with stage() as it:

@@ -95,6 +95,7 @@ async def test_sync_calls_keep_the_order_with_all_others():
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio starts tasks in any order
 @pytest.mark.parametrize("token", [None, "p"])
+@pytest.mark.memory_engine
 async def test_what_a_server_says_before_a_result_comes_before_it(token: str | None):
     """Log messages and progress, even where all of it is read at once."""
     toy = Toy()
@@ -125,6 +126,7 @@ async def test_what_a_server_says_before_a_result_comes_before_it(token: str | N
 
 
 @pytest.mark.anyio
+@pytest.mark.memory_engine
 async def test_a_sync_call_is_answered_in_the_step_that_brings_its_result():
     """Its result, or the server's error; no task has waited for either, and nothing is left of the request."""
     toy = Toy()
