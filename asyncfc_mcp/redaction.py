@@ -125,6 +125,20 @@ def secrets_of(
     return tuple(sorted((value for value in found if len(value) >= SHORTEST_SECRET), key=len, reverse=True))
 
 
+def passwords_of(url: str) -> tuple[str, ...]:
+    """Return the password of a database's URL, as it is written and decoded, with those in its query."""
+    try:
+        parts = urlsplit(url)
+        written = [parts.password or ""]
+        for pair in parts.query.split("&"):
+            name, _, value = pair.partition("=")
+            if is_secret_name(name):
+                written.append(value)
+    except ValueError:
+        return ()
+    return tuple(text for each in written for text in {each, unquote(each)} if len(text) >= SHORTEST_SECRET)
+
+
 def without_secrets(text: str, secrets: Iterable[str] = ()) -> str:
     """Return the text with these values, credentials after an authentication scheme, and secret parts of URLs
     hidden."""

@@ -162,6 +162,7 @@ def values_of(known: Field[Any]) -> str:
 
 SERVER_VALUES = {
     "env_inherit": '`"all"`, `"safe"` or list of strings',
+    "owner": "string",
     "prefix": "string",
     "state": "string",
     "tools": "object: tool name → settings",
@@ -172,6 +173,7 @@ SERVER_VALUES = {
 def page() -> str:
     """Return the whole page."""
     kinds = {(f.name, model is Settings): values_of(f) for model in (Policy, Settings) for f in fields(model)}
+    kinds["engine", True] = '`"embedded"` or URL'
     kinds["journal", True] = '`"auto"`, `"off"` or path'
     parts = [INTRO, SERVERS, "## Every setting\n"]
     for where, (title, remark) in WHERE.items():

@@ -19,10 +19,13 @@ from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.cli import explanation, journal_report
 from asyncfc_mcp.cli.explanation import known_from, unbound
+from asyncfc_mcp.config.replicas import replica_name
+from asyncfc_mcp.config.settings import ANY_OWNER, AUTO_OWNER, EMBEDDED, BridgeConfig, Settings
 from asyncfc_mcp.core.effects import conflict
 from asyncfc_mcp.downstream.snapshot import LISTINGS
 from asyncfc_mcp.errors import BridgeError, nearest
 from asyncfc_mcp.quotation import for_terminal, one_line
+from asyncfc_mcp.redaction import HIDDEN
 from asyncfc_mcp.upstream.instructions import InstructionsFor, uri_of_docs
 from asyncfc_mcp.upstream.metatools import METATOOLS
 
@@ -145,11 +148,32 @@ def report(bridge: Bridge, journal: Mapping[str, Any] | None = None) -> dict[str
         ],
         "meta_tools": list(METATOOLS),
         "instructions": instructions.text,
+        "engine": _engine(bridge.config),
         "journal": None if journal is None else dict(journal),
-        "settings": {key: _plain(value) for key, value in asdict(bridge.settings).items()},
+        "settings": _settings(bridge.settings),
         "warnings": list(bridge.config.warnings),
         "notes": [*bridge.directory.notes(), *cut],
     }
+
+
+def _engine(config: BridgeConfig) -> dict[str, Any]:
+    """Return the engine for display, and where replicas run the servers."""
+    settings = config.settings
+    if settings.engine == EMBEDDED:
+        return {"kind": EMBEDDED}
+    return {
+        "kind": "postgres",
+        "url": settings.shown_engine,
+        "replica": replica_name(settings),
+        "common_secret": settings.secret is not None,
+        "owners": {server.name: server.runs_at for server in config.servers},
+    }
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    """Return all settings but secrets."""
+    shown = {key: _plain(value) for key, value in asdict(settings).items()}
+    return shown | {"engine": settings.shown_engine, "secret": None if settings.secret is None else HIDDEN}
 
 
 def _plain(value: Any) -> Any:
@@ -324,10 +348,26 @@ def _tool(console: Console, tool: Mapping[str, Any]) -> None:
     console.print(table)
 
 
+def _engine_line(engine: Mapping[str, Any]) -> str:
+    """Return where futures are, and which servers do not run at every replica."""
+    line = f"{engine['url']}; this is replica {engine['replica']}"
+    owners: dict[str, list[str]] = {}
+    for server, owner in engine["owners"].items():
+        owners.setdefault(owner, []).append(server)
+    for owner, servers in owners.items():
+        if owner != ANY_OWNER:
+            where = "one replica at a time" if owner == AUTO_OWNER else f"replica {owner}"
+            line += f"; {', '.join(servers)} at {where}"
+    return line
+
+
 def _remarks(console: Console, facts: Mapping[str, Any]) -> None:
     console.print(f"\nTools of the bridge: {', '.join(facts['meta_tools'])}")
     unwritten = sum(not tool["limits"]["journal"] for tool in facts["tools"])
-    console.print(f"Journal: {journal_report.line(facts['journal'], unwritten)}")
+    if facts["engine"]["kind"] == EMBEDDED:
+        console.print(f"Journal: {journal_report.line(facts['journal'], unwritten)}")
+    else:
+        console.print(f"Engine: {_engine_line(facts['engine'])}")
     undeclared = [tool["name"] for tool in facts["tools"] if tool["effect_source"] == "nothing said"]
     if undeclared:
         subject = (

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncfc_mcp import __version__
-from asyncfc_mcp.cli.process import journal_status, log_to_stderr, make_bridge, refuse_itself, run, settle_memory
+from asyncfc_mcp.cli.process import (
+    hide_secrets,
+    journal_status,
+    log_to_stderr,
+    make_bridge,
+    refuse_itself,
+    run,
+    settle_memory,
+    shown_error,
+)
 from asyncfc_mcp.config.reader import config_for_command, config_for_url, load_config
 from asyncfc_mcp.config.settings import BridgeConfig
 from asyncfc_mcp.errors import BridgeError, UnknownTool
@@ -108,6 +117,7 @@ def _load(config_file: Path | None, url: str | None, command: tuple[str, ...]) -
     else:
         config = config_for_url(url) if url is not None else config_for_command(command)
     refuse_itself(config)
+    hide_secrets(config)
     return config
 
 
@@ -269,13 +279,13 @@ def main() -> None:
         click.echo(f"asyncfc-mcp: {str(exc).replace('call tools/list', 'run `asyncfc-mcp inspect`')}", err=True)
         sys.exit(2)
     except BridgeError as exc:
-        click.echo(f"asyncfc-mcp: {exc}", err=True)
+        click.echo(f"asyncfc-mcp: {shown_error(exc)}", err=True)
         sys.exit(2)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             click.echo("asyncfc-mcp: the port is in use; select another with --port (0: any free port)", err=True)
             sys.exit(1)
-        click.echo(f"asyncfc-mcp: {exc}", err=True)
+        click.echo(f"asyncfc-mcp: {shown_error(exc)}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

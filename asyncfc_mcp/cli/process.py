@@ -8,13 +8,13 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncfc_mcp.config.environment import CHAIN_VARIABLE
-from asyncfc_mcp.config.settings import BridgeConfig
+from asyncfc_mcp.config.settings import EMBEDDED, BridgeConfig
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.quotation import one_line, shortened, without_escapes
 from asyncfc_mcp.redaction import without_secrets
@@ -31,10 +31,16 @@ LOG_LINE_LENGTH: Final = 4000
 
 
 class _WithoutSecrets(logging.Formatter):
-    """Formatter that removes secrets and control characters: libraries log whole URLs, and messages quote servers."""
+    """Formatter that removes secrets and control characters: libraries log whole URLs, and messages quote servers.
+
+    Attributes:
+        secrets: of the bridge itself.
+    """
+
+    secrets: Sequence[str] = ()
 
     def format(self, record: logging.LogRecord) -> str:
-        lines = without_secrets(super().format(record)).splitlines()
+        lines = without_secrets(super().format(record), self.secrets).splitlines()
         # Lines after the first are indented, so that none looks like a separate message.
         return "\n  ".join(shortened(one_line(without_escapes(line.expandtabs(4))), LOG_LINE_LENGTH) for line in lines)
 
@@ -50,6 +56,22 @@ def log_to_stderr(verbose: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.CRITICAL)
     for revealing in ("httpx2", "httpcore2"):  # they log URLs with queries, and headers
         logging.getLogger(revealing).setLevel(logging.CRITICAL)
+
+
+def hide_secrets(config: BridgeConfig) -> None:
+    """Keep the bridge's own secrets out of its log and its errors, and from processes of servers."""
+    for name in config.own_variables:
+        os.environ.pop(name, None)
+    for handler in logging.root.handlers:
+        if isinstance(handler.formatter, _WithoutSecrets):
+            handler.formatter.secrets = config.settings.secrets
+
+
+def shown_error(exc: Exception) -> str:
+    """Return the text of an error without secrets."""
+    formatters = [handler.formatter for handler in logging.root.handlers]
+    secrets = [each for known in formatters if isinstance(known, _WithoutSecrets) for each in known.secrets]
+    return without_secrets(str(exc), secrets)
 
 
 class WrapsItself(BridgeError):
@@ -121,7 +143,9 @@ def state_folder() -> Path:
 
 
 def journal_path(config: BridgeConfig) -> Path | None:
-    """Return the journal's file; None if it is off."""
+    """Return the journal's file; None if it is off, or the engine needs none."""
+    if config.settings.engine != EMBEDDED:
+        return None
     match config.settings.journal:
         case "off":
             return None

@@ -18,6 +18,7 @@ from asyncfc_mcp.config.formats import NOT_USED, find_servers, split_command
 from asyncfc_mcp.config.parsing import parse_value, read_text
 from asyncfc_mcp.config.servers import FAIL_STOP_NEEDS_PATHS, ServerReader, wrong_section
 from asyncfc_mcp.config.settings import (
+    EMBEDDED,
     SETTINGS,
     TOP,
     BridgeConfig,
@@ -71,7 +72,31 @@ def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConf
     if top.get("on_failure") == "stop" and not any(declares_state(asdict(s.base), *s.tools.values()) for s in kept):
         check.warn("asyncfc.on_failure", FAIL_STOP_NEEDS_PATHS)
     own = Settings(**{key: item for key, item in top.items() if key in SETTINGS})
-    return BridgeConfig(kept, own, tuple(check.warnings), file, unusable, f"file:{absolute(file)}")
+    _warn_of_replicas(check, own, top, kept, where)
+    identity = f"file:{absolute(file)}"
+    return BridgeConfig(
+        kept, own, tuple(check.warnings), file, unusable, identity, tuple(sorted(settings.own_variables))
+    )
+
+
+def _warn_of_replicas(
+    check: Checker, own: Settings, top: Mapping[str, Any], servers: Sequence[ServerConfig], where: str
+) -> None:
+    """Warn of settings that have no effect with this engine, and of replicas without a common secret."""
+    if own.engine != EMBEDDED:
+        if own.secret is None:
+            problem = "not set, so a question that one replica asks cannot be answered at another"
+            check.warn("asyncfc.secret", problem)
+        if own.journal not in ("auto", "off"):
+            check.warn("asyncfc.journal", "no effect: futures are kept in the database (engine)")
+        return
+    problem = 'no effect: this needs "engine": "postgresql://…"'
+    for key in ("replica", "secret"):
+        if top.get(key) is not None:
+            check.warn(f"asyncfc.{key}", problem)
+    for server in servers:
+        if server.owner is not None:
+            check.warn(f"{where}.{server.name}.asyncfc.owner", problem)
 
 
 def _check_names(check: Checker, servers: Sequence[ServerConfig], where: str) -> None:

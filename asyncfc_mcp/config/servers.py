@@ -99,7 +99,7 @@ class ServerReader:
         }
         return ServerConfig(
             name, spec, own.get("prefix"), include, exclude, limit,
-            base=Policy(**policy), tools=tools, overrides=overrides, state=state,
+            base=Policy(**policy), tools=tools, overrides=overrides, state=state, owner=own.get("owner"),
         )  # fmt: skip
 
     def _check_fail_stop(self, own: Mapping[str, Any], path: str) -> None:

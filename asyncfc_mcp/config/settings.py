@@ -10,13 +10,21 @@ from typing import Any, Final, Literal
 
 from asyncfc_mcp.config.environment import Inherit
 from asyncfc_mcp.config.overrides import OVERRIDES, ToolOverride
-from asyncfc_mcp.redaction import secrets_of, shown_command, shown_url
+from asyncfc_mcp.redaction import passwords_of, secrets_of, shown_command, shown_url
 
 HTTP_CONCURRENCY: Final = 200
 """Default concurrency limit of a server at a URL."""
 
 
-def setting(default: Any, doc: str, *, minimum: int = 0, above: bool = False) -> Any:
+EMBEDDED: Final = "embedded"
+"""The engine that needs no database."""
+AUTO_OWNER: Final = "auto"
+"""One replica at a time runs the server."""
+ANY_OWNER: Final = "any"
+"""Each replica runs the server, or calls it."""
+
+
+def setting(default: Any, doc: str, *, minimum: int = 0, above: bool = False, secret: bool = False) -> Any:
     """Declare a setting: a field whose type gives the kind of its values.
 
     A choice (`Literal`), `bool`, `int`, `float`, `str` or `tuple[str, ...]`, each but the first also with `None`, is
@@ -25,8 +33,9 @@ def setting(default: Any, doc: str, *, minimum: int = 0, above: bool = False) ->
     Args:
         minimum: smallest value of a number.
         above: a number must be larger than `minimum`.
+        secret: the value is not shown.
     """
-    return field(default=default, metadata={"doc": doc, "minimum": minimum, "above": above})
+    return field(default=default, repr=not secret, metadata={"doc": doc, "minimum": minimum, "above": above})
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +172,14 @@ class ServerConfig:
     """Tool → what is listed in place of the server's own entry."""
     state: str | None = None
     """Root of the server's state: words joined by `/`, or `files:` and an absolute folder. None: its own root."""
+    owner: str | None = None
+    """Replica that runs the server: `any`, `auto`, or a name; None: `runs_at` decides."""
+
+    @property
+    def runs_at(self) -> str:
+        """Replica that runs the server: `any` (each one), `auto` (one at a time), or the name of one. A process may
+        have state that other processes of the same command do not have."""
+        return self.owner or (ANY_OWNER if isinstance(self.spec, HttpSpec) else AUTO_OWNER)
 
     @property
     def limit(self) -> int | None:
@@ -243,6 +260,24 @@ class Settings:
         "less.",
         above=True,
     )
+    engine: str = setting(
+        EMBEDDED,
+        "Engine that keeps futures: `embedded` (in this process, with a journal), or the URL of a PostgreSQL database "
+        "that several replicas of the bridge share, such as `postgresql://user:${PASSWORD}@host/database` (with "
+        "special characters percent-encoded). Replicas have the same configuration. Needs `asyncfc-mcp[postgres]`.",
+        secret=True,
+    )
+    replica: str | None = setting(
+        None,
+        "Name of this replica, with the URL of a database as `engine`. Default: the name of the host. May contain "
+        "variables.",
+    )
+    secret: str | None = setting(
+        None,
+        "Secret of all replicas that share a database, at least 16 characters, such as `${ASYNCFC_SECRET}`: with it, a "
+        "question that one replica asks can be answered at another. Default: a random one for each process.",
+        secret=True,
+    )
     journal: str = setting(
         "auto",
         "[Journal](journal.md) of futures, with which they survive a restart: `auto` (a file for each configuration in "
@@ -298,6 +333,22 @@ class Settings:
     )
 
     @property
+    def shown_engine(self) -> str:
+        """The engine for display, without secrets."""
+        return self.engine if self.engine == EMBEDDED else shown_url(self.engine)
+
+    @property
+    def shared_secret(self) -> str | None:
+        """The secret of all replicas; None where there is only this one. What was sealed by another run of an engine
+        without a database must not be opened: it may mean something else now."""
+        return None if self.engine == EMBEDDED else self.secret
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that must not appear in any text, longest first."""
+        return tuple(sorted({*passwords_of(self.engine), *filter(None, [self.secret])}, key=len, reverse=True))
+
+    @property
     def name_wait_s(self) -> float:
         """Seconds for which a name that no call has taken is waited for, where it cannot be text."""
         return 0.5 if self.forward_wait_ms is None else self.forward_wait_ms / 1000
@@ -328,6 +379,8 @@ class BridgeConfig:
     unusable: tuple[UnusableServer, ...] = ()
     identity: str = ""
     """Unique identifier of the configuration: `file:…`, `command:…` or `url:…`. May contain secrets."""
+    own_variables: tuple[str, ...] = ()
+    """Environment variables with secrets of the bridge itself, which servers do not inherit."""
 
 
 SERVER_KEYS: Final[Mapping[str, str]] = MappingProxyType(
@@ -338,6 +391,11 @@ SERVER_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "state": (
             "Root of the state that the server reads and writes, in place of its own root: a name that servers with "
             "shared state have in common, such as `workspace`, or `files:` and the folder that the server works on."
+        ),
+        "owner": (
+            "Replica that runs the server, with the URL of a database as `engine`. `any`: each one runs it, or calls "
+            "it; `auto`: one at a time; or the name of the `replica` that does. Default: `any` for a server at a URL, "
+            "otherwise `auto`, since a process may have state of its own."
         ),
         "tools": "Settings of individual tools, by the server's own names for them.",
     }

@@ -17,6 +17,7 @@ from asyncfc_mcp.config.environment import Inherit
 from asyncfc_mcp.config.hosts import HostProfile
 from asyncfc_mcp.config.overrides import OVERRIDES, OverrideReader
 from asyncfc_mcp.config.profile_files import AUTO, OFF, profile_names
+from asyncfc_mcp.config.replicas import read_engine, read_name, read_secret
 from asyncfc_mcp.config.settings import EFFECTS, LEVELS, POLICY, SERVER_KEYS, SETTINGS, SPAWN_KEYS, TOP
 from asyncfc_mcp.config.variables import Variables
 from asyncfc_mcp.errors import ConfigError, nearest
@@ -67,6 +68,8 @@ class SettingsReader:
     def __init__(self, check: Checker) -> None:
         self._check = check
         self._overrides = OverrideReader(check)
+        self.own_variables: set[str] = set()
+        """Environment variables from which secrets of the bridge itself were read."""
 
     def section(self, value: Any, path: str, level: str) -> dict[str, Any]:
         """Return the checked settings of one section.
@@ -115,6 +118,14 @@ class SettingsReader:
                 return {tool: self.section(own, f"{path}.{tool}", "on a tool") for tool, own in tools.items()}
             case "host_profiles":
                 return self._profiles(value, path)
+            case "engine":
+                return read_engine(check, value, path, self.own_variables)
+            case "secret":
+                return read_secret(check, value, path, self.own_variables)
+            case "replica" if value is not None:
+                return read_name(check, value, path, "a name of letters, digits, '.', '_' and '-'")
+            case "owner":
+                return read_name(check, value, path, "'any', 'auto' or the name of a replica")
             case "journal" if level == TOP:
                 return self._journal(value, path)
             case _:

@@ -263,8 +263,8 @@ class Engine(Protocol):
         ...
 
     async def question(self, question_id: str) -> Question | None:
-        """Return the open question with this ID. It is unique in the engine, not in a scope: a client gets it sealed,
-        with its scope, and cannot make one up."""
+        """Return the open question with this ID. It is unique in the engine, over all its replicas, not in a scope: a
+        client gets it sealed, with its scope, and cannot make one up."""
         ...
 
     async def answer(

@@ -5,7 +5,6 @@ Owns the sealed state that travels through the client in between. Leaves choosin
 """
 
 import json
-import secrets
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -14,6 +13,7 @@ from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.futures import Future, Question, Result
 from asyncfc_mcp.core.identity import Scope, id_of
 from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.keys import derived_key
 from asyncfc_mcp.protocol import INVALID_PARAMS, SERVER_HANDSHAKE_VERSIONS
 from asyncfc_mcp.upstream.request import Params
 
@@ -42,13 +42,20 @@ class Seal(Protocol):
 
 
 class CodecSeal:
-    """The SDK's codec for `requestState` under a key of this process, made when the first question travels."""
+    """The SDK's codec for `requestState`, made when the first question travels.
+
+    Args:
+        secret: of all replicas, which can open the states of one another; None: of this process only.
+    """
+
+    def __init__(self, secret: str | None = None) -> None:
+        self._secret = secret
 
     @cached_property
     def _codec(self) -> "AESGCMRequestStateCodec":
         from mcp.server.request_state import AESGCMRequestStateCodec
 
-        return AESGCMRequestStateCodec([secrets.token_bytes(32)])
+        return AESGCMRequestStateCodec([derived_key(self._secret, "requestState")])
 
     def seal(self, payload: bytes) -> str:
         return self._codec.seal(payload)

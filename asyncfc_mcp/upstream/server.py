@@ -78,7 +78,7 @@ class Upstream:
         )
         identities = CallerIdentities(pipe=pipe)
         clients = Clients(bridge, identities, self._put, pipe=pipe)
-        rounds = InputRounds(bridge, CodecSeal())
+        rounds = InputRounds(bridge, CodecSeal(bridge.settings.shared_secret))
         sync_calls = SyncCalls(bridge, hub, rounds)
         calls = ToolCalls(bridge, clients, sync_calls, HandleCalls(bridge, clients, hub, rounds), rounds, epoch)
         self._subscriptions = Subscriptions(bridge, hub, identities)

@@ -1,6 +1,7 @@
 """`inspect`: what it says is what the bridge does, for people and for machines."""
 
 import json
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -11,7 +12,7 @@ from asyncfc_mcp.app import compose
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.cli import inspect
 from asyncfc_mcp.cli.explanation import explain
-from asyncfc_mcp.config.settings import BridgeConfig, Policy, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.errors import UnknownTool
 from asyncfc_mcp.upstream.metatools import METATOOLS
@@ -337,6 +338,7 @@ def many(count: int, tools: int) -> dict[str, Any]:
         {"name": "wrong", "status": "misconfigured", "reason": "mcpServers.wrong.url: found 5", **down},
     ]
     rest: dict[str, Any] = {"meta_tools": ["gather"], "journal": None, "warnings": [], "notes": []}
+    rest["engine"] = {"kind": "embedded"}
     return {"source": "mcp.json", "servers": servers, "tools": listed, **rest}
 
 
@@ -416,3 +418,29 @@ def test_a_long_source_is_not_folded_into_the_table():
     """A URL or a command line can be longer than the names of its servers."""
     facts = many(2, 1) | {"source": "https://example.com/a/long/path/mcp"}
     assert inspect.render(facts, width=80).splitlines()[0] == "Servers of https://example.com/a/long/path/mcp"
+
+
+@on_virtual_time
+async def test_an_engine_is_shown_without_its_secrets():
+    """With the replica, and the servers that not every replica runs."""
+    secrets = {"engine": "postgresql://bridge:pa%40sswd@db.example:5432/asyncfc?schema=team", "secret": "s" * 20}
+    toys = [toy_with("plain"), Toy("other"), Toy("third")]
+    owners = {"toy": None, "other": "left", "third": "any"}
+    async with bridge_over(*toys) as bridge:
+        servers = tuple(replace(server, owner=owners[server.name]) for server in bridge.config.servers)
+        bridge.settings = Settings(replica="right", **secrets)
+        bridge.config = replace(bridge.config, servers=servers, settings=bridge.settings)
+        facts = inspect.report(bridge)
+    engine = facts["engine"]
+    assert engine["url"] == "postgresql://db.example:5432/asyncfc?…"
+    assert (engine["kind"], engine["replica"], engine["common_secret"]) == ("postgres", "right", True)
+    assert engine["owners"] == {"toy": "auto", "other": "left", "third": "any"}
+    assert facts["settings"]["secret"] == "…"
+    assert facts["settings"]["engine"] == engine["url"]
+    text = inspect.render(facts)
+    assert (
+        f"Engine: {engine['url']}; this is replica right; toy at one replica at a time; other at replica left" in text
+    )
+    assert "Journal" not in text
+    for shown in (json.dumps(facts), text):
+        assert not [secret for secret in ("sswd", "ssss", "bridge:") if secret in shown]

@@ -1,11 +1,15 @@
 """Folders of this user: where the journal of a configuration is."""
 
+import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from asyncfc_mcp.cli.process import journal_path
+from asyncfc_mcp.cli.process import hide_secrets, journal_path, log_to_stderr, shown_error
 from asyncfc_mcp.config.reader import config_for_command, config_for_url, parse_config
 from asyncfc_mcp.config.settings import BridgeConfig
 
@@ -68,3 +72,25 @@ def test_the_names_of_folders_hold_no_secret():
     """Arguments of a command and queries of a URL are in the hash only."""
     secret: list[Any] = [config_for_command(["server", "--key", "hunter2"]), config_for_url("http://x/mcp?key=hunter2")]
     assert not [path for path in map(path_of, secret) if "hunter2" in str(path)]
+
+
+def test_secrets_of_the_bridge_are_in_no_log_and_no_server(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """Wherever a library quotes them."""
+    monkeypatch.setenv("DB_PASSWORD", "hunter22")
+    monkeypatch.setenv("OTHER", "1")
+    settings = {"engine": "postgresql://u:${DB_PASSWORD}@h/db", "secret": "0123456789abcdef"}
+    text = json.dumps({"mcpServers": {"s": {"command": "x"}}, "asyncfc": settings})
+    with patch.object(logging.root, "handlers", []):
+        log_to_stderr(verbose=False)
+        hide_secrets(parse_config(text, "mcp.json", os.environ))
+        logging.getLogger("asyncfc_mcp").warning("password=hunter22 refused, 0123456789abcdef")
+        assert capsys.readouterr().err == "asyncfc-mcp: password=… refused, …\n"
+        assert shown_error(ValueError("hunter22 at postgresql://u:x@h/db")) == "… at postgresql://h/db"
+    assert "DB_PASSWORD" not in os.environ
+    assert "OTHER" in os.environ
+
+
+def test_a_database_needs_no_journal():
+    """It keeps the futures."""
+    text = '{"mcpServers": {"s": {"command": "x"}}, "asyncfc": {"engine": "postgresql://h/db"}}'
+    assert journal_path(parse_config(text, "mcp.json", {})) is None

@@ -90,6 +90,10 @@ def sample(kind: Any, default: object) -> Any:
 
 SAMPLES: Mapping[str, Any] = {
     **{f.name: sample(f.type, f.default) for model in (Policy, Settings) for f in fields(model)},
+    "engine": "postgresql://host/database",
+    "secret": "not None, but longer",
+    "replica": "not-None",
+    "owner": "r1",
     "journal": False,
     "journal_max_bytes": 1 << 20,
     "profile": "git",
