@@ -443,4 +443,4 @@ async def test_an_engine_is_shown_without_its_secrets():
     )
     assert "Journal" not in text
     for shown in (json.dumps(facts), text):
-        assert not [secret for secret in ("sswd", "ssss", "bridge:") if secret in shown]
+        assert not [secret for secret in ("sswd", "ssss", "bridge@", "bridge:p") if secret in shown]
