@@ -174,6 +174,19 @@ class ConfigError(BridgeError):
         super().__init__(one_line(f"{where}: {found}; expected {expected}"))
 
 
+class DatabaseUnusable(BridgeError):
+    """The database of the PostgreSQL engine cannot be used.
+
+    Args:
+        database: its URL without the password.
+        reason: one line, usually the database's own.
+    """
+
+    def __init__(self, database: str, reason: str) -> None:
+        self.database, self.reason = database, reason
+        super().__init__(one_line(f"the database {database} cannot be used: {reason}"))
+
+
 class UnknownTool(BridgeError):
     """A call names a tool that is not listed.
 

@@ -18,8 +18,9 @@ from asyncfc_mcp.engine.journal import owners
 from asyncfc_mcp.engine.journal.failures import is_corrupt
 from asyncfc_mcp.engine.journal.journal_file import JournalFile
 from asyncfc_mcp.engine.journal.preparation import scope_of
-from asyncfc_mcp.engine.journal.rows import MAX_NUMBER, SELECTED, Column, id_column, parse, readable, text_column
+from asyncfc_mcp.engine.journal.rows import MAX_NUMBER, SELECTED, Column, id_column, readable, text_column
 from asyncfc_mcp.engine.journal.schema import CACHE_KB
+from asyncfc_mcp.engine.record_json import parse
 from asyncfc_mcp.slices import Slices
 from asyncfc_mcp.values.large import LARGE_BYTES, parsing
 

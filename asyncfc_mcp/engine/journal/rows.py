@@ -1,22 +1,21 @@
 """Rows of the table `futures`: records and changes as columns, and back.
 
-Owns the content of each column. Pure: connections are `journal_file`'s and `reader`'s.
+Owns the content of each column; JSON of calls and failures is `record_json`'s. Pure: connections are `journal_file`'s
+and `reader`'s.
 
 Text may hold anything that a Python string can. SQLite's text cannot hold lone surrogates, and its tools stop at NUL:
 such text is a blob (UTF-8 with surrogates), all other text is text, so that equal strings are equal columns. Values are
 JSON in ASCII where they need escapes (`values.text`).
 """
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from typing import Any, Final, cast
-
-from pydantic_core import from_json
+from typing import Any, Final
 
 from asyncfc_mcp.core.futures import State
-from asyncfc_mcp.core.records import UNFINISHED, CallRecord, FailureRecord, FutureRecord
+from asyncfc_mcp.core.records import UNFINISHED, FailureRecord, FutureRecord
+from asyncfc_mcp.engine.record_json import call_json, call_of, failure_json, failure_of, parse
 from asyncfc_mcp.values.large import LARGE_BYTES
 from asyncfc_mcp.values.text import encode
 
@@ -39,8 +38,6 @@ SELECTED_WITH_CALL: Final = SELECTED.replace("NULL", "c.json")
 INSERTED: Final = (*(name for name in _FIELDS if name != "call"), "owner", "kept_from")
 
 _NOTHING: Final = "{}"
-_CALL_FIELDS: Final = tuple(each.name for each in fields(CallRecord))
-_FAILURE_FIELDS: Final = tuple(each.name for each in fields(FailureRecord))
 
 
 class Damaged(Exception):
@@ -107,42 +104,23 @@ def columns_of(values: Mapping[str, Any]) -> dict[str, Column]:
         elif name in _TEXTS:
             columns[name] = text_column(value)
         elif name in _JSON:
-            columns[name] = _json(dict(value)) if value else _NOTHING
+            columns[name] = _json(encode(dict(value))) if value else _NOTHING
         elif name == "id":
             columns[name] = id_column(value)
         elif name == "state":
             columns[name] = State(value).value
         elif name == "call":
-            columns[name] = _call(value)
+            columns[name] = _json(call_json(value))
         elif name == "failure":
-            columns[name] = _json({each: getattr(value, each) for each in _FAILURE_FIELDS})
+            columns[name] = _json(failure_json(value))
         else:
             columns[name] = int(value)
     return columns
 
 
-def _json(value: Any) -> str | bytes:
+def _json(data: bytes) -> str | bytes:
     """Return JSON as text, which SQLite's tools show; as a blob where one more copy would be a large one."""
-    data = encode(value)
     return data if len(data) > LARGE_BYTES else data.decode()
-
-
-def _call(call: CallRecord) -> str | bytes:
-    values = {name: getattr(call, name) for name in _CALL_FIELDS}
-    values["reads"], values["writes"] = [list(path) for path in call.reads], [list(path) for path in call.writes]
-    return _json(values)
-
-
-def parse(text: str | bytes) -> Any:
-    """Parse JSON that was written here.
-
-    Raises:
-        ValueError, RecursionError: it is damaged.
-    """
-    try:
-        return from_json(text, allow_inf_nan=False)
-    except ValueError:
-        return json.loads(text)  # lone surrogates, deep nesting
 
 
 def record_of(row: Iterable[Any]) -> FutureRecord:
@@ -167,31 +145,11 @@ def record_of(row: Iterable[Any]) -> FutureRecord:
             future_id = future_id.decode("utf-8", "surrogatepass")
         values["id"] = future_id if isinstance(future_id, str) else f"f{future_id}"
         values["state"] = State(values["state"])
-        values["failure"] = _failure_of(values["failure"])
-        values["call"] = _call_of(values["call"])
+        values["failure"] = None if values["failure"] is None else failure_of(values["failure"])
+        values["call"] = None if values["call"] is None else call_of(values["call"])
         return FutureRecord(**values)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise Damaged(str(exc)) from exc
-
-
-def _known(text: str | bytes, names: tuple[str, ...]) -> dict[str, Any]:
-    found = parse(text)
-    if not isinstance(found, dict):
-        raise ValueError("not an object")
-    return {name: value for name, value in cast("dict[str, Any]", found).items() if name in names}
-
-
-def _failure_of(text: str | bytes | None) -> FailureRecord | None:
-    return None if text is None else FailureRecord(**_known(text, _FAILURE_FIELDS))
-
-
-def _call_of(text: str | bytes | None) -> CallRecord | None:
-    if text is None:
-        return None
-    values = _known(text, _CALL_FIELDS)
-    for name in ("reads", "writes"):
-        values[name] = tuple(tuple(path) for path in values.get(name, ()))
-    return CallRecord(**values)
 
 
 def readable(rows: Iterable[Iterable[Any]]) -> list[FutureRecord]:
