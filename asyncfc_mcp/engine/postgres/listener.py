@@ -1,7 +1,8 @@
 """Notifications between replicas: the one connection of a replica that listens, and the payloads on its channel.
 
-Owns reconnecting. A notification is a hint: none survives an interruption of the connection, after which everything
-that depends on it has to be read again (`on_connected`). What a kind means is left to the modules that use it.
+Other channels are received over the same connection (procrastinate's). Owns reconnecting. A notification is a hint:
+none survives an interruption of the connection, after which everything that depends on it has to be read again
+(`on_connected`). What a kind means is left to the modules that use it.
 """
 
 import json
@@ -53,6 +54,7 @@ class Listener:
         database: to listen to.
 
     Attributes:
+        channels: further channels, and what is called with each notification on them; filled before `run`.
         on_connected: called after each (re)connect, when no later notification is missed any more. Earlier ones may
             have been.
         connected: notifications are being received.
@@ -61,6 +63,7 @@ class Listener:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._handlers: dict[str, list[Handler]] = {}
+        self.channels: dict[str, Callable[[], None]] = {}
         self.on_connected: list[Callable[[], None]] = []
         self.connected = False
 
@@ -77,7 +80,8 @@ class Listener:
             try:
                 connection = await self._database.connect()
                 try:
-                    await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._database.channel)))
+                    for channel in (self._database.channel, *self.channels):
+                        await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                     backoff.reset()
                     if lost:
                         lost = False
@@ -102,7 +106,10 @@ class Listener:
     async def _receive(self, connection: Connection) -> None:
         while True:
             async for received in connection.notifies(timeout=_PROBE_S):
-                self._dispatch(received.payload)
+                if received.channel in self.channels:
+                    self.channels[received.channel]()
+                else:
+                    self._dispatch(received.payload)
             await connection.execute("")
 
     def _dispatch(self, payload: str) -> None:
