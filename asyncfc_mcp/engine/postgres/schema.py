@@ -111,9 +111,20 @@ CREATE TABLE sessions (
 );
 CREATE INDEX sessions_seen ON sessions (seen_at);
 CREATE TABLE listings (server text, owner text, data bytea NOT NULL, PRIMARY KEY (server, owner));
+
+-- `steady_since`: since when the heartbeats of a replica have come without a gap. `handler`: the replica that takes
+-- care of what a dead one leaves.
 CREATE TABLE replicas (
-    id text PRIMARY KEY, name text NOT NULL, started_at double precision NOT NULL, seen_at double precision NOT NULL
-);
+    id text PRIMARY KEY,
+    name text NOT NULL,
+    started_at double precision NOT NULL,
+    seen_at double precision NOT NULL,
+    steady_since double precision NOT NULL,
+    dead_at double precision,
+    handler text
+) WITH (fillfactor = 50);
+-- Replicas that run the servers which one replica at a time runs.
+CREATE TABLE pins (server text PRIMARY KEY, replica text NOT NULL, since double precision NOT NULL);
 """
 
 Migration = Sequence[LiteralString]
