@@ -620,14 +620,15 @@ class NoClientToAsk(ToolFailed):
 
 
 class NotDrained(ToolFailed):
-    """The client closed its input, and the call was unfinished at the end of the drain."""
+    """The client closed its input, or the bridge was asked to stop, and the call was unfinished at the end of the
+    drain."""
 
     def __init__(self, tool: str, drain_s: float, *, sent: bool) -> None:
         effect = "it may or may not have taken effect" if sent else "it was never sent"
         super().__init__(
             tool,
-            f"was unfinished {drain_s:g} s after its client closed the connection (setting drain_s) and was "
-            f"cancelled; {effect}",
+            f"was unfinished {drain_s:g} s after the bridge had begun to stop (setting drain_s) and was cancelled; "
+            f"{effect}",
         )
 
 

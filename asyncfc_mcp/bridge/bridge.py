@@ -18,6 +18,7 @@ from asyncfc_mcp.bridge.forwarding import Forwarding
 from asyncfc_mcp.bridge.look_ups import LookUps
 from asyncfc_mcp.bridge.server_requests import ServerRequests
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
+from asyncfc_mcp.bridge.stopping import Stopping
 from asyncfc_mcp.bridge.tool_routes import ToolRoute, as_typed
 from asyncfc_mcp.config.settings import BridgeConfig
 from asyncfc_mcp.core import references
@@ -71,6 +72,7 @@ class Bridge:
         self.forwarding = Forwarding(engine, self.downstreams, self.directory)
         self.starts = starts
         self._reaper = reaper
+        self.stopping = Stopping()
         self._settled = anyio.Event()
 
     @asynccontextmanager
@@ -94,6 +96,11 @@ class Bridge:
         for downstream in self.downstreams.values():
             await downstream.wait_settled()
         self._settled.set()
+
+    @property
+    def has_started(self) -> bool:
+        """True once every server is up or has failed once."""
+        return self._settled.is_set()
 
     async def started(self) -> None:
         """Return when every server is up or has failed once."""

@@ -293,7 +293,9 @@ class Settings:
         minimum=1 << 20,
     )
     drain_s: float = setting(
-        10.0, "Seconds that accepted calls may take to finish over stdio after the client closed its input; 0: none."
+        10.0,
+        "Seconds that accepted calls may take to finish after the client closed its input (stdio), or after the first "
+        "SIGTERM (HTTP); 0: none.",
     )
     max_connections: int = setting(
         1000,

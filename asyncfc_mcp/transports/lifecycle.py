@@ -1,7 +1,7 @@
 """Start and end of a bridge, for all transports.
 
-Owns the drain: after the end of input, accepted requests and calls are finished within `drain_s`. Owns signals, which
-cancel everything, a drain included. Leaves connections to the transports.
+Owns the drain: after the end of input, or a first SIGTERM over HTTP, accepted requests and calls are finished within
+`drain_s`. Owns signals, which otherwise cancel everything, a drain included. Leaves connections to the transports.
 """
 
 import logging
@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 LAST_ANSWERS_S: Final = 1.0
 """Time limit for the responses to requests whose calls were cancelled at the end of a drain."""
+WAITS_SHARE: Final = 0.9
+"""Share of `drain_s` after which waits of clients end, so that each is answered with the state of its calls."""
+LOOK_AGAIN_S: Final = 0.25
+"""Interval in which running calls are looked at: one that asks a question may be left to the next run."""
 
 
 async def drain(bridge: Bridge, answered: Callable[[], Awaitable[None]]) -> None:
@@ -50,6 +54,34 @@ async def drain(bridge: Bridge, answered: Callable[[], Awaitable[None]]) -> None
         await answered()
 
 
+async def hand_over(bridge: Bridge, answered: Callable[[], Awaitable[None]]) -> None:
+    """Finish the requests and running calls of a bridge that is to stop while its clients stay connected, and so can
+    answer questions. Calls that wait are left to the next run, or to other replicas, once no request needs them. Calls
+    that are left after `drain_s` are cancelled, except those.
+
+    Args:
+        answered: returns when every request has its response; there are no new ones.
+    """
+    drain_s, engine = bridge.settings.drain_s, bridge.engine
+    if drain_s <= 0:
+        return
+    bridge.stopping.announce(anyio.current_time() + WAITS_SHARE * drain_s)
+    if not engine.submits_nowait:
+        engine.hold_nowait()  # other replicas start what waits, also while requests wait for it here
+    with anyio.move_on_after(drain_s):
+        await answered()
+        while calls := [call.future for call in engine.unfinished if not engine.is_resumed_nowait(call)]:
+            if all(future.state is not State.WAITING for future in calls):
+                engine.hold_nowait()  # their ends must not start what the next run can start
+            with anyio.move_on_after(LOOK_AGAIN_S):
+                await engine.wait(calls)
+        engine.hold_nowait()
+        return
+    _cancel_the_rest(engine, drain_s)
+    with anyio.move_on_after(LAST_ANSWERS_S):
+        await answered()
+
+
 def _asks_later(engine: Engine, call: Call) -> bool:
     """Return true for a call whose questions are left to the next run."""
     return call.future.state is not State.WAITING and engine.is_resumed_nowait(call)
@@ -60,7 +92,7 @@ def _cancel_the_rest(engine: Engine, drain_s: float) -> None:
     calls = [call for call in engine.unfinished if not engine.is_resumed_nowait(call)]
     if calls:
         logger.warning(
-            "%d calls were unfinished %g s after the end of input (drain_s) and were cancelled: %s",
+            "%d calls were unfinished after %g s (drain_s) and were cancelled: %s",
             len(calls),
             drain_s,
             ", ".join(f"{call.future.id} {call.future.tool}" for call in calls[:10]),
@@ -73,12 +105,17 @@ def _cancel_the_rest(engine: Engine, drain_s: float) -> None:
 
 
 @asynccontextmanager
-async def stop_on_signals() -> AsyncGenerator[None]:
-    """Cancel the body on SIGINT, SIGTERM and SIGHUP, so that it is cleaned up."""
+async def stop_on_signals(terminate: Callable[[], bool] | None = None) -> AsyncGenerator[None]:
+    """Cancel the body on SIGINT, SIGTERM and SIGHUP, so that it is cleaned up.
+
+    Args:
+        terminate: called on the first SIGTERM; true if it lets the body end by itself, until another signal.
+    """
     numbers = [signal.SIGINT, signal.SIGTERM]
     # Under nohup, a bridge must outlive its terminal.
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
+    terminate_once = [] if terminate is None else [terminate]
     async with anyio.create_task_group() as tg:
 
         async def watch(*, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -86,7 +123,9 @@ async def stop_on_signals() -> AsyncGenerator[None]:
                 task_status.started()
                 async for number in signals:
                     logger.info("stopping on %s", number.name)
-                    tg.cancel_scope.cancel()
+                    asked, terminate_once[:] = terminate_once[:], []
+                    if not (number is signal.SIGTERM and any(each() for each in asked)):
+                        tg.cancel_scope.cancel()
 
         await tg.start(watch)
         yield

@@ -38,8 +38,9 @@ async def wait(
     any_: bool = False,
     timeout_s: float | None = None,
 ) -> None:
-    """Wait until the futures are terminal or the wait's bound is reached. Meanwhile send progress, and put questions of
-    these futures' servers to the client. If the client cancels the wait, its timeout is learned from that.
+    """Wait until the futures are terminal, the wait's bound is reached or the bridge is about to stop. Meanwhile send
+    progress, and put questions of these futures' servers to the client. If the client cancels the wait, its timeout is
+    learned from that.
 
     Raises:
         InputRequired: there are questions to be put in the answer.
@@ -78,13 +79,14 @@ async def _wait_until(
 
     with (
         watching(futures, on_change),
+        bridge.stopping.waking(changed.set),
         bridge.engine.claiming(caller.put, caller.capabilities, caller.identity) as take,
     ):
         while not enough(future.done for future in futures):
             if claimed := take(futures):
                 return claimed
             # A claim that its owner does not keep expires without a change of the future.
-            until = deadline
+            until = deadline = min(deadline, bridge.stopping.waits_until)
             if any(future.questions for future in futures):
                 until = min(deadline, anyio.current_time() + AGAIN_S)
             with anyio.CancelScope(deadline=until):

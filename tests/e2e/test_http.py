@@ -448,7 +448,7 @@ def test_headers_of_the_config_reach_the_downstream(stage: Stage) -> None:
 
 def test_sigterm_ends_an_http_bridge_with_calls_and_streams_open(stage: Stage) -> None:
     """Open event streams and running calls do not keep a bridge from ending."""
-    bridge = stage.http_bridge({"toy": stage.toy("raw", "--spawn-child", "stubborn")}, "--sse")
+    bridge = stage.http_bridge({"toy": stage.toy("raw", "--spawn-child", "stubborn")}, "--sse", drain_s=1)
     with session(bridge) as client:
         client.wait_for_tools("toy__never")
         future = client.submit("toy__never").id

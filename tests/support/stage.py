@@ -105,6 +105,10 @@ class Stage:
         for process in self.processes:
             if process.poll() is None:
                 process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(1)
+                if process.poll() is None:
+                    process.terminate()  # a bridge over HTTP finishes what it has after the first one
             try:
                 process.wait(PATIENCE)
             except subprocess.TimeoutExpired:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 PRINCIPAL: Final = "asyncfc.principal"
 """Key of a request's principal in its ASGI scope, set by `AuthMiddleware`."""
 HEALTH_PATH: Final = "/healthz"
-"""The one path that needs no token."""
+READY_PATH: Final = "/readyz"
+_WITHOUT_TOKEN: Final = frozenset({HEALTH_PATH, READY_PATH})
+"""Paths that need no token: load balancers ask them."""
 _SENDABLE: Final = re.compile(r"[!-~]+")
 
 
@@ -82,13 +84,14 @@ def authenticate(principals: Principals, authorization: bytes) -> Scope:
 
 
 class AuthMiddleware:
-    """ASGI middleware that passes on authenticated requests, with their principal; `HEALTH_PATH` is exempt."""
+    """ASGI middleware that passes on authenticated requests, with their principal; `HEALTH_PATH` and
+    `READY_PATH` are exempt."""
 
     def __init__(self, app: "ASGIApp", principals: Principals) -> None:
         self._app, self._principals = app, principals
 
     async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
-        if scope["type"] == "http" and scope["path"] != HEALTH_PATH:
+        if scope["type"] == "http" and scope["path"] not in _WITHOUT_TOKEN:
             try:
                 principal = authenticate(self._principals, dict(scope["headers"]).get(b"authorization", b""))
             except Refusal as exc:

@@ -14,7 +14,8 @@ import anyio.abc
 from asyncfc_mcp.core.futures import Result
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.protocol import Deferred
-from asyncfc_mcp.signals import WakeUp
+from asyncfc_mcp.signals import Signal, WakeUp
+from asyncfc_mcp.transports.http.asgi import JsonRpcRefusal
 from asyncfc_mcp.transports.http.exchange import EventStream, Exchange
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class InFlightRequests:
         self._unwatched: dict[Exchange, Receive] = {}
         """Pending requests without a disconnect watcher, with the channel that a watcher reads."""
         self._added = WakeUp()
+        self._removed = Signal()
+        self._refused_with: RpcError | None = None
         self._closed_with: RpcError | None = None
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -101,6 +104,7 @@ class InFlightRequests:
                 return await deferred()
         finally:
             del self._pending[exchange]
+            self._removed.notify_all()
             self._unwatched.pop(exchange, None)
             if exchange.watcher is not None:
                 exchange.watcher.cancel()
@@ -134,6 +138,24 @@ class InFlightRequests:
                     return
             if silence.cancelled_caught:
                 await stream.ping()
+
+    def refuse_new(self, error: RpcError) -> None:
+        """Admit no further requests; those in flight go on."""
+        self._refused_with = error
+
+    def admit(self) -> None:
+        """Admit a request, or a stream of a client.
+
+        Raises:
+            Refusal: none is admitted any more; another replica may take it.
+        """
+        if self._refused_with is not None:
+            raise JsonRpcRefusal(503, self._refused_with, (b"retry-after", b"1"))
+
+    async def answered(self) -> None:
+        """Return when no request waits for its result, but those that last as long as their connection."""
+        while any(not exchange.lasting for exchange in self._pending):
+            await self._removed.wait()
 
     def close(self, error: RpcError) -> None:
         """Respond to all pending requests, and to all later ones, with an error."""

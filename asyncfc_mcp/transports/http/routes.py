@@ -1,4 +1,4 @@
-"""Routes over HTTP: `/mcp`, `/sse` and `/healthz` as one ASGI application.
+"""Routes over HTTP: `/mcp`, `/sse`, `/healthz` and `/readyz` as one ASGI application.
 
 Owns the paths, and which hosts and origins may use them. Leaves requests to `streamable` and `sse`, tokens to `auth`,
 and the socket to `serve`.
@@ -7,7 +7,8 @@ and the socket to `serve`.
 import ipaddress
 from typing import TYPE_CHECKING, Final
 
-from asyncfc_mcp.transports.http.auth import HEALTH_PATH, AuthMiddleware, Principals
+from asyncfc_mcp.transports.http.auth import HEALTH_PATH, READY_PATH, AuthMiddleware, Principals
+from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.upstream.server import Upstream
 
 if TYPE_CHECKING:
@@ -29,9 +30,16 @@ def is_loopback(host: str) -> bool:
 
 
 def http_app(
-    upstream: Upstream, *, host: str, principals: Principals, streamable: bool, sse: bool
+    upstream: Upstream,
+    *,
+    host: str,
+    principals: Principals,
+    streamable: bool,
+    sse: bool,
+    readiness: Readiness | None = None,
 ) -> "tuple[ASGIApp, StreamableHttp | None]":
-    """Return the ASGI application for `/mcp`, `/sse` or both, and `/healthz`; and the part of it for `/mcp`."""
+    """Return the ASGI application for `/mcp`, `/sse` or both, `/healthz` and `/readyz`; and the part of it for
+    `/mcp`."""
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
@@ -40,6 +48,7 @@ def http_app(
     from asyncfc_mcp.transports.http.admission import MAX_BODY_BYTES, AdmissionPolicy, HeaderAllowlist
     from asyncfc_mcp.transports.http.streamable import StreamableHttp
 
+    readiness = readiness or Readiness(upstream.bridge)
     hosts = origins = None
     if is_loopback(host):
         # Prevents DNS rebinding: a page in the user's browser, whose own host name resolves to a loopback address.
@@ -50,11 +59,17 @@ def http_app(
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    routes: list[BaseRoute] = [Route(HEALTH_PATH, healthz)]
+    async def readyz(request: Request) -> Response:
+        problem = await readiness.problem()
+        if problem is None:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready", "problem": problem}, status_code=503)
+
+    routes: list[BaseRoute] = [Route(HEALTH_PATH, healthz), Route(READY_PATH, readyz)]
     if sse:
         from asyncfc_mcp.transports.http.sse import sse_routes
 
-        routes += sse_routes(upstream, hosts, origins, MAX_BODY_BYTES)
+        routes += sse_routes(upstream, hosts, origins, MAX_BODY_BYTES, readiness)
     app: ASGIApp = AuthMiddleware(Starlette(routes=routes), principals)
     if not streamable:
         return app, None

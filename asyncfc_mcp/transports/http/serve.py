@@ -12,16 +12,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
+import anyio.lowlevel
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.identity import LOCAL, PUBLIC, Scope
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.transports.http.auth import Principals
+from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.transports.http.routes import http_app, is_loopback
-from asyncfc_mcp.transports.lifecycle import stop_on_signals, warn_of_unordered_tools
+from asyncfc_mcp.transports.lifecycle import hand_over, stop_on_signals, warn_of_unordered_tools
 from asyncfc_mcp.upstream.server import Upstream
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from asyncfc_mcp.transports.http.streamable import StreamableHttp
 
 logger = logging.getLogger(__name__)
@@ -73,6 +77,24 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return sock
 
 
+class Terminated:
+    """A first SIGTERM, which counts only while clients are served: before that, there is nothing to finish."""
+
+    def __init__(self) -> None:
+        self._event: anyio.Event | None = None
+
+    def set(self) -> bool:
+        """Record it; return whether it was waited for."""
+        if self._event is None:
+            return False
+        self._event.set()
+        return True
+
+    async def wait(self) -> None:
+        self._event = anyio.Event()
+        await self._event.wait()
+
+
 async def serve_http(
     bridge: Bridge,
     *,
@@ -84,7 +106,8 @@ async def serve_http(
     sse: bool,
     listening: Callable[[str], None],
 ) -> None:
-    """Serve clients over HTTP until a signal is received.
+    """Serve clients over HTTP until a signal is received. After the first SIGTERM, requests and running calls are
+    finished within `drain_s`; any other signal ends all at once.
 
     Args:
         listening: called with the base URL when the socket is open.
@@ -96,17 +119,20 @@ async def serve_http(
     import uvicorn
 
     from asyncfc_mcp.transports.http.connections import Connections, Limits
-    from asyncfc_mcp.transports.http.uvicorn_protocol import HttpProtocol
+    from asyncfc_mcp.transports.http.uvicorn_protocol import HttpProtocol, HttpServer
 
     settings = bridge.config.settings
     scope = scope_for(host, token, insecure=insecure)
     principals = Principals(anyone=scope) if token is None else Principals({token: scope})
     # Declared once for all clients; each call passes on the capabilities of its own client.
     bridge.server_requests.set_client_capabilities(ALL_CLIENT_CAPABILITIES)
-    async with stop_on_signals(), bridge.open():
+    readiness, terminated = Readiness(bridge), Terminated()
+    async with stop_on_signals(terminated.set), bridge.open():
         with listening_socket(host, port) as sock:
             upstream = Upstream(bridge, pipe=False)
-            app, streamable_http = http_app(upstream, host=host, principals=principals, streamable=streamable, sse=sse)
+            app, streamable_http = http_app(
+                upstream, host=host, principals=principals, readiness=readiness, streamable=streamable, sse=sse
+            )
             connections = Connections(
                 Limits(
                     settings.max_connections,
@@ -135,19 +161,34 @@ async def serve_http(
                 tg.start_soon(warn_of_unordered_tools, bridge)
                 shown = f"[{host.strip('[]')}]" if sock.family == socket.AF_INET6 else host
                 listening(f"http://{shown}:{sock.getsockname()[1]}")
-                server = uvicorn.Server(config)
+                server = HttpServer(config)
+
+                async def stop_when_terminated() -> None:
+                    await terminated.wait()
+                    readiness.stopping = True
+                    if streamable_http is not None:
+                        streamable_http.refuse_new()
+                    nothing = anyio.lowlevel.checkpoint
+                    await hand_over(bridge, streamable_http.in_flight.answered if streamable_http else nothing)
+                    _stop(server, streamable_http)
+
                 tg.start_soon(_stop_when_cancelled, server, streamable_http)
+                tg.start_soon(stop_when_terminated)
                 with anyio.CancelScope(shield=True):
                     await server.serve(sockets=[sock])
                 tg.cancel_scope.cancel()
 
 
-async def _stop_when_cancelled(server: Any, streamable_http: "StreamableHttp | None") -> None:
+async def _stop_when_cancelled(server: "uvicorn.Server", streamable_http: "StreamableHttp | None") -> None:
     # uvicorn is asked to exit instead of being cancelled, which would leave requests hanging and log tracebacks. It
     # waits for open requests, so these are answered now.
     try:
         await anyio.sleep_forever()
     finally:
-        server.should_exit = True
-        if streamable_http is not None:
-            streamable_http.stop()
+        _stop(server, streamable_http)
+
+
+def _stop(server: "uvicorn.Server", streamable_http: "StreamableHttp | None") -> None:
+    server.should_exit = True
+    if streamable_http is not None:
+        streamable_http.stop()

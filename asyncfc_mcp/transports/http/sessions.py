@@ -69,6 +69,7 @@ class SessionEndpoint:
                 case "GET":
                     if not stream:
                         raise _refusal(406, "Client must accept text/event-stream")
+                    self._in_flight.admit()
                     await self._listen(_required(session), receive, send)
                 case "DELETE":
                     await self._table.end(str(_required(session).session.id))
@@ -110,6 +111,8 @@ class SessionEndpoint:
             raise _unknown()  # it ended while the body was received
         message = await parse_body(body)
         method, params = message.get("method"), cast("Params | None", message.get("params"))
+        if method is not None and "id" in message:
+            self._in_flight.admit()
         if method == "initialize" and "id" in message:
             return await self._initialize(principal, session, message, receive, send)
         session = _required(session)

@@ -12,7 +12,9 @@ from mcp.server.sse import SseServerTransport
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.routing import BaseRoute, Mount, Route
 
+from asyncfc_mcp.transports.http.asgi import respond
 from asyncfc_mcp.transports.http.auth import PRINCIPAL
+from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.transports.sdk_adapter import bounded, serve_streams
 from asyncfc_mcp.upstream.server import Upstream
 
@@ -24,13 +26,14 @@ MESSAGES_PATH = "/messages/"
 
 
 def sse_routes(
-    upstream: Upstream, hosts: list[str] | None, origins: list[str] | None, max_body: int
+    upstream: Upstream, hosts: list[str] | None, origins: list[str] | None, max_body: int, readiness: Readiness
 ) -> list[BaseRoute]:
     """Return the routes for event streams and for the messages posted beside them.
 
     Args:
         hosts, origins: see `admission.AdmissionPolicy`.
         max_body: largest body, in bytes.
+        readiness: no connection is opened while the bridge is stopping.
     """
     security = TransportSecuritySettings(
         enable_dns_rebinding_protection=hosts is not None, allowed_hosts=hosts or [], allowed_origins=origins or []
@@ -43,6 +46,8 @@ def sse_routes(
     class Sse:
         async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
             refused = False
+            if readiness.stopping:
+                return await respond(send, 503, b"The bridge is stopping\n", (b"retry-after", b"1"))
 
             async def watch(message: "Message") -> None:
                 nonlocal refused

@@ -121,9 +121,11 @@ class StatelessEndpoint:
             if (version := headers.get(VERSION)) not in MODERN_VERSIONS:
                 raise JsonRpcRefusal(400, unsupported(version))
             return await respond(send, 202)
-        params = cast("Params", message.get("params") or {})
+        self._in_flight.admit()
+        method, params = cast("str", message["method"]), cast("Params", message.get("params") or {})
         exchange = StatelessExchange(send, cast("RequestId", message["id"]), params)
-        handler = partial(self._handle, principal, exchange, headers, cast("str", message["method"]), params)
+        exchange.lasting = method == "subscriptions/listen"
+        handler = partial(self._handle, principal, exchange, headers, method, params)
         await self._in_flight.handle(receive, exchange, handler)
 
     def _handle(

@@ -4,7 +4,7 @@ Owns the choice of the endpoint by protocol version, and the background tasks fr
 Leaves responses to the endpoints: `sessions` and `stateless`.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.abc
@@ -21,6 +21,8 @@ from asyncfc_mcp.upstream.server import Upstream
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
     from starlette.types import Message as AsgiMessage
+
+STOPPING: Final = "The bridge is stopping"
 
 
 class StreamableHttp:
@@ -78,8 +80,13 @@ class StreamableHttp:
             await self._app(scope, receive, send_after_end)
             running.cancel()
 
+    def refuse_new(self) -> None:
+        """Admit no further requests and streams. Those that are open go on, with what they need: answers to questions,
+        cancellations."""
+        self.in_flight.refuse_new(RpcError(CONNECTION_CLOSED, STOPPING))
+
     def stop(self) -> None:
         """Respond to all pending requests and close all streams: the server is about to end."""
-        error = RpcError(CONNECTION_CLOSED, "The bridge is stopping")
+        error = RpcError(CONNECTION_CLOSED, STOPPING)
         self._sessions.close(error)
         self.in_flight.close(error)

@@ -6,9 +6,12 @@ Owns closing a connection: after a refusal, an invalid request, or a phase that 
 
 import logging
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from asyncfc_mcp.transports.http.connections import Connections, Phase
@@ -102,6 +105,14 @@ class _JoiningTransport:
         if self._head:
             self.write(b"")
         self._transport.close()
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn's server without its handlers of signals, which would end it at the first one (see `lifecycle`)."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
 
 
 class HttpProtocol(H11Protocol):
