@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.config.settings import BridgeConfig, StdioSpec
+from asyncfc_mcp.config.settings import EMBEDDED, BridgeConfig, StdioSpec
 from asyncfc_mcp.core.effects import declared_effect
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.core.state_roots import server_states
@@ -22,11 +22,12 @@ from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.downstream.stderr import log_path
 from asyncfc_mcp.engine.future_ids import FutureIds
 from asyncfc_mcp.engine.memory_engine import MemoryEngine
-from asyncfc_mcp.errors import ConfigError
+from asyncfc_mcp.errors import ConfigError, EngineNotInstalled
 from asyncfc_mcp.upstream.metatools import METATOOLS
 
 if TYPE_CHECKING:
     from asyncfc_mcp.engine.journal.sqlite_journal import SqliteJournal
+    from asyncfc_mcp.engine.postgres.administration import Administration
 
 
 def compose(
@@ -100,6 +101,26 @@ def compose(
 def journal_status(path: Path, config: BridgeConfig) -> dict[str, Any]:
     """Return path, size, futures and bounds of a journal, and its problem if it cannot be used, without using it."""
     return _journal(path, config).inspected()
+
+
+def administration(config: BridgeConfig) -> "Administration":
+    """Return the administration of the database that replicas of a configuration share.
+
+    Raises:
+        ConfigError: the engine needs no database.
+        EngineNotInstalled: its packages are missing.
+        DatabaseUnusable: its URL is malformed.
+    """
+    settings = config.settings
+    if settings.engine == EMBEDDED:
+        raise ConfigError(
+            config.source, "asyncfc.engine", f"found {EMBEDDED!r}", "the URL of a database (postgresql://…)"
+        )
+    try:
+        from asyncfc_mcp.engine.postgres.administration import Administration
+    except ImportError as exc:
+        raise EngineNotInstalled(str(exc)) from exc
+    return Administration(settings.engine, ttl_s=settings.ttl_s, max_bytes=settings.journal_max_bytes)
 
 
 def _journal(path: Path, config: BridgeConfig) -> "SqliteJournal":

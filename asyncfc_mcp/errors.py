@@ -187,6 +187,22 @@ class DatabaseUnusable(BridgeError):
         super().__init__(one_line(f"the database {database} cannot be used: {reason}"))
 
 
+class EngineNotInstalled(BridgeError):
+    """The packages of the PostgreSQL engine are missing.
+
+    Args:
+        reason: the import that failed.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            one_line(
+                f"the engine postgresql:// needs packages that are not installed ({reason}): "
+                f"pip install 'asyncfc-mcp[postgres]'"
+            )
+        )
+
+
 class UnknownTool(BridgeError):
     """A call names a tool that is not listed.
 

@@ -23,13 +23,13 @@ def line(journal: Mapping[str, Any] | None, unwritten: int) -> str:
     futures = "1 future" if journal["futures"] == 1 else f"{journal['futures']} futures"
     if journal["unfinished"]:
         futures += f", {journal['unfinished']} of them unfinished"
-    bounds = f"at most {_size(journal['max_bytes'])}, each for {journal['ttl_s'] / 3600:g} h"
-    text = f"{journal['path']}: {futures}, {_size(journal['bytes'] + journal['large_result_bytes'])} ({bounds})"
+    bounds = f"at most {size(journal['max_bytes'])}, each for {journal['ttl_s'] / 3600:g} h"
+    text = f"{journal['path']}: {futures}, {size(journal['bytes'] + journal['large_result_bytes'])} ({bounds})"
     if unwritten:
         text += f"; without arguments and results of {unwritten} tool{'' if unwritten == 1 else 's'}"
     return text
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
     """Return a number of bytes in a unit that suits it."""
     return next((f"{count / scale:.3g} {unit}" for unit, scale in _UNITS if count >= scale), f"{count} bytes")

@@ -258,6 +258,70 @@ def inspect(
         sys.exit(1)
 
 
+@cli.group(short_help="Administer the database that replicas share.")
+def engine() -> None:
+    """Administer the PostgreSQL database that replicas of the bridge share (setting `engine`)."""
+
+
+def _engine_config(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="Configuration file of the replicas.",
+    )(function)
+
+
+def _load_engine(config_file: Path) -> BridgeConfig:
+    log_to_stderr(False)
+    config = load_config(config_file.expanduser(), os.environ)
+    hide_secrets(config)
+    return config
+
+
+@engine.command(short_help="Create the tables, or migrate them to this version.")
+@_engine_config
+def migrate(config_file: Path) -> None:
+    """Create the tables, or migrate them to this version. Replicas do this when they start; run it beforehand if their
+    user must not create tables. It can be repeated, and run at several places at once.
+    """
+    from asyncfc_mcp.app import administration
+    from asyncfc_mcp.cli import engine as texts
+
+    done = run(administration(_load_engine(config_file)).migrate)
+    click.echo(texts.migrated(done.before, done.after, done.changed, done.schema, done.database), nl=False)
+
+
+@engine.command(short_help="Show replicas, futures and jobs.")
+@_engine_config
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(config_file: Path, as_json: bool) -> None:
+    """Show version, replicas with their last heartbeat, futures by state, jobs by queue, and space. The exit code is 1
+    if the tables are missing or of an older version.
+    """
+    from asyncfc_mcp.app import administration
+    from asyncfc_mcp.cli import engine as texts
+
+    found = run(administration(_load_engine(config_file)).status)
+    click.echo(texts.report(found, as_json=as_json), nl=False)
+    if not texts.is_current(found):
+        sys.exit(1)
+
+
+@engine.command(short_help="Drop old futures now.")
+@_engine_config
+def prune(config_file: Path) -> None:
+    """Drop futures that have ended longer than `ttl_s` ago, and the oldest beyond `journal_max_bytes`. Replicas do
+    this continuously.
+    """
+    from asyncfc_mcp.app import administration
+    from asyncfc_mcp.cli import engine as texts
+
+    click.echo(texts.pruned(run(administration(_load_engine(config_file)).prune)), nl=False)
+
+
 @cli.command(short_help="Compare a scripted agent without and with the bridge.")
 def demo() -> None:
     """Run a scripted agent against two example servers: first waiting for each call, then through the bridge."""
