@@ -42,8 +42,11 @@ _RECONNECT_S: Final = 4.0
 this, each transaction that waits makes it try again."""
 _CONNECT_S: Final = 10
 _SETTINGS: Final = {
-    # Every statement finds its rows by an index. The planner of a table that has just been filled does not know that.
+    # Every statement finds its rows by an index, a few at a time. The planner does not know that of a table that has
+    # just been filled, and a plan that is made for a small table is kept while it grows.
     "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     "jit": "off",
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
@@ -175,9 +178,15 @@ class Database:
 
         return await self._until_committed(run)
 
-    async def fetch(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    async def fetch(
+        self, statement: LiteralString, parameters: Sequence[Any] = (), *, planned: bool = False
+    ) -> list[tuple[Any, ...]]:
         """Return the rows of one statement, which is a transaction of its own and is repeated like one. Binary
         placeholders (`%b`) take bytes without a copy in hexadecimal digits; columns are sent in binary form.
+
+        Args:
+            planned: plan the statement each time. For those that several indexes could serve: which is the right one
+                depends on what is in the table by then.
 
         Raises:
             psycopg.Error: the statement is at fault.
@@ -185,7 +194,7 @@ class Database:
 
         async def run() -> list[tuple[Any, ...]]:
             async with self.pool.connection() as connection, connection.cursor(binary=True) as cursor:
-                await cursor.execute(statement, parameters)
+                await cursor.execute(statement, parameters, prepare=False if planned else None)
                 return await cursor.fetchall() if cursor.description is not None else []
 
         return await self._until_committed(run)

@@ -35,7 +35,9 @@ CREATE FUNCTION lock_servers(servers text[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     each text;
 BEGIN
-    FOREACH each IN ARRAY ARRAY(SELECT DISTINCT name FROM unnest(servers) AS name ORDER BY name) LOOP
+    FOREACH each IN ARRAY ARRAY(
+        SELECT DISTINCT name COLLATE "C" AS name FROM unnest(servers) AS name ORDER BY name
+    ) LOOP
         PERFORM pg_advisory_xact_lock(hashtextextended('server ' || current_schema() || ' ' || each, 0));
     END LOOP;
 END $$;
@@ -74,11 +76,11 @@ BEGIN
             CONTINUE;
         END IF;
         IF item.name IS NOT NULL THEN
-            SELECT f.id INTO made FROM futures f
-                WHERE f.scope = item.scope AND f.name = item.name AND f.namer IS NOT DISTINCT FROM item.namer
-                    AND f.ended_at IS NULL
-                LIMIT 1;
-            IF FOUND THEN
+            -- Planned each time: several indexes would do for a small table.
+            EXECUTE 'SELECT min(f.id) AS id FROM futures f WHERE f.scope = $1 AND f.name = $2
+                AND f.namer IS NOT DISTINCT FROM $3 AND f.name IS NOT NULL AND f.ended_at IS NULL'
+                INTO made USING item.scope, item.name, item.namer;
+            IF made.id IS NOT NULL THEN
                 RETURN QUERY SELECT item.ordinality, NULL::bigint, made.id, at, true;
                 CONTINUE;
             END IF;
@@ -139,89 +141,95 @@ _GIVE: Final = """
 -- Gives the free places of a server to the calls that wait for one. Under the lock of the server.
 CREATE FUNCTION give_places(of_server text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    chosen bigint[];
-    locked bigint[];
-    queues text[];
+    chosen queued[];
+    call queued;
+    missed boolean;
+    seqs bigint[] := '{}';
+    queues text[] := '{}';
 BEGIN
     LOOP
-        -- The calls of each tool are a queue of their own, so that a full tool does not have its calls looked through.
+        -- The calls of each tool are a queue of their own, so that the calls of a full tool are not looked through.
         WITH RECURSIVE tools AS (
-            (SELECT f.call_tool FROM futures f
-                WHERE f.server = of_server AND f.queue IS NOT NULL AND NOT f.placed AND f.ended_at IS NULL
-                ORDER BY f.call_tool LIMIT 1)
+            (SELECT q.call_tool FROM queued q WHERE q.server = of_server ORDER BY q.call_tool LIMIT 1)
             UNION ALL
-            SELECT (SELECT f.call_tool FROM futures f
-                WHERE f.server = of_server AND f.queue IS NOT NULL AND NOT f.placed AND f.ended_at IS NULL
-                    AND f.call_tool > t.call_tool
-                ORDER BY f.call_tool LIMIT 1)
+            SELECT (SELECT q.call_tool FROM queued q WHERE q.server = of_server AND q.call_tool > t.call_tool
+                ORDER BY q.call_tool LIMIT 1)
             FROM tools t WHERE t.call_tool IS NOT NULL
         ), heads AS (
             SELECT t.call_tool, h.seq, h.server_limit, h.tool_limit FROM tools t CROSS JOIN LATERAL (
-                SELECT f.seq, f.server_limit, f.tool_limit FROM futures f
-                    WHERE f.server = of_server AND f.queue IS NOT NULL AND NOT f.placed AND f.ended_at IS NULL
-                        AND f.call_tool = t.call_tool
-                    ORDER BY f.seq LIMIT 1
+                SELECT q.seq, q.server_limit, q.tool_limit FROM queued q
+                    WHERE q.server = of_server AND q.call_tool = t.call_tool ORDER BY q.seq LIMIT 1
             ) h
         ), room AS (
             -- Null without a limit.
             SELECT CASE WHEN h.server_limit IS NOT NULL THEN greatest(0, h.server_limit - (
-                SELECT count(*) FROM futures f WHERE f.server = of_server AND f.placed
+                SELECT count(*) FROM places p WHERE p.server = of_server
             )) END AS free FROM heads h ORDER BY h.seq LIMIT 1
         ), tool_room AS (
             SELECT h.call_tool, CASE WHEN h.tool_limit IS NOT NULL THEN greatest(0, h.tool_limit - (
-                SELECT count(*) FROM futures f
-                    WHERE f.server = of_server AND f.call_tool = h.call_tool AND f.placed
+                SELECT count(*) FROM places p WHERE p.server = of_server AND p.call_tool = h.call_tool
             )) END AS free FROM heads h
         )
-        SELECT array_agg(c.seq) INTO chosen FROM (
-            SELECT q.seq FROM room r CROSS JOIN tool_room t CROSS JOIN LATERAL (
-                SELECT f.seq FROM futures f
-                    WHERE f.server = of_server AND f.queue IS NOT NULL AND NOT f.placed AND f.ended_at IS NULL
-                        AND f.call_tool = t.call_tool
-                    ORDER BY f.seq LIMIT least(r.free, t.free)
+        SELECT array_agg(c.call) INTO chosen FROM (
+            SELECT q.call FROM room r CROSS JOIN tool_room t CROSS JOIN LATERAL (
+                SELECT q AS call, q.seq FROM queued q WHERE q.server = of_server AND q.call_tool = t.call_tool
+                    ORDER BY q.seq LIMIT least(r.free, t.free)
             ) q ORDER BY q.seq LIMIT (SELECT free FROM room)
         ) c;
         EXIT WHEN chosen IS NULL;
-        SELECT array_agg(l.seq), array_agg(l.queue) INTO locked, queues FROM (
-            SELECT f.seq, f.queue FROM futures f
-                WHERE f.seq = ANY (chosen) AND f.queue IS NOT NULL AND NOT f.placed AND f.ended_at IS NULL
-                ORDER BY f.seq FOR UPDATE
-        ) l;
-        UPDATE futures SET placed = true WHERE seq = ANY (locked);
-        PERFORM defer_calls(locked, queues);
+        missed := false;
+        FOREACH call IN ARRAY chosen LOOP
+            DELETE FROM queued q WHERE q.server = of_server AND q.call_tool = call.call_tool AND q.seq = call.seq;
+            UPDATE futures f SET placed = true WHERE f.seq = call.seq AND f.state = 'waiting' AND NOT f.placed;
+            IF FOUND THEN
+                INSERT INTO places VALUES (of_server, call.call_tool, call.seq, true);
+                seqs := seqs || call.seq;
+                queues := queues || call.queue;
+            ELSE
+                missed := true;
+            END IF;
+        END LOOP;
         -- One that was cancelled in the meantime leaves its place to another.
-        EXIT WHEN cardinality(locked) = cardinality(chosen);
+        EXIT WHEN NOT missed;
     END LOOP;
+    PERFORM defer_calls(seqs, queues);
 END $$;
 """
 
 _READY: Final = """
 CREATE FUNCTION ready_futures(batch json) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    limited text[];
-    seqs bigint[];
-    queues text[];
+    limited text[] := ARRAY(
+        SELECT DISTINCT r.server COLLATE "C" AS name
+            FROM json_to_recordset(batch) AS r(server text, server_limit int, tool_limit int)
+            WHERE r.server_limit IS NOT NULL OR r.tool_limit IS NOT NULL
+            ORDER BY name
+    );
+    item record;
+    seqs bigint[] := '{}';
+    queues text[] := '{}';
     each text;
 BEGIN
-    limited := ARRAY(
-        SELECT DISTINCT r.server FROM json_to_recordset(batch) AS r(server text, server_limit int, tool_limit int)
-            WHERE r.server_limit IS NOT NULL OR r.tool_limit IS NOT NULL
-            ORDER BY r.server
-    );
     PERFORM lock_servers(limited);
-    PERFORM 1 FROM futures f
-        WHERE f.seq = ANY (ARRAY(SELECT r.seq FROM json_to_recordset(batch) AS r(seq bigint)))
-        ORDER BY f.seq FOR UPDATE;
-    WITH changed AS (
-        UPDATE futures f SET queue = r.queue, call_tool = r.tool, server_limit = r.server_limit,
-                tool_limit = r.tool_limit, placed = r.server_limit IS NULL AND r.tool_limit IS NULL
-            FROM json_to_recordset(batch)
-                AS r(seq bigint, tool text, queue text, server_limit int, tool_limit int)
-            WHERE f.seq = r.seq AND f.state = 'waiting' AND f.ended_at IS NULL AND NOT f.placed
-            RETURNING f.seq, f.queue, f.placed
-    )
-    SELECT array_agg(c.seq ORDER BY c.seq), array_agg(c.queue ORDER BY c.seq) INTO seqs, queues
-        FROM changed c WHERE c.placed;
+    FOR item IN
+        SELECT * FROM json_to_recordset(batch)
+                AS r(seq bigint, server text, tool text, queue text, server_limit int, tool_limit int)
+            ORDER BY r.seq
+    LOOP
+        UPDATE futures f SET call_tool = item.tool,
+                placed = item.server_limit IS NULL AND item.tool_limit IS NULL
+            WHERE f.seq = item.seq AND f.state = 'waiting' AND NOT f.placed;
+        CONTINUE WHEN NOT FOUND;
+        IF item.server_limit IS NULL AND item.tool_limit IS NULL THEN
+            INSERT INTO places VALUES (item.server, item.tool, item.seq, false);
+            seqs := seqs || item.seq;
+            queues := queues || item.queue;
+        ELSE
+            INSERT INTO queued
+                VALUES (item.server, item.tool, item.seq, item.queue, item.server_limit, item.tool_limit)
+                ON CONFLICT DO NOTHING;
+        END IF;
+    END LOOP;
     PERFORM defer_calls(seqs, queues);
     FOREACH each IN ARRAY limited LOOP
         PERFORM give_places(each);
@@ -236,20 +244,38 @@ DECLARE
     places bigint[];
 BEGIN
     PERFORM lock_servers(ARRAY(
-        SELECT DISTINCT f.server FROM futures f
-            WHERE f.seq = ANY (seqs) AND f.placed AND (f.server_limit IS NOT NULL OR f.tool_limit IS NOT NULL)
+        SELECT f.server FROM futures f WHERE f.seq = ANY (seqs) AND f.placed AND (
+            SELECT p.limited FROM places p
+                WHERE p.server = f.server AND p.call_tool = f.call_tool AND p.seq = f.seq
+        )
     ));
-    SELECT array_agg(l.seq) FILTER (WHERE l.placed AND (l.server_limit IS NOT NULL OR l.tool_limit IS NOT NULL))
-        INTO places
+    SELECT array_agg(l.seq) FILTER (WHERE l.placed AND (
+            SELECT p.limited FROM places p
+                WHERE p.server = l.server AND p.call_tool = l.call_tool AND p.seq = l.seq
+        )) INTO places
         FROM (SELECT * FROM futures f WHERE f.seq = ANY (seqs) ORDER BY f.seq FOR UPDATE) l;
     RETURN places;
 END $$;
--- Gives the places of futures that have left them to others.
-CREATE FUNCTION pass_places(seqs bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+-- Takes futures out of the queue, or their places back. `limited` of them had places that others wait for.
+CREATE FUNCTION leave_places(seqs bigint[], limited bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    servers text[] := ARRAY(SELECT DISTINCT f.server FROM futures f WHERE f.seq = ANY (seqs) ORDER BY f.server);
+    servers text[];
+    seq_left bigint;
+    call record;
     each text;
 BEGIN
+    FOREACH seq_left IN ARRAY seqs LOOP
+        SELECT f.server, f.call_tool INTO call FROM futures f WHERE f.seq = seq_left;
+        CONTINUE WHEN call.call_tool IS NULL;
+        DELETE FROM places p WHERE p.server = call.server AND p.call_tool = call.call_tool AND p.seq = seq_left;
+        IF NOT FOUND THEN
+            DELETE FROM queued q WHERE q.server = call.server AND q.call_tool = call.call_tool AND q.seq = seq_left;
+        END IF;
+    END LOOP;
+    servers := ARRAY(
+        SELECT DISTINCT f.server FROM futures f
+            WHERE f.seq = ANY (seqs) AND f.seq = ANY (limited) ORDER BY f.server
+    );
     PERFORM lock_servers(servers);
     FOREACH each IN ARRAY servers LOOP
         PERFORM give_places(each);
@@ -263,52 +289,51 @@ CREATE FUNCTION end_futures(batch json, contents bytea[], of_worker text, change
 RETURNS TABLE (place bigint) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    seqs bigint[] := ARRAY(SELECT r.seq FROM json_to_recordset(batch) AS r(seq bigint));
-    places bigint[] := lock_futures(seqs);
-    ended bigint[];
+    places bigint[] := lock_futures(ARRAY(SELECT r.seq FROM json_to_recordset(batch) AS r(seq bigint)));
+    item record;
+    ended bigint[] := '{}';
     at double precision := now_s();
 BEGIN
-    WITH changed AS (
+    FOR item IN
+        SELECT * FROM ROWS FROM (json_to_recordset(batch) AS (
+            seq bigint, ran boolean, state text, read boolean, cause text, failure text, private boolean,
+            has_result boolean, size bigint
+        )) WITH ORDINALITY AS r ORDER BY r.seq, r.ordinality
+    LOOP
         UPDATE futures f SET
-                state = r.state,
+                state = item.state,
                 ended_at = greatest(at, f.submitted_at, f.started_at),
-                read_at = CASE WHEN r.read THEN at END,
+                read_at = CASE WHEN item.read THEN at END,
                 kept_until = f.submitted_at
                     + greatest(f.ttl_s, greatest(at, f.submitted_at, f.started_at) - f.submitted_at + f.ttl_s / 2),
-                cause = r.cause,
-                failure = r.failure,
+                cause = item.cause,
+                failure = item.failure,
                 round = NULL,
-                private = f.private OR r.private,
-                has_result = r.has_result,
-                size = r.size,
+                private = f.private OR item.private,
+                has_result = item.has_result,
+                size = item.size,
                 placed = false,
                 end_token = change
-            FROM json_to_recordset(batch) AS r(
-                seq bigint, ran boolean, state text, read boolean, cause text, failure text, private boolean,
-                has_result boolean, size bigint
-            )
-            WHERE f.seq = r.seq AND f.ended_at IS NULL AND CASE
-                WHEN r.ran THEN f.worker = of_worker AND f.state IN ('running', 'input_required')
+            WHERE f.seq = item.seq AND f.ended_at IS NULL AND CASE
+                WHEN item.ran THEN f.worker = of_worker AND f.state IN ('running', 'input_required')
                 ELSE f.state = 'waiting'
-            END
-            RETURNING f.seq
-    )
-    SELECT array_agg(c.seq ORDER BY c.seq) INTO ended FROM changed c;
-    IF ended IS NOT NULL THEN
-        INSERT INTO results
-            SELECT r.seq, contents[r.ordinality]
-                FROM ROWS FROM (json_to_recordset(batch) AS (seq bigint)) WITH ORDINALITY AS r
-                WHERE r.seq = ANY (ended) AND contents[r.ordinality] IS NOT NULL;
+            END;
+        IF FOUND THEN
+            ended := ended || item.seq;
+            IF contents[item.ordinality] IS NOT NULL THEN
+                INSERT INTO results VALUES (item.seq, contents[item.ordinality]);
+            END IF;
+            RETURN QUERY SELECT item.ordinality;
+        ELSIF NOT item.seq = ANY (ended) THEN
+            RETURN QUERY SELECT item.ordinality FROM futures f WHERE f.seq = item.seq AND f.end_token = change;
+        END IF;
+    END LOOP;
+    IF cardinality(ended) > 0 THEN
         DELETE FROM calls WHERE seq = ANY (ended);
         DELETE FROM questions WHERE seq = ANY (ended);
         PERFORM notify_futures('changed', replica, ended);
-        PERFORM pass_places(ARRAY(SELECT p FROM unnest(places) AS p WHERE p = ANY (ended)));
+        PERFORM leave_places(ended, places);
     END IF;
-    RETURN QUERY
-        SELECT r.ordinality
-            FROM ROWS FROM (json_to_recordset(batch) AS (seq bigint)) WITH ORDINALITY AS r
-            JOIN futures f ON f.seq = r.seq AND f.end_token = change
-            ORDER BY r.ordinality;
 END $$;
 """
 
@@ -318,14 +343,14 @@ LANGUAGE plpgsql AS $$
 DECLARE
     places bigint[] := lock_futures(ARRAY[of_seq]);
 BEGIN
-    UPDATE futures f SET state = 'waiting', started_at = NULL, worker = NULL, queue = NULL, placed = false,
+    UPDATE futures f SET state = 'waiting', started_at = NULL, worker = NULL, placed = false,
             start_token = change
         WHERE f.seq = of_seq AND f.ended_at IS NULL AND f.worker = of_worker
             AND f.state IN ('running', 'input_required');
     IF FOUND THEN
         DELETE FROM questions WHERE seq = of_seq;
         PERFORM notify_futures('changed', replica, ARRAY[of_seq]);
-        PERFORM pass_places(places);
+        PERFORM leave_places(ARRAY[of_seq], places);
         RETURN true;
     END IF;
     RETURN EXISTS (SELECT 1 FROM futures f WHERE f.seq = of_seq AND f.start_token = change);

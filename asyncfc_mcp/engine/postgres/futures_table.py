@@ -282,8 +282,8 @@ class FuturesTable:
         """Return these futures; those that were dropped are missing."""
         if not seqs:
             return {}
-        found = await self._select(f"SELECT {SELECTED} FROM futures f WHERE f.seq = ANY (%s)", list(seqs))
-        return {row.seq: row for row in found}
+        found = await self._database.fetch(f"SELECT {SELECTED} FROM futures f WHERE f.seq = ANY (%s)", (list(seqs),))
+        return {row.seq: row for row in readable(found)}
 
     async def find(self, scope: str, ids: Collection[str], names: Collection[str]) -> list[Row]:
         """Return the futures of a scope with these IDs, and those with these names: of each name and namer the last
@@ -336,10 +336,10 @@ class FuturesTable:
         """Return unfinished futures with their `call`."""
         if not seqs:
             return {}
-        found = await self._select(
-            f"SELECT {SELECTED}, c.json {_FROM_CALLS} WHERE f.seq = ANY (%s) AND f.ended_at IS NULL", list(seqs)
+        found = await self._database.fetch(
+            f"SELECT {SELECTED}, c.json {_FROM_CALLS} WHERE f.seq = ANY (%s) AND f.ended_at IS NULL", (list(seqs),)
         )
-        return {row.seq: row for row in found}
+        return {row.seq: row for row in readable(found)}
 
     async def last_number(self, scope: str) -> int:
         """Return the last number that was given in a scope; 0 before the first."""
@@ -358,7 +358,7 @@ class FuturesTable:
             )
 
     async def _select(self, statement: LiteralString, *parameters: Any) -> list[Row]:
-        return readable(await self._database.fetch(statement, parameters))
+        return readable(await self._database.fetch(statement, parameters, planned=True))
 
     def _changed(self, seq: int) -> str:
         (payload,) = payloads("changed", self._replica, [seq])
@@ -422,11 +422,11 @@ class FuturesTable:
     async def prune(self, ttl_s: float, max_bytes: int) -> int:
         """Drop futures that ended more than `ttl_s` seconds ago (tasks by their own `ttl_s`), and beyond `max_bytes`
         those that were read first, oldest first; return how many. In transactions of at most `CHUNK` futures."""
-        old: LiteralString = "AND f.kept_until IS NULL AND f.ended_at < now_s() - %s"
+        old: LiteralString = "AND f.kept_until IS NULL AND f.ended_at < (SELECT now_s()) - %s"
         groups: Sequence[tuple[LiteralString, Sequence[float]]] = (
             (f"{_READ} {old}", (ttl_s,)),
             (f"{_UNREAD} {old}", (ttl_s,)),
-            ("f.kept_until < now_s()", ()),
+            ("f.kept_until < (SELECT now_s())", ()),
         )
         dropped = 0
         for group, parameters in groups:

@@ -24,22 +24,22 @@ MIN_SERVER: Final = 130_000
 """PostgreSQL 13."""
 
 _TABLES: Final = """
--- `seq` is the order of submission, which is that of commits: see `submit_futures`. A call is *ready* if it has a
--- `queue`: it lacks nothing but a place at its server and tool. `placed`: it has one, and a job.
--- The tokens tell a repetition of a change (after a lost connection) from another replica's.
+-- `seq` is the order of submission, which is that of commits: see `submit_futures`. `placed`: the call has a place at
+-- its server and tool, and a job. The tokens tell a repetition of a change (after a lost connection) from another
+-- replica's.
 CREATE TABLE futures (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     token uuid NOT NULL,
-    scope text NOT NULL,
-    id text NOT NULL,
+    scope text COLLATE "C" NOT NULL,
+    id text COLLATE "C" NOT NULL,
     listed boolean NOT NULL,
-    server text NOT NULL,
+    server text COLLATE "C" NOT NULL,
     tool text NOT NULL,
     state text NOT NULL,
-    name text,
-    namer text,
+    name text COLLATE "C",
+    namer text COLLATE "C",
     host text,
-    conversation text,
+    conversation text COLLATE "C",
     submitted_at double precision NOT NULL,
     started_at double precision,
     ended_at double precision,
@@ -57,10 +57,7 @@ CREATE TABLE futures (
     owner text,
     worker text,
     cancelled boolean NOT NULL DEFAULT false,
-    queue text,
-    call_tool text,
-    server_limit integer,
-    tool_limit integer,
+    call_tool text COLLATE "C",
     placed boolean NOT NULL DEFAULT false,
     kept_until double precision,
     start_token uuid,
@@ -78,12 +75,25 @@ CREATE INDEX futures_named ON futures (scope, name, seq) WHERE name IS NOT NULL;
 CREATE INDEX futures_names_in_use ON futures (scope, name) WHERE name IS NOT NULL AND ended_at IS NULL;
 CREATE INDEX futures_unread ON futures (scope, conversation, seq)
     WHERE conversation IS NOT NULL AND ended_at IS NOT NULL AND read_at IS NULL;
-CREATE INDEX futures_queued ON futures (server, call_tool, seq)
-    WHERE queue IS NOT NULL AND NOT placed AND ended_at IS NULL;
-CREATE INDEX futures_placed ON futures (server, call_tool) WHERE placed;
 CREATE INDEX futures_read ON futures (ended_at) INCLUDE (size) WHERE ended_at IS NOT NULL AND read_at IS NOT NULL;
 CREATE INDEX futures_not_read ON futures (ended_at) INCLUDE (size) WHERE ended_at IS NOT NULL AND read_at IS NULL;
 CREATE INDEX futures_kept_until ON futures (kept_until) WHERE kept_until IS NOT NULL;
+
+-- Calls that lack nothing but a place, and those that have one: see `give_places`. Each table has one index, so that no
+-- plan that was made while it was empty takes another.
+CREATE TABLE queued (
+    server text COLLATE "C",
+    call_tool text COLLATE "C",
+    seq bigint,
+    queue text NOT NULL,
+    server_limit integer,
+    tool_limit integer,
+    PRIMARY KEY (server, call_tool, seq)
+) WITH (autovacuum_vacuum_scale_factor = 0.01);
+CREATE TABLE places (
+    server text COLLATE "C", call_tool text COLLATE "C", seq bigint, limited boolean NOT NULL,
+    PRIMARY KEY (server, call_tool, seq)
+) WITH (autovacuum_vacuum_scale_factor = 0.01);
 
 -- Apart from the futures, so that a change of a future does not write arguments and results again. Both are JSON, as
 -- bytes: `json` and `jsonb` hold neither NUL nor lone surrogates, and `jsonb` changes numbers.
@@ -92,7 +102,7 @@ CREATE TABLE results (seq bigint PRIMARY KEY, json bytea NOT NULL);
 ALTER TABLE results ALTER COLUMN json SET STORAGE EXTERNAL;
 
 -- The last number that was given to a future of a scope (`f1`, `f2`, …).
-CREATE TABLE scopes (scope text PRIMARY KEY, last bigint NOT NULL) WITH (fillfactor = 50);
+CREATE TABLE scopes (scope text COLLATE "C" PRIMARY KEY, last bigint NOT NULL) WITH (fillfactor = 50);
 
 -- Open questions of servers; `refusal` is a JSON-RPC error, `answer` a result.
 CREATE TABLE questions (
