@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.config.settings import EMBEDDED, BridgeConfig, StdioSpec
+from asyncfc_mcp.config.settings import ANY_OWNER, EMBEDDED, BridgeConfig, StdioSpec
 from asyncfc_mcp.core.effects import declared_effect
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.core.state_roots import server_states
@@ -20,6 +20,7 @@ from asyncfc_mcp.downstream.process import Child
 from asyncfc_mcp.downstream.reaper import Reaper
 from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.downstream.stderr import log_path
+from asyncfc_mcp.engine.api import Engine
 from asyncfc_mcp.engine.future_ids import FutureIds
 from asyncfc_mcp.engine.memory_engine import MemoryEngine
 from asyncfc_mcp.errors import ConfigError, EngineNotInstalled
@@ -54,16 +55,12 @@ def compose(
 
     Raises:
         ConfigError: a declared state path is wrong.
+        EngineNotInstalled: the packages of the engine are missing.
+        DatabaseUnusable: the URL of the database is malformed.
     """
     states = server_states(config.servers)
     _check_effects(config, states)
-    engine = MemoryEngine(
-        config.settings,
-        {server.name: server.limit for server in config.servers},
-        ids=ids,
-        several_servers=len(config.servers) > 1,
-        journal=None if journal is None else _journal(journal, config),
-    )
+    engine = _engine(config, ids, journal)
     listings = cache or ListingCache(None)
     guard = reaper or Reaper()
     starts = StartQueue(len(config.servers))
@@ -96,6 +93,22 @@ def compose(
         starts=starts,
         reaper=guard,
     )
+
+
+def _engine(config: BridgeConfig, ids: FutureIds | None, journal: Path | None) -> Engine:
+    limits = {server.name: server.limit for server in config.servers}
+    several = len(config.servers) > 1
+    if config.settings.engine != EMBEDDED:
+        try:
+            from asyncfc_mcp.engine.postgres.database import Database
+            from asyncfc_mcp.engine.postgres.postgres_engine import PostgresEngine
+        except ImportError as exc:
+            raise EngineNotInstalled(str(exc)) from exc
+        owners = {server.name: server.runs_at for server in config.servers if server.runs_at != ANY_OWNER}
+        database = Database(config.settings.engine)
+        return PostgresEngine(config.settings, limits, database, owners=owners, several_servers=several)
+    record = None if journal is None else _journal(journal, config)
+    return MemoryEngine(config.settings, limits, ids=ids, several_servers=several, journal=record)
 
 
 def journal_status(path: Path, config: BridgeConfig) -> dict[str, Any]:

@@ -690,15 +690,17 @@ class NotClaimed(CallFailed):
 
 
 class RestoredFailure(CallFailed):
-    """A failure of an earlier run of the bridge, of which only the texts are kept.
+    """A failure of an earlier run of the bridge, or of another replica, of which only the texts are kept.
 
     Args:
         text: the message of the error.
         detail: its text for use after a line that contains the tool and the state.
+        cause: ID of the future whose failure began the chain that it belongs to.
     """
 
-    def __init__(self, text: str, detail: str) -> None:
+    def __init__(self, text: str, detail: str, cause: str | None = None) -> None:
         self._detail = detail
+        self.cause = cause
         super().__init__(text)
 
     @property

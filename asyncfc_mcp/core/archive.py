@@ -25,6 +25,10 @@ class Archive(Protocol):
         """
         ...
 
+    def has_names_of(self, namer: CallerIdentity | None) -> bool:
+        """Return true for a caller that can be told from all others here, so that `named` finds what it named."""
+        ...
+
     def newest(self, scope: Scope) -> Iterator[Future]:
         """Yield the newest futures of a scope that is listed, newest first, a bounded number of them."""
         ...

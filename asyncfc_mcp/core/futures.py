@@ -193,6 +193,11 @@ class Future:
             self.result, self.loaded = self.load(self), True
             return self.result
 
+    def identify(self, future_id: str) -> None:
+        """Give a new future its ID, where that is known only after the future was written."""
+        self.id = future_id
+        self.key = future_key(self.scope, future_id)
+
     def unload(self, load: Callable[["Future"], Result]) -> None:
         """Free the memory of the result, which `load` reads when it is needed again."""
         self.load, self.loaded = load, False

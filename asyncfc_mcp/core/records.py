@@ -36,6 +36,10 @@ class CallRecord:
     """The part of `bindings` whose values the arguments take."""
     after: dict[str, str] = field(default_factory=dict[str, str])
     """ID or name in `_after` → ID of the future."""
+    answers: dict[str, Any] = field(default_factory=dict[str, Any])
+    """`inputResponses` and `requestState` of a call that is sent again, if its questions are forwarded."""
+    forward_questions: bool = False
+    """See `engine.call.Call`."""
 
 
 @dataclass(slots=True)

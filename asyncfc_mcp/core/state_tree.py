@@ -209,6 +209,10 @@ class StateTree:
         """Return true where the call may start: no unsettled call before it conflicts with it."""
         return not self._known(key, "be asked about").turns_missing
 
+    def is_started(self, key: str) -> bool:
+        """Return true where the call began to run."""
+        return self._known(key, "be asked about").started
+
     def start(self, key: str) -> None:
         """Record that the call began to run. Only a started call can complete."""
         call = self._known(key, "start")

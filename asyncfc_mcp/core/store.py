@@ -144,8 +144,8 @@ class FutureStore:
             InvalidName: `name` could not be referred to.
             NameInUse: `name` belongs to a future of this caller that has not ended.
         """
-        now, party = self._clock(), _party(scope, caller)
-        self._retention.admit(party, now, lambda future: future.key in keep)
+        now = self._clock()
+        self.admit(scope, caller, keep)
         shelf = self._shelf(scope)
         if name is not None:
             self.check_name(scope, name, namer)
@@ -153,13 +153,33 @@ class FutureStore:
         future = Future(future_id, scope, tool, server, name=name, conversation=conversation, submitted_at=now)
         future.caller, future.namer, future.ttl_s = caller, namer, ttl_s
         self._put(shelf, future)
-        self._retention.begin(party)
+        self._retention.begin(_party(scope, caller))
         return future
 
-    def restore(self, future: Future) -> None:
-        """Add an unfinished future of an earlier run, under its ID and name."""
-        self._put(self._shelf(future.scope), future)
+    def admit(self, scope: Scope, caller: CallerIdentity | None, keep: Collection[str] = ()) -> None:
+        """Make room for one more future, without creating it.
+
+        Args:
+            keep: see `create`.
+
+        Raises:
+            TooManyFutures: a bound is reached.
+        """
+        self._retention.admit(_party(scope, caller), self._clock(), lambda future: future.key in keep)
+
+    def restore(self, future: Future, *, named: bool = True) -> None:
+        """Add an unfinished future of another run or process, under its ID and name.
+
+        Args:
+            named: false where the archive finds it by name.
+        """
+        self._put(self._shelf(future.scope), future, named=named)
         self._retention.begin(_party(future.scope, future.caller))
+
+    def forget(self, future: Future) -> None:
+        """Drop a future that has ended, and that the archive has."""
+        if self._keeps(future):
+            self._drop(future)
 
     def _shelf(self, scope: Scope) -> _Shelf:
         shelf = self._shelves.get(scope.key)
@@ -167,9 +187,9 @@ class FutureStore:
             shelf = self._shelves[scope.key] = _Shelf(scope, self._numbers(scope.key))
         return shelf
 
-    def _put(self, shelf: _Shelf, future: Future) -> None:
+    def _put(self, shelf: _Shelf, future: Future, *, named: bool = True) -> None:
         shelf.futures[future.id] = future
-        if future.name is not None:
+        if future.name is not None and named:
             holders = shelf.names.setdefault(future.name, {})
             if future.namer is not None and future.namer.shared:
                 # Reused by the same caller or by another one: they cannot be distinguished.
@@ -211,21 +231,22 @@ class FutureStore:
             if (future := shelf.futures.get(ref)) is not None:
                 return future
             if holders := shelf.names.get(ref, {}).get(namer, ()):
-                return _only(ref, holders)
+                earlier = self._named(scope, ref, namer) if namer is not None and namer.shared else ()
+                return _only(ref, [*(each for each in earlier if each not in holders), *holders])
         if self._archive is None:
             return None
         if is_id(ref):
             return self._archive.find(scope, ref)
-        return None if namer is None or not namer.lasting else _only(ref, self._named(scope, ref, namer))
+        return _only(ref, self._named(scope, ref, namer)) if self._archive.has_names_of(namer) else None
 
     def with_key(self, key: str) -> Future | None:
         """Return the future with this key (see `identity.FutureKey`); None without one."""
         scope_key, _, future_id = key.rpartition("/")
         shelf = self._shelves.get(scope_key)
-        if shelf is None:
-            return None
-        future = shelf.futures.get(future_id)
-        return self._archive.find(shelf.scope, future_id) if future is None and self._archive is not None else future
+        future = None if shelf is None else shelf.futures.get(future_id)
+        if future is None and self._archive is not None:
+            return self._archive.find(Scope(scope_key) if shelf is None else shelf.scope, future_id)
+        return future
 
     def _named(self, scope: Scope, name: str, namer: CallerIdentity | None = None) -> list[Future]:
         if self._archive is None or not scope.listed or _NAME.fullmatch(name) is None:

@@ -1,7 +1,7 @@
 """Archive: futures that have ended and are not in memory, read from a journal.
 
-Implements `core.archive.Archive`. Owns turning records into futures, and the few that were looked up last. Leaves
-storage to the journal, and futures that have not ended to `recovery`.
+Implements `core.archive.Archive`. Owns the few futures that were looked up last. Leaves storage to the journal, and
+futures that have not ended to `recovery`.
 """
 
 import time
@@ -14,7 +14,7 @@ from asyncfc_mcp.core.futures import Future, Result
 from asyncfc_mcp.core.identity import LASTING, CallerIdentity, FutureKey, Scope, future_key
 from asyncfc_mcp.core.records import FutureRecord
 from asyncfc_mcp.engine.journal.api import Journal
-from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RestoredFailure
+from asyncfc_mcp.engine.restoration import Restoration, missing_result
 from asyncfc_mcp.slices import Slices, at_once
 
 FUTURES: Final = 1_000
@@ -42,7 +42,7 @@ class Archive:
         self._offset_s = offset_s
         self._loaded = loaded
         self._futures: OrderedDict[FutureKey, Future] = OrderedDict()
-        self._callers: OrderedDict[tuple[str | None, str | None], CallerIdentity] = OrderedDict()
+        self.future = Restoration(offset_s, self.load).future
 
     def find(self, scope: Scope, future_id: str) -> Future | None:
         key = future_key(scope, future_id)
@@ -60,6 +60,9 @@ class Archive:
             last = _run(records[0])
             records = [record for record in records if _run(record) == last]
         return [future for record in records if (future := self._ended(record)) is not None]
+
+    def has_names_of(self, namer: CallerIdentity | None) -> bool:
+        return namer is not None and namer.lasting
 
     def newest(self, scope: Scope) -> Iterator[Future]:
         for record in islice(self._journal.newest(scope.key), LISTED):
@@ -87,44 +90,9 @@ class Archive:
         """Return the result of a future in slices: a large one takes long to parse."""
         result = None if future.private else (yield from self._journal.parsing(future.key))
         if result is None:
-            return _missing(future)
+            return missing_result(future)
         self._loaded(future)
         return result
-
-    # --- records -------------------------------------------------------------------------------------------------
-
-    def future(self, record: FutureRecord) -> Future:
-        """Return the future of a record; one that has ended reads its result when it is needed."""
-        offset_s = self._offset_s()
-        caller = self._caller(record.host, record.namer)
-        future = Future(
-            record.id,
-            Scope(record.scope, record.listed),
-            record.tool,
-            record.server,
-            name=record.name,
-            conversation=record.conversation,
-            caller=caller,
-            namer=caller if record.name is not None else None,
-            submitted_at=record.submitted_at - offset_s,
-            started_at=None if record.started_at is None else record.started_at - offset_s,
-            ended_at=None if record.ended_at is None else record.ended_at - offset_s,
-            read_at=None if record.read_at is None else record.read_at - offset_s,
-            ttl_s=record.ttl_s,
-            state=record.state,
-            cause=record.cause,
-            size=record.size,
-            private=record.private,
-        )
-        if record.substituted:
-            future.substituted = record.substituted
-        if record.after:
-            future.after = record.after
-        if record.failure is not None:
-            future.failure = _failure(record)
-        if record.has_result or (record.private and future.done and record.failure is None):
-            future.unload(self.load)
-        return future
 
     def _ended(self, record: FutureRecord) -> Future | None:
         key = FutureKey(f"{record.scope}/{record.id}")
@@ -141,36 +109,8 @@ class Archive:
         kept_s = future.kept_s(now)
         return kept_s is not None and future.submitted_at + kept_s <= now
 
-    def _caller(self, host: str | None, namer: str | None) -> CallerIdentity:
-        """Return the caller of an earlier run, the same object for its futures."""
-        known = host, namer
-        caller = self._callers.get(known)
-        if caller is None:
-            caller = self._callers[known] = CallerIdentity(host, ended=True)
-            if namer is not None:
-                caller.token = namer
-            if len(self._callers) > FUTURES:
-                self._callers.popitem(last=False)
-        return caller
-
 
 def _run(record: FutureRecord) -> str:
     """Return the run in which a name was used; for a caller that is one in all runs, the caller."""
     namer = record.namer or ""
     return namer if namer.startswith(LASTING) else namer.partition("/")[0]
-
-
-def _failure(record: FutureRecord) -> CallFailed:
-    failure = record.failure
-    assert failure is not None
-    if failure.code is not None:
-        return ProtocolFailure(record.tool, failure.code, failure.message, failure.data)
-    return RestoredFailure(failure.text, failure.detail)
-
-
-def _missing(future: Future) -> Result:
-    if future.private:
-        text = f"{future.id} {future.tool} has completed; its result was not written to the journal (journal: false)"
-    else:
-        text = f"{future.id} {future.tool} has completed; its result is no longer in the journal, or damaged there"
-    return {"content": [{"type": "text", "text": text}], "isError": True}

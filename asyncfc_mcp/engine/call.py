@@ -5,7 +5,7 @@ Pure records. Running a call is the scheduler's job.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import anyio
 from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.effects import NOTHING, Effect
 from asyncfc_mcp.core.futures import Future, Result
-from asyncfc_mcp.core.identity import CallerIdentity, Scope
+from asyncfc_mcp.core.identity import CallerIdentity, Scope, id_of
 from asyncfc_mcp.core.outcome import CancelRequest
 from asyncfc_mcp.core.overridden_tools import Preset
 from asyncfc_mcp.core.retention import Party
@@ -188,6 +188,8 @@ class Call:
     """End of its time limit, on the event loop's clock."""
     weighed: bool = False
     """The memory that it holds is counted."""
+    elsewhere: bool = False
+    """Another replica decides when it starts; here it only has its place in the order."""
     dropped: bool = False
     """Settled before it started; it is removed from its queue for capacity when it is next met there."""
 
@@ -218,6 +220,45 @@ class Call:
             self.future.progress = (progress, total, message[:PROGRESS_TEXT] if message else message)
             self.future.reported_at = anyio.current_time()
             self.future.changed()
+
+
+def call_of(submission: Submission, future: Future, follows: Sequence[str]) -> Call:
+    """Return the call of a submission, and put on its future what it refers to.
+
+    Args:
+        follows: keys of the futures in `_after` that have not completed.
+    """
+    context, policy, taken = submission.context, submission.policy, submission.value_dependencies
+    if submission.after:
+        future.after = {ref: id_of(key) for ref, key in submission.after.items()}
+    if taken:
+        future.substituted = {name: id_of(key) for name, key in taken.items()}
+    if not context.scope.listed and policy.on_failure == "stop":
+        # Without authentication one client's failure must not stop what another client has asked for.
+        policy = replace(policy, on_failure="continue")
+    return Call(
+        future,
+        submission.tool,
+        submission.arguments,
+        policy,
+        submission.effect,
+        read_only=submission.read_only,
+        repeatable=submission.repeatable,
+        validator=submission.validator,
+        schema=submission.schema,
+        bindings=submission.bindings,
+        value_dependencies=tuple(dict.fromkeys(taken.values())),
+        after=follows,
+        needs_task=submission.needs_task,
+        preset=submission.preset,
+        recorded_effect=submission.recorded_effect,
+        meta=context.meta,
+        capabilities=context.capabilities,
+        client=context.client,
+        forward_questions=context.forward_questions,
+        answers=context.answers,
+        reply_before_send=context.reply_before_send,
+    )
 
 
 def _is_number(value: float) -> bool:

@@ -42,11 +42,18 @@ class ForwardReferences:
         """In the order of receipt, which is the order in which conflicting calls are submitted."""
         self._announced: dict[_Name, list[int]] = {}
         """Names that received calls are going to take → positions of these calls in the order of receipt."""
+        self._sought: list[tuple[Scope, Sequence[str]]] = []
+        """What requests wait for that are no calls."""
         self._received = 0
         self._changed = Signal()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
+
+    def wanted(self) -> list[tuple[Scope, Sequence[str]]]:
+        """Return the IDs and names that are waited for, with their scopes."""
+        needs = [(each.scope, (*each.needs, *each.also_wait_for)) for each in self._waiting]
+        return [each for each in (*needs, *self._sought) if each[1]]
 
     async def wait_for_turn(self, pending: PendingCall) -> None:
         """Return when the call may be submitted, which has to happen without another wait.
@@ -165,9 +172,14 @@ class ForwardReferences:
                     until = max(until, began + min(self._wait_of(ref), timeout_s))
             return until
 
-        while scope.listed and (until := waits_until()) > anyio.current_time():
-            with anyio.CancelScope(deadline=until):
-                await self._changed.wait()
+        sought = scope, refs
+        self._sought.append(sought)
+        try:
+            while scope.listed and (until := waits_until()) > anyio.current_time():
+                with anyio.CancelScope(deadline=until):
+                    await self._changed.wait()
+        finally:
+            self._sought.remove(sought)
         return [self.store.get(scope, ref, namer) for ref in refs]
 
     def _is_behind(self, pending: PendingCall) -> bool:

@@ -8,20 +8,20 @@ import math
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 
 from asyncfc_mcp.config.settings import Settings
+from asyncfc_mcp.core.archive import Archive as FuturesArchive
 from asyncfc_mcp.core.futures import Future, Question, Result, State
-from asyncfc_mcp.core.identity import CallerIdentity, Scope, id_of
+from asyncfc_mcp.core.identity import CallerIdentity, Scope
 from asyncfc_mcp.core.state_tree import NEAREST
-from asyncfc_mcp.core.store import FutureStore, InMemoryNumbers
+from asyncfc_mcp.core.store import FutureStore, InMemoryNumbers, Numbers
 from asyncfc_mcp.engine.api import Claim
 from asyncfc_mcp.engine.archive import Archive
-from asyncfc_mcp.engine.call import Call, PendingCall, Submission
+from asyncfc_mcp.engine.call import Call, PendingCall, Submission, call_of
 from asyncfc_mcp.engine.clock import loop_clock
 from asyncfc_mcp.engine.executor_api import Executor
 from asyncfc_mcp.engine.forward_references import ForwardReferences
@@ -72,6 +72,10 @@ class MemoryEngine:
         self._archive = None if journal is None else Archive(journal, self._offset_s, self._loaded)
         if journal is not None and ids is not None:
             ids.on_reserved = journal.reserved
+        self._keep_in(InMemoryNumbers if ids is None else ids.count, self._archive)
+
+    def _keep_in(self, numbers: Callable[[str], Numbers], archive: FuturesArchive | None) -> None:
+        settings = self._settings
         self._store = FutureStore(
             self._clock,
             max_pending=settings.max_pending,
@@ -79,8 +83,8 @@ class MemoryEngine:
             keep_s=settings.keep_s,
             unread_keep_s=settings.unread_keep_s,
             caller_share=settings.max_caller_share,
-            numbers=InMemoryNumbers if ids is None else ids.count,
-            archive=self._archive,
+            numbers=numbers,
+            archive=archive,
         )
         self._forward_references = ForwardReferences(self._store, settings.gap_wait_s, settings.name_wait_s)
 
@@ -100,6 +104,7 @@ class MemoryEngine:
             order_s=settings.public_order_s,
             caller_share=settings.max_caller_share,
             recorder=self._recorder,
+            claims=self._recorder,
             resume=executor.resume,
             load=None if archive is None else self.load,
         )
@@ -135,10 +140,13 @@ class MemoryEngine:
         return True
 
     async def submit(self, submission: Submission) -> Future:
-        return self.submit_nowait(submission)
+        return self._submit(submission)
 
-    def submit_nowait(self, submission: Submission) -> Future:
-        context, bindings, policy = submission.context, submission.bindings, submission.policy
+    def submit_nowait(self, submission: Submission) -> Future | None:
+        return self._submit(submission)
+
+    def _submit(self, submission: Submission) -> Future:
+        context, bindings = submission.context, submission.bindings
         after = submission.after
         # Read before the future is created, which may drop one that has completed.
         follows = [key for key in dict.fromkeys(after.values()) if not self._has_completed(key)] if after else ()
@@ -154,37 +162,7 @@ class MemoryEngine:
             keep=[*bindings.values(), *follows] if follows else bindings.values(),
             ttl_s=context.ttl_s,
         )
-        taken = submission.value_dependencies
-        if after:
-            future.after = {ref: id_of(key) for ref, key in after.items()}
-        if taken:
-            future.substituted = {name: id_of(key) for name, key in taken.items()}
-        if not scope.listed and policy.on_failure == "stop":
-            # Without authentication one client's failure must not stop what another client has asked for.
-            policy = replace(policy, on_failure="continue")
-        call = Call(
-            future,
-            submission.tool,
-            submission.arguments,
-            policy,
-            submission.effect,
-            read_only=submission.read_only,
-            repeatable=submission.repeatable,
-            validator=submission.validator,
-            schema=submission.schema,
-            bindings=bindings,
-            value_dependencies=tuple(dict.fromkeys(taken.values())),
-            after=follows,
-            needs_task=submission.needs_task,
-            preset=submission.preset,
-            recorded_effect=submission.recorded_effect,
-            meta=context.meta,
-            capabilities=context.capabilities,
-            client=context.client,
-            forward_questions=context.forward_questions,
-            answers=context.answers,
-            reply_before_send=context.reply_before_send,
-        )
+        call = call_of(submission, future, follows)
         if self._recorder is None:
             self._scheduler.submit(call)
         else:
@@ -261,9 +239,9 @@ class MemoryEngine:
         return self._store.newest(scope)
 
     async def unread(self, scope: Scope, conversation: str) -> list[Future]:
-        return self.unread_nowait(scope, conversation)
+        return self.unread_nowait(scope, conversation) or []
 
-    def unread_nowait(self, scope: Scope, conversation: str) -> list[Future]:
+    def unread_nowait(self, scope: Scope, conversation: str) -> list[Future] | None:
         if self._archive is None:
             return []
         unfinished = [call.future for call in self._scheduler.unfinished if call.future.scope == scope]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 
@@ -16,7 +16,6 @@ from asyncfc_mcp.core.futures import Event, Future, Question, Result, State
 from asyncfc_mcp.core.identity import CallerIdentity
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.question_rules import MAX_OPEN, can_answer, input_requests, refuse_unless_able
-from asyncfc_mcp.engine.recorder import Recorder
 from asyncfc_mcp.engine.scheduler import Scheduler
 from asyncfc_mcp.errors import (
     AskedTooOften,
@@ -57,6 +56,34 @@ class _Open:
     over: anyio.Event = field(default_factory=anyio.Event)
 
 
+class Board(Protocol):
+    """Shows questions to other processes."""
+
+    def opened(self, question: Question, futures: Sequence[Future]) -> None:
+        """Show a question that was put on these futures."""
+        ...
+
+    def closed(self, question: Question, futures: Sequence[Future]) -> None:
+        """Remove one that is over."""
+        ...
+
+
+class Rounds(Protocol):
+    """Keeps the questions that a server of 2026-07-28 has returned, so that they outlive the process."""
+
+    def asked(self, call: Call, result: Result) -> None:
+        """Record questions that can be asked again."""
+        ...
+
+    def resumes(self, call: Call) -> bool:
+        """Return true for a call whose questions are asked again if this process ends now."""
+        ...
+
+    async def round_answered(self, call: Call) -> None:
+        """Record that the answers are going to be sent; return once that is committed."""
+        ...
+
+
 class Questions:
     """Open questions of one engine.
 
@@ -64,7 +91,9 @@ class Questions:
         clock: monotonic, in seconds.
         timeout_s: seconds until an unanswered question makes its call fail.
         several: there are several servers, so a question must say which one asks.
-        recorder: writes questions that can be asked in another run to the journal; None keeps none.
+        recorder: keeps questions that can be asked in another run; None keeps none.
+        board: shows questions to other processes; None where there are none.
+        suffix: of the IDs of questions, where they must differ from those of other processes.
     """
 
     def __init__(
@@ -74,8 +103,12 @@ class Questions:
         timeout_s: float,
         *,
         several: bool = False,
-        recorder: Recorder | None = None,
+        recorder: Rounds | None = None,
+        board: Board | None = None,
+        suffix: str = "",
     ) -> None:
+        self._board = board
+        self._suffix = suffix
         self._several = several
         self._recorder = recorder
         self._scheduler = scheduler
@@ -119,7 +152,9 @@ class Questions:
         if all(future.done for future in futures):
             raise RpcError(INVALID_REQUEST, "the call that asked has ended")
         self._count += 1
-        question = Question(f"q{self._count}", method, params, futures[0].server if self._several else None)
+        question = Question(
+            f"q{self._count}{self._suffix}", method, params, futures[0].server if self._several else None
+        )
         for future in futures:
             future.asked += 1
         # Any of the calls may have asked: the one with the fewest questions counts.
@@ -143,6 +178,8 @@ class Questions:
                 future.apply(Event.ASK)
             else:
                 future.changed()
+        if self._board is not None:
+            self._board.opened(question, futures)
         try:
             with anyio.move_on_after(self._timeout_s):
                 await opened.over.wait()
@@ -155,6 +192,8 @@ class Questions:
                 future.reported_at = self._clock()
                 if future.state is State.INPUT_REQUIRED and not future.questions:
                     future.apply(Event.ANSWER)
+            if self._board is not None:
+                self._board.closed(question, futures)
         if question.refusal is not None:
             raise RpcError(*question.refusal)
         if question.answer is not None:

@@ -65,51 +65,13 @@ class Recorder:
 
     def submitting(self, call: Call) -> None:
         """Begin the record of a call that is about to be scheduled, which may start or end it at once."""
-        self._new = call, self._record(call)
+        self._new = call, record_of(call, self.offset_s, self.token)
 
     def submitted(self) -> None:
         """Write the record, if the scheduler has not led to that already."""
         if self._new is not None:
             self._journal.add(self._new[1])
             self._new = None
-
-    def _record(self, call: Call) -> FutureRecord:
-        future = call.future
-        private = future.private = not call.policy.journal
-        bindings = {ref: id_of(key) for ref, key in call.bindings.items()}
-        effect = call.effect if call.recorded_effect is None else call.recorded_effect
-        made = CallRecord(
-            call.tool,
-            call.arguments,
-            _passed_on(call.meta) if call.meta else None,
-            dict(call.capabilities),
-            effect.reads,
-            effect.writes,
-            effect.source,
-            read_only=call.read_only,
-            repeatable=call.repeatable,
-            needs_task=call.needs_task,
-            bindings=bindings,
-            values=dict(future.substituted),
-            after=dict(future.after),
-        )
-        return FutureRecord(
-            future.scope.key,
-            future.scope.listed,
-            future.id,
-            future.server,
-            future.tool,
-            name=future.name,
-            namer=self.token(future.namer),
-            host=call.client.host if call.client is not None else None,
-            conversation=future.conversation,
-            submitted_at=future.submitted_at + self.offset_s,
-            ttl_s=future.ttl_s,
-            substituted=dict(future.substituted),
-            after=dict(future.after),
-            call=None if private else made,
-            private=private,
-        )
 
     def token(self, namer: CallerIdentity | None) -> str:
         """Return what tells the owner of a name from others in a record: equal in all runs for a lasting caller, else
@@ -237,6 +199,53 @@ class Recorder:
 
     def _wall(self, at: float | None) -> float | None:
         return None if at is None else at + self.offset_s
+
+
+def record_of(call: Call, offset_s: float, token: Callable[[CallerIdentity | None], str]) -> FutureRecord:
+    """Return the record of a call that has just been submitted.
+
+    Args:
+        offset_s: added to a time of the clock, gives that of the wall clock.
+        token: returns what tells the owner of a name from others.
+    """
+    future = call.future
+    private = future.private = not call.policy.journal
+    bindings = {ref: id_of(key) for ref, key in call.bindings.items()}
+    effect = call.effect if call.recorded_effect is None else call.recorded_effect
+    made = CallRecord(
+        call.tool,
+        call.arguments,
+        _passed_on(call.meta) if call.meta else None,
+        dict(call.capabilities),
+        effect.reads,
+        effect.writes,
+        effect.source,
+        read_only=call.read_only,
+        repeatable=call.repeatable,
+        needs_task=call.needs_task,
+        bindings=bindings,
+        values=dict(future.substituted),
+        after=dict(future.after),
+        answers=dict(call.answers),
+        forward_questions=call.forward_questions,
+    )
+    return FutureRecord(
+        future.scope.key,
+        future.scope.listed,
+        future.id,
+        future.server,
+        future.tool,
+        name=future.name,
+        namer=token(future.namer),
+        host=call.client.host if call.client is not None else None,
+        conversation=future.conversation,
+        submitted_at=future.submitted_at + offset_s,
+        ttl_s=future.ttl_s,
+        substituted=dict(future.substituted),
+        after=dict(future.after),
+        call=None if private else made,
+        private=private,
+    )
 
 
 def _passed_on(meta: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -11,10 +11,8 @@ from typing import Final
 
 import anyio
 
-from asyncfc_mcp.config.settings import Policy
-from asyncfc_mcp.core.effects import Effect
 from asyncfc_mcp.core.futures import State
-from asyncfc_mcp.core.identity import FutureKey, future_key
+from asyncfc_mcp.core.identity import FutureKey
 from asyncfc_mcp.core.records import Change, FutureRecord
 from asyncfc_mcp.core.store import FutureStore
 from asyncfc_mcp.engine.archive import Archive
@@ -22,6 +20,7 @@ from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.executor_api import Executor
 from asyncfc_mcp.engine.journal.api import Journal
 from asyncfc_mcp.engine.recorder import failure_record
+from asyncfc_mcp.engine.restoration import call_of
 from asyncfc_mcp.engine.scheduler import Scheduler
 from asyncfc_mcp.errors import CallFailed, Interrupted, NotResumed
 
@@ -97,24 +96,8 @@ class Recovery:
         record.state, record.started_at = State.WAITING, None
         future = self._archive.future(record)
         self._store.restore(future)
-        call = Call(
-            future,
-            made.tool,
-            made.arguments,
-            Policy(),
-            Effect(made.reads, made.writes, made.effect_source),
-            read_only=made.read_only,
-            repeatable=made.repeatable,
-            bindings={ref: future_key(future.scope, of) for ref, of in made.bindings.items()},
-            value_dependencies=[future_key(future.scope, of) for of in dict.fromkeys(made.values.values())],
-            after=[future_key(future.scope, of) for of in dict.fromkeys(made.after.values())],
-            meta=made.meta,
-            capabilities=made.capabilities,
-            client=future.caller,
-            needs_task=made.needs_task,
-            round=round_,
-            was_sent=was_sent,
-        )
+        call = call_of(future, made)
+        call.round, call.was_sent = round_, was_sent
         call.unmet_dependencies.add(RULES)
         self._scheduler.submit(call)
         return call

@@ -43,6 +43,8 @@ class Scales:
 
     def result(self, future: Future) -> None:
         """Count the result of a call that has ended, or of its failure."""
+        if not future.loaded:
+            return self._store.weigh(future, future.size, RECORD_BYTES)
         held = future.failure.holds if future.failure is not None else None
         value = held if future.result is None else future.result
         if (weight := small_weight(value)) is not None:

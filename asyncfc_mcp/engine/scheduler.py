@@ -8,7 +8,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import anyio.abc
@@ -29,7 +29,27 @@ from asyncfc_mcp.engine.reasons import needed_failed, stopped
 from asyncfc_mcp.engine.recorder import Recorder
 from asyncfc_mcp.engine.runner import End, Runner
 from asyncfc_mcp.engine.scales import Scales
-from asyncfc_mcp.errors import CallFailed, DependencyFailed, PredecessorFailed, Stopped
+from asyncfc_mcp.errors import CallFailed, DependencyFailed, PredecessorFailed, RestoredFailure, Stopped
+
+
+class EndRecorder(Protocol):
+    """Makes ends durable."""
+
+    def end(
+        self,
+        call: Call,
+        state: State,
+        result: Result | None,
+        failure: CallFailed | None,
+        cause: str | None,
+        committed: Callable[[], None] | None,
+    ) -> None:
+        """Record the end of a call; `committed` is called once no crash takes it back, and never from within."""
+        ...
+
+    def keep(self, future: Future) -> None:
+        """Take note of a result that was read and is in memory."""
+        ...
 
 
 class Scheduler:
@@ -45,7 +65,10 @@ class Scheduler:
         server_limits: `max_concurrency` of each server; absent or None means no limit.
         order_s: seconds for which a call keeps its place in the order where its scope is not listed.
         caller_share: share of a server's or a tool's places that one caller may have there (see `retention.allowance`).
-        recorder: writes the journal; None keeps none.
+        recorder: records ends before they are shown; None keeps nothing.
+        claims: claims calls before they are sent; None sends them without.
+        launch: has a call started that lacks nothing, in this process or another one: `begin` and `make` follow, or
+            `end_elsewhere`. It has to keep the limits of servers itself. None starts calls here and at once.
         resume, load: see `Attempts`.
     """
 
@@ -61,12 +84,15 @@ class Scheduler:
         path_missing: Callable[[Future], None] | None = None,
         order_s: float = math.inf,
         caller_share: float = 1.0,
-        recorder: Recorder | None = None,
+        recorder: EndRecorder | None = None,
+        claims: Recorder | None = None,
+        launch: Callable[[Call], None] | None = None,
         resume: Callable[[Call, dict[str, Any] | None, Result], Awaitable[Result]] | None = None,
         load: Callable[[Future], Awaitable[None]] | None = None,
     ) -> None:
         self.store = store
         self._recorder = recorder
+        self._launch = launch
         self.scales = Scales(store)
         self.durations = Durations()
         self.held = False
@@ -88,7 +114,7 @@ class Scheduler:
             settle=self._withdraw,
             finish=self._finish,
             weigh=self._weigh,
-            recorder=recorder,
+            recorder=claims,
         )
         self.cancel = self._runner.cancel
         self.abort = self._runner.abort
@@ -112,13 +138,19 @@ class Scheduler:
         self._order(call)
         if call.bindings:  # the size of its arguments decides how values are put into them
             self._weigh(call)
+        self._depend(call)
+        if future.state is State.WAITING:
+            self._weigh(call)
+        return future
+
+    def _depend(self, call: Call) -> None:
+        """Find what a call needs, and start it if that is there."""
         needs = dict.fromkeys(call.bindings.values() if call.value_dependencies is None else call.value_dependencies)
         for key in (*needs, *call.after) if call.after else needs:
             needed = self._future(key)
             if needed is None:  # dropped for lack of memory when this call was submitted
                 gone = DependencyFailed(id_of(key), id_of(key), "its result is no longer kept (setting keep_s)")
-                self._settle((call, Event.FAIL, gone, "failed"))
-                return future
+                return self._end_without_start((call, Event.FAIL, gone, "failed"))
             if key in needs:
                 call.sources[key] = needed
             if not needed.done:
@@ -126,12 +158,16 @@ class Scheduler:
                     call.unmet_dependencies.add(key)
                     self._dependents.setdefault(key, []).append(call)
             elif needed.state is not State.COMPLETED:
-                self._settle((call, Event.FAIL, needed_failed(call, needed), "failed"))
-                return future
+                return self._end_without_start((call, Event.FAIL, needed_failed(call, needed), "failed"))
         self._consider(call)
-        if future.state is State.WAITING:
-            self._weigh(call)
-        return future
+
+    def _end_without_start(self, end: End) -> None:
+        """End a call because of another one's end: at once where that is recorded together with the other, and
+        otherwise once it is recorded."""
+        if self._launch is None:
+            self._settle(end)
+        elif not end[0].elsewhere:  # else the replica that owns it comes to the same
+            self._withdraw(end)
 
     def _weigh(self, call: Call) -> None:
         """Count the memory that a call holds until it ends, once. A call that is sent at once is weighed after that,
@@ -176,10 +212,13 @@ class Scheduler:
         if (
             self.held
             or self._runner.over
+            or call.elsewhere
             or call.unmet_dependencies
             or (call.ordered and not self._tree.ready(call.future.key))
         ):
             return
+        if self._launch is not None:
+            return self._launch(call)
         tool = self._tool_of(call)
         if self._capacity.enter(tool, call.party, call):
             self._start(call)
@@ -193,16 +232,60 @@ class Scheduler:
 
     def _tool_of(self, call: Call) -> Tool[Call]:
         """Return the tool at whose server a call needs a place."""
-        return self._capacity.tool(call.future.server, call.tool, call.policy.max_concurrency)
+        limit = call.policy.max_concurrency if self._launch is None else None
+        return self._capacity.tool(call.future.server, call.tool, limit)
 
     def _start(self, call: Call) -> None:
         if call.ordered:
             self._tree.start(call.future.key)
+        self.make(call)
+        call.future.apply(Event.START)
+
+    # --- calls of several processes ----------------------------------------------------------------------------------
+
+    def begin(self, call: Call) -> None:
+        """Record that a call has started, here or elsewhere."""
+        future = call.future
+        self._capacity.enter(self._tool_of(call), call.party, call)
+        # The end of the one before it may not be known here yet, though it was where the call started.
+        if call.ordered and self._tree.ready(future.key):
+            self._tree.start(future.key)
+        if future.started_at is None:
+            future.started_at = self._clock()
+        future.apply(Event.START)
+
+    def make(self, call: Call) -> None:
+        """Make a call in this process, within its time limit."""
         call.future.started_at = now = self._clock()
         if call.policy.timeout_s is not None:
             call.deadline = now + call.policy.timeout_s
         self._runner.start(call)
-        call.future.apply(Event.START)
+
+    def end_elsewhere(self, call: Call, event: Event, failure: CallFailed | None) -> None:
+        """End a call whose end is recorded already, and start calls that waited for it. Its future has the result."""
+        if not call.future.done:
+            call.ending = True
+            self._leave((call, event, failure, "completed" if event is Event.COMPLETE else "failed"), None)
+
+    def withdraw(self, call: Call, failure: CallFailed) -> None:
+        """End a call that has not started: it was never sent."""
+        self._withdraw((call, Event.FAIL, failure, "void"))
+
+    def call_of(self, future: Future) -> Call | None:
+        """Return the call of a future that has not ended."""
+        return self._calls.get(future.key)
+
+    def replace(self, call: Call) -> None:
+        """Put a call in the place of one of which less is known, without a change to the order."""
+        before = self._calls[call.future.key]
+        call.number, call.ordered = before.number, before.ordered
+        self._calls[call.future.key] = call
+
+    def adopt(self, call: Call) -> None:
+        """Schedule a call of another process, in its place in the order, like one that was submitted here."""
+        call.elsewhere = False
+        self.replace(call)
+        self._depend(call)
 
     # --- settling ------------------------------------------------------------------------------------------------
 
@@ -226,7 +309,7 @@ class Scheduler:
         if call.future.state is State.WAITING:
             self._drop(call)
         state = TRANSITIONS[call.future.state, event]
-        if call.future.answered:
+        if call.future.answered and self._launch is None:
             # The answer itself brings the result, and a client of `sync` tools waits for every commit (measured: a
             # tenth of a call). A crash at this moment leaves an interrupted future that no client has to fetch.
             self._recorder.end(call, state, result, failure, _cause(failure), None)
@@ -239,13 +322,15 @@ class Scheduler:
         call = end[0]
         if result is not None:
             call.future.result = result
+        has_place = call.future.state is not State.WAITING
         try:
             self._settle(end)
         finally:
-            # After settling: a call that this end made ready may have been submitted before those that are queued.
-            tool = self._tool_of(call)
-            self._capacity.leave(tool, call.party)
-            self._admit(tool)
+            if has_place:
+                # After settling: a call that this end made ready may have been submitted before those that are queued.
+                tool = self._tool_of(call)
+                self._capacity.leave(tool, call.party)
+                self._admit(tool)
 
     def _settle(self, end: End) -> None:
         """End a call, and the calls that end with it: those that need it, and those that fail-stop cancels.
@@ -285,6 +370,8 @@ class Scheduler:
             if call.ordered:
                 if outcome == "failed" and not call.effect.declared:
                     outcome = "void"  # it stops no call behind it
+                if outcome == "completed" and not self._tree.is_started(future.key):
+                    outcome = "void"  # it started elsewhere, before its turn was known here
                 settled = self._tree.settle(future.key, outcome=outcome)  # pyright: ignore[reportArgumentType]
                 for key in settled.ready:
                     if (ready := self._calls.get(key)) is not None:
@@ -293,16 +380,23 @@ class Scheduler:
                     if (behind := self._calls.get(key)) is not None:
                         behind.ordered = False  # the tree has settled it already
                         why = stopped(behind.future, self._future(before_key) or future, future)
-                        work.append((behind, Event.CANCEL, why, "failed"))
+                        self._follow(work, (behind, Event.CANCEL, why, "failed"))
             for dependent in self._dependents.pop(future.key, ()):
                 dependent.unmet_dependencies.discard(future.key)
                 if future.state is State.COMPLETED:
                     freed[dependent.future.key] = dependent
                 else:
-                    work.append((dependent, Event.FAIL, needed_failed(dependent, future), "failed"))
+                    self._follow(work, (dependent, Event.FAIL, needed_failed(dependent, future), "failed"))
         for call in freed.values():
             if call.future.state is State.WAITING and not call.dropped:
                 self._consider(call)
+
+    def _follow(self, work: deque[End], end: End) -> None:
+        """Have a call end as a consequence of the end of another one."""
+        if self._launch is None:
+            work.append(end)
+        else:
+            self._end_without_start(end)
 
     def _drop(self, call: Call) -> None:
         """Take a call that has not started out of the way of others."""
@@ -344,4 +438,6 @@ class Scheduler:
 
 def _cause(failure: CallFailed | None) -> str | None:
     """Return the ID of the future whose failure began the chain that a failure belongs to."""
-    return failure.cause if isinstance(failure, DependencyFailed | PredecessorFailed | Stopped) else None
+    if isinstance(failure, DependencyFailed | PredecessorFailed | Stopped | RestoredFailure):
+        return failure.cause
+    return None

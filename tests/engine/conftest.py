@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.engines import ENGINES, OpenBench, bench_over
 from tests.support.parked_calls import ParkedCalls
+from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture(params=["each call in a task", "calls sent at once"], scope="module")
@@ -17,7 +18,12 @@ def both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
     ParkedCalls.at_once = False
 
 
-@pytest.fixture(params=sorted(ENGINES), scope="module")
+@pytest.fixture(params=[*sorted(ENGINES), "postgres"], scope="module")
 def bench(request: pytest.FixtureRequest, both_ways: None) -> OpenBench:
     """Opens each engine in turn."""
-    return partial(bench_over, ENGINES[request.param])
+    if request.param in ENGINES:
+        return partial(bench_over, ENGINES[request.param])
+    server: PostgresServer = request.getfixturevalue("postgres")
+    from tests.support.postgres_engines import over
+
+    return partial(bench_over, over(server))

@@ -9,7 +9,7 @@ from asyncfc_mcp.core.futures import State
 from asyncfc_mcp.core.identity import LOCAL, PUBLIC, CallerIdentity, Scope
 from asyncfc_mcp.errors import AmbiguousName, Cycle, ForeignName, InvalidName, NameInUse, UnknownFuture
 from tests.support.engines import OpenBench
-from tests.support.virtual_time import on_virtual_time, settle
+from tests.support.virtual_time import on_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -247,7 +247,7 @@ async def test_a_reference_may_overtake_the_call_that_it_means(bench: OpenBench)
             assert it.engine.has_pending
             assert not order
             await it.receive(order, "n", name="n")
-            await settle()
+            await it.settle()
             assert order == ["n", "uses"]
         assert order == ["n", "uses", "in vain"]
         assert anyio.current_time() - began == pytest.approx(0.05)
@@ -263,7 +263,7 @@ async def test_a_name_that_another_caller_takes_is_not_the_one_waited_for(bench:
         began = anyio.current_time()
         async with anyio.create_task_group() as tg:
             tg.start_soon(lambda: it.receive(order, "mine", missing=("n",), namer=mine))
-            await settle()
+            await it.settle()
             await it.receive(order, "other", name="n", namer=other)
             await it.receive(order, "bob", name="n", scope=BOB, namer=mine)
             await it.receive(order, "public", missing=("n",), scope=PUBLIC)
@@ -279,14 +279,14 @@ async def test_calls_on_the_same_state_are_submitted_in_the_order_of_receipt(ben
         order: list[str] = []
         async with anyio.create_task_group() as tg:
             tg.start_soon(lambda: it.receive(order, "first", "a", missing=("n",)))
-            await settle()
+            await it.settle()
             tg.start_soon(lambda: it.receive(order, "second", "a/x"))
-            await settle()
+            await it.settle()
             tg.start_soon(lambda: it.receive(order, "after", "b", after_pending=True))
-            await settle()
+            await it.settle()
             await it.receive(order, "elsewhere", "c")
             await it.receive(order, "bob", "a", scope=BOB)
-            await settle()
+            await it.settle()
             assert order == ["elsewhere", "bob"]
             await it.receive(order, "n", "a", name="n")  # the first waits for it, so it does not wait for the first
         assert order == ["elsewhere", "bob", "n", "first", "second", "after"]
@@ -316,7 +316,7 @@ async def test_a_name_is_announced_while_its_call_is_not_submitted(bench: OpenBe
         order: list[str] = []
         async with anyio.create_task_group() as tg:
             tg.start_soon(lambda: it.receive(order, "n", name="n", namer=mine, missing=("m",)))
-            await settle()
+            await it.settle()
             announced = it.engine.is_announced
             assert announced(LOCAL, "n", mine)
             assert announced(LOCAL, "$n", mine)
@@ -344,7 +344,7 @@ async def test_calls_that_wait_for_each_other_are_all_refused(bench: OpenBench):
         async with anyio.create_task_group() as tg:
             for name, missing in (("outside", "x"), ("a", "b"), ("b", "c"), ("c", "a")):
                 tg.start_soon(receive, name, missing)
-                await settle()
+                await it.settle()
             assert len(refused) == 3
             assert all(set(names) == {"a", "b", "c"} for names in refused)
             assert not order
@@ -363,12 +363,12 @@ async def test_a_call_given_up_before_its_turn_leaves_nothing(bench: OpenBench):
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as waiting:
                     waiting.start_soon(lambda: it.receive(order, "gone", "a", missing=("n",), name="g"))
-                    await settle()
+                    await it.settle()
                     tg.start_soon(lambda: it.receive(order, "behind", "a"))
-                    await settle()
+                    await it.settle()
                     assert not order
                     scope.cancel()
-            await settle()
+            await it.settle()
         assert order == ["behind"]
         assert not it.engine.has_pending
         assert not it.engine.is_announced(LOCAL, "g", None)

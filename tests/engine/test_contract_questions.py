@@ -26,7 +26,7 @@ from asyncfc_mcp.errors import (
     Unanswered,
 )
 from tests.support.engines import Bench, OpenBench
-from tests.support.virtual_time import on_virtual_time, settle
+from tests.support.virtual_time import on_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +62,7 @@ async def asking(it: Bench) -> AsyncGenerator[Callable[..., Any]]:
         calls = [await it.running_call(future) for future in futures]
         asked = Asked()
         tg.start_soon(asked.run, lambda: it.engine.ask(calls, method, {"message": message}))
-        await settle()
+        await it.settle()
         return asked
 
     async with anyio.create_task_group() as tg:
@@ -99,7 +99,7 @@ async def test_a_question_is_put_answered_and_gone(bench: OpenBench):
         it.engine.answer_nowait(question, ACCEPT)
         it.engine.answer_nowait(question, {"action": "decline"})
         it.engine.answer_nowait(question, None, (-1, "too late", None))
-        await settle()
+        await it.settle()
         assert asked.answer == ACCEPT
         assert future.state is State.RUNNING
         assert await it.engine.question(question.id) is None
@@ -115,7 +115,7 @@ async def test_a_refusal_is_the_askers_error(bench: OpenBench):
         asked = await ask(future)
         (question,) = claim(it, future)
         it.engine.answer_nowait(question, None, (-32042, "no", [1]))
-        await settle()
+        await it.settle()
         assert isinstance(asked.error, RpcError)
         assert (asked.error.code, asked.error.message, asked.error.data) == (-32042, "no", [1])
         assert future.state is State.RUNNING
@@ -140,7 +140,7 @@ async def test_a_question_without_an_answer_fails_its_call(bench: OpenBench):
         began = anyio.current_time()
         asked = await ask(future)
         assert await it.engine.wait([future])
-        await settle()
+        await it.settle()
         assert anyio.current_time() - began == pytest.approx(100)
         assert isinstance(asked.error, RpcError)
         assert isinstance(future.failure, Unanswered)
@@ -163,7 +163,7 @@ async def test_a_question_ends_with_its_call(bench: OpenBench):
 
         async with anyio.create_task_group() as tg:
             tg.start_soon(watch)
-            await settle()
+            await it.settle()
             assert not over
             it.engine.cancel_nowait(future)
         await it.ended(future)
@@ -183,10 +183,10 @@ async def test_a_server_may_withdraw_its_question(bench: OpenBench):
         (question, _) = claim(it, future)
         asked.scope.cancel()
         await it.engine.question_over(question)
-        await settle()
+        await it.settle()
         assert (future.state, future.question) == (State.INPUT_REQUIRED, "What?")
         other.scope.cancel()
-        await settle()
+        await it.settle()
         assert future.state is State.RUNNING
         await it.end(future)
         it.assert_nothing_is_left()
@@ -202,7 +202,7 @@ async def test_a_question_of_several_calls_stands_on_each(bench: OpenBench):
         await it.end(one)
         (question,) = claim(it, two)
         it.engine.answer_nowait(question, ACCEPT)
-        await settle()
+        await it.settle()
         assert asked.answer == ACCEPT
         assert (one.state, two.state, three.state) == (State.COMPLETED, State.RUNNING, State.RUNNING)
         asked = await ask(two, three)
@@ -352,11 +352,11 @@ async def test_the_questions_of_a_round_are_asked_together(bench: OpenBench):
         future = await able(it)
         call, asked = await it.running_call(future), Asked()
         tg.start_soon(asked.run, lambda: it.engine.answer_round(call, needed("Who?", "What?", requestState="s")))
-        await settle()
+        await it.settle()
         for question in claim(it, future):
             assert not asked.over
             it.engine.answer_nowait(question, {"content": question.params["message"]})
-        await settle()
+        await it.settle()
         assert asked.answer == {
             "inputResponses": {"k0": {"content": "Who?"}, "k1": {"content": "What?"}},
             "requestState": "s",
@@ -383,9 +383,9 @@ async def test_a_round_that_has_no_answers_fails_its_call(bench: OpenBench):
         call = await it.running_call(future)
         refused = Asked()
         tg.start_soon(refused.run, lambda: it.engine.answer_round(call, needed("Who?", "What?")))
-        await settle()
+        await it.settle()
         it.engine.answer_nowait(claim(it, future)[0], None, (-5, "no", None))
-        await settle()
+        await it.settle()
         assert isinstance(refused.error, ProtocolFailure)
         assert (refused.error.code, refused.error.data) == (-5, None)
         assert not future.questions
@@ -412,7 +412,7 @@ async def test_a_call_has_a_bounded_number_of_open_questions(bench: OpenBench):
         refused = await ask(future)
         assert isinstance(refused.error, RpcError)
         it.engine.answer_nowait(claim(it, future)[0], ACCEPT)
-        await settle()
+        await it.settle()
         assert not (await ask(future)).over
         assert len(future.questions) == MAX_OPEN
 

@@ -4,9 +4,10 @@ A further engine is one line in `ENGINES`. Owns one assertion for all tests: fut
 """
 
 import itertools
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,6 +56,8 @@ class Bench:
 
     engine: Engine
     calls: ParkedCalls
+    settle: Callable[[], Awaitable[None]] = settle
+    """Lets everything happen that can happen now."""
     outlives_memory: bool = False
     """Futures that memory has dropped are found elsewhere."""
     seen: list[tuple[Future, list[State]]] = field(default_factory=list[tuple[Future, list[State]]])
@@ -124,7 +127,7 @@ class Bench:
     async def submit(self, *args: Any, **more: Any) -> Future:
         """Submit a call, and let it start if it can."""
         future = self._watch(await self.engine.submit(self.submission(*args, **more)))
-        await settle()
+        await self.settle()
         return future
 
     async def submit_at_once(self, *args: Any, **more: Any) -> Future:
@@ -163,7 +166,7 @@ class Bench:
     async def ended(self, *futures: Future) -> None:
         with anyio.fail_after(5):
             assert await self.engine.wait(futures)
-        await settle()
+        await self.settle()
 
     def assert_dropped(self, future: Future) -> None:
         """Memory has dropped a future: it is gone, or read again from what outlives memory."""
@@ -202,6 +205,10 @@ async def bench_over(make: MakeEngine, limits: Limits | None = None, **settings:
     calls = ParkedCalls()
     async with make(Settings(**settings), limits or {}) as engine:
         bench = Bench(engine, calls, outlives_memory=make is not memory)
+        if not engine.submits_nowait:
+            from tests.support.postgres_engines import quiet
+
+            bench.settle = partial(quiet, engine, calls)
         async with engine.open(calls):
             yield bench
         bench.assert_that_states_followed_the_table()

@@ -150,6 +150,21 @@ class Database:
         """
         return await AsyncConnection.connect(self.conninfo, autocommit=True)
 
+    @property
+    def available(self) -> bool:
+        """False from an interruption until the next transaction that is committed."""
+        return self._lost_at is None
+
+    def fetch_blocking(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of one statement while the event loop stands still, over a connection of its own; none
+        without a connection."""
+        try:
+            with psycopg.Connection.connect(self.conninfo, autocommit=True) as connection:
+                return connection.execute(statement, parameters, binary=True).fetchall()
+        except psycopg.Error as exc:
+            logger.warning("the database %s cannot be read: %s", self.shown, reason(exc))
+            return []
+
     # --- transactions --------------------------------------------------------------------------------------------
 
     @asynccontextmanager

@@ -1,0 +1,148 @@
+"""Execution: the calls whose jobs this replica has taken.
+
+Owns that a call is claimed before it is made, and that everything is at hand by then that it needs. Leaves which call
+is ready to the scheduler of the replica that submitted it, and jobs to `jobs`.
+"""
+
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any
+
+import anyio
+
+from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.identity import id_of
+from asyncfc_mcp.core.store import FutureStore
+from asyncfc_mcp.engine.call import Call
+from asyncfc_mcp.engine.executor_api import Executor
+from asyncfc_mcp.engine.postgres.futures_table import FuturesTable
+from asyncfc_mcp.engine.postgres.mirror import Mirror
+from asyncfc_mcp.engine.postgres.reader import LookUp
+from asyncfc_mcp.engine.restoration import call_of
+from asyncfc_mcp.engine.scheduler import Scheduler
+from asyncfc_mcp.engine.wait import wait_for
+from asyncfc_mcp.errors import CallFailed, NotResumed
+
+
+class Held(Exception):
+    """This replica starts no call any more; the job goes to another one."""
+
+
+class Execution:
+    """Makes calls on one replica.
+
+    Args:
+        look_up: brings futures of a scope into memory, by ID.
+        load: reads the result of a future into memory.
+    """
+
+    def __init__(
+        self,
+        table: FuturesTable,
+        mirror: Mirror,
+        store: FutureStore,
+        scheduler: Scheduler,
+        executor: Executor,
+        *,
+        look_up: LookUp,
+        load: Callable[[Future], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._table = table
+        self._mirror = mirror
+        self._store = store
+        self._scheduler = scheduler
+        self._executor = executor
+        self._look_up = look_up
+        self._load = load
+        self._calls: dict[int, Call] = {}
+        """Calls that were claimed here, or are about to be."""
+        self._cancelled: set[int] = set()
+        """Those of them that were cancelled by another replica before they were made."""
+
+    @property
+    def calls(self) -> Sequence[Call]:
+        """Calls that run here."""
+        return tuple(self._calls.values())
+
+    def has(self, future: Future) -> bool:
+        """Return whether the call of a future runs here."""
+        call = self._scheduler.call_of(future)
+        return call is not None and call in self._calls.values()
+
+    async def run(self, seq: int) -> None:
+        """Make the call of a job, and return when it has ended; nothing if it must not be made (any more).
+
+        Raises:
+            Held: another replica has to make it.
+        """
+        if self._scheduler.held:
+            raise Held
+        call = await self._call(seq)
+        if call is None or seq in self._calls:
+            return
+        self._calls[seq] = call
+        try:
+            await self._prepare(call)
+            row = await self._table.claim(seq)
+            if row is None:
+                self._mirror.mark_dirty([seq])
+                return
+            self._mirror.claimed(row)
+            if row.cancelled or seq in self._cancelled:
+                self._scheduler.cancel(call.future)
+            if not (call.future.done or call.ending):
+                self._scheduler.make(call)
+            await wait_for([call.future])
+        except CallFailed as exc:
+            self._scheduler.withdraw(call, exc)
+        finally:
+            del self._calls[seq]
+            self._cancelled.discard(seq)
+
+    def cancel(self, seqs: Collection[int]) -> None:
+        """Cancel calls that run here, at the request of another replica."""
+        for seq in seqs:
+            if (call := self._calls.get(seq)) is not None:
+                self._cancelled.add(seq)
+                self._scheduler.cancel(call.future)
+
+    async def _call(self, seq: int) -> Call | None:
+        """Return the call of a future that waits; with what is necessary to make it, whichever replica submitted it."""
+        if self._mirror.future(seq) is None:
+            await self._mirror.catch_up()
+        future = self._mirror.future(seq)
+        call = None if future is None else self._scheduler.call_of(future)
+        if future is None or call is None or call.ending:
+            return None
+        if not call.elsewhere:
+            return call
+        row = (await self._table.calls([seq])).get(seq)
+        if row is None or row.record.call is None or future.done:
+            return None
+        call = call_of(future, row.record.call)
+        call.elsewhere, call.round = True, row.record.round
+        self._scheduler.replace(call)
+        return call
+
+    async def _prepare(self, call: Call) -> None:
+        """Bring together what a call needs.
+
+        Raises:
+            CallFailed: it cannot be made.
+        """
+        if call.elsewhere:
+            server = call.future.server
+            rules = await self._executor.rules_of(server, call.tool)
+            if rules is None:
+                raise NotResumed(f"server {server!r} has no tool {call.tool!r} or is not available")
+            call.policy, call.validator, call.schema = rules.policy, rules.validator, rules.schema
+            call.preset = rules.preset
+            keys = call.value_dependencies or ()
+            if keys:
+                await self._look_up(call.future.scope, [id_of(key) for key in keys])
+            for key in keys:
+                if (source := self._store.with_key(key)) is None:
+                    raise NotResumed(f"the result of {id_of(key)} is no longer kept")
+                call.sources[key] = source
+        async with anyio.create_task_group() as tg:
+            for source in call.sources.values():
+                tg.start_soon(self._load, source)

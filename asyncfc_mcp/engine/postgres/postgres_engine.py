@@ -1,0 +1,524 @@
+"""The engine of many processes: futures in PostgreSQL, calls in tasks of whichever replica takes their jobs.
+
+Implements `api.Engine`. Owns how the table, the mirror, the scheduler and jobs work together, and their start and end.
+A future is written before its caller is answered. Its replica decides when it starts; the job that this makes is taken
+by any replica that can make the call, which claims it first; whoever waits for it, on whichever replica, reads its end
+from the table when a notification says that it has changed.
+"""
+
+import logging
+import math
+import secrets
+import uuid
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from platform import node
+from typing import Any, Final
+
+import anyio
+
+from asyncfc_mcp.config.settings import Settings
+from asyncfc_mcp.core.futures import Future, Question, Result, State
+from asyncfc_mcp.core.identity import CallerIdentity, Scope
+from asyncfc_mcp.engine.api import Claim
+from asyncfc_mcp.engine.call import Call, Submission, call_of
+from asyncfc_mcp.engine.executor_api import Executor
+from asyncfc_mcp.engine.memory_engine import MemoryEngine
+from asyncfc_mcp.engine.postgres.database import Database
+from asyncfc_mcp.engine.postgres.ends import Ends
+from asyncfc_mcp.engine.postgres.execution import Execution
+from asyncfc_mcp.engine.postgres.futures_table import Ending, FuturesTable, NewFuture, Ready
+from asyncfc_mcp.engine.postgres.grouped import Grouped
+from asyncfc_mcp.engine.postgres.jobs import ANY, Jobs, queue_of
+from asyncfc_mcp.engine.postgres.listener import Listener, Notification
+from asyncfc_mcp.engine.postgres.lookups import LookedUp, SharedNumbers
+from asyncfc_mcp.engine.postgres.mirror import Mirror
+from asyncfc_mcp.engine.postgres.question_board import QuestionBoard
+from asyncfc_mcp.engine.postgres.reader import Reader
+from asyncfc_mcp.engine.postgres.replicas import Replicas
+from asyncfc_mcp.engine.postgres.results import parsed
+from asyncfc_mcp.engine.postgres.rows import escaped
+from asyncfc_mcp.engine.postgres.schema import migrate
+from asyncfc_mcp.engine.postgres.takeover import Takeover
+from asyncfc_mcp.engine.question_routing import QuestionRouting
+from asyncfc_mcp.engine.questions import Questions
+from asyncfc_mcp.engine.recorder import failure_record, record_of
+from asyncfc_mcp.engine.restoration import Restoration, missing_result
+from asyncfc_mcp.engine.scheduler import Scheduler
+from asyncfc_mcp.errors import Cancelled, Interrupted
+from asyncfc_mcp.signals import WakeUp
+
+logger = logging.getLogger(__name__)
+
+PRUNE_S: Final = 60.0
+"""Seconds between two looks for futures that are no longer kept."""
+
+
+class PostgresEngine(MemoryEngine):
+    """One replica.
+
+    Args:
+        settings: bounds and times.
+        server_limits: `max_concurrency` of each server, over all replicas; None means no limit.
+        database: shared by all replicas.
+        owners: server → name of the replica that has it (setting `owner`); absent for servers that every replica has.
+        several_servers: questions must say which server asks.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        server_limits: Mapping[str, int | None],
+        database: Database,
+        *,
+        owners: Mapping[str, str] | None = None,
+        several_servers: bool = False,
+    ) -> None:
+        self._replica = uuid.uuid4().hex
+        self._database = database
+        self._owners = owners or {}
+        self._table = FuturesTable(database, self._replica)
+        self._database_offset_s = 0.0
+        super().__init__(settings, server_limits, several_servers=several_servers)
+        self._restoration = Restoration(self._offset_s, self._load_blocking)
+        self._looked_up = LookedUp(self._token, self._unload)
+        self._keep_in(SharedNumbers, self._looked_up)
+        self._ends = Ends(self._table)
+        self._ready = Grouped[Ready, None](self._make_ready)
+        self._reads = Grouped[int, None](self._mark_read)
+        self._names_wanted = WakeUp()
+
+    @asynccontextmanager
+    async def open(self, executor: Executor) -> AsyncGenerator[None]:
+        async with self._database.open():
+            await migrate(self._database)
+            await self._measure_offset()
+            listener = self._listener()
+            self._put_together(executor, listener)
+            self._board.attach(self._questions, listener)
+            async with anyio.create_task_group() as tg:
+                self._tg = tg
+                await tg.start(self._ends.run, self._mirror)
+                for run in (self._ready.run, self._reads.run, self._board.run):
+                    await tg.start(run)
+                await tg.start(self._scheduler.run)
+                await tg.start(listener.run)
+                await tg.start(self._mirror.run)
+                await tg.start(self._replicas.run)
+                self._jobs.serve(self._own_queue)
+                await tg.start(self._jobs.run)
+                tg.start_soon(self._prune)
+                tg.start_soon(self._watch_names)
+                try:
+                    yield
+                finally:
+                    with anyio.CancelScope(shield=True), anyio.move_on_after(self._settings.drain_s or 1):
+                        await self._leave()
+                    tg.cancel_scope.cancel()
+
+    def _put_together(self, executor: Executor, listener: Listener) -> None:
+        settings = self._settings
+        self._scheduler = Scheduler(
+            self._store,
+            executor.execute,
+            clock=self._clock,
+            execute_nowait=executor.execute_nowait,
+            check=executor.check,
+            path_missing=executor.path_missing,
+            order_s=settings.public_order_s,
+            recorder=self._ends,
+            launch=self._launch,
+            resume=executor.resume,
+            load=self.load,
+        )
+        self._board = QuestionBoard(self._database, self._replica, self._seq, self._reread, self._clock)
+        self._mirror = Mirror(
+            self._table, self._replica, self._store, self._scheduler, self._looked_up, self._restoration, self._board
+        )
+        self._reader = Reader(self._table, self._mirror, self._store, self._looked_up)
+        self._execution = Execution(
+            self._table,
+            self._mirror,
+            self._store,
+            self._scheduler,
+            executor,
+            look_up=self._reader.look_up,
+            load=self.load,
+        )
+        self._takeover = Takeover(self._table, self._mirror, self._scheduler, executor, self._reader.look_up)
+        self._jobs = Jobs(self._database, listener, self._execution.run)
+        self._replicas = Replicas(
+            self._database,
+            self._replica,
+            settings.replica or node(),
+            on_dead=self._take_over,
+            on_revived=self._reread_all,
+            pinned=self._owners,
+            on_owned=self._serve,
+        )
+        self._question_routing = QuestionRouting(self._scheduler)
+        self._questions = Questions(
+            self._scheduler,
+            self._clock,
+            settings.question_timeout_s,
+            several=self._several_servers,
+            board=self._board,
+            suffix=f"-{self._replica[:8]}",
+        )
+
+    # --- the life of a replica -----------------------------------------------------------------------------------
+
+    async def _measure_offset(self) -> None:
+        """Compare the clock with the database's, so that times of all replicas can be compared."""
+        before = self._clock()
+        [(at,)] = await self._database.fetch("SELECT extract(epoch FROM clock_timestamp())::float8")
+        self._database_offset_s = at - (before + self._clock()) / 2
+
+    def _offset_s(self) -> float:
+        return self._database_offset_s
+
+    def _listener(self) -> Listener:
+        listener = Listener(self._database)
+
+        def handle(kind: str, handler: Callable[[Notification], None]) -> None:
+            """Handle what other replicas announce."""
+            listener.handle(
+                kind, lambda notification: None if notification.by == self._replica else handler(notification)
+            )
+
+        handle("changed", lambda notification: self._mirror.changed(notification.seqs))
+        handle("cancel", lambda notification: self._execution.cancel(notification.seqs))
+        handle("answered", lambda notification: self._soon(self._board.take_answers, notification.seqs))
+        handle("submitted", lambda _: self._look_for_names())
+        handle("released", lambda _: self._soon(self._take_over, ()))
+        listener.on_connected.append(self._connected)
+        return listener
+
+    def _soon(self, work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Have something done in a task of its own; a failure ends nothing else."""
+
+        async def run() -> None:
+            try:
+                await work(*args)
+            except Exception:
+                logger.exception("%s failed", work.__name__)
+
+        self._tg.start_soon(run)
+
+    @property
+    def _own_queue(self) -> str:
+        """Queue of calls that only this replica can make."""
+        return f"replica:{self._replica}"
+
+    def _queues(self) -> list[str]:
+        return [ANY, self._own_queue, *map(queue_of, self._owners)]
+
+    async def _serve(self, owned: frozenset[str]) -> None:
+        """Take the jobs of the servers that this replica owns, and of no other pinned server."""
+        for server in self._owners:
+            if server in owned:
+                self._jobs.serve(queue_of(server))
+            else:
+                self._jobs.withdraw(queue_of(server))
+
+    async def _reread_all(self) -> None:
+        """Take in what others did with the calls of this replica while they took it for dead."""
+        self._mirror.all_changed()
+        await self._mirror.catch_up()
+
+    def _seq(self, future: Future) -> int | None:
+        return self._mirror.seq(future)
+
+    def _connected(self) -> None:
+        """Make up for notifications that may have been lost while there was no connection."""
+        self._mirror.all_changed()
+        self._look_for_names()
+
+    async def _reread(self, seqs: Collection[int]) -> None:
+        await self._mirror.refresh_now(seqs)
+
+    def _look_for_names(self) -> None:
+        if self._forward_references.wanted():
+            self._names_wanted.set()
+
+    async def _take_over(self, dead: Collection[str]) -> None:
+        await self._takeover.of(dead)
+        await self._jobs.sweep()
+
+    async def _watch_names(self) -> None:
+        """Look names up again that received calls wait for, when another replica has submitted calls."""
+        while True:
+            await self._names_wanted.wait()
+            for scope, names in self._forward_references.wanted():
+                await self._reader.look_up(scope, names)
+            self._forward_references.notify_all()
+
+    async def _prune(self) -> None:
+        """Drop futures that are no longer kept, from time to time; one replica's work is enough for all."""
+        while True:
+            await anyio.sleep(PRUNE_S * (0.5 + secrets.randbelow(1000) / 1000))
+            try:
+                if dropped := await self._table.prune(self._settings.ttl_s, self._settings.journal_max_bytes):
+                    logger.debug("dropped %d futures from the database", dropped)
+                await self._measure_offset()
+            except Exception:
+                logger.exception("futures could not be dropped from the database")
+
+    async def _leave(self) -> None:
+        """Hand over what this replica has not finished."""
+        self._scheduler.held = True
+        await self._ends.drained()
+        calls = self._execution.calls
+        if calls:
+            endings = [
+                Ending(seq, State.FAILED, ran=True, failure=failure_record(Interrupted(repeatable=call.repeatable)))
+                for call in calls
+                if (seq := self._mirror.seq(call.future)) is not None and not call.asks_again
+            ]
+            await self._table.end(endings)
+        await self._table.release()
+
+    # --- submit --------------------------------------------------------------------------------------------------
+
+    @property
+    def submits_nowait(self) -> bool:
+        return False
+
+    def submit_nowait(self, submission: Submission) -> Future | None:
+        return None
+
+    async def submit(self, submission: Submission) -> Future:
+        context, bindings, after = submission.context, submission.bindings, submission.after
+        scope = context.scope
+        follows = [key for key in dict.fromkeys(after.values()) if not self._has_completed(key)] if after else ()
+        self._store.admit(scope, context.client, [*bindings.values(), *follows])
+        if context.name is not None:
+            self._store.check_name(scope, context.name, context.namer)
+        future = Future(
+            "",  # given by the table
+            scope,
+            submission.name,
+            submission.server,
+            name=context.name,
+            conversation=context.conversation,
+            caller=context.client,
+            namer=context.namer,
+            submitted_at=self._clock(),
+            ttl_s=context.ttl_s,
+        )
+        call = call_of(submission, future, follows)
+        record = record_of(call, self._offset_s(), self._token)
+        if not scope.listed:
+            record.id = f"f{secrets.token_hex(16)}"
+        effect = call.effect if call.recorded_effect is None else call.recorded_effect
+        new = NewFuture(uuid.uuid4().hex, record, effect)
+        if context.name is None:
+            return await self._mirror.submit(new, call)
+        with self.announcing(scope, context.name, context.namer):
+            await self._mirror.submit(new, call)
+        self._forward_references.notify_all()
+        return future
+
+    def _token(self, namer: CallerIdentity | None) -> str:
+        """Return what tells the owner of a name from others in a record: equal on all replicas for a caller that is one
+        there, else on this replica only."""
+        token = "" if namer is None else namer.token
+        return token if ":" in token else f"{self._replica}/{token}"
+
+    def _launch(self, call: Call) -> None:
+        """Have a job made for a call that lacks nothing but a place."""
+        future = call.future
+        seq = self._mirror.seq(future)
+        assert seq is not None
+        if future.private:
+            queue = self._own_queue  # its arguments are nowhere else
+        else:
+            queue = queue_of(future.server) if future.server in self._owners else ANY
+        limits = self._server_limits.get(future.server), call.policy.max_concurrency
+        self._ready.add(Ready(seq, future.server, call.tool, queue, *limits), partial(self._made_ready, seq))
+
+    async def _make_ready(self, batch: Sequence[Ready]) -> Sequence[None]:
+        await self._table.make_ready(batch)
+        return [None] * len(batch)
+
+    def _made_ready(self, seq: int, outcome: Exception | None) -> None:
+        if outcome is not None:
+            logger.error("the job of a call could not be made: %s", outcome)
+
+    # --- get and list --------------------------------------------------------------------------------------------
+
+    async def look_up(self, scope: Scope, refs: Sequence[str], namer: CallerIdentity | None) -> None:
+        await self._reader.look_up(scope, refs)
+
+    async def get(
+        self,
+        scope: Scope,
+        refs: Sequence[str],
+        namer: CallerIdentity | None = None,
+        *,
+        timeout_s: float = math.inf,
+    ) -> list[Future]:
+        await self._reader.look_up(scope, refs)
+        return await super().get(scope, refs, namer, timeout_s=timeout_s)
+
+    async def find(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
+        await self._reader.look_up(scope, [ref])
+        return await super().find(scope, ref, namer)
+
+    async def fate(self, scope: Scope, ref: str) -> str | None:
+        await self._reader.look_up(scope, [ref])
+        return self.fate_nowait(scope, ref)
+
+    async def list_futures(self, scope: Scope) -> Iterator[Future]:
+        return await self._reader.newest(scope)
+
+    async def unread(self, scope: Scope, conversation: str) -> list[Future]:
+        return await self._reader.unread(scope, conversation)
+
+    def unread_nowait(self, scope: Scope, conversation: str) -> list[Future] | None:
+        return None
+
+    def mark_read(self, future: Future) -> None:
+        self._store.mark_read(future)
+        if future.read_at is None:
+            future.read_at = self._clock()
+        if future.done and (seq := self._mirror.seq(future)) is not None:
+            self._reads.add(seq, lambda outcome: None)
+
+    async def _mark_read(self, batch: Sequence[int]) -> Sequence[None]:
+        await self._table.mark_read(batch)
+        return [None] * len(batch)
+
+    async def load(self, future: Future) -> None:
+        await self._reader.load(future)
+
+    def _load_blocking(self, future: Future) -> dict[str, Any]:
+        """Return a result at once, while everything else stands still: the last resort for one that was not loaded."""
+        logger.debug("the result of %s is read while the event loop waits", future.id)
+        rows = self._database.fetch_blocking(
+            "SELECT r.json FROM results r JOIN futures f USING (seq) WHERE f.scope = %s AND f.id = %s",
+            (escaped(future.scope.key), escaped(future.id)),
+        )
+        return parsed(rows[0][0]) if rows else missing_result(future)
+
+    def _unload(self, future: Future) -> None:
+        future.unload(self._load_blocking)
+
+    # --- wait and cancel -----------------------------------------------------------------------------------------
+
+    async def problem(self) -> str | None:
+        return None if self._database.available else "the database does not respond"
+
+    async def wait(self, futures: Iterable[Future], *, any_: bool = False, timeout_s: float | None = None) -> bool:
+        futures = list(futures)
+        ended = await super().wait(futures, any_=any_, timeout_s=timeout_s)
+        for future in futures:
+            if future.done:
+                await self.load(future)
+        return ended
+
+    async def cancel(self, future: Future) -> None:
+        seq = self._mirror.seq(future)
+        if future.done or seq is None:
+            return
+        if self._execution.has(future) and future.state is not State.WAITING:
+            return self._scheduler.cancel(future)
+        if future.state is State.WAITING:
+            why = Cancelled(sent=False)
+            ending = Ending(seq, State.CANCELLED, ran=False, failure=failure_record(why))
+            if (await self._table.end([ending]))[0]:
+                return self._mirror.mark_dirty([seq])
+        if self._execution.has(future):
+            self._execution.cancel([seq])
+        else:
+            await self._table.request_cancel(seq)
+        self._mirror.mark_dirty([seq])
+
+    def cancel_nowait(self, future: Future) -> None:
+        self._soon(self.cancel, future)
+
+    # --- answer --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def claiming(
+        self,
+        put: Callable[[Question], bool] | None,
+        capabilities: Mapping[str, Any],
+        caller: CallerIdentity | None = None,
+    ) -> Generator[Claim]:
+        def put_and_announce(question: Question) -> bool:
+            assert put is not None
+            done = put(question)
+            if done:
+                self._announce(question)
+            return done
+
+        with self._questions.claiming(None if put is None else put_and_announce, capabilities, caller) as take:
+
+            def claim(futures: Iterable[Future]) -> list[tuple[Future, Question]]:
+                claimed = take(futures)
+                for _, question in claimed:
+                    self._announce(question)
+                return claimed
+
+            yield claim
+
+    def _announce(self, question: Question) -> None:
+        self._soon(self._board.announce_claim, question)
+
+    async def question(self, question_id: str) -> Question | None:
+        return self._questions.find(question_id) or await self._board.find(question_id)
+
+    async def answer(
+        self, question: Question, answer: Result | None, refusal: tuple[int, str, Any] | None = None
+    ) -> None:
+        if self._board.is_remote(question):
+            await self._board.answer(question, answer, refusal)
+        else:
+            question.settle(answer, refusal)
+
+    def answer_nowait(
+        self, question: Question, answer: Result | None, refusal: tuple[int, str, Any] | None = None
+    ) -> None:
+        self._soon(self.answer, question, answer, refusal)
+
+    async def release(self, question: Question) -> None:
+        await super().release(question)
+        await self._board.announce_claim(question, 0.0)
+
+    async def question_over(self, question: Question) -> None:
+        if self._board.is_remote(question):
+            await self._board.over(question)
+        else:
+            await self._questions.over(question)
+
+    # --- figures and the end -------------------------------------------------------------------------------------
+
+    @property
+    def unfinished(self) -> Sequence[Call]:
+        running = self._execution.calls
+        return tuple(call for call in self._scheduler.unfinished if not call.elsewhere or call in running)
+
+    def is_resumed_nowait(self, call: Call) -> bool:
+        if call in self._execution.calls and call.future.state is not State.WAITING:
+            return call.asks_again
+        return not call.future.private
+
+    def hold_nowait(self) -> None:
+        super().hold_nowait()
+        for queue in self._queues():
+            self._jobs.withdraw(queue)
+
+    def result_path(self, future: Future) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None
