@@ -272,6 +272,12 @@ class Settings:
         "Name of this replica, with the URL of a database as `engine`. Default: the name of the host. May contain "
         "variables.",
     )
+    replica_timeout_s: float = setting(
+        30.0,
+        "Seconds without a heartbeat after which the other replicas take a replica for dead: its calls that were "
+        "waiting go on at another one, and those that were running are interrupted. The same for all replicas.",
+        minimum=2,
+    )
     secret: str | None = setting(
         None,
         "Secret of all replicas that share a database, at least 16 characters, such as `${ASYNCFC_SECRET}`: with it, a "

@@ -23,11 +23,11 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from platform import node
 from typing import Any, Final
 
 import anyio
 
+from asyncfc_mcp.config.replicas import replica_name
 from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.core.futures import Future, Question, Result, State
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
@@ -63,6 +63,10 @@ logger = logging.getLogger(__name__)
 
 PRUNE_S: Final = 60.0
 """Seconds between two looks for futures that are no longer kept."""
+
+
+HEARTBEATS: Final = 6
+"""Heartbeats within the time after which a replica without any counts as dead."""
 
 
 class PostgresEngine(MemoryEngine):
@@ -157,15 +161,26 @@ class PostgresEngine(MemoryEngine):
             load=self.load,
         )
         self._takeover = Takeover(self._table, self._mirror, self._scheduler, executor, self._reader.look_up)
-        self._jobs = Jobs(self._database, listener, self._execution.run)
+        times = {
+            "interval_s": settings.replica_timeout_s / HEARTBEATS,
+            "dead_after_s": settings.replica_timeout_s,
+        }
+        self._jobs = Jobs(
+            self._database,
+            listener,
+            self._execution.run,
+            heartbeat_s=times["interval_s"],
+            dead_after_s=times["dead_after_s"],
+        )
         self._replicas = Replicas(
             self._database,
             self._replica,
-            settings.replica or node(),
+            replica_name(settings),
             on_dead=self._take_over,
             on_revived=self._reread_all,
             pinned=self._owners,
             on_owned=self._serve,
+            **times,
         )
         self._question_routing = QuestionRouting(self._scheduler)
         self._questions = Questions(

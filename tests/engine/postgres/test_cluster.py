@@ -3,16 +3,30 @@
 The life of a future on one replica is the contract suite's (`tests/engine/test_contract*.py`).
 """
 
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from random import Random
+from typing import Any
+
 import anyio
+import anyio.to_thread
 import pytest
 
 from asyncfc_mcp.config.settings import Policy, Settings
-from asyncfc_mcp.core.futures import State
+from asyncfc_mcp.core.futures import Result, State
 from asyncfc_mcp.core.identity import LOCAL, CallerIdentity
+from asyncfc_mcp.engine.call import Call
+from asyncfc_mcp.engine.postgres.database import Database
 from asyncfc_mcp.engine.postgres.jobs import ANY
+from asyncfc_mcp.engine.postgres.postgres_engine import PostgresEngine
 from asyncfc_mcp.errors import NameInUse
+from asyncfc_mcp.protocol import OnProgress, OnSent
 from tests.support.cluster import Cluster, cluster, replica
-from tests.support.parked_calls import failing, text
+from tests.support.engines import Bench
+from tests.support.parked_calls import ParkedCalls, failing, label, text
+from tests.support.postgres import PostgresServer
 from tests.support.virtual_time import until
 
 pytestmark = pytest.mark.anyio
@@ -280,3 +294,98 @@ async def test_what_a_replica_leaves_at_a_clean_end_goes_on_elsewhere(postgres_u
         await it.end(there[2])
         assert await staying.engine.wait(there)
         assert staying.calls.started == [each.id for each in there[1:]]
+
+
+# --- many rounds ----------------------------------------------------------------------------------------------------
+
+
+class Immediate(ParkedCalls):
+    """An executor whose calls end by themselves, after no time or very little."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__()
+        self._random = random
+        self.made: Counter[str] = Counter()
+
+    async def execute(self, call: Call, arguments: Any, on_progress: OnProgress, on_sent: OnSent) -> Result:
+        on_sent()
+        self.made[label(call.future)] += 1
+        for _ in range(self._random.randrange(4)):
+            await anyio.lowlevel.checkpoint()
+        if self._random.random() < 0.3:
+            await anyio.sleep(self._random.random() * 0.01)
+        return text(str(arguments["n"]))
+
+
+@asynccontextmanager
+async def immediate(url: str, seed: int) -> AsyncGenerator[list[tuple[PostgresEngine, Immediate]]]:
+    """Run two replicas whose calls end by themselves."""
+    async with AsyncExitStack() as stack:
+        replicas: list[tuple[PostgresEngine, Immediate]] = []
+        for number in range(2):
+            engine, calls = PostgresEngine(Settings(), {}, Database(url)), Immediate(Random(seed + number))
+            await stack.enter_async_context(engine.open(calls))
+            replicas.append((engine, calls))
+        yield replicas
+
+
+async def rounds(
+    replicas: Sequence[tuple[PostgresEngine, Immediate]], count: int, random: Random, at_once: int = 16
+) -> None:
+    """Submit calls at one replica and await each at another at some moment around its end."""
+    submit = Bench(replicas[0][0], replicas[0][1]).submission
+    left = iter(range(count))
+
+    async def user() -> None:
+        for number in left:
+            at, to = random.choice([(0, 1), (1, 0), (0, 0), (1, 1)])
+            path = random.choice(["", f"x{number % 5}"])
+            future = await replicas[at][0].submit(submit(writes=path, arguments={"n": number}))
+            for _ in range(random.randrange(6)):
+                await anyio.lowlevel.checkpoint()
+            if random.random() < 0.3:
+                await anyio.sleep(random.random() * 0.02)
+            there = await replicas[to][0].find(LOCAL, future.id)
+            assert there is not None
+            with anyio.fail_after(30):
+                assert await replicas[to][0].wait([there])
+                assert await replicas[at][0].wait([future])
+            assert there.result == future.result == text(str(number))
+
+    async with anyio.create_task_group() as tg:
+        for _ in range(at_once):
+            tg.start_soon(user)
+
+
+@pytest.mark.parametrize(
+    "count", [400, pytest.param(10_000, marks=[pytest.mark.attacks_long, pytest.mark.timeout(900)])]
+)
+async def test_no_wake_up_is_lost(postgres_url: str, count: int):
+    """However a wait and an end at another replica overlap, the wait returns; and every call is made once."""
+    async with immediate(postgres_url, 1) as replicas:
+        await rounds(replicas, count, Random(2))
+        made = sum((calls.made for _, calls in replicas), Counter[str]())
+        assert len(made) == count
+        assert set(made.values()) == {1}
+
+
+async def test_a_restart_of_the_database_under_load_loses_nothing(own_postgres: PostgresServer):
+    """Every call that was taken ends with its result, and none is made twice."""
+    async with immediate(own_postgres.url("restarted"), 3) as replicas:
+        restarts = 0
+
+        async def restart() -> None:
+            nonlocal restarts
+            for immediate_ in (False, True):
+                await anyio.sleep(0.5)
+                await anyio.to_thread.run_sync(partial(own_postgres.restart, immediate=immediate_))
+                restarts += 1
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(restart)
+            number = 0
+            while restarts < 2:
+                await rounds(replicas, 40, Random(number))
+                number += 1
+        made = sum((calls.made for _, calls in replicas), Counter[str]())
+        assert set(made.values()) == {1}
