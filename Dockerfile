@@ -2,17 +2,19 @@
 #
 #   docker build -t asyncfc-mcp .
 #   docker run -p 8642:8642 -e ASYNCFC_TOKEN -v "$PWD/mcp.json:/etc/asyncfc/mcp.json:ro" asyncfc-mcp
+#   docker build --build-arg EXTRAS=fast,postgres -t asyncfc-mcp .    # with the PostgreSQL engine
 #
 # Wrapped servers that are commands (npx, uvx, …) must be installed in the image: build one from this image.
 
 FROM python:3.11.13-slim-bookworm AS build
+ARG EXTRAS=fast
 WORKDIR /src
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY asyncfc_mcp ./asyncfc_mcp
 COPY examples ./examples
 RUN python -m venv /opt/asyncfc \
- && /opt/asyncfc/bin/pip install --constraint constraints.txt ".[fast]"
+ && /opt/asyncfc/bin/pip install --constraint constraints.txt ".[${EXTRAS}]"
 
 FROM python:3.11.13-slim-bookworm
 LABEL org.opencontainers.image.title="asyncfc-mcp" \

@@ -120,6 +120,15 @@ def own_postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def haproxy() -> str:
+    """The program of a load balancer."""
+    found = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        _unavailable("these tests need haproxy (Debian: apt-get install haproxy; it does not have to run)")
+    return found
+
+
 @pytest.fixture
 def postgres_url(postgres: PostgresServer) -> str:
     """A database for one test: the URL of a schema that does not exist yet, as the setting `engine` takes it."""
