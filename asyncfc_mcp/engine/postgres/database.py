@@ -41,6 +41,8 @@ _RECONNECT_S: Final = 4.0
 """Seconds after which the pool gives a connection up. Its own pauses between attempts double without a bound; after
 this, each transaction that waits makes it try again."""
 _CONNECT_S: Final = 10
+_PATIENCE_S: Final = 0.5
+"""Seconds without the database after which that is a warning."""
 _SETTINGS: Final = {
     # Every statement finds its rows by an index, a few at a time. The planner does not know that of a table that has
     # just been filled, and a plan that is made for a small table is kept while it grows.
@@ -107,6 +109,7 @@ class Database:
         )
         self._lost_at: float | None = None
         """Since when the database is not available."""
+        self._warned = False
 
     @asynccontextmanager
     async def open(self, wait_s: float = 10.0) -> AsyncGenerator[None]:
@@ -233,16 +236,22 @@ class Database:
     def _interrupted(self, exc: psycopg.Error) -> None:
         if isinstance(exc, PoolTimeout) and self._lost_at is None:
             logger.debug("a transaction waits for a connection: %s", exc)
-        elif (exc.sqlstate or "").startswith("40"):
+            return
+        if (exc.sqlstate or "").startswith("40"):
             logger.debug("a transaction is repeated: %s", exc)
-        elif self._lost_at is None:
+            return
+        if self._lost_at is None:
             self._lost_at = time.monotonic()
+            logger.info("a transaction is repeated: %s", reason(exc))
+        elif not self._warned and time.monotonic() > self._lost_at + _PATIENCE_S:
+            self._warned = True
             logger.warning("the database %s does not respond and is tried again: %s", self.shown, reason(exc))
 
     def _available(self) -> None:
         since, self._lost_at = self._lost_at, None
-        if since is not None:
-            logger.warning("the database %s is available again, after %.1f s", self.shown, time.monotonic() - since)
+        if self._warned and since is not None:
+            self._warned = False
+            logger.warning("the database %s is available again, after %.0f s", self.shown, time.monotonic() - since)
 
     async def _check(self) -> None:
         """Have the pool replace its dead connections, which an interruption leaves behind."""

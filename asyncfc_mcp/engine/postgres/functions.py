@@ -3,7 +3,8 @@
 Owns the order of submissions and of places. `futures_table` calls these functions; `schema` creates them.
 
 Locks are taken in one order, so that no two transactions wait for each other: servers by name, then futures by `seq`.
-Only a place that is given to a call in the moment of its cancellation breaks it; PostgreSQL then ends one of two
+The holder of a server's lock may lock any of its queued calls, so that changes of these take that lock first. A call
+that is queued, or gets a place, in the moment of its cancellation breaks the order; PostgreSQL then ends one of two
 transactions, which is repeated.
 """
 
@@ -238,21 +239,28 @@ END $$;
 """
 
 _FREE: Final = """
--- Locks futures, before that the servers at which they have limited places; returns those with such a place.
+-- Locks futures, before that the servers at which they are queued or have limited places; returns those with such a
+-- place.
+CREATE FUNCTION has_limited_place(of_server text, of_tool text, of_seq bigint) RETURNS boolean LANGUAGE sql AS $$
+    SELECT coalesce((
+        SELECT p.limited FROM places p WHERE p.server = of_server AND p.call_tool = of_tool AND p.seq = of_seq
+    ), false)
+$$;
+CREATE FUNCTION is_queued(of_server text, of_tool text, of_seq bigint) RETURNS boolean LANGUAGE sql AS $$
+    SELECT EXISTS (
+        SELECT 1 FROM queued q WHERE q.server = of_server AND q.call_tool = of_tool AND q.seq = of_seq
+    )
+$$;
 CREATE FUNCTION lock_futures(seqs bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
     places bigint[];
 BEGIN
     PERFORM lock_servers(ARRAY(
-        SELECT f.server FROM futures f WHERE f.seq = ANY (seqs) AND f.placed AND (
-            SELECT p.limited FROM places p
-                WHERE p.server = f.server AND p.call_tool = f.call_tool AND p.seq = f.seq
-        )
+        SELECT f.server FROM futures f WHERE f.seq = ANY (seqs) AND f.call_tool IS NOT NULL
+            AND CASE WHEN f.placed THEN has_limited_place(f.server, f.call_tool, f.seq)
+                ELSE is_queued(f.server, f.call_tool, f.seq) END
     ));
-    SELECT array_agg(l.seq) FILTER (WHERE l.placed AND (
-            SELECT p.limited FROM places p
-                WHERE p.server = l.server AND p.call_tool = l.call_tool AND p.seq = l.seq
-        )) INTO places
+    SELECT array_agg(l.seq) FILTER (WHERE l.placed AND has_limited_place(l.server, l.call_tool, l.seq)) INTO places
         FROM (SELECT * FROM futures f WHERE f.seq = ANY (seqs) ORDER BY f.seq FOR UPDATE) l;
     RETURN places;
 END $$;
@@ -357,6 +365,21 @@ BEGIN
 END $$;
 """
 
+_OWN: Final = """
+-- Gives the unfinished futures of some replicas, and those of none, another owner, or none; returns them.
+CREATE FUNCTION own_futures(former text[], new_owner text, change uuid) RETURNS SETOF futures
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM lock_servers(ARRAY(SELECT q.server FROM queued q));
+    PERFORM 1 FROM futures f
+        WHERE f.ended_at IS NULL AND (f.owner IS NULL OR f.owner = ANY (former)) ORDER BY f.seq FOR UPDATE;
+    RETURN QUERY
+        UPDATE futures f SET owner = new_owner, owner_token = change
+            WHERE f.ended_at IS NULL AND (f.owner IS NULL OR f.owner = ANY (former) OR f.owner_token = change)
+            RETURNING f.*;
+END $$;
+"""
+
 FUNCTIONS: Final[tuple[LiteralString, ...]] = (
     _NOW,
     _NOTIFY,
@@ -368,4 +391,5 @@ FUNCTIONS: Final[tuple[LiteralString, ...]] = (
     _FREE,
     _END,
     _REQUEUE,
+    _OWN,
 )

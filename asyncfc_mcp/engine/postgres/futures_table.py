@@ -369,18 +369,10 @@ class FuturesTable:
     async def adopt(self, dead: Collection[str]) -> list[Row]:
         """Take over the unfinished futures whose owner is one of these replicas or None, in one transaction with other
         adopters; return them in order of `seq`, with `call`."""
-        token = str(uuid4())
         found = await self._database.fetch(
-            f"""WITH mine AS (
-                    SELECT f.seq FROM futures f
-                        WHERE f.ended_at IS NULL
-                            AND (f.owner IS NULL OR f.owner = ANY (%s) OR f.owner_token = %s)
-                        ORDER BY f.seq FOR UPDATE
-                ), changed AS (
-                    UPDATE futures f SET owner = %s, owner_token = %s FROM mine WHERE f.seq = mine.seq RETURNING f.*
-                )
-                SELECT {SELECTED}, c.json FROM changed f LEFT JOIN calls c ON c.seq = f.seq ORDER BY f.seq""",
-            (list(dead), token, self._replica, token),
+            f"""SELECT {SELECTED}, c.json FROM own_futures(%s, %s, %s) f LEFT JOIN calls c ON c.seq = f.seq
+                ORDER BY f.seq""",
+            (list(dead), self._replica, str(uuid4())),
         )
         return readable(found)
 
@@ -408,13 +400,8 @@ class FuturesTable:
         `released`."""
         (payload,) = payloads("released", self._replica)
         await self._database.fetch(
-            """WITH mine AS (
-                    SELECT f.seq FROM futures f WHERE f.ended_at IS NULL AND f.owner = %s ORDER BY f.seq FOR UPDATE
-                ), changed AS (
-                    UPDATE futures f SET owner = NULL FROM mine WHERE f.seq = mine.seq
-                )
-                SELECT pg_notify(%s, %s)""",
-            (self._replica, self._database.channel, payload),
+            "SELECT pg_notify(%s, %s), count(*) FROM own_futures(%s, NULL, NULL)",
+            (self._database.channel, payload, [self._replica]),
         )
 
     # --- retention -----------------------------------------------------------------------------------------------
