@@ -33,6 +33,8 @@ PUBLIC: Final = Scope("public", listed=False)
 
 
 LASTING: Final = "key:"
+HOST: Final = "host:"
+SESSION: Final = "session:"
 _tokens: Final = count(1)
 
 
@@ -46,8 +48,9 @@ class CallerIdentity:
         shared: may represent several callers that cannot be distinguished.
         ended: its session has ended.
         began_at: time at which its session was opened, in seconds of the clock; -inf without a session.
-        token: differs from those of all other callers of this run; begins with `key:` where the caller is one in all
-            runs, since it is a conversation with a key.
+        token: differs from those of all other callers of a scope in this run. One with a colon is equal at all replicas
+            that share a database: `key:…` is a conversation with a key, which is one caller in all runs as well;
+            `session:…` a session over HTTP; `host:…` all clients of one name that have neither.
         left_at: returns the time of the client's last activity once it has been idle for so long that it may have
             left without ending its session; infinity until then.
     """
@@ -71,7 +74,9 @@ class CallerIdentity:
     def may_be(self, other: "CallerIdentity") -> bool:
         """Return true where `other` is this caller, or may be this caller after a reconnect: a session of the same host
         that was opened after this one ended or was left. A session that was open beside this one is another client."""
-        return self is other or (self.host == other.host and (self.ended or other.began_at > self.left_at()))
+        if self is other or self.token == other.token:
+            return True
+        return self.host == other.host and (self.ended or other.began_at > self.left_at())
 
 
 FutureKey = NewType("FutureKey", str)

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from asyncfc_mcp.core.futures import Future, Question, Result
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
+from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.core.state_tree import NEAREST
 from asyncfc_mcp.engine.call import Call, PendingCall, Submission
 from asyncfc_mcp.engine.executor_api import Executor
@@ -39,6 +40,11 @@ class Engine(Protocol):
     def open(self, executor: Executor) -> AbstractAsyncContextManager[None]:
         """Run the engine until the block ends. Unfinished calls are then abandoned: cancellations are sent for those
         that the downstream has, no other call is sent, and their futures keep their state."""
+        ...
+
+    @property
+    def sessions(self) -> SessionArchive | None:
+        """Sessions of clients, which other replicas can continue; None without others."""
         ...
 
     async def problem(self) -> str | None:
@@ -191,8 +197,8 @@ class Engine(Protocol):
         ...
 
     async def unread(self, scope: Scope, conversation: str) -> list[Future]:
-        """Return the futures of a conversation with a key that earlier runs of the program left, or that any replica
-        has: unread and unfinished ones, oldest first."""
+        """Return the futures of a conversation that earlier runs of the program left, or that any replica has: unread
+        and unfinished ones, oldest first. Only for conversations with a key, or of a session that replicas share."""
         ...
 
     def unread_nowait(self, scope: Scope, conversation: str) -> list[Future] | None:

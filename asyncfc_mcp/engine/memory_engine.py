@@ -17,6 +17,7 @@ from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.core.archive import Archive as FuturesArchive
 from asyncfc_mcp.core.futures import Future, Question, Result, State
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
+from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.core.state_tree import NEAREST
 from asyncfc_mcp.core.store import FutureStore, InMemoryNumbers, Numbers
 from asyncfc_mcp.engine.api import Claim
@@ -129,6 +130,10 @@ class MemoryEngine:
         finally:
             if self._ids is not None:
                 self._ids.close()
+
+    @property
+    def sessions(self) -> SessionArchive | None:
+        return None
 
     async def problem(self) -> str | None:
         return None  # without its journal it goes on in memory

@@ -9,7 +9,7 @@ import hashlib
 from collections import OrderedDict
 from typing import Final
 
-from asyncfc_mcp.core.identity import LASTING, CallerIdentity
+from asyncfc_mcp.core.identity import HOST, LASTING, CallerIdentity
 from asyncfc_mcp.upstream.request import Params, Request
 
 CONVERSATION_KEY: Final = "asyncfc/conversation"
@@ -51,8 +51,7 @@ class CallerIdentities:
         identity = self._known.get(known)
         if identity is None:
             identity = self._known[known] = CallerIdentity(host, shared=shared)
-            if key is not None:
-                identity.token = f"{LASTING}{host}/{key.removeprefix(LASTING)}"
+            identity.token = f"{HOST}{host}" if key is None else f"{LASTING}{host}/{key.removeprefix(LASTING)}"
             if len(self._known) > MAX_IDENTITIES:
                 self._known.popitem(last=False)[1].ended = True
         else:

@@ -110,9 +110,9 @@ class Client:
             self._sweep_at = max(SWEEP_AT, 2 * len(self.unread_futures()))
 
     def replace_unread(self, futures: Sequence[Future]) -> None:
-        """Count exactly these futures as unread, in this order."""
+        """Count these futures as unread, in this order; of those known before only them, and what has not ended."""
         before, self._unread = self._unread, {}
-        for future in futures:
+        for future in dict.fromkeys((*futures, *(each for each in before.values() if not each.done))):
             if future.key in before:
                 self._unread[future.key] = future
             else:
@@ -131,6 +131,10 @@ class Client:
         """Return the conversation's futures that were not read, finished or not."""
         self._unread = {key: future for key, future in self._unread.items() if future.read_at is None}
         return list(self._unread.values())
+
+    def offered(self, max_bytes: int) -> list[Future]:
+        """Return the futures that `take_ended` would return now."""
+        return [future for future in self._ended if future.read_at is None and future.size <= max_bytes]
 
     def take_ended(self, max_bytes: int) -> list[Future]:
         """Return the futures that ended since the last call and are unread, in order of completion, as far as their
@@ -223,7 +227,8 @@ class Clients:
         return client
 
     def _find(self, scope: Scope, host: str | None, key: str | None, session: Session | None) -> Client:
-        session_id = session.id if session is not None else None
+        engine = self._bridge.engine
+        of_session = session.identity.token if session is not None and session.id is not None else None
         profile = profile_for(host, self._bridge.settings.host_profiles)
         conversation = None
         if key is not None and scope.listed:
@@ -231,18 +236,20 @@ class Clients:
         elif profile.single_conversation:
             if self._pipe:
                 conversation = "stdio"
-            elif session_id is not None:
-                conversation = f"session:{session_id}"
+            elif of_session is not None:
+                conversation = of_session
         # A record belongs to a session where there is one: one client's time-out must not bound another's waits.
-        owner = conversation or (f"session:{session_id}" if session_id is not None else None)
+        owner = conversation or of_session
         if owner is None and not scope.listed:
             return Client(scope, None, profile)
         known = scope.key, host or "", owner
         client = self._known.get(known)
         if client is None:
             client = Client(scope, conversation, profile)
-            if key is not None and conversation is not None:
-                unread = self._bridge.engine.unread_nowait(scope, conversation)
+            # A session that another replica has opened may have futures there.
+            elsewhere = key is not None or (of_session is not None and not engine.submits_nowait)
+            if conversation is not None and elsewhere:
+                unread = engine.unread_nowait(scope, conversation)
                 client.unread_elsewhere = unread is None
                 for future in unread or ():
                     client.follow(future)

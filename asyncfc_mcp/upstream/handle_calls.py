@@ -24,7 +24,7 @@ from asyncfc_mcp.upstream.clients import Arrival, Caller, Client, Clients
 from asyncfc_mcp.upstream.grace import grace_s, is_under_way
 from asyncfc_mcp.upstream.input_required import InputRequired, InputRounds
 from asyncfc_mcp.upstream.listeners import log_listener
-from asyncfc_mcp.upstream.long_poll import wait
+from asyncfc_mcp.upstream.long_poll import load, wait
 from asyncfc_mcp.upstream.notifications import NotificationHub
 from asyncfc_mcp.upstream.own_arguments import Wanted
 from asyncfc_mcp.upstream.request import Request
@@ -191,6 +191,7 @@ class HandleCalls:
                 return self._rounds.result(caller.client.scope, InputRequired(needed.questions, futures))
         elif plan.grace_s and is_under_way(self.bridge, futures[-1]):
             await self.bridge.engine.wait(futures[-1:], timeout_s=plan.grace_s)
+            await load(self.bridge, futures[-1:])
         await self.find_delivered(caller.client)
         return self.deliver(caller.client, self._answer_with(plan, futures, sum(not each.over for each in earlier)))
 
@@ -257,6 +258,7 @@ class HandleCalls:
         """Have `deliver` offer the results of other replicas, too."""
         if client.unread_elsewhere and self.bridge.settings.deliver != "off":
             await self._clients.refresh(client)
+            await load(self.bridge, client.offered(self.bridge.settings.inline_bytes))
 
     def deliver(self, client: Client, answer: Result) -> Result:
         """Append finished, small, unread results of the conversation to an answer, in order of completion."""

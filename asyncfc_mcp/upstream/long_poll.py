@@ -3,7 +3,7 @@
 Owns `wait`, which the meta-tools and `_wait` use. Sync calls wait without a bound (`sync_calls`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import anyio
@@ -64,6 +64,14 @@ async def wait(
         raise
     if needed:
         raise InputRequired(needed)
+    await load(bridge, futures)
+
+
+async def load(bridge: Bridge, futures: Iterable[Future]) -> None:
+    """Have results in memory that calls have elsewhere: reading them while an answer is built would stop everything."""
+    for future in futures:
+        if future.done and not future.loaded:
+            await bridge.engine.load(future)
 
 
 async def _wait_until(

@@ -3,9 +3,10 @@
 Pure, except for the channel back to the client that a request carries. Refuses to know any method.
 """
 
+import hashlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,8 @@ from typing import Any, Final, Protocol, cast
 import anyio
 
 from asyncfc_mcp.core.futures import Result
-from asyncfc_mcp.core.identity import CallerIdentity, Scope
+from asyncfc_mcp.core.identity import SESSION, CallerIdentity, Scope
+from asyncfc_mcp.core.session_archive import SessionRecord
 from asyncfc_mcp.errors import AmbiguousName, RpcError
 from asyncfc_mcp.protocol import (
     INVALID_PARAMS,
@@ -66,13 +68,34 @@ class Session:
         self.notify = notify
         self.id = session_id
         self.identity = CallerIdentity()
+        if session_id is not None:
+            self.identity.token = f"{SESSION}{hashlib.sha256(f'caller {session_id}'.encode()).hexdigest()[:32]}"
         self.version = LATEST_HANDSHAKE_VERSION
         self.host: str | None = None
         self.capabilities: Mapping[str, Any] = {}
         self.order = RequestOrder()
         self.accepted = False
         """True after the handshake: before it, most methods are refused."""
+        self.log_level: str | None = None
+        """The level that the client has set."""
+        self.uris: Collection[str] = ()
+        """Resources whose changes it wants to know of."""
+        self.save: Callable[[], Awaitable[None]] = _kept_nowhere
+        """Called when one of these has changed."""
         self._exit_callbacks: list[Callable[[], Awaitable[None]]] = []
+
+    def resume(self, record: SessionRecord) -> None:
+        """Continue a session of another replica."""
+        self.version, self.host, self.capabilities = record.version, record.host, record.capabilities
+        self.log_level, self.uris = record.log_level, record.uris
+        self.identity.host = record.host
+        self.order = RequestOrder(continued=True)
+        self.accepted = True
+
+    @property
+    def record(self) -> SessionRecord:
+        """What another replica needs to continue this session."""
+        return SessionRecord(self.scope, self.version, self.host, self.capabilities, self.log_level, tuple(self.uris))
 
     def at_end(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Register a callback for the end of the connection; the last one is called first."""
@@ -88,6 +111,10 @@ class Session:
                     await self._exit_callbacks.pop()()
                 except Exception:
                     logger.exception("cleaning up after a connection failed")
+
+
+async def _kept_nowhere() -> None:
+    """Do nothing: no other replica can continue the session."""
 
 
 async def _dropped(method: str, params: Mapping[str, Any] | None) -> None:

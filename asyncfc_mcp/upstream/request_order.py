@@ -33,11 +33,23 @@ MAX_CLIENTS: Final = 1024
 class RequestOrder:
     """The request IDs of one session, and the calls that wait for missing ones."""
 
-    __slots__ = ("_consecutive", "_late", "_missing", "_next", "_reading", "_timeouts", "_waiting", "shared")
+    __slots__ = (
+        "_consecutive",
+        "_continued",
+        "_late",
+        "_missing",
+        "_next",
+        "_reading",
+        "_timeouts",
+        "_waiting",
+        "shared",
+    )
 
-    def __init__(self, *, shared: bool = False) -> None:
+    def __init__(self, *, shared: bool = False, continued: bool = False) -> None:
         self.shared = shared
         """Several clients may number their requests here."""
+        self._continued = continued
+        """The first requests of the numbering were sent to another replica."""
         self._consecutive = False
         """One request at least had the ID that follows the one before it."""
         self._next = -1
@@ -90,7 +102,7 @@ class RequestOrder:
             self._timeouts = 0
             self.advance()
         elif self._next < 0 or abs(request_id - self._next) > MAX_GAP:
-            self._begin(request_id, range(1, request_id) if request_id <= FIRST else ())
+            self._begin(request_id, () if self._continued or request_id > FIRST else range(1, request_id))
         elif request_id > self._next:
             missing = self._missing if self._timeouts < PATIENCE else self._late
             if len(missing) > MAX_GAP:

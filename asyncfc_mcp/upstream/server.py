@@ -141,6 +141,12 @@ class Upstream:
         # A method that MCP does not define may belong to a server's extension.
         return self._answer(handler or self._extension, request)
 
+    async def resume(self, session: Session) -> None:
+        """Serve a session that another replica has opened."""
+        await self._subscriptions.resume(session)
+        if session.log_level is not None:
+            await self.bridge.set_log_level(self._subscriptions.least_level() or session.log_level)
+
     def modern(self, scope: Scope, channel: Channel, method: str, params: Params | None) -> Result | Deferred:
         """Answer a request that carries its own envelope (2026-07-28), at once or deferred.
 

@@ -65,6 +65,7 @@ class Subscriptions:
             assert self._tasks is not None
             start = self._tasks.start_soon
             listener = Listener(session.notify, session.scope, lists=LISTS, connection=session, start=start)
+            listener.level = session.log_level
             self._sessions[session] = listener
             self._hub.add(listener)
 
@@ -74,6 +75,21 @@ class Subscriptions:
 
             session.at_end(forget)
         return listener
+
+    async def resume(self, session: Session) -> None:
+        """Continue the subscriptions of a session of another replica, as far as their servers allow that."""
+        listener = self.listener(session)
+        for kind in sorted(LISTS):
+            listener.enqueue(f"notifications/{kind}/list_changed")  # it may have missed a change
+        for uri in session.uris:
+            with suppress(CallFailed, AmbiguousName):
+                await self._hub.subscribe(listener, uri, session.identity)
+
+    async def _changed(self, request: Request) -> None:
+        """Have other replicas know what a session's client wants."""
+        assert request.session is not None, "a method of the handshake versions"
+        request.session.uris = self.listener(request.session).uris
+        await request.session.save()
 
     def _listener_of(self, request: Request) -> Listener:
         assert request.session is not None, "a method of the handshake versions"
@@ -90,19 +106,28 @@ class Subscriptions:
             )
         with ambiguity_refused():
             await self._hub.subscribe(listener, uri, self._identities.namer(request))
+        await self._changed(request)
         return {}
 
     async def _unsubscribe(self, request: Request) -> Result:
         await self._hub.unsubscribe(self._listener_of(request), uri_of(request))
+        await self._changed(request)
         return {}
 
     async def _set_level(self, request: Request) -> Result:
         level = request.params.get("level")
         if level not in LEVELS:
             raise RpcError(INVALID_PARAMS, f"logging/setLevel: level must be one of {', '.join(LEVELS)}")
-        self._listener_of(request).level = str(level)
+        listener = self._listener_of(request)
+        assert request.session is not None, "a method of the handshake versions"
+        listener.level = request.session.log_level = str(level)
+        await self._changed(request)
         await self.bridge.set_log_level(self._hub.least_level() or str(level))
         return {}
+
+    def least_level(self) -> str | None:
+        """Return the least severe level that any client has set."""
+        return self._hub.least_level()
 
     async def _listen(self, request: Request) -> Result:
         """Send the notifications that a client asks for on one stream (2026-07-28), until the client closes it."""

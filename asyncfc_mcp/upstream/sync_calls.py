@@ -23,6 +23,7 @@ from asyncfc_mcp.upstream import answers, own_arguments
 from asyncfc_mcp.upstream.clients import Caller
 from asyncfc_mcp.upstream.input_required import InputRequired, InputRounds
 from asyncfc_mcp.upstream.listeners import RequestLogListener, log_listener
+from asyncfc_mcp.upstream.long_poll import load
 from asyncfc_mcp.upstream.notifications import NotificationHub
 from asyncfc_mcp.upstream.request import Request
 
@@ -94,6 +95,7 @@ class SyncCalls:
         try:
             await listener.drained()
             await self.wait_until_done(future, caller)
+            await load(self.bridge, [future])
             await listener.drained()
         except InputRequired as needed:
             return self._rounds.result(caller.client.scope, needed)

@@ -12,7 +12,7 @@ from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.protocol import INVALID_PARAMS, METHOD_NOT_FOUND
 from asyncfc_mcp.upstream import answers, task_shapes
 from asyncfc_mcp.upstream.clients import Clients
-from asyncfc_mcp.upstream.long_poll import CANCEL_WAIT_S
+from asyncfc_mcp.upstream.long_poll import CANCEL_WAIT_S, load
 from asyncfc_mcp.upstream.request import Handler, Request, ambiguity_refused, awaited, paged, require_tasks_extension
 from asyncfc_mcp.upstream.sync_calls import SyncCalls
 
@@ -93,6 +93,7 @@ class Tasks:
         """Wait for the end of a task, and return its result (2025-11-25)."""
         future = await self._task_future(request)
         await self._sync_calls.wait_until_done(future, self._clients.caller(request))
+        await load(self.bridge, [future])
         self.bridge.engine.mark_read(future)
         if future.result is None:
             failure = task_shapes.error(future)

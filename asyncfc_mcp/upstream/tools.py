@@ -31,6 +31,7 @@ from asyncfc_mcp.upstream.clients import Caller, Clients
 from asyncfc_mcp.upstream.grace import grace_s, is_under_way
 from asyncfc_mcp.upstream.handle_calls import HandleCalls, call_context, without_ours
 from asyncfc_mcp.upstream.input_required import InputRequired, InputRounds
+from asyncfc_mcp.upstream.long_poll import load
 from asyncfc_mcp.upstream.metatools import METATOOLS
 from asyncfc_mcp.upstream.request import Handler, Request, awaited, paged
 from asyncfc_mcp.upstream.request_order import RequestOrder, Turn
@@ -249,6 +250,7 @@ class ToolCalls:
         future = await self.bridge.submit(route, arguments, context)
         if grace and is_under_way(self.bridge, future):
             await self.bridge.engine.wait([future], timeout_s=grace)
+            await load(self.bridge, [future])
         if grace is not None and future.done:
             self.bridge.engine.mark_read(future)
             return answers.in_place(future)

@@ -13,7 +13,7 @@ import anyio.lowlevel
 
 from asyncfc_mcp.core.futures import Future, Question
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
-from asyncfc_mcp.engine.api import Engine
+from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.engine.call import Submission
 from asyncfc_mcp.engine.forward_references import ForwardReferences
 from asyncfc_mcp.engine.memory_engine import MemoryEngine
@@ -35,10 +35,15 @@ class DistantEngine(MemoryEngine):
         self._looked_up = set[tuple[str, str]]()
         self._last: anyio.Event | None = None
         self.trouble: str | None = None
+        self.archive: SessionArchive | None = None
 
     async def _take_a_while(self) -> None:
         for _ in range(next(self._steps)):
             await anyio.lowlevel.checkpoint()
+
+    @property
+    def sessions(self) -> SessionArchive | None:
+        return self.archive
 
     async def problem(self) -> str | None:
         return self.trouble
@@ -137,7 +142,3 @@ def distant() -> Iterator[None]:
     """Have bridges that are composed in this block use such an engine."""
     with patch("asyncfc_mcp.app.MemoryEngine", DistantEngine):
         yield
-
-
-def is_distant(engine: Engine) -> bool:
-    return not engine.submits_nowait

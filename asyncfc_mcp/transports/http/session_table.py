@@ -3,6 +3,7 @@
 Owns the session IDs. Leaves the traffic of a session to `session`, and HTTP requests to `sessions`.
 """
 
+import logging
 import secrets
 from collections.abc import Sequence
 from typing import Final
@@ -11,9 +12,12 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.errors import BridgeError, RpcError
 from asyncfc_mcp.protocol import CONNECTION_CLOSED
 from asyncfc_mcp.transports.http.session import HttpSession
+
+logger = logging.getLogger(__name__)
 
 IDLE_S: Final = 1800.0
 """Idle sessions expire after this: most clients never send DELETE."""
@@ -32,9 +36,15 @@ class TooManySessions(BridgeError):
 
 
 class SessionTable:
-    """Sessions of one server, by ID."""
+    """Sessions of one server, by ID.
 
-    def __init__(self) -> None:
+    Args:
+        archive: sessions of all replicas; None without others. Sessions that end here for lack of use, or with this
+            process, stay there.
+    """
+
+    def __init__(self, archive: SessionArchive | None = None) -> None:
+        self._archive = archive
         self._sessions: dict[str, HttpSession] = {}
         self.closed = False
         """True once no session may be opened."""
@@ -46,9 +56,19 @@ class SessionTable:
             while True:
                 await anyio.sleep(SWEEP_S)
                 await self._end_all([key for key, session in self._sessions.items() if session.idle_s() > IDLE_S])
+                if self._archive is not None:
+                    await self._touch(self._archive)
         finally:
             with anyio.CancelScope(shield=True):  # each takes a bounded time
                 await self._end_all(tuple(self._sessions))
+
+    async def _touch(self, archive: SessionArchive) -> None:
+        """Have sessions that are used here stay in the archive."""
+        used = [key for key, session in self._sessions.items() if session.idle_s() <= 2 * SWEEP_S]
+        try:
+            await archive.touch(used, IDLE_S)
+        except Exception:
+            logger.exception("sessions could not be marked as used")
 
     async def _end_all(self, session_ids: Sequence[str]) -> None:
         async with anyio.create_task_group() as tg:

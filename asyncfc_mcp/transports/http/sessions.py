@@ -1,10 +1,12 @@
 """HTTP requests of protocol versions with a handshake (before 2026-07-28): POST, GET and DELETE of a session.
 
-Owns the HTTP semantics of these versions. Leaves sessions to `session` and `session_table`, methods to `Upstream`, and
-requests of 2026-07-28 to `stateless`.
+Owns the HTTP semantics of these versions, and continuing sessions of other replicas. Leaves sessions to `session` and
+`session_table`, methods to `Upstream`, and requests of 2026-07-28 to `stateless`.
 """
 
 import logging
+import re
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
@@ -22,8 +24,8 @@ from asyncfc_mcp.transports.http.asgi import Headers, JsonRpcRefusal, Refusal, r
 from asyncfc_mcp.transports.http.exchange import EventStream
 from asyncfc_mcp.transports.http.in_flight import InFlightRequests
 from asyncfc_mcp.transports.http.session import SESSION_ID, HttpSession, SessionExchange
-from asyncfc_mcp.transports.http.session_table import SessionTable, TooManySessions, new_session
-from asyncfc_mcp.upstream.request import Params
+from asyncfc_mcp.transports.http.session_table import IDLE_S, SessionTable, TooManySessions, new_session
+from asyncfc_mcp.upstream.request import Params, Session
 from asyncfc_mcp.upstream.server import Upstream
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SESSION_ID_FORM: Final = re.compile(r"[0-9a-f]{32}")
+"""Other IDs are not looked up: they were never given."""
 END_S: Final = 1.0
 """Time limit for writing the end of a stream, whose client may not be reading."""
 
@@ -41,7 +45,8 @@ class SessionEndpoint:
 
     def __init__(self, upstream: Upstream, admission: AdmissionPolicy, in_flight: InFlightRequests) -> None:
         self._upstream, self._admission, self._in_flight = upstream, admission, in_flight
-        self._table = SessionTable()
+        self._archive = upstream.bridge.engine.sessions
+        self._table = SessionTable(self._archive)
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """End idle sessions until cancelled; then all."""
@@ -57,9 +62,11 @@ class SessionEndpoint:
         try:
             principal, json, stream = self._admission.admit(headers, post=method == "POST")
             session_id = headers.get(SESSION_ID)
-            session = self._table.get(session_id, principal) if session_id is not None else None
-            if session_id is not None and session is None:
-                raise _unknown()
+            session = None
+            if session_id is not None:
+                session = self._table.get(session_id, principal) or await self._continued(session_id, principal)
+                if session is None:
+                    raise _unknown()
             match method:
                 case "POST":
                     if not (json and stream):
@@ -72,12 +79,41 @@ class SessionEndpoint:
                     self._in_flight.admit()
                     await self._listen(_required(session), receive, send)
                 case "DELETE":
+                    if self._archive is not None:
+                        await self._archive.drop(str(_required(session).session.id))
                     await self._table.end(str(_required(session).session.id))
                     await respond(send, 200, b"", *_required(session).headers)
                 case _:
                     raise _refusal(405, "Method Not Allowed", (b"allow", b"GET, POST, DELETE"))
         except Refusal as exc:
             await refuse(send, exc)
+
+    async def _continued(self, session_id: str, principal: Scope) -> HttpSession | None:
+        """Return the session of another replica, which this one continues; None if this principal has none with this
+        ID.
+
+        Raises:
+            Refusal: no further session can be opened.
+        """
+        if self._archive is None or not SESSION_ID_FORM.fullmatch(session_id):
+            return None
+        record = await self._archive.load(session_id, IDLE_S)
+        if record is None or record.scope != principal:
+            return None
+        await self._make_room()
+        if (session := self._table.get(session_id, principal)) is not None:
+            return session  # another request was faster
+        session = HttpSession(principal, session_id)
+        session.session.resume(record)
+        session.session.save = partial(self._save, session.session)
+        self._table.add(session)
+        with session.busy():
+            await self._upstream.resume(session.session)
+        return session
+
+    async def _save(self, session: Session) -> None:
+        if self._archive is not None:
+            await self._archive.save(str(session.id), session.record)
 
     async def _listen(self, session: HttpSession, receive: "Receive", send: "Send") -> None:
         """Serve a client's own stream until it disconnects or opens another, or the session ends."""
@@ -146,7 +182,10 @@ class SessionEndpoint:
             result = self._upstream.handshake(opened.session, exchange, "initialize", params)
             self._table.add(opened)
             exchange.headers = opened.headers
-            return result
+            if self._archive is None or isinstance(result, Deferred):
+                return result
+            opened.session.save = partial(self._save, opened.session)
+            return Deferred(partial(_after, opened.session.save, result))
 
         await self._in_flight.handle(receive, exchange, handler)
 
@@ -162,6 +201,12 @@ class SessionEndpoint:
             await self._table.make_room(self._upstream.bridge.settings.max_sessions)
         except TooManySessions as exc:
             raise _refusal(503, str(exc), code=INTERNAL_ERROR) from None
+
+
+async def _after(save: Callable[[], Awaitable[None]], result: Result) -> Result:
+    """Return a result once it is saved: the client's next request may reach another replica."""
+    await save()
+    return result
 
 
 def _refusal(status: int, problem: str, *headers: tuple[bytes, bytes], code: int = INVALID_REQUEST) -> Refusal:
