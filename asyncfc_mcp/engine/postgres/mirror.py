@@ -305,6 +305,14 @@ class Mirror:
         """Return an unfinished future."""
         return self._futures.get(seq)
 
+    def unread(self, scope: Scope, conversation: str) -> list[Future]:
+        """Return the unfinished futures of a conversation whose results nobody waits for, oldest first."""
+        return [
+            future
+            for _, future in sorted(self._futures.items())
+            if future.conversation == conversation and future.scope == scope and future.read_at is None
+        ]
+
     async def futures(self, rows: Sequence[Row]) -> dict[int, Future]:
         """Return the futures of rows that were just read, the same objects that are in memory already, by `seq`. One
         that was dropped meanwhile is missing."""

@@ -31,6 +31,7 @@ from asyncfc_mcp.config.replicas import replica_name
 from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.core.futures import Future, Question, Result, State
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
+from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.engine.api import Claim
 from asyncfc_mcp.engine.call import Call, Submission, call_of
 from asyncfc_mcp.engine.executor_api import Executor
@@ -50,6 +51,7 @@ from asyncfc_mcp.engine.postgres.replicas import Replicas
 from asyncfc_mcp.engine.postgres.results import parsed
 from asyncfc_mcp.engine.postgres.rows import escaped
 from asyncfc_mcp.engine.postgres.schema import migrate
+from asyncfc_mcp.engine.postgres.session_table import SessionTable
 from asyncfc_mcp.engine.postgres.takeover import Takeover
 from asyncfc_mcp.engine.question_routing import QuestionRouting
 from asyncfc_mcp.engine.questions import Questions
@@ -93,6 +95,7 @@ class PostgresEngine(MemoryEngine):
         self._database = database
         self._owners = owners or {}
         self._table = FuturesTable(database, self._replica)
+        self._sessions = SessionTable(database)
         self._database_offset_s = 0.0
         super().__init__(settings, server_limits, several_servers=several_servers)
         self._restoration = Restoration(self._offset_s, self._load_blocking)
@@ -431,6 +434,10 @@ class PostgresEngine(MemoryEngine):
         future.unload(self._load_blocking)
 
     # --- wait and cancel -----------------------------------------------------------------------------------------
+
+    @property
+    def sessions(self) -> SessionArchive | None:
+        return self._sessions
 
     async def problem(self) -> str | None:
         return None if self._database.available else "the database does not respond"

@@ -79,10 +79,12 @@ class Reader:
         return iter(futures.values())
 
     async def unread(self, scope: Scope, conversation: str) -> list[Future]:
-        """Return the futures of a conversation that have ended and were not read, oldest first."""
+        """Return the futures of a conversation that were not read: those that have ended, then the others, oldest
+        first."""
         with self._mirror.reading():
             rows = await self._table.unread(scope.key, conversation)
-            return list((await self._mirror.futures(rows)).values())
+            ended = list((await self._mirror.futures(rows)).values())
+        return [*ended, *self._mirror.unread(scope, conversation)]
 
     async def load(self, future: Future) -> None:
         """Read a result into memory that is not there."""
