@@ -100,7 +100,8 @@ class SteadyJobManager(JobManager):
         return self._worker
 
     async def update_heartbeat(self, worker_id: int) -> None:
-        """Record that the worker lives. One that was taken for dead is registered again."""
+        """Record that the worker lives, and give the jobs of dead ones to the living. A worker that was taken for dead
+        is registered again."""
         try:
             rows = await self._rows(
                 """WITH before AS (SELECT id, last_heartbeat FROM procrastinate_workers
@@ -118,6 +119,7 @@ class SteadyJobManager(JobManager):
                         await self._register_again()
             elif rows[0]["gap"]:
                 self.steady_since = rows[0]["now"]
+            await self._sweep()
         except ConnectorException as exc:
             logger.info("heartbeat of worker %s failed: %s", self._worker, reason_of(exc))
 
@@ -275,19 +277,22 @@ class SteadyJobManager(JobManager):
         queue: str | None = None,
         lock: str | None = None,
     ) -> None:
-        """Give a job back, to be delivered after `RETRY_S`: by the database's clock, unlike `retry_at`. While the
-        worker is being stopped, `unregister_worker` does it for all jobs together, without a delay."""
+        """Give a job back, to be delivered at once, or with `retry_at` after `RETRY_S`, by the database's clock. While
+        the worker is being stopped, `unregister_worker` does it for all jobs together."""
         assert job.id is not None
         try:
             if not self._stopping:
                 await self._repeat(
                     lambda: self._rows(
-                        """UPDATE procrastinate_jobs SET status = 'todo', worker_id = NULL,
+                        """WITH given AS (UPDATE procrastinate_jobs SET status = 'todo', worker_id = NULL,
                                 attempts = attempts + 1,
                                 scheduled_at = clock_timestamp() + make_interval(secs => %(delay)s)
-                            WHERE id = %(id)s AND status = 'doing' RETURNING id""",
+                            WHERE id = %(id)s AND status = 'doing' RETURNING id)
+                        """
+                        + _ANNOUNCE
+                        + " FROM given",
                         id=job.id,
-                        delay=RETRY_S,
+                        delay=None if retry_at is None else RETRY_S,
                     )
                 )
         except Stopped:

@@ -55,15 +55,19 @@ def queue_of(server: str) -> str:
     return f"server:#{digest}"[:_QUEUE_BYTES]
 
 
-class _GivenBack(Exception):
-    """A job whose call did not end in this worker."""
+class GiveBack(Exception):
+    """Another worker is to have the job, at once. `run_job` may raise it, in a replica that starts nothing more."""
 
 
-class _GiveBack(BaseRetryStrategy):
+class _Failed(Exception):
+    """The job could not be run, and is delivered again."""
+
+
+class _Redelivery(BaseRetryStrategy):
     """Gives every job back that has not ended, again and again: its future would wait for ever without it."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision:
-        return RetryDecision(retry_in={"seconds": RETRY_S})
+        return RetryDecision(retry_in={"seconds": RETRY_S} if isinstance(exception, _Failed) else None)
 
 
 class Jobs:
@@ -72,8 +76,8 @@ class Jobs:
     Args:
         database: open as long as `run` runs.
         listener: receives procrastinate's notifications, too.
-        run_job: claims and makes the call of a future; awaited to the end of the call. If it raises an exception or is
-            cancelled, the job is delivered again, to any replica.
+        run_job: claims and makes the call of a future; awaited to the end of the call. If it raises an exception
+            (`GiveBack`, or another, which is logged) or is cancelled, the job is delivered again, to any replica.
         concurrency: maximum jobs at once.
         poll_s: see `POLL_S`.
         heartbeat_s: interval between heartbeats.
@@ -117,7 +121,8 @@ class Jobs:
             self._queues.remove(queue)
 
     async def sweep(self) -> list[int]:
-        """Give jobs of dead workers back to their queues; return the `seq` of their futures, in that order.
+        """Give jobs of dead workers back to their queues; return the `seq` of their futures, in that order. The worker
+        does this by itself with each heartbeat.
 
         Where a call had been claimed, the delivery of its job finds that and ends it; `replicas` finds the death of the
         replica. Where it had not, another replica makes the call. Any number of replicas may do this at any time.
@@ -139,7 +144,7 @@ class Jobs:
         manager = self.manager
         app = App(connector=self._connector)
         app.job_manager = manager
-        app.task(name=RUN_TASK, queue=ANY, retry=_GiveBack())(self._job)
+        app.task(name=RUN_TASK, queue=ANY, retry=_Redelivery())(self._job)
         worker = Worker(
             app,
             # The same list as here, which is read at every fetch.
@@ -199,21 +204,23 @@ class Jobs:
         does, and not in the one that procrastinate cancels."""
         calls = self._calls
         if calls is None:
-            raise _GivenBack
+            raise GiveBack
         ended = anyio.Event()
-        completed = False
+        problems: list[Exception] = [GiveBack()]  # until it has ended, and if it is cancelled
 
         async def call() -> None:
-            nonlocal completed
             try:
                 await self._run_job(seq)
-                completed = True
+                problems.clear()
+            except GiveBack:
+                pass
             except Exception:
                 logger.exception("the job of future %d failed; it is delivered again", seq)
+                problems[:] = [_Failed()]
             finally:
                 ended.set()
 
         calls.start_soon(call)
         await ended.wait()
-        if not completed:
-            raise _GivenBack
+        if problems:
+            raise problems[0]

@@ -20,6 +20,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from asyncfc_mcp.engine.postgres.database import Connection, Database, reason
+from asyncfc_mcp.engine.postgres.listener import Listener, notify
 from asyncfc_mcp.engine.postgres.rows import escaped, unescaped
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ INTERVAL_S: Final = 5.0
 DEAD_AFTER_S: Final = 30.0
 LEAVE_S: Final = 3.0
 """Maximum seconds for signing off at the end."""
+LEFT: Final = "left"
+"""Kind of the notification that a replica has signed off."""
 AUTO: Final = "auto"
 """Owner of a pinned server: any replica, one at a time."""
 
@@ -161,8 +164,12 @@ class Replicas:
                 else:
                     await anyio.sleep_forever()
 
+    def attach(self, listener: Listener) -> None:
+        """Look as soon as another replica has left; without this, it is found with the next look."""
+        listener.handle(LEFT, lambda notification: self.wake())
+
     def wake(self) -> None:
-        """Look for dead replicas and free servers now: another replica has left."""
+        """Look for dead replicas and free servers now."""
         wake, self._wake = self._wake, anyio.Event()
         wake.set()
 
@@ -199,6 +206,7 @@ class Replicas:
         with anyio.move_on_after(LEAVE_S, shield=True) as scope:
             await self._execute("DELETE FROM pins WHERE replica = %(id)s")
             await self._execute("DELETE FROM replicas WHERE id = %(id)s AND dead_at IS NULL")
+            await notify(self._database, LEFT, self.replica)
         if scope.cancelled_caught:
             logger.warning("replica %s could not be signed off: the database does not respond", self.name)
 

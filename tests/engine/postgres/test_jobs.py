@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from asyncfc_mcp.engine.postgres.database import Database
 from asyncfc_mcp.engine.postgres.functions import RUN_TASK
-from asyncfc_mcp.engine.postgres.jobs import ANY, Jobs, queue_of
+from asyncfc_mcp.engine.postgres.jobs import ANY, GiveBack, Jobs, queue_of
 from asyncfc_mcp.engine.postgres.listener import Listener
 from asyncfc_mcp.engine.postgres.schema import migrate
 from tests.support.postgres import PostgresServer
@@ -34,14 +34,14 @@ class Replica:
     ran: list[int] = field(default_factory=list[int])
     cancelled: list[int] = field(default_factory=list[int])
     held: dict[int, anyio.Event] = field(default_factory=dict[int, anyio.Event])
-    failing: set[int] = field(default_factory=set[int])
+    failing: dict[int, Exception] = field(default_factory=dict[int, Exception])
     changed: anyio.Event = field(default_factory=anyio.Event)
 
     async def run(self, seq: int) -> None:
         self.ran.append(seq)
         self._change()
         if seq in self.failing:
-            raise RuntimeError("no claim")
+            raise self.failing[seq]
         if seq in self.held:
             try:
                 await self.held[seq].wait()
@@ -250,7 +250,7 @@ async def test_a_job_that_was_lost_with_its_connection_is_delivered(postgres_url
 async def test_a_job_that_fails_before_its_claim_comes_again(postgres_url: str, caplog: pytest.LogCaptureFixture):
     """Later, so that nothing spins; the failure is in the log."""
     async with lab_over(postgres_url) as lab, lab.replica() as replica:
-        replica.failing.add(1)
+        replica.failing[1] = RuntimeError("no claim")
         await lab.defer(1)
         await replica.took(1)
         await lab.until("SELECT status = 'todo' AND scheduled_at > now() FROM procrastinate_jobs")
@@ -260,6 +260,19 @@ async def test_a_job_that_fails_before_its_claim_comes_again(postgres_url: str, 
         await replica.took(1)
         await lab.emptied()
     assert "the job of future 1 failed" in caplog.text
+
+
+async def test_a_job_that_is_given_back_goes_to_another_replica(postgres_url: str, caplog: pytest.LogCaptureFixture):
+    """At once, and without a word in the log."""
+    async with lab_over(postgres_url) as lab, lab.replica(poll_s=NEVER) as first:
+        first.failing[1] = GiveBack()
+        await lab.defer(1)
+        await first.took(1)
+        first.jobs.withdraw(ANY)
+        async with lab.replica(poll_s=NEVER) as second:
+            await second.took(1)
+            await lab.emptied()
+    assert not caplog.records
 
 
 async def test_a_replica_that_stops_gives_its_jobs_back(postgres_url: str):
@@ -317,7 +330,11 @@ DEAD_WORKERS = f"""WITH dead AS (
 
 async def test_jobs_of_dead_workers_are_taken_over(postgres_url: str):
     """Each is reported by one of the replicas that sweep, and by one only; jobs of the living stay where they are."""
-    async with lab_over(postgres_url) as lab, lab.replica() as first, lab.replica() as second:
+    async with (
+        lab_over(postgres_url) as lab,
+        lab.replica(heartbeat_s=NEVER) as first,
+        lab.replica(heartbeat_s=NEVER) as second,
+    ):
         for replica in (first, second):
             replica.jobs.manager.up_since = "'epoch'::timestamptz"
             replica.hold(1)
@@ -342,6 +359,16 @@ async def test_jobs_of_dead_workers_are_taken_over(postgres_url: str):
         second.held[1].set()
         await lab.emptied()
         assert len(first.ran + second.ran) == len(orphans) + 1
+
+
+async def test_jobs_of_dead_workers_are_found_with_each_heartbeat(postgres_url: str):
+    """Whoever notices the death of a replica may be too early for its worker."""
+    async with lab_over(postgres_url) as lab, lab.replica(poll_s=NEVER, heartbeat_s=0.01) as replica:
+        replica.jobs.manager.up_since = "'epoch'::timestamptz"
+        replica.jobs.serve("mine")
+        await lab.sql(DEAD_WORKERS)
+        await lab.emptied()
+        assert len(replica.ran) == 40
 
 
 async def test_nobody_is_dead_because_the_database_was_away(own_postgres: PostgresServer):

@@ -10,6 +10,7 @@ import pytest
 
 from asyncfc_mcp.engine.postgres import schema
 from asyncfc_mcp.engine.postgres.database import Database
+from asyncfc_mcp.engine.postgres.listener import Listener
 from asyncfc_mcp.engine.postgres.replicas import UP_SINCE, Replicas
 from tests.support.postgres import PostgresServer
 
@@ -329,18 +330,18 @@ async def test_an_owner_is_told_until_it_can_be(cluster: Cluster):
 
 
 async def test_a_replica_that_leaves_hands_its_servers_over(cluster: Cluster):
-    """At once, if the others are woken."""
-    first, second = (
-        cluster.make(pinned={"files": "auto"}, interval_s=1e6),
-        cluster.make(pinned={"files": "auto"}, interval_s=1e6),
-    )
+    """At once: the others do not wait for their next look."""
+    listener = Listener(cluster.database)
+    first = cluster.make(pinned={"files": "auto"}, interval_s=1e6)
+    second = cluster.make(pinned={"files": "auto"}, interval_s=1e6)
+    second.replicas.attach(listener)
     async with anyio.create_task_group() as tasks:
+        await tasks.start(listener.run)
         async with anyio.create_task_group() as firsts:
             await firsts.start(first.replicas.run)
             await first.owns("files")
             await tasks.start(second.replicas.run)
             firsts.cancel_scope.cancel()
-        second.replicas.wake()
         await second.owns("files")
         tasks.cancel_scope.cancel()
     assert await cluster.ids() == []
