@@ -33,6 +33,7 @@ class Execution:
     Args:
         look_up: brings futures of a scope into memory, by ID.
         load: reads the result of a future into memory.
+        on_made: called with the future of each call that is made here.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Execution:
         *,
         look_up: LookUp,
         load: Callable[[Future], Coroutine[Any, Any, None]],
+        on_made: Callable[[Future], None],
     ) -> None:
+        self._on_made = on_made
         self._table = table
         self._mirror = mirror
         self._store = store
@@ -90,6 +93,7 @@ class Execution:
             if row.cancelled or seq in self._cancelled:
                 self._scheduler.cancel(call.future)
             if not (call.future.done or call.ending):
+                self._on_made(call.future)
                 self._scheduler.make(call)
             await wait_for([call.future])
         except CallFailed as exc:

@@ -45,6 +45,7 @@ from asyncfc_mcp.engine.postgres.jobs import ANY, Jobs, queue_of
 from asyncfc_mcp.engine.postgres.listener import Listener, Notification
 from asyncfc_mcp.engine.postgres.lookups import LookedUp, SharedNumbers
 from asyncfc_mcp.engine.postgres.mirror import Mirror
+from asyncfc_mcp.engine.postgres.progress import Progress
 from asyncfc_mcp.engine.postgres.question_board import QuestionBoard
 from asyncfc_mcp.engine.postgres.reader import Reader
 from asyncfc_mcp.engine.postgres.replicas import Replicas
@@ -114,10 +115,11 @@ class PostgresEngine(MemoryEngine):
             listener = self._listener()
             self._put_together(executor, listener)
             self._board.attach(self._questions, listener)
+            self._progress.attach(listener)
             async with anyio.create_task_group() as tg:
                 self._tg = tg
                 await tg.start(self._ends.run, self._mirror)
-                for run in (self._ready.run, self._reads.run, self._board.run):
+                for run in (self._ready.run, self._reads.run, self._board.run, self._progress.run):
                     await tg.start(run)
                 await tg.start(self._scheduler.run)
                 await tg.start(listener.run)
@@ -154,6 +156,7 @@ class PostgresEngine(MemoryEngine):
             self._table, self._replica, self._store, self._scheduler, self._looked_up, self._restoration, self._board
         )
         self._reader = Reader(self._table, self._mirror, self._store, self._looked_up)
+        self._progress = Progress(self._database, self._replica, self._seq, self._mirror.future, self._clock)
         self._execution = Execution(
             self._table,
             self._mirror,
@@ -162,6 +165,7 @@ class PostgresEngine(MemoryEngine):
             executor,
             look_up=self._reader.look_up,
             load=self.load,
+            on_made=self._progress.follow,
         )
         self._takeover = Takeover(self._table, self._mirror, self._scheduler, executor, self._reader.look_up)
         times = {

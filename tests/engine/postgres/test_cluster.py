@@ -232,6 +232,22 @@ async def test_a_question_is_answered_at_another_replica(postgres_url: str):
         assert await other.wait([there])
 
 
+async def test_progress_is_seen_at_another_replica(postgres_url: str):
+    """The last one, with its message; a request that waits there is told of it."""
+    async with cluster(postgres_url) as it:
+        future = await it.submit(0, arguments={})
+        at, parked = await it.parked(future)
+        there = await it.seen(1 - at, future.id)
+        seen: list[object] = []
+        there.watchers.append(lambda each: seen.append(each.progress))
+        for step in range(1, 4):
+            parked.call.on_progress(step, 3, f"step {step} \ud800")
+        await until(lambda: there.progress == (3, 3, "step 3 \ud800"))
+        assert seen
+        await it.end(future)
+        assert await it.replicas[1 - at].engine.wait([there])
+
+
 async def test_private_calls_run_at_their_own_replica(postgres_url: str):
     """With `journal: false` neither arguments nor results are in the database, and other replicas say so."""
     async with cluster(postgres_url) as it:
