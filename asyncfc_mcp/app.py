@@ -41,6 +41,7 @@ def compose(
     children: Mapping[str, Child] | None = None,
     ids: FutureIds | None = None,
     journal: Path | None = None,
+    shared: bool = True,
 ) -> Bridge:
     """Return a bridge for a configuration, to be opened with `Bridge.open`.
 
@@ -52,6 +53,7 @@ def compose(
         children: processes of servers that were started ahead, by server.
         ids: numbers of future IDs; None counts from 1 in this run only.
         journal: the file with which futures survive this run; None keeps them in memory only.
+        shared: take part as a replica, if the engine is a database of several.
 
     Raises:
         ConfigError: a declared state path is wrong.
@@ -60,7 +62,7 @@ def compose(
     """
     states = server_states(config.servers)
     _check_effects(config, states)
-    engine = _engine(config, ids, journal)
+    engine = _engine(config, ids, journal, shared=shared)
     listings = cache or ListingCache(None)
     guard = reaper or Reaper()
     starts = StartQueue(len(config.servers))
@@ -95,10 +97,10 @@ def compose(
     )
 
 
-def _engine(config: BridgeConfig, ids: FutureIds | None, journal: Path | None) -> Engine:
+def _engine(config: BridgeConfig, ids: FutureIds | None, journal: Path | None, *, shared: bool) -> Engine:
     limits = {server.name: server.limit for server in config.servers}
     several = len(config.servers) > 1
-    if config.settings.engine != EMBEDDED:
+    if shared and config.settings.engine != EMBEDDED:
         try:
             from asyncfc_mcp.engine.postgres.database import Database
             from asyncfc_mcp.engine.postgres.postgres_engine import PostgresEngine

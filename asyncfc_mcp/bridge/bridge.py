@@ -15,6 +15,7 @@ from asyncfc_mcp.bridge.bindings import Bindings, bind, mentioned
 from asyncfc_mcp.bridge.directory import Directory
 from asyncfc_mcp.bridge.executor import Executor
 from asyncfc_mcp.bridge.forwarding import Forwarding
+from asyncfc_mcp.bridge.hosts import Hosts
 from asyncfc_mcp.bridge.look_ups import LookUps
 from asyncfc_mcp.bridge.server_requests import ServerRequests
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
@@ -70,6 +71,9 @@ class Bridge:
         self.executor = Executor(engine, self.downstreams, self.shapes, self.directory.wait_for_own_tool)
         self._look_ups = LookUps(engine)
         self.forwarding = Forwarding(engine, self.downstreams, self.directory)
+        self._hosts = None if engine.hosting is None else Hosts(engine.hosting, self.downstreams)
+        if self._hosts is not None:
+            self.directory.on_saved = self._hosts.listed
         self.starts = starts
         self._reaper = reaper
         self.stopping = Stopping()
@@ -77,13 +81,19 @@ class Bridge:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator["Bridge"]:
-        """Start all servers side by side and keep them until the block ends; then nothing of theirs is left."""
+        """Start all servers side by side, but those that another replica runs, and keep them until the block ends; then
+        nothing of theirs is left."""
         try:
             async with self.engine.open(self.executor), anyio.create_task_group() as tg:
                 tg.start_soon(self.directory.run)
                 tg.start_soon(self.shapes.run)
-                for downstream in self.downstreams.values():
-                    tg.start_soon(downstream.run)
+                hosting = self.engine.hosting
+                for name, downstream in self.downstreams.items():
+                    if hosting is None or name not in hosting.servers:
+                        tg.start_soon(downstream.run)
+                if self._hosts is not None:
+                    self._hosts.prepare()
+                    tg.start_soon(self._hosts.run)
                 tg.start_soon(self._watch_start)
                 yield self
                 tg.cancel_scope.cancel()
@@ -99,11 +109,11 @@ class Bridge:
 
     @property
     def has_started(self) -> bool:
-        """True once every server is up or has failed once."""
+        """True once every server that is started here is up or has failed once."""
         return self._settled.is_set()
 
     async def started(self) -> None:
-        """Return when every server is up or has failed once."""
+        """Return when every server that is started here is up or has failed once."""
         await self._settled.wait()
 
     # --- submitting ----------------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ class Directory:
         catalog: what is listed at this moment.
         routes: the tools in it.
         published: names that clients were given.
+        on_saved: called with each server whose changed listings were kept for the next start.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Directory:
         self._mended: set[str] = set()
         """Servers whose listings the log has said to be mended."""
         self._observers: list[Callable[[frozenset[str]], None]] = []
+        self.on_saved: Callable[[str], None] | None = None
         self._changes: list[_Change] = []
         """Changes of listings that are not in the catalog."""
         self._changed = WakeUp()
@@ -120,6 +122,8 @@ class Directory:
             for downstream in {id(change.downstream): change.downstream for change in changes}.values():
                 # Saved only once it has been worked with: a listing that ends the bridge must not end the next start.
                 await self._cache.save(downstream.config, downstream.snapshot)
+                if self.on_saved is not None:
+                    self.on_saved(downstream.name)
             # A server announces changes that clients may not see: of parts left out, or listed again as they were.
             kinds = {change.kind for change in changes}
             changed = frozenset(kind for kind in kinds if catalog.entries(kind) != before.entries(kind))
@@ -257,11 +261,13 @@ class Directory:
         return {name: d.snapshot if d.known else None for name, d in self._downstreams.items()}
 
     def unavailable_servers(self) -> list[tuple[str, str]]:
-        """Return name and condition of every server that is not up, or does not list its tools."""
+        """Return name and condition of every server that is not up, or does not list its tools. One that another
+        replica runs counts as up if it has listed them."""
         return [(server.name, f"misconfigured: {server.reason}") for server in self._config.unusable] + [
             (name, f"{d.status.value}: {reason}" if reason else d.status.value)
             for name, d in self._downstreams.items()
-            if (reason := d.reason or d.listing_problems.get("tools")) or d.status is not Status.READY
+            if (reason := d.reason or d.listing_problems.get("tools"))
+            or not (d.status is Status.READY or (d.status is Status.ELSEWHERE and d.known))
         ]
 
     def call_rules(self) -> CallRules:

@@ -27,7 +27,7 @@ from asyncfc_mcp.cli.process import (
     shown_error,
 )
 from asyncfc_mcp.config.reader import config_for_command, config_for_url, load_config
-from asyncfc_mcp.config.settings import BridgeConfig
+from asyncfc_mcp.config.settings import EMBEDDED, BridgeConfig
 from asyncfc_mcp.errors import BridgeError, UnknownTool
 from asyncfc_mcp.redaction import shown_command
 
@@ -190,8 +190,10 @@ def serve(
         from asyncfc_mcp.downstream.start_queue import MAX_UNQUEUED
 
         reaper = Reaper()
-        # A few servers start while modules are imported; many would compete for the processors.
-        children = start_ahead(config.servers if len(config.servers) <= MAX_UNQUEUED else (), reaper)
+        # A few servers start while modules are imported; many would compete for the processors. With a database,
+        # another replica may run them.
+        few = config.settings.engine == EMBEDDED and len(config.servers) <= MAX_UNQUEUED
+        children = start_ahead(config.servers if few else (), reaper)
         from asyncfc_mcp.transports.stdio import serve_stdio
 
         settle_memory()

@@ -107,7 +107,8 @@ def make_bridge(
     """Return the bridge of a configuration, with its folders of this user.
 
     Args:
-        records: false without a journal, for a bridge that makes no calls: it must not take over those of another run.
+        records: false without a journal or database, for a bridge that makes no calls: it must not take over those of
+            another run, or of a replica.
     """
     import platformdirs
 
@@ -130,6 +131,7 @@ def make_bridge(
         children=children,
         ids=FutureIds(state_folder() / "ids", config.identity),
         journal=journal_path(config) if records else None,
+        shared=records,
     )
 
 

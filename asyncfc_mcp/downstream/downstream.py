@@ -19,7 +19,7 @@ from asyncfc_mcp.downstream.one_shot import ProcessCalls
 from asyncfc_mcp.downstream.process import Child
 from asyncfc_mcp.downstream.reaper import Reaper
 from asyncfc_mcp.downstream.server_listings import ServerListings
-from asyncfc_mcp.downstream.snapshot import ServerSnapshot
+from asyncfc_mcp.downstream.snapshot import LISTINGS, ServerSnapshot
 from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.downstream.stderr import Stderr
 from asyncfc_mcp.downstream.subscriptions import ServerSubscriptions
@@ -68,7 +68,8 @@ class DownstreamHandler(Protocol):
 
 
 class Downstream:
-    """A wrapped server, from its first start to the end of the bridge.
+    """A wrapped server, from its first start to the end of the bridge. Of several replicas, one may run it (`run`),
+    and the others stand by.
 
     Args:
         config: the command to start, or the URL to connect to.
@@ -118,6 +119,15 @@ class Downstream:
         """Keep the server connected until cancelled."""
         await self._supervisor.run()
 
+    def stand_by(self) -> None:
+        """Have another replica run the server, until `run` is called (again)."""
+        self._supervisor.stand_by()
+
+    async def adopt(self, snapshot: ServerSnapshot) -> None:
+        """Take over listings and capabilities that another replica has read, which runs the server."""
+        await self._listings.adopt(snapshot)
+        self._supervisor.changed.notify_all()
+
     # --- state ---------------------------------------------------------------------------------------------------
 
     @property
@@ -130,7 +140,7 @@ class Downstream:
         return self._supervisor.reason
 
     async def wait_settled(self) -> None:
-        """Wait until the server is up or has failed."""
+        """Wait until the server is up or has failed, or another replica runs it."""
         await self._supervisor.wait_settled()
 
     @property
@@ -155,12 +165,24 @@ class Downstream:
 
     def has_listings(self, kinds: Iterable[str]) -> bool:
         """Return whether these listings are known, from this run or an earlier one, or have failed."""
-        return self._listings.are_known(kinds, starting=self.status is Status.STARTING)
+        return self._listings.are_known(kinds, starting=self.status in (Status.STARTING, Status.ELSEWHERE))
 
     async def wait_for_listings(self, kinds: Iterable[str]) -> None:
-        """Wait until these listings are known or have failed, or the server has failed."""
+        """Wait until these listings are known or have failed, or the server has failed. Those of a server that another
+        replica runs are known as soon as that one has read them."""
         await self._supervisor.wait_settled()
+        while self.status is Status.ELSEWHERE and not self.known:
+            await self._supervisor.changed.wait()
+            await self._supervisor.wait_settled()
         await self._listings.wait_available(kinds)
+
+    async def wait_until_listed(self) -> None:
+        """Wait until the server is up and has listed what it has, as far as it can."""
+        while True:
+            await self.wait_for_listings(LISTINGS)
+            if self.status is Status.READY:
+                return
+            await self._supervisor.changed.wait()
 
     # --- requests ------------------------------------------------------------------------------------------------
 

@@ -2,24 +2,23 @@
 
 Some hosts do not wait for a slow server, and their first turn then has no tools. With the cache, the listings of an
 earlier run are available at once while the server starts. Shapes of tools' results, learned in earlier runs, are kept
-beside them. Owns the files, their names and their format.
+beside them. Owns the files and their names; the format of listings is `snapshot_json`'s.
 """
 
 import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, cast
 
 import anyio.to_thread
-from pydantic_core import to_json
 
 from asyncfc_mcp.config.settings import ServerConfig
 from asyncfc_mcp.downstream.snapshot import ServerSnapshot
+from asyncfc_mcp.downstream.snapshot_json import encoding, parse, value_json
 from asyncfc_mcp.private_files import make_folder, read_private, replace_private
-from asyncfc_mcp.slices import Slices
 from asyncfc_mcp.turns import in_slices
 
 logger = logging.getLogger(__name__)
@@ -27,7 +26,6 @@ logger = logging.getLogger(__name__)
 SHAPES: Final = ".shapes.json"
 THREAD_BYTES: Final = 1_000_000
 """Larger files are written in a thread."""
-ENTRIES_PER_SLICE: Final = 50
 MOST_SHAPE_BYTES: Final = 500_000
 """Size of a server's file of shapes; those of the tools that were used longest ago are left out."""
 
@@ -55,13 +53,12 @@ class ListingCache:
         if path is None:
             return None
         try:
-            snapshot = ServerSnapshot(**json.loads(read_private(path)))
+            return parse(read_private(path))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, RecursionError) as exc:
             logger.debug("ignored the cached listings of server %r: %s", config.name, exc)
             return None
-        return snapshot if _is_valid(snapshot) else None
 
     async def save(self, config: ServerConfig, snapshot: ServerSnapshot) -> None:
         """Replace the cached snapshot of a server."""
@@ -69,7 +66,7 @@ class ListingCache:
         if path is None:
             return
         try:
-            parts = await in_slices(_serialize(snapshot))
+            parts = await in_slices(encoding(snapshot))
             if sum(map(len, parts)) > THREAD_BYTES:
                 await anyio.to_thread.run_sync(_store, path, parts)
             else:
@@ -101,7 +98,7 @@ class ListingCache:
         parts: list[bytes] = []
         size = 0
         for tool, shape in reversed(list(shapes.items())):
-            part = _to_json(tool) + b":" + _to_json(shape)
+            part = value_json(tool) + b":" + value_json(shape)
             size += len(part) + 1
             if size > MOST_SHAPE_BYTES - 2:
                 break
@@ -115,39 +112,3 @@ class ListingCache:
 def _store(path: Path, parts: list[bytes]) -> None:
     make_folder(path.parent)
     replace_private(path, parts)
-
-
-def _serialize(snapshot: ServerSnapshot) -> Slices[list[bytes]]:
-    # Not with `asdict`, which copies all nested values, and `json`, which is slow: 0.8 s for 10,000 tools.
-    plain = {each.name: getattr(snapshot, each.name) for each in fields(snapshot) if each.name != "listings"}
-    parts = [_to_json(plain)[:-1], b',"listings":{']
-    for place, (kind, entries) in enumerate(snapshot.listings.items()):
-        parts.append((b"," if place else b"") + _to_json(kind) + b":[")
-        for number, entry in enumerate(entries):
-            parts.append((b"," if number else b"") + _to_json(entry))
-            if number % ENTRIES_PER_SLICE == 0:
-                yield
-        parts.append(b"]")
-    return [*parts, b"}}"]
-
-
-def _to_json(value: Any) -> bytes:
-    try:
-        return to_json(value)
-    except ValueError:
-        return json.dumps(value).encode()
-
-
-def _is_valid(snapshot: ServerSnapshot) -> bool:
-    """Return whether a snapshot that was read has the declared types: another program may have written the file."""
-    kinds: list[tuple[Any, Any]] = [
-        (snapshot.capabilities, dict),
-        (snapshot.info, dict),
-        (snapshot.instructions, str | None),
-        (snapshot.protocol_version, str),
-        (snapshot.listings, dict),
-    ]
-    if not all(isinstance(value, kind) for value, kind in kinds):
-        return False
-    listings: list[Any] = list(snapshot.listings.values())
-    return all(isinstance(items, list) and all(isinstance(item, dict) for item in items) for items in listings)  # pyright: ignore[reportUnknownVariableType]

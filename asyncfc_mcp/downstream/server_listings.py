@@ -37,7 +37,7 @@ class ServerListings:
         self.known = cached is not None
         """True if the tools were listed, in this run or an earlier one."""
         self.cached = self.known
-        """True if the tools were listed in an earlier run."""
+        """True if the tools were listed in an earlier run, or by another replica."""
         self.problems: dict[str, str] = {}
         """Kind of a listing → its fault, for users; empty if there is none."""
         self._fetcher: ListingFetcher | None = None
@@ -63,6 +63,25 @@ class ServerListings:
         send_request = partial(connection.request, options=options)
         self._fetcher = ListingFetcher(send_request, partial(self._on_listing, connection), kinds)
         return self._fetcher
+
+    async def adopt(self, read: ServerSnapshot) -> None:
+        """Take over what another replica has read, which runs the server; nothing while there is a connection here."""
+        before, known = self.snapshot, self.known
+        listings = {
+            kind: await in_slices(reusing(kind, before.listing(kind), read.listing(kind)))
+            for kind in LISTINGS
+            if kind in read.listings
+        }
+        if self._fetcher is not None:
+            return
+        renamed = read.info.get("name") != before.info.get("name")
+        self.snapshot = replace(read, listings=listings)
+        self.problems.clear()
+        for kind in LISTINGS:
+            first = kind == "tools" and (not known or renamed)
+            if first or self.snapshot.listing(kind) != before.listing(kind):
+                await self._on_change(kind)
+        self.known = self.cached = True
 
     def end(self) -> None:
         """Forget the listings of a connection that has ended; the snapshot stays."""
@@ -93,7 +112,7 @@ class ServerListings:
         """Return whether these listings are known, from this run or an earlier one, or have failed.
 
         Args:
-            starting: the server is starting.
+            starting: the server is starting, here or at another replica.
         """
         if self.cached or starting:
             return self.known

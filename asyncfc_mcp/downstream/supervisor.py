@@ -51,6 +51,8 @@ class Status(Enum):
     """Requests can be sent."""
     FAILED = "failed"
     """The server failed to start or has ended. It is started again after a pause, or for a request."""
+    ELSEWHERE = "elsewhere"
+    """Another replica runs the server."""
     STOPPED = "stopped"
     """The bridge has stopped."""
 
@@ -68,7 +70,7 @@ class _Run:
 
 
 class Supervisor:
-    """Starts and restarts one server until cancelled.
+    """Starts and restarts one server while it is run.
 
     Args:
         config: the command to start, or the URL to connect to.
@@ -118,7 +120,7 @@ class Supervisor:
     # --- for requests --------------------------------------------------------------------------------------------
 
     async def wait_settled(self) -> None:
-        """Wait until the server is up or has failed."""
+        """Wait until the server is up or has failed, or another replica runs it."""
         while self.status is Status.STARTING:
             await self.changed.wait()
 
@@ -145,6 +147,8 @@ class Supervisor:
                 else:
                     return connection
                 continue
+            if self.status is Status.ELSEWHERE:
+                raise ServerUnavailable(self._name, "another replica runs it")
             delay = self._restarts.request_delay(anyio.current_time())
             # A request waits out a short delay for a server with a URL; it fails where a process has just failed.
             can_start = starts < STARTS_PER_REQUEST and (self._transport.remote or delay == 0)
@@ -173,8 +177,13 @@ class Supervisor:
 
     # --- the owner task ------------------------------------------------------------------------------------------
 
+    def stand_by(self) -> None:
+        """Have another replica run the server, until it is run here (again)."""
+        self._set_status(Status.ELSEWHERE)
+
     async def run(self) -> None:
-        """Keep the server connected until cancelled. The only task that opens and closes its connections."""
+        """Keep the server connected until cancelled; may be run again after that. The only task that opens and closes
+        its connections."""
         try:
             while True:
                 await self._enter_start()

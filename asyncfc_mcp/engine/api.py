@@ -19,6 +19,7 @@ from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.core.state_tree import NEAREST
 from asyncfc_mcp.engine.call import Call, PendingCall, Submission
 from asyncfc_mcp.engine.executor_api import Executor
+from asyncfc_mcp.engine.hosting import Hosting
 from asyncfc_mcp.errors import CallFailed
 
 Claim = Callable[[Iterable[Future]], list[tuple[Future, Question]]]
@@ -45,6 +46,11 @@ class Engine(Protocol):
     @property
     def sessions(self) -> SessionArchive | None:
         """Sessions of clients, which other replicas can continue; None without others."""
+        ...
+
+    @property
+    def hosting(self) -> Hosting | None:
+        """Servers that one replica at a time runs; None where this process runs every server."""
         ...
 
     async def problem(self) -> str | None:

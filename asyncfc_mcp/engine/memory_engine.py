@@ -27,6 +27,7 @@ from asyncfc_mcp.engine.clock import loop_clock
 from asyncfc_mcp.engine.executor_api import Executor
 from asyncfc_mcp.engine.forward_references import ForwardReferences
 from asyncfc_mcp.engine.future_ids import FutureIds
+from asyncfc_mcp.engine.hosting import Hosting
 from asyncfc_mcp.engine.journal.api import Journal
 from asyncfc_mcp.engine.question_routing import QuestionRouting
 from asyncfc_mcp.engine.questions import Questions
@@ -133,6 +134,10 @@ class MemoryEngine:
 
     @property
     def sessions(self) -> SessionArchive | None:
+        return None
+
+    @property
+    def hosting(self) -> Hosting | None:
         return None
 
     async def problem(self) -> str | None:

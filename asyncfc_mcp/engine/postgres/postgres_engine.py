@@ -35,6 +35,7 @@ from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.engine.api import Claim
 from asyncfc_mcp.engine.call import Call, Submission, call_of
 from asyncfc_mcp.engine.executor_api import Executor
+from asyncfc_mcp.engine.hosting import Hosting
 from asyncfc_mcp.engine.memory_engine import MemoryEngine
 from asyncfc_mcp.engine.postgres.database import Database
 from asyncfc_mcp.engine.postgres.ends import Ends
@@ -53,6 +54,7 @@ from asyncfc_mcp.engine.postgres.results import parsed
 from asyncfc_mcp.engine.postgres.rows import escaped
 from asyncfc_mcp.engine.postgres.schema import migrate
 from asyncfc_mcp.engine.postgres.session_table import SessionTable
+from asyncfc_mcp.engine.postgres.shared_servers import SharedServers
 from asyncfc_mcp.engine.postgres.takeover import Takeover
 from asyncfc_mcp.engine.question_routing import QuestionRouting
 from asyncfc_mcp.engine.questions import Questions
@@ -106,6 +108,11 @@ class PostgresEngine(MemoryEngine):
         self._ready = Grouped[Ready, None](self._make_ready)
         self._reads = Grouped[int, None](self._mark_read)
         self._names_wanted = WakeUp()
+        self._servers = SharedServers(database, self._replica, self._owners) if self._owners else None
+
+    @property
+    def hosting(self) -> Hosting | None:
+        return self._servers
 
     @asynccontextmanager
     async def open(self, executor: Executor) -> AsyncGenerator[None]:
@@ -189,6 +196,7 @@ class PostgresEngine(MemoryEngine):
             on_owned=self._serve,
             **times,
         )
+        self._replicas.attach(listener)
         self._question_routing = QuestionRouting(self._scheduler)
         self._questions = Questions(
             self._scheduler,
@@ -225,6 +233,8 @@ class PostgresEngine(MemoryEngine):
         handle("submitted", lambda _: self._look_for_names())
         handle("released", lambda _: self._soon(self._take_over, ()))
         listener.on_connected.append(self._connected)
+        if self._servers is not None:
+            self._servers.attach(listener)
         return listener
 
     def _soon(self, work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
@@ -247,7 +257,9 @@ class PostgresEngine(MemoryEngine):
         return [ANY, self._own_queue, *map(queue_of, self._owners)]
 
     async def _serve(self, owned: frozenset[str]) -> None:
-        """Take the jobs of the servers that this replica owns, and of no other pinned server."""
+        """Run the servers that this replica owns and take their jobs, and those of no other pinned server."""
+        if self._servers is not None:
+            self._servers.own(owned)
         for server in self._owners:
             if server in owned:
                 self._jobs.serve(queue_of(server))
@@ -543,6 +555,7 @@ class PostgresEngine(MemoryEngine):
 
     def hold_nowait(self) -> None:
         super().hold_nowait()
+        self._replicas.hold()
         for queue in self._queues():
             self._jobs.withdraw(queue)
 

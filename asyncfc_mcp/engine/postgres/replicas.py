@@ -137,11 +137,13 @@ class Replicas:
         self._taken_for_dead = False
         self._next_unknown = 0.0
         self._wake = anyio.Event()
+        self._held = False
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Register this replica, and look after it and the others until cancelled. Started once it is registered; at
-        the end it is signed off."""
+        """Register this replica, and look after it and the others until cancelled. Started once it is registered, and
+        has the pinned servers that nobody has; at the end it is signed off."""
         await self.register()
+        await self._take_pinned()
         task_status.started()
         try:
             async with anyio.create_task_group() as tasks:
@@ -172,6 +174,10 @@ class Replicas:
         """Look for dead replicas and free servers now."""
         wake, self._wake = self._wake, anyio.Event()
         wake.set()
+
+    def hold(self) -> None:
+        """Take no further pinned servers: this replica is about to leave."""
+        self._held = True
 
     # --- this replica --------------------------------------------------------------------------------------------
 
@@ -264,7 +270,7 @@ class Replicas:
         return {unescaped(server): owner for server, owner in await self._database.repeating(take)}
 
     async def _take_pinned(self) -> None:
-        if not self._pinned:
+        if not self._pinned or self._held:
             return
         owners = await self._owners(self._pinned)
         owned = frozenset(server for server, owner in owners.items() if owner == self.replica)

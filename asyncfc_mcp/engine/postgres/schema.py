@@ -120,7 +120,8 @@ CREATE TABLE sessions (
     id text PRIMARY KEY, scope text NOT NULL, data bytea NOT NULL, seen_at double precision NOT NULL
 );
 CREATE INDEX sessions_seen ON sessions (seen_at);
-CREATE TABLE listings (server text, owner text, data bytea NOT NULL, PRIMARY KEY (server, owner));
+-- What servers have listed that one replica at a time runs, as JSON.
+CREATE TABLE listings (server text PRIMARY KEY, version bigint NOT NULL, data bytea NOT NULL);
 
 -- `steady_since`: since when the heartbeats of a replica have come without a gap. `handler`: the replica that takes
 -- care of what a dead one leaves.
