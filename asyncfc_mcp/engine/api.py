@@ -69,7 +69,8 @@ class Engine(Protocol):
         """Create a future for a call, and fix its place behind conflicting calls. The call starts now or later.
 
         Calls have their places in the order in which this was called, however long each waits. Meanwhile the name of a
-        call counts as announced (see `announcing`).
+        call counts as announced (see `announcing`). If this is cancelled, the call may have been submitted all the
+        same; one that `ends_with_request` is then cancelled.
 
         Raises:
             TooManyFutures: a bound is reached; nothing was created.

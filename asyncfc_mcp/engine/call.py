@@ -54,6 +54,8 @@ class CallContext:
     """Answer the caller with a handle before the call is sent."""
     ttl_s: float | None = None
     """For a task: seconds for which it is kept after its submission (see `Future.kept_s`)."""
+    ends_with_request: bool = False
+    """The call is cancelled with its request, since nothing else can bring its result."""
 
 
 @dataclass(slots=True, eq=False)

@@ -59,8 +59,8 @@ class _Open:
 class Board(Protocol):
     """Shows questions to other processes."""
 
-    def opened(self, question: Question, futures: Sequence[Future]) -> None:
-        """Show a question that was put on these futures."""
+    async def opened(self, question: Question, futures: Sequence[Future]) -> None:
+        """Show a question that is about to be put on these futures; return when every process can find it."""
         ...
 
     def closed(self, question: Question, futures: Sequence[Future]) -> None:
@@ -133,7 +133,7 @@ class Questions:
         """
         for call in calls:
             refuse_unless_able(call.capabilities, method, params)
-            if len(call.future.questions) >= MAX_OPEN:
+            if self._open_of(call.future) >= MAX_OPEN:
                 raise RpcError(INVALID_REQUEST, f"{MAX_OPEN} questions of this call are open; wait for their answers")
         try:
             return await self._ask([call.future for call in calls], method, params)
@@ -142,6 +142,12 @@ class Questions:
             if len(calls) == 1:
                 self._scheduler.abort(calls[0], none.verdict)
             raise
+
+    def _open_of(self, future: Future) -> int:
+        """Return the number of open questions of a call, those included that are not on its future yet."""
+        if self._board is None:
+            return len(future.questions)
+        return sum(future in opened.futures for opened in self._open.values())
 
     async def _ask(self, futures: Sequence[Future], method: str, params: Mapping[str, Any]) -> Result:
         """Put a question on futures and return the client's answer.
@@ -172,16 +178,12 @@ class Questions:
 
         for future in futures:
             future.watchers.append(watch)
-            future.reported_at = self._clock()
-            future.questions[question.id] = question
-            if future.state is State.RUNNING:
-                future.apply(Event.ASK)
-            else:
-                future.changed()
-        if self._board is not None:
-            self._board.opened(question, futures)
         try:
             with anyio.move_on_after(self._timeout_s):
+                if self._board is not None:
+                    # First: a client that has the question may answer it at another process.
+                    await self._board.opened(question, futures)
+                self._put_on(futures, question)
                 await opened.over.wait()
         finally:
             opened.over.set()  # on every path: a client that is being asked at this moment need not answer
@@ -203,6 +205,17 @@ class Questions:
         if self._closed:
             raise _NoAnswer(NoClientToAsk(futures[0].tool, question.text))
         raise _NoAnswer(Unanswered(futures[0].tool, question.text, self._timeout_s))
+
+    def _put_on(self, futures: Sequence[Future], question: Question) -> None:
+        for future in futures:
+            if future.done:
+                continue
+            future.reported_at = self._clock()
+            future.questions[question.id] = question
+            if future.state is State.RUNNING:
+                future.apply(Event.ASK)
+            else:
+                future.changed()
 
     def find(self, question_id: str) -> Question | None:
         """Return the open question with this ID."""

@@ -208,6 +208,7 @@ def _context(request: Request, caller: Caller, after: tuple[str, ...]) -> CallCo
         after=after,
         answers={key: params[key] for key in ("inputResponses", "requestState") if key in params},
         forward_questions=request.modern,
+        ends_with_request=True,
     )
 
 

@@ -4,10 +4,12 @@ Owns those methods. Leaves the form of a task to `task_shapes`.
 """
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, cast
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.futures import Future, Result
+from asyncfc_mcp.engine.question_rules import MAX_OPEN
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.protocol import INVALID_PARAMS, METHOD_NOT_FOUND
 from asyncfc_mcp.upstream import answers, task_shapes
@@ -83,7 +85,9 @@ class Tasks:
         if not future.may_be_of(self._clients.caller(request).identity):
             problem = "its questions are for the session or conversation that made the call"
             raise RpcError(INVALID_PARAMS, f"tasks/update: {future.id} is another client's; {problem}")
-        for question_id, answer in cast("dict[str, Any]", responses).items():
+        for question_id, answer in islice(cast("dict[str, Any]", responses).items(), MAX_OPEN):
+            if question_id not in future.questions:
+                await self.bridge.engine.question(question_id)  # of another replica, where it was asked a moment ago
             question = future.questions.get(question_id)
             if question is not None and isinstance(answer, dict):
                 await self.bridge.engine.answer(question, cast("dict[str, Any]", answer))

@@ -1,4 +1,4 @@
-"""Clients whose requests reach several replicas: their sessions, names, unread results, and a replica that stops.
+"""Clients whose requests reach several replicas: sessions, names, unread results, questions, a replica that stops.
 
 Real processes over one real PostgreSQL; futures and calls themselves are `test_replicas`'.
 """
@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.test_replicas import Replicas, both_eras, kill, url
 from tests.support.client import HANDSHAKE, MODERN, PATIENCE, Json, eventually, records, text_of
 from tests.support.http_client import HttpWire
+from tests.support.http_response import GrowingResponse
 from tests.support.stage import HttpBridge, Stage
 
 __all__ = ["url"]
@@ -135,6 +136,74 @@ def test_a_client_of_a_replica_that_stops_goes_on_at_another(stage: Stage, url: 
     assert ended["status"] in ("completed", "failed")
     assert house.runs() == {"waits": 1}
     assert text_of(two.outcome(two.submit("write", {"label": "next", "text": "next"}).id)) == "next"
+
+
+@pytest.mark.parametrize("answered_at", [0, 1])
+def test_the_question_of_a_task_is_answered_at_any_replica(stage: Stage, url: str, answered_at: int) -> None:
+    """As soon as another one has shown it."""
+    asks: Json = {"elicitation": {"form": {}}, "extensions": {"io.modelcontextprotocol/tasks": {}}}
+    house = Replicas(stage, url, tasks="task")
+    clients = house.clients(MODERN, capabilities=asks)
+    task = clients[answered_at].call("ask", {"label": "asks"})["taskId"]
+    shown = clients[1 - answered_at]
+    ((key, _),) = eventually(
+        lambda: shown.request("tasks/get", {"taskId": task}).get("inputRequests", {}), "the task asks"
+    ).items()
+    update = {"taskId": task, "inputResponses": {key: {"action": "accept", "content": {"name": "Ada"}}}}
+    clients[answered_at].request("tasks/update", update)
+    done = eventually(
+        lambda: (found := shown.request("tasks/get", {"taskId": task}))["status"] == "completed" and found, "it ends"
+    )
+    assert "Ada" in text_of(done["result"])
+    assert house.runs() == {"asks": 1}
+
+
+def test_a_live_question_reaches_the_client_wherever_the_call_runs(stage: Stage, url: str) -> None:
+    """On the stream of the request that awaits its future, at a replica that need not be the call's."""
+    house = Replicas(stage, url)
+    one, two = house.clients(HANDSHAKE, capabilities={"elicitation": {"form": {}}})
+    future = one.submit("ask", {"label": "asks"}).id
+    house.events("asked")
+    there = moved(one, house.bridges[1])
+    waits = GrowingResponse(there, "tools/call", {"name": "await_future", "arguments": {"future_id": future}})
+    question = waits.next(lambda message: message.get("method") == "elicitation/create")
+    answer = {"action": "accept", "content": {"name": "Ada"}}
+    headers = there._session_headers("", {})
+    assert there.exchange("POST", {"jsonrpc": "2.0", "id": question["id"], "result": answer}, headers)[0] == 202
+    result = waits.next(lambda message: message.get("id") == 900)["result"]
+    waits.close()
+    assert "Ada" in text_of(result)
+    assert text_of(two.outcome(future)) == text_of(result)
+    assert house.runs() == {"asks": 1}
+
+
+@both_eras
+def test_the_end_of_a_future_is_announced_at_every_replica(stage: Stage, url: str, era: str) -> None:
+    """To subscribers of `future://…`; on 2026-07-28 to those that follow the task as well."""
+    house = Replicas(stage, url, tasks="task")
+    one, two = house.clients(era, capabilities={"extensions": {"io.modelcontextprotocol/tasks": {}}})
+    gate = house.gate()
+    made = one.call("write", {"label": "slow", "until": str(gate)})
+    future = made["taskId"] if era == MODERN else records(made)[0]["future_id"]
+    uri = f"future://{future}"
+    if era == MODERN:
+        wanted = {"resourceSubscriptions": [uri], "taskIds": [future]}
+        stream = GrowingResponse(two, "subscriptions/listen", {"notifications": wanted})
+        stream.next(lambda message: message.get("method") == "notifications/subscriptions/acknowledged")
+    else:
+        two.request("resources/subscribe", {"uri": uri})
+        stream = GrowingResponse(two, None)
+        assert stream.status == 200
+    house.ran("slow")
+    gate.touch()
+    updated = stream.next(lambda message: message.get("method") == "notifications/resources/updated")
+    assert updated["params"]["uri"] == uri
+    if era == MODERN:
+        told = [each for each in stream.seen if each.get("method") == "notifications/tasks"]
+        if not told or told[-1]["params"]["status"] != "completed":
+            stream.next(lambda each: each.get("params", {}).get("status") == "completed")
+    stream.close()
+    assert text_of(two.outcome(future)) == "slow"
 
 
 def _ended(client: HttpWire, future: str) -> Json | None:

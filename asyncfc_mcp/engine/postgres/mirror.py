@@ -307,11 +307,12 @@ class Mirror:
 
     def unread(self, scope: Scope, conversation: str) -> list[Future]:
         """Return the unfinished futures of a conversation whose results nobody waits for, oldest first."""
-        return [
-            future
-            for _, future in sorted(self._futures.items())
+        found = {
+            seq: future
+            for seq, future in self._futures.items()
             if future.conversation == conversation and future.scope == scope and future.read_at is None
-        ]
+        }
+        return [found[seq] for seq in sorted(found)]
 
     async def futures(self, rows: Sequence[Row]) -> dict[int, Future]:
         """Return the futures of rows that were just read, the same objects that are in memory already, by `seq`. One

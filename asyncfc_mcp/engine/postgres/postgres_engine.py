@@ -357,12 +357,23 @@ class PostgresEngine(MemoryEngine):
             record.id = f"f{secrets.token_hex(16)}"
         effect = call.effect if call.recorded_effect is None else call.recorded_effect
         new = NewFuture(uuid.uuid4().hex, record, effect)
-        if context.name is None:
-            return await self._mirror.submit(new, call)
-        with self.announcing(scope, context.name, context.namer):
-            await self._mirror.submit(new, call)
+        try:
+            if context.name is None:
+                return await self._mirror.submit(new, call)
+            with self.announcing(scope, context.name, context.namer):
+                await self._mirror.submit(new, call)
+        except anyio.get_cancelled_exc_class():
+            if context.ends_with_request:
+                self._soon(self._cancel_submitted, future)
+            raise
         self._forward_references.notify_all()
         return future
+
+    async def _cancel_submitted(self, future: Future) -> None:
+        """Cancel a call whose submission nobody waits for any more, as soon as it is known whether it took place."""
+        await self._mirror.catch_up()  # behind the submission, which goes on
+        if future.id:
+            await self.cancel(future)
 
     def _token(self, namer: CallerIdentity | None) -> str:
         """Return what tells the owner of a name from others in a record: equal on all replicas for a caller that is one

@@ -63,17 +63,19 @@ class QuestionBoard:
 
     # --- questions of this replica -------------------------------------------------------------------------------
 
-    def opened(self, question: Question, futures: Sequence[Future]) -> None:
-        """Show a question that was put on futures whose calls run here."""
-        self._add(_OPEN, question, futures)
+    async def opened(self, question: Question, futures: Sequence[Future]) -> None:
+        """Show a question of calls that run here; return when every replica can find it."""
+        try:
+            await self._writes.do((_OPEN, question, self._seqs(futures)))
+        except Exception as exc:  # noqa: BLE001 - it can be answered here all the same
+            self._written(question, exc)
 
     def closed(self, question: Question, futures: Sequence[Future]) -> None:
         """Remove a question that is answered or given up."""
-        self._add(_CLOSE, question, futures)
+        self._writes.add((_CLOSE, question, self._seqs(futures)), partial(self._written, question))
 
-    def _add(self, what: str, question: Question, futures: Sequence[Future]) -> None:
-        seqs = [seq for future in futures if (seq := self._seq_of(future)) is not None]
-        self._writes.add((what, question, seqs), partial(self._written, question))
+    def _seqs(self, futures: Sequence[Future]) -> Sequence[int]:
+        return [seq for future in futures if (seq := self._seq_of(future)) is not None]
 
     def _written(self, question: Question, outcome: Exception | None) -> None:
         if outcome is not None:
