@@ -1,7 +1,7 @@
 """Jobs: none is lost, whatever happens to connections, the database and the replica; queues, sweeps, stops."""
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from anyio.abc import TaskGroup
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg import sql
 
 from asyncfc_mcp.engine.postgres.database import Database
 from asyncfc_mcp.engine.postgres.functions import RUN_TASK
@@ -74,24 +75,27 @@ async def replica_that_took(seq: int, *replicas: Replica) -> Replica:
             await anyio.sleep(0.01)
 
 
+def insertion(queue: str, seqs: Iterable[int]) -> sql.Composed:
+    """Return the statement that makes jobs."""
+    return sql.SQL(
+        """INSERT INTO procrastinate_jobs (queue_name, task_name, args)
+            SELECT {}, {}, jsonb_build_object('seq', seq) FROM unnest({}::bigint[]) seq"""
+    ).format(queue, RUN_TASK, list(seqs))
+
+
 @dataclass
 class Lab:
     """A database with procrastinate's schema, and replicas over it."""
 
     database: Database
 
-    async def sql(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+    async def sql(self, query: str | sql.Composed, *arguments: Any) -> list[tuple[Any, ...]]:
         async with await self.database.connect() as connection:
-            cursor = await connection.execute(query, arguments)  # pyright: ignore[reportArgumentType]
+            cursor = await connection.execute(query, arguments or None)  # pyright: ignore[reportArgumentType]
             return await cursor.fetchall() if cursor.description else []
 
     async def defer(self, *seqs: int, queue: str = ANY) -> None:
-        await self.sql(
-            f"""INSERT INTO procrastinate_jobs (queue_name, task_name, args)
-                SELECT %s, '{RUN_TASK}', jsonb_build_object('seq', seq) FROM unnest(%s::bigint[]) seq""",
-            queue,
-            list(seqs),
-        )
+        await self.sql(insertion(queue, seqs))
 
     async def jobs(self) -> list[tuple[Any, ...]]:
         return await self.sql("SELECT (args->>'seq')::int, status::text FROM procrastinate_jobs ORDER BY 1")
@@ -187,10 +191,7 @@ async def test_no_notification_is_lost(postgres_url: str):
     async with lab_over(postgres_url) as lab, lab.replica(poll_s=NEVER) as replica:
         async with await lab.database.connect() as connection:
             for seq in range(300):
-                await connection.execute(
-                    f"INSERT INTO procrastinate_jobs (queue_name, task_name, args) "
-                    f"VALUES ('{ANY}', '{RUN_TASK}', jsonb_build_object('seq', {seq}::bigint))"
-                )
+                await connection.execute(insertion(ANY, [seq]))
                 if seq % 3:
                     await replica.took(seq)
         await replica.took(*range(300))
@@ -225,6 +226,26 @@ async def test_a_crash_of_the_database_loses_no_job(own_postgres: PostgresServer
             event.set()
         await lab.emptied()
         assert not replica.cancelled
+
+
+async def test_no_job_is_lost_while_connections_break(postgres_url: str):
+    """All connections of two replicas are ended again and again, at any moment: while jobs are fetched, finished, and
+    given back."""
+    async with lab_over(postgres_url) as lab, lab.replica() as first, lab.replica() as second:
+        for replica in (first, second):
+            replica.failing.update(dict.fromkeys(range(0, 100, 7), GiveBack()))
+        async with await lab.database.connect() as connection:
+            for start in range(0, 100, 5):
+                await connection.execute(insertion(ANY, range(start, start + 5)))
+                await anyio.sleep(0.02)
+                await connection.execute(
+                    """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                        WHERE pid <> pg_backend_pid() AND application_name = 'asyncfc-mcp'"""
+                )
+        for replica in (first, second):
+            replica.failing.clear()
+        await lab.emptied()
+        assert set(first.ran) | set(second.ran) == set(range(100))
 
 
 async def test_a_job_that_was_lost_with_its_connection_is_delivered(postgres_url: str):
