@@ -108,7 +108,13 @@ class LookedUp:
         owners = self._named.get((scope.key, name), {})
         if namer is not None:
             return owners.get(self._token(namer), [])
-        return [future for futures in owners.values() for future in futures]
+        found = [(token, future) for token, futures in owners.items() for future in futures]
+        unfinished = [future for _, future in found if not future.done]
+        if unfinished or not found:
+            return unfinished
+        # Of callers that have ended, those that were there together: a name is often used again later.
+        last = _run(max(found, key=lambda each: each[1].ended_at or 0.0)[0])
+        return [future for token, future in found if _run(token) == last]
 
     def has_names_of(self, namer: CallerIdentity | None) -> bool:
         return namer is not None
@@ -132,6 +138,11 @@ class SharedNumbers:
 
     def fate(self, number: int, earlier: str | None = None) -> str | None:
         return earlier
+
+
+def _run(token: str) -> str:
+    """Return the run of a replica in a token; for a caller that is one on all replicas, the caller."""
+    return token if ":" in token else token.partition("/")[0]
 
 
 def _keep(entries: OrderedDict[K, V], key: K, value: V) -> None:

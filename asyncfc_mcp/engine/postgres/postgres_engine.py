@@ -26,6 +26,7 @@ from functools import partial
 from typing import Any, Final
 
 import anyio
+import anyio.abc
 
 from asyncfc_mcp.config.replicas import replica_name
 from asyncfc_mcp.config.settings import Settings
@@ -51,6 +52,7 @@ from asyncfc_mcp.engine.postgres.question_board import QuestionBoard
 from asyncfc_mcp.engine.postgres.reader import Reader
 from asyncfc_mcp.engine.postgres.replicas import Replicas
 from asyncfc_mcp.engine.postgres.results import parsed
+from asyncfc_mcp.engine.postgres.rounds import Rounds
 from asyncfc_mcp.engine.postgres.rows import escaped
 from asyncfc_mcp.engine.postgres.schema import migrate
 from asyncfc_mcp.engine.postgres.session_table import SessionTable
@@ -61,6 +63,7 @@ from asyncfc_mcp.engine.questions import Questions
 from asyncfc_mcp.engine.recorder import failure_record, record_of
 from asyncfc_mcp.engine.restoration import Restoration, missing_result
 from asyncfc_mcp.engine.scheduler import Scheduler
+from asyncfc_mcp.engine.wait import wait_for
 from asyncfc_mcp.errors import Cancelled, Interrupted
 from asyncfc_mcp.signals import WakeUp
 
@@ -68,8 +71,8 @@ logger = logging.getLogger(__name__)
 
 PRUNE_S: Final = 60.0
 """Seconds between two looks for futures that are no longer kept."""
-
-
+LEAVE_S: Final = 5.0
+"""Maximum seconds for handing over calls at the end. What remains then is found by other replicas."""
 HEARTBEATS: Final = 6
 """Heartbeats within the time after which a replica without any counts as dead."""
 
@@ -108,6 +111,7 @@ class PostgresEngine(MemoryEngine):
         self._ready = Grouped[Ready, None](self._make_ready)
         self._reads = Grouped[int, None](self._mark_read)
         self._names_wanted = WakeUp()
+        self._ending = anyio.Event()
         self._servers = SharedServers(database, self._replica, self._owners) if self._owners else None
 
     @property
@@ -124,9 +128,22 @@ class PostgresEngine(MemoryEngine):
             self._board.attach(self._questions, listener)
             self._progress.attach(listener)
             async with anyio.create_task_group() as tg:
+                await tg.start(self._serve_until_end, listener)
+                await tg.start(self._watch_end)
+                try:
+                    yield
+                finally:
+                    tg.cancel_scope.cancel()
+
+    async def _serve_until_end(
+        self, listener: Listener, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run all parts of this replica; at the end, hand over first what is not finished."""
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tg:
                 self._tg = tg
                 await tg.start(self._ends.run, self._mirror)
-                for run in (self._ready.run, self._reads.run, self._board.run, self._progress.run):
+                for run in (self._ready.run, self._reads.run, self._board.run, self._rounds.run, self._progress.run):
                     await tg.start(run)
                 await tg.start(self._scheduler.run)
                 await tg.start(listener.run)
@@ -136,12 +153,25 @@ class PostgresEngine(MemoryEngine):
                 await tg.start(self._jobs.run)
                 tg.start_soon(self._prune)
                 tg.start_soon(self._watch_names)
-                try:
-                    yield
-                finally:
-                    with anyio.CancelScope(shield=True), anyio.move_on_after(self._settings.drain_s or 1):
-                        await self._leave()
-                    tg.cancel_scope.cancel()
+                # From here on a cancellation from outside is `_watch_end`'s.
+                scope.shield = True
+                task_status.started()
+                await self._ending.wait()
+                with anyio.move_on_after(LEAVE_S):
+                    await self._leave()
+                tg.cancel_scope.cancel()
+
+    async def _watch_end(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Wait until this replica is to end, and start no call from that moment on: servers are ending, too."""
+        task_status.started()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.hold_nowait()
+            for call in self._execution.calls:
+                if not self.is_resumed_nowait(call):
+                    self._scheduler.abort(call, Interrupted(repeatable=call.repeatable))
+            self._ending.set()
 
     def _put_together(self, executor: Executor, listener: Listener) -> None:
         settings = self._settings
@@ -197,12 +227,14 @@ class PostgresEngine(MemoryEngine):
             **times,
         )
         self._replicas.attach(listener)
+        self._rounds = Rounds(self._table, self._seq)
         self._question_routing = QuestionRouting(self._scheduler)
         self._questions = Questions(
             self._scheduler,
             self._clock,
             settings.question_timeout_s,
             several=self._several_servers,
+            recorder=self._rounds,
             board=self._board,
             suffix=f"-{self._replica[:8]}",
         )
@@ -311,16 +343,12 @@ class PostgresEngine(MemoryEngine):
 
     async def _leave(self) -> None:
         """Hand over what this replica has not finished."""
-        self._scheduler.held = True
+        left = [call for call in self._execution.calls if self.is_resumed_nowait(call)]
+        await wait_for([call.future for call in self._execution.calls if call not in left])
         await self._ends.drained()
-        calls = self._execution.calls
-        if calls:
-            endings = [
-                Ending(seq, State.FAILED, ran=True, failure=failure_record(Interrupted(repeatable=call.repeatable)))
-                for call in calls
-                if (seq := self._mirror.seq(call.future)) is not None and not call.asks_again
-            ]
-            await self._table.end(endings)
+        seqs = [seq for call in left if (seq := self._mirror.seq(call.future)) is not None]
+        for row in (await self._table.calls(seqs)).values():
+            await self._table.requeue(row)
         await self._table.release()
 
     # --- submit --------------------------------------------------------------------------------------------------
@@ -560,9 +588,11 @@ class PostgresEngine(MemoryEngine):
         return tuple(call for call in self._scheduler.unfinished if not call.elsewhere or call in running)
 
     def is_resumed_nowait(self, call: Call) -> bool:
+        if call.future.private or call.ending:
+            return False
         if call in self._execution.calls and call.future.state is not State.WAITING:
-            return call.asks_again
-        return not call.future.private
+            return call.asks_again or (call.repeatable and call.policy.rerun_interrupted)
+        return True
 
     def hold_nowait(self) -> None:
         super().hold_nowait()
