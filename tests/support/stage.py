@@ -82,6 +82,8 @@ class Stage:
         self.wires: list[Wire] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self._count = 0
+        self.settings: Json = {}
+        """Settings of every configuration file, unless a test gives others."""
         # Not the whole environment: what a developer's shell has set must not decide a test.
         kept = ("PATH", "HOME", "LANG", "TMPDIR", "USER", "SSL_CERT_FILE", "COVERAGE_PROCESS_START", "COVERAGE_FILE")
         self.env = {name: os.environ[name] for name in kept if name in os.environ} | {
@@ -202,7 +204,7 @@ class Stage:
     def config(self, servers: Mapping[str, Json], **settings: Any) -> Path:
         """A config file."""
         path = self._file("config.json")
-        path.write_text(json.dumps({"mcpServers": dict(servers), "asyncfc": settings}))
+        path.write_text(json.dumps({"mcpServers": dict(servers), "asyncfc": self.settings | settings}))
         return path
 
     def command(self, *args: str) -> list[str]:

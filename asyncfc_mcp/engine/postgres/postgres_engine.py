@@ -151,6 +151,7 @@ class PostgresEngine(MemoryEngine):
                 await tg.start(self._replicas.run)
                 self._jobs.serve(self._own_queue)
                 await tg.start(self._jobs.run)
+                self._soon(self._take_over, ())  # what replicas have left that ended before this one began
                 tg.start_soon(self._prune)
                 tg.start_soon(self._watch_names)
                 # From here on a cancellation from outside is `_watch_end`'s.
@@ -331,15 +332,17 @@ class PostgresEngine(MemoryEngine):
             self._forward_references.notify_all()
 
     async def _prune(self) -> None:
-        """Drop futures that are no longer kept, from time to time; one replica's work is enough for all."""
+        """From time to time drop futures that are no longer kept, and take over calls without an owner; one replica's
+        work is enough for all."""
         while True:
             await anyio.sleep(PRUNE_S * (0.5 + secrets.randbelow(1000) / 1000))
             try:
                 if dropped := await self._table.prune(self._settings.ttl_s, self._settings.journal_max_bytes):
                     logger.debug("dropped %d futures from the database", dropped)
                 await self._measure_offset()
+                await self._take_over(())
             except Exception:
-                logger.exception("futures could not be dropped from the database")
+                logger.exception("the database could not be tidied up")
 
     async def _leave(self) -> None:
         """Hand over what this replica has not finished."""

@@ -74,6 +74,7 @@ class Takeover:
             why = NotResumed("its arguments are not known: they were not written (setting journal: false)")
             return self._scheduler.withdraw(before, why)
         call = call_of(future, row.record.call)
+        call.round = row.record.round
         needed = [*(call.value_dependencies or ()), *call.after]
         if needed:
             await self._look_up(future.scope, [id_of(key) for key in needed])
