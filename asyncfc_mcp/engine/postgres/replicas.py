@@ -151,7 +151,7 @@ class Replicas:
                 tasks.start_soon(self._repeat, self.beat, False)
                 tasks.start_soon(self._repeat, self.look, True)
         finally:
-            await self._leave()
+            await self.leave()
 
     async def _repeat(self, step: Callable[[], Awaitable[None]], may_be_woken: bool) -> None:
         while True:
@@ -207,7 +207,7 @@ class Replicas:
             self._taken_for_dead, self._revived = False, True
             self.wake()
 
-    async def _leave(self) -> None:
+    async def leave(self) -> None:
         """Sign off, so that nobody waits for heartbeats. Without a database the others notice it by these."""
         with anyio.move_on_after(LEAVE_S, shield=True) as scope:
             await self._execute("DELETE FROM pins WHERE replica = %(id)s")

@@ -7,6 +7,8 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asyncfc_mcp.engine.postgres import schema
 from asyncfc_mcp.engine.postgres.database import Database
@@ -262,6 +264,66 @@ async def test_a_crash_is_noticed_by_those_that_run(cluster: Cluster):
         tasks.cancel_scope.cancel()
     assert running.dead == [crashed.replicas.replica]
     assert set(await cluster.ids()) <= {"r0"}
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["beat", "look", "turn", "age", "leave", "fail", "succeed", "later"]), st.integers(0, 3)),
+    max_size=25,
+)
+
+
+def test_whatever_happens_the_living_agree_in_the_end(postgres: PostgresServer):
+    """On who lives and who owns what: each death is handled, nobody handles its own, and each server has one owner."""
+    url = postgres.url(postgres.fresh_schema())
+
+    async def check(steps: list[tuple[str, int]]) -> None:
+        database = Database(url)
+        async with database.open():
+            await database.fetch("DELETE FROM replicas")
+            await database.fetch("DELETE FROM pins")
+            cluster = Cluster(database)
+            pinned = {"files": "auto", "git": "auto", "named": "n2"}
+            present = dict(enumerate([await cluster.join(pinned=pinned) for _ in range(4)]))
+            for step, number in steps:
+                if (each := present.get(number)) is None:
+                    continue
+                match step:
+                    case "beat":
+                        await each.replicas.beat()
+                    case "look":
+                        await each.replicas.look()
+                    case "turn":
+                        await each.turn()
+                    case "age":
+                        await cluster.age(each)
+                    case "leave" if len(present) > 1:
+                        await each.replicas.leave()
+                        del present[number]
+                    case "fail" | "succeed":
+                        each.failing = step == "fail"
+                    case _:
+                        await cluster.sql("UPDATE replicas SET steady_since = 0")
+            for each in present.values():
+                each.failing = False
+            for _ in range(4):
+                await cluster.sql("UPDATE replicas SET steady_since = 0")
+                for each in present.values():
+                    await each.turn()
+            ids = sorted(each.replicas.replica for each in present.values())
+            assert await cluster.ids() == ids
+            for each in present.values():
+                assert sorted(each.replicas.names) == ids
+                assert each.replicas.replica not in each.dead
+            owned = sorted(server for each in present.values() for server in each.replicas.owned)
+            assert owned == sorted(server for server in pinned if server != "named" or 2 in present)
+
+    @given(STEPS)
+    @settings(max_examples=25, deadline=None)
+    def run(steps: list[tuple[str, int]]) -> None:
+        anyio.run(check, steps)
+
+    anyio.run(schema.migrate, Database(url))
+    run()
 
 
 # --- pinned servers ------------------------------------------------------------------------------------------------
