@@ -35,11 +35,11 @@ _SCHEMES: Final = ("postgresql", "postgres")
 POOL_MIN: Final = 1
 POOL_MAX: Final = 8
 """Connections of one replica, without those that listen. PostgreSQL has 100 for all by default."""
-_TAKE_S: Final = 5.0
-"""Seconds for which a transaction waits for a connection, before a new one is attempted."""
-_RECONNECT_S: Final = 4.0
-"""Seconds after which the pool gives a connection up. Its own pauses between attempts double without a bound; after
-this, each transaction that waits makes it try again."""
+_TAKE_S: Final = 0.5
+"""Seconds for which a transaction waits for a connection at a time."""
+_RECONNECT_S: Final = 0.0
+"""Seconds for which the pool tries to connect by itself, at intervals that double without a bound. Instead, each
+transaction that waits makes it try again."""
 _CONNECT_S: Final = 10
 _PATIENCE_S: Final = 0.5
 """Seconds without the database after which that is a warning."""
@@ -52,7 +52,8 @@ _SETTINGS: Final = {
     "jit": "off",
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
-    "statement_timeout": "0",
+    # For a statement that waits for locks. Its transaction is repeated, unless it was cancelled.
+    "statement_timeout": "30s",
     # The process may be suspended in the middle of a transaction, with locks that all replicas need.
     "idle_in_transaction_session_timeout": "15s",
 }
@@ -172,19 +173,24 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
-        """Run the block in a transaction. It is not repeated.
+        """Run the block, which only executes statements, in a transaction. It is not repeated.
+
+        It is shielded from cancellation: psycopg would close the connection, and the server would still go on, perhaps
+        waiting for locks, and with those that it has. It is bounded by the time for a statement.
 
         Raises:
             psycopg.Error: it was not committed, or its commit is not confirmed.
         """
-        async with self.pool.connection() as connection, connection.transaction():
-            yield connection
+        with anyio.CancelScope(shield=True):
+            async with self.pool.connection() as connection, connection.transaction():
+                yield connection
 
     async def repeating(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Return what `work` returns, once its transaction is committed.
 
         Args:
             work: what is done in the transaction; repeated if the database was interrupted, perhaps after the commit.
+                See `transaction`.
 
         Raises:
             psycopg.Error: a statement is at fault.
@@ -211,9 +217,13 @@ class Database:
         """
 
         async def run() -> list[tuple[Any, ...]]:
-            async with self.pool.connection() as connection, connection.cursor(binary=True) as cursor:
-                await cursor.execute(statement, parameters, prepare=False if planned else None)
-                return await cursor.fetchall() if cursor.description is not None else []
+            found: list[tuple[Any, ...]] = []
+            with anyio.CancelScope(shield=True):  # see `transaction`
+                async with self.pool.connection() as connection, connection.cursor(binary=True) as cursor:
+                    await cursor.execute(statement, parameters, prepare=False if planned else None)
+                    if cursor.description is not None:
+                        found = await cursor.fetchall()
+            return found
 
         return await self._until_committed(run)
 
@@ -225,6 +235,8 @@ class Database:
             except psycopg.Error as exc:
                 if not is_interruption(exc):
                     raise
+                if isinstance(exc, PoolTimeout) and self._lost_at is None:
+                    continue  # all connections are in use
                 self._interrupted(exc)
             else:
                 if self._lost_at is not None:
@@ -234,9 +246,6 @@ class Database:
             await self._check()
 
     def _interrupted(self, exc: psycopg.Error) -> None:
-        if isinstance(exc, PoolTimeout) and self._lost_at is None:
-            logger.debug("a transaction waits for a connection: %s", exc)
-            return
         if (exc.sqlstate or "").startswith("40"):
             logger.debug("a transaction is repeated: %s", exc)
             return
@@ -325,8 +334,13 @@ def _read(url: str, shown: str) -> tuple[str, str]:
         parameters = {**_TRANSPORT, **given, "options": " ".join([*own, f"-c search_path={schema}", *settings])}
         return schema, make_conninfo("", **parameters)
     except psycopg.Error as exc:
-        # libpq quotes the URL, which may have a password.
-        raise DatabaseUnusable(shown, reason(exc).replace(plain, shown)) from None
+        raise DatabaseUnusable(shown, _without_credentials(reason(exc), base)) from None
+
+
+def _without_credentials(text: str, url: str) -> str:
+    """Return a text of libpq, which quotes parts of a URL, without those of its user and password."""
+    credentials = url.rpartition("@")[0]
+    return re.sub('"([^"]*)"', lambda found: '"…"' if found[1] in credentials or "@" in found[1] else found[0], text)
 
 
 def _escaped(value: object) -> str:

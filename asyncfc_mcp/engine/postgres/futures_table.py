@@ -290,7 +290,7 @@ class FuturesTable:
         one, and every unfinished one. In order of `seq`."""
         of_scope = escaped(scope)
         return await self._select(
-            f"""SELECT {SELECTED} FROM futures f WHERE f.seq IN (
+            f"""SELECT {SELECTED} FROM futures f WHERE f.seq = ANY (ARRAY(
                     SELECT i.seq FROM futures i WHERE i.scope = %s AND i.id = ANY (%s)
                     UNION ALL
                     SELECT u.seq FROM futures u
@@ -300,10 +300,10 @@ class FuturesTable:
                         SELECT DISTINCT ON (recent.namer) recent.seq FROM (
                             SELECT n.seq, n.namer FROM futures n
                                 WHERE n.scope = %s AND n.name = wanted AND n.name IS NOT NULL
-                                ORDER BY n.seq DESC LIMIT %s
+                                ORDER BY -n.seq LIMIT %s
                         ) recent ORDER BY recent.namer, recent.seq DESC
                     ) l
-                ) ORDER BY f.seq""",
+                )) ORDER BY f.seq""",
             *(of_scope, _escaped(ids), of_scope, _escaped(names)),
             *(_escaped(names), of_scope, _SAME_NAME),
         )
@@ -311,8 +311,8 @@ class FuturesTable:
     async def newest(self, scope: str, limit: int, before: int | None = None) -> list[Row]:
         """Return the newest futures of a scope, newest first, whose `seq` is below `before`."""
         return await self._select(
-            f"""SELECT {SELECTED} FROM futures f WHERE f.scope = %s AND f.seq < %s ORDER BY f.seq DESC LIMIT %s""",
-            *(escaped(scope), (1 << 63) - 1 if before is None else before, limit),
+            f"SELECT {SELECTED} FROM futures f WHERE f.scope = %s AND -f.seq > %s ORDER BY -f.seq LIMIT %s",
+            *(escaped(scope), -(1 << 63) if before is None else -before, limit),
         )
 
     async def unread(self, scope: str, conversation: str, limit: int = 1000) -> list[Row]:
@@ -321,7 +321,7 @@ class FuturesTable:
             f"""SELECT {SELECTED} FROM futures f
                 WHERE f.scope = %s AND f.conversation = %s AND f.conversation IS NOT NULL AND f.ended_at IS NOT NULL
                     AND f.read_at IS NULL
-                ORDER BY f.seq LIMIT %s""",
+                ORDER BY -f.seq DESC LIMIT %s""",
             *(escaped(scope), escaped(conversation), limit),
         )
 
