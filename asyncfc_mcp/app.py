@@ -135,7 +135,12 @@ def administration(config: BridgeConfig) -> "Administration":
         from asyncfc_mcp.engine.postgres.administration import Administration
     except ImportError as exc:
         raise EngineNotInstalled(str(exc)) from exc
-    return Administration(settings.engine, ttl_s=settings.ttl_s, max_bytes=settings.journal_max_bytes)
+    return Administration(
+        settings.engine,
+        ttl_s=settings.ttl_s,
+        max_bytes=settings.journal_max_bytes,
+        dead_after_s=settings.replica_timeout_s,
+    )
 
 
 def _journal(path: Path, config: BridgeConfig) -> "SqliteJournal":

@@ -14,7 +14,6 @@ from psycopg.rows import dict_row
 from asyncfc_mcp.engine.postgres import schema
 from asyncfc_mcp.engine.postgres.database import Connection, Database, reason
 from asyncfc_mcp.engine.postgres.futures_table import FuturesTable
-from asyncfc_mcp.engine.postgres.replicas import DEAD_AFTER_S
 from asyncfc_mcp.engine.postgres.rows import unescaped
 from asyncfc_mcp.errors import DatabaseUnusable
 
@@ -53,15 +52,16 @@ class Administration:
     Args:
         url: the setting `engine`.
         ttl_s, max_bytes: retention.
+        dead_after_s: age of the last heartbeat from which a replica is shown as silent.
 
     Raises:
         DatabaseUnusable: the URL is malformed. Each method raises it where the database cannot be reached, denies
             something, or is of a newer program.
     """
 
-    def __init__(self, url: str, *, ttl_s: float, max_bytes: int) -> None:
+    def __init__(self, url: str, *, ttl_s: float, max_bytes: int, dead_after_s: float) -> None:
         self._database = Database(url)
-        self._ttl_s, self._max_bytes = ttl_s, max_bytes
+        self._ttl_s, self._max_bytes, self._dead_after_s = ttl_s, max_bytes, dead_after_s
 
     async def migrate(self) -> Migrated:
         """Bring the database to the version of this program, and create what is missing."""
@@ -110,7 +110,7 @@ class Administration:
     async def _figures(self, connection: Connection) -> dict[str, Any]:
         server = connection.info.parameter_status("server_version")
         async with connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(_REPLICAS, {"limit": DEAD_AFTER_S})
+            await cursor.execute(_REPLICAS, {"limit": self._dead_after_s})
             replicas = [
                 row | {"name": unescaped(row["name"]), "owns": list(map(unescaped, row["owns"]))}
                 for row in await cursor.fetchall()
