@@ -123,15 +123,12 @@ class Database:
             DatabaseUnusable: there is no connection, with libpq's reason.
         """
         await self._try(wait_s)
-        # psycopg warns of each attempt and each transaction that fails; `repeating` warns once.
-        library = logging.getLogger("psycopg")
-        level = library.level
-        library.setLevel(logging.CRITICAL)
-        try:
-            async with self.pool:
-                yield
-        finally:
-            library.setLevel(level)
+        # psycopg warns of each attempt and each transaction that fails; this module warns once. Another level than its
+        # own default was chosen on purpose.
+        if (library := logging.getLogger("psycopg")).level == logging.WARNING:
+            library.setLevel(logging.CRITICAL)
+        async with self.pool:
+            yield
 
     async def _try(self, wait_s: float) -> None:
         backoff, until = Backoff(0.1, 1.0), time.monotonic() + wait_s
