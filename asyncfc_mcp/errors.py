@@ -679,6 +679,16 @@ class NotResumed(CallFailed):
         )
 
 
+class NotHere(CallFailed):
+    """Only this replica knows the arguments of a call, and another one runs the server."""
+
+    def __init__(self, server: str) -> None:
+        super().__init__(
+            f"not sent: its arguments are not written to the database (setting journal: false), so only the replica "
+            f'that was asked can make the call, and another one runs server {server!r}; set "owner": "any" on the server'
+        )
+
+
 class NotClaimed(CallFailed):
     """The journal cannot be written any more, and says that the call waits; this run has not sent it."""
 

@@ -207,6 +207,8 @@ class Bridge:
             if preset is not None and preset.secrets:
                 # What is unknown counts as the path above it, which is more order than necessary and no secret.
                 recorded = route.effect.bind(preset.masked(arguments), lambda value: value is MASK or refers(value))
+            if not entry.policy.journal:  # its paths have values of arguments that must not be written
+                recorded = route.effect.bind_unknown()
         self.forwarding.add_user(entry.server, context.scope)
         return Submission(
             context,

@@ -190,6 +190,8 @@ class Call:
     """End of its time limit, on the event loop's clock."""
     weighed: bool = False
     """The memory that it holds is counted."""
+    restored: bool = False
+    """Made of a record, so that the rules of its tool are not those of its submission."""
     elsewhere: bool = False
     """Another replica decides when it starts; here it only has its place in the order."""
     dropped: bool = False

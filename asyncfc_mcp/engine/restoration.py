@@ -104,6 +104,7 @@ def call_of(future: Future, made: CallRecord) -> Call:
         needs_task=made.needs_task,
         answers=made.answers,
         forward_questions=made.forward_questions,
+        restored=True,
     )
 
 

@@ -10,7 +10,9 @@ import json
 import signal
 from collections.abc import Iterator, Sequence
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from tests.support.client import HANDSHAKE, MODERN, Json, RpcError, canonical, eventually, records, text_of
 from tests.support.counting_server import ODD, big_text
@@ -228,3 +230,37 @@ def test_a_question_is_answered_at_another_replica(stage: Stage, url: str) -> No
     result = one.request("tools/call", {**params, **answer})
     assert "Ada" in text_of(result)
     assert house.runs() == {"asks": 1}
+
+
+def test_arguments_and_results_of_a_private_tool_are_nowhere_in_the_database(stage: Stage, url: str) -> None:
+    """Neither as such, nor in state paths, errors and jobs; the call is made where it was submitted."""
+    tools: Json = {"secret": {"journal": False, "writes": ["vault/{label}"]}, "write": {"writes": ["vault/{label}"]}}
+    house = Replicas(stage, url, tools=tools, owner="any")
+    one, two = house.clients(MODERN)
+    private = two.submit("secret", {"label": "hunter2", "text": "hunter3"}).id
+    assert text_of(two.outcome(private)) == "answer to hunter3"
+    assert "was not written" in text_of(one.outcome(private))
+    held = two.submit("secret", {"label": "hunter4", "until": str(house.gate())}).id
+    house.ran("hunter4")
+    behind = one.submit("write", {"label": "other"}).id
+    assert entries(one)[behind]["status"] == "waiting"
+    base, _, schema = url.partition("?schema=")
+    with psycopg.connect(base, options=f"-c search_path={schema}") as connection:
+        names = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,)).fetchall()
+        assert ("futures",) in names
+        for (name,) in names:
+            rows = connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(name))).fetchall()
+            assert "hunter" not in str(rows), name
+    two.call("cancel_future", {"future_id": held})
+    until_ended(one, behind)
+    assert house.runs() == {"hunter2": 1, "hunter4": 1, "other": 1}
+
+
+def test_a_private_tool_of_a_server_at_another_replica_is_refused(stage: Stage, url: str) -> None:
+    """Its arguments can only be where it was submitted; the answer says what to set."""
+    house = Replicas(stage, url)
+    clients = house.clients(MODERN)
+    outcomes = [text_of(client.outcome(client.submit("secret", {"label": "hunter2"}).id)) for client in clients]
+    (refused,) = [each for each in outcomes if "hunter2" not in each]
+    assert '"owner": "any"' in refused
+    assert house.runs() == {"hunter2": 1}

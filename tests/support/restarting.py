@@ -41,18 +41,27 @@ class Restarting:
     Args:
         modern: the server speaks 2026-07-28.
         tools: settings of tools, beside those in `TOOLS`.
+        owner: setting of the server.
         settings: settings at the top.
     """
 
     def __init__(
-        self, stage: Stage, *, modern: bool = False, tools: Mapping[str, Json] | None = None, **settings: Any
+        self,
+        stage: Stage,
+        *,
+        modern: bool = False,
+        tools: Mapping[str, Json] | None = None,
+        owner: str | None = None,
+        **settings: Any,
     ) -> None:
         self.stage = stage
         self.log = stage.folder / "counted.log"
         self.log.touch()
         self._gates = itertools.count(1)
         given = dict(tools or {})
-        own = {"prefix": "", "tools": {name: TOOLS.get(name, {}) | given.get(name, {}) for name in TOOLS | given}}
+        own: Json = {"prefix": "", "tools": {name: TOOLS.get(name, {}) | given.get(name, {}) for name in TOOLS | given}}
+        if owner is not None:
+            own["owner"] = owner
         options = ["--modern"] if modern else []
         entry = stage.entry(sys.executable, str(SERVER), str(self.log), "--mark", stage.mark, *options, asyncfc=own)
         self.servers = {"c": entry}

@@ -77,7 +77,7 @@ class Ends:
         for end in ends:
             if end.result is not None and not end.ending.private:
                 end.ending.result = await encoded(end.result)
-                end.ending.size = len(end.ending.result or b"")
+                end.ending.size = len(end.ending.result)
         return await self._table.end([end.ending for end in ends])
 
     def _written(self, end: _End, outcome: bool | Exception) -> None:

@@ -20,7 +20,7 @@ from asyncfc_mcp.engine.postgres.reader import LookUp
 from asyncfc_mcp.engine.restoration import call_of
 from asyncfc_mcp.engine.scheduler import Scheduler
 from asyncfc_mcp.engine.wait import wait_for
-from asyncfc_mcp.errors import CallFailed, NotResumed
+from asyncfc_mcp.errors import CallFailed, NotHere, NotResumed
 
 
 class Held(Exception):
@@ -34,6 +34,7 @@ class Execution:
         look_up: brings futures of a scope into memory, by ID.
         load: reads the result of a future into memory.
         on_made: called with the future of each call that is made here.
+        runs_elsewhere: returns whether another replica owns a server that is pinned.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Execution:
         look_up: LookUp,
         load: Callable[[Future], Coroutine[Any, Any, None]],
         on_made: Callable[[Future], None],
+        runs_elsewhere: Callable[[str], Coroutine[Any, Any, bool]],
     ) -> None:
+        self._runs_elsewhere = runs_elsewhere
         self._on_made = on_made
         self._table = table
         self._mirror = mirror
@@ -133,7 +136,9 @@ class Execution:
         Raises:
             CallFailed: it cannot be made.
         """
-        if call.elsewhere:
+        if call.future.private and await self._runs_elsewhere(call.future.server):
+            raise NotHere(call.future.server)
+        if call.restored:
             server = call.future.server
             rules = await self._executor.rules_of(server, call.tool)
             if rules is None:

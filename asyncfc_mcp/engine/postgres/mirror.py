@@ -6,7 +6,7 @@ again. Leaves starting calls to the scheduler and running them to `execution`.
 """
 
 import logging
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
@@ -77,6 +77,9 @@ class Mirror:
         """Futures that are not known here and changed while rows were being read, which may be older than that."""
         self._dirty: set[int] = set()
         self._dirtied = WakeUp()
+        self._refreshing = anyio.Lock()
+        self.on_read: Callable[[int], None] = lambda seq: None
+        """Called with the place of a future that has ended elsewhere, and whose result a request waits for here."""
         # One at a time: a row that another transaction committed later must not be taken in before an earlier one.
         self._intake = Grouped[New | None, Future | None](self._take_in)
 
@@ -196,9 +199,10 @@ class Mirror:
             self._dirtied.set()
 
     async def _refresh(self) -> None:
-        dirty, self._dirty = self._dirty, set()
-        with self.reading():
-            await self._read(dirty)
+        async with self._refreshing:  # so that no row is followed by an older one
+            dirty, self._dirty = self._dirty, set()
+            with self.reading():
+                await self._read(dirty)
 
     async def _read(self, dirty: Collection[int]) -> None:
         rows = await self._table.rows(dirty)
@@ -263,8 +267,11 @@ class Mirror:
             else:
                 future.result, future.load = parsed(result), self._restoration.load
         failure = None if record.failure is None else failure_of(record.failure, record.tool, record.cause)
+        waited_for = future.read_at is not None
         self._scheduler.end_elsewhere(call, event, failure)
         self.ended(future)
+        if waited_for and record.read_at is None:
+            self.on_read(row.seq)
 
     def _apply_questions(self, row: Row, future: Future, questions: Sequence[Question] | None) -> None:
         """Put the questions of a call that runs elsewhere on its future, or remove them."""

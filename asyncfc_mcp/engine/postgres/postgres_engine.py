@@ -64,7 +64,7 @@ from asyncfc_mcp.engine.recorder import failure_record, record_of
 from asyncfc_mcp.engine.restoration import Restoration, missing_result
 from asyncfc_mcp.engine.scheduler import Scheduler
 from asyncfc_mcp.engine.wait import wait_for
-from asyncfc_mcp.errors import Cancelled, Interrupted
+from asyncfc_mcp.errors import Cancelled, Interrupted, TooManyFutures
 from asyncfc_mcp.signals import WakeUp
 
 logger = logging.getLogger(__name__)
@@ -112,6 +112,8 @@ class PostgresEngine(MemoryEngine):
         self._reads = Grouped[int, None](self._mark_read)
         self._names_wanted = WakeUp()
         self._ending = anyio.Event()
+        self._submitting = 0
+        """Calls that are being written."""
         self._servers = SharedServers(database, self._replica, self._owners) if self._owners else None
 
     @property
@@ -193,6 +195,7 @@ class PostgresEngine(MemoryEngine):
         self._mirror = Mirror(
             self._table, self._replica, self._store, self._scheduler, self._looked_up, self._restoration, self._board
         )
+        self._mirror.on_read = self._write_read
         self._reader = Reader(self._table, self._mirror, self._store, self._looked_up)
         self._progress = Progress(self._database, self._replica, self._seq, self._mirror.future, self._clock)
         self._execution = Execution(
@@ -204,6 +207,7 @@ class PostgresEngine(MemoryEngine):
             look_up=self._reader.look_up,
             load=self.load,
             on_made=self._progress.follow,
+            runs_elsewhere=self._runs_elsewhere,
         )
         self._takeover = Takeover(self._table, self._mirror, self._scheduler, executor, self._reader.look_up)
         times = {
@@ -299,6 +303,12 @@ class PostgresEngine(MemoryEngine):
             else:
                 self._jobs.withdraw(queue_of(server))
 
+    async def _runs_elsewhere(self, server: str) -> bool:
+        """Return whether another replica owns a server."""
+        if server not in self._owners:
+            return False
+        return (await self._replicas.owner_of(server)) not in (self._replica, None)
+
     async def _reread_all(self) -> None:
         """Take in what others did with the calls of this replica while they took it for dead."""
         self._mirror.all_changed()
@@ -368,6 +378,10 @@ class PostgresEngine(MemoryEngine):
         scope = context.scope
         follows = [key for key in dict.fromkeys(after.values()) if not self._has_completed(key)] if after else ()
         self._store.admit(scope, context.client, [*bindings.values(), *follows])
+        if (unfinished := self._store.pending + self._submitting) >= self._settings.max_pending:
+            raise TooManyFutures(
+                f"{unfinished} calls have not ended yet", str(self._settings.max_pending), "max_pending"
+            )
         if context.name is not None:
             self._store.check_name(scope, context.name, context.namer)
         future = Future(
@@ -470,7 +484,10 @@ class PostgresEngine(MemoryEngine):
         if future.read_at is None:
             future.read_at = self._clock()
         if future.done and (seq := self._mirror.seq(future)) is not None:
-            self._reads.add(seq, lambda outcome: None)
+            self._write_read(seq)
+
+    def _write_read(self, seq: int) -> None:
+        self._reads.add(seq, lambda outcome: None)
 
     async def _mark_read(self, batch: Sequence[int]) -> Sequence[None]:
         await self._table.mark_read(batch)

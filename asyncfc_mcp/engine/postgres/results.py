@@ -20,8 +20,8 @@ _UNREADABLE: Final[Result] = {
 }
 
 
-async def encoded(result: Result) -> bytes | None:
-    """Return a result as JSON; None where it cannot be JSON, which is logged."""
+async def encoded(result: Result) -> bytes:
+    """Return a result as JSON; where it cannot be JSON, what says so, and it is logged."""
     try:
         if not is_large(result):
             return encode(result)
@@ -30,7 +30,7 @@ async def encoded(result: Result) -> bytes | None:
         return b"".join(pieces)
     except (ValueError, TypeError, RecursionError):
         logger.exception("a result cannot be written to the database")
-        return None
+        return encode(_UNREADABLE)
 
 
 def parsed(data: bytes) -> Result:
