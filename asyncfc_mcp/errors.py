@@ -685,7 +685,8 @@ class NotHere(CallFailed):
     def __init__(self, server: str) -> None:
         super().__init__(
             f"not sent: its arguments are not written to the database (setting journal: false), so only the replica "
-            f'that was asked can make the call, and another one runs server {server!r}; set "owner": "any" on the server'
+            f"that was asked can make the call, and another one runs server {server!r}; "
+            f'set "owner": "any" on the server'
         )
 
 

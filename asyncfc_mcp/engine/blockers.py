@@ -15,6 +15,8 @@ from asyncfc_mcp.engine.api import FOLLOWS, NEEDS_RESULT
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.reasons import FOREIGN, is_visible
 
+CAPACITY: Final = ("capacity",)
+"""Stands for the calls that a call waits for where it only lacks a place at its server or tool."""
 _NEAREST_OF_OTHERS: Final = 3
 """Bound on the calls in the order of the state that are followed from one call to those that it waits for."""
 
@@ -29,7 +31,7 @@ def blockers(call: Call, calls: Mapping[str, Call], tree: StateTree, limit: int)
     needed = sorted(call.unmet_dependencies, key=lambda key: _by_number(id_of(key)))
     queued = tree.nearest(call.future.key, limit) if _has_to_queue(call, tree) else []
     if not needed and not queued:
-        return ("capacity",), "max_concurrency"
+        return CAPACITY, "max_concurrency"
     behind = _behind([*needed, *(key for key, _ in queued)], calls, tree, limit)
     names: dict[str, None] = {}
     reasons: dict[str, None] = {}

@@ -15,6 +15,7 @@ from asyncfc_mcp.core.store import FutureStore
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.executor_api import Executor
 from asyncfc_mcp.engine.postgres.futures_table import FuturesTable
+from asyncfc_mcp.engine.postgres.jobs import GiveBack
 from asyncfc_mcp.engine.postgres.mirror import Mirror
 from asyncfc_mcp.engine.postgres.reader import LookUp
 from asyncfc_mcp.engine.restoration import call_of
@@ -23,7 +24,7 @@ from asyncfc_mcp.engine.wait import wait_for
 from asyncfc_mcp.errors import CallFailed, NotHere, NotResumed
 
 
-class Held(Exception):
+class Held(GiveBack):
     """This replica starts no call any more; the job goes to another one."""
 
 

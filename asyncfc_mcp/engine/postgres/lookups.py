@@ -108,7 +108,9 @@ class LookedUp:
         owners = self._named.get((scope.key, name), {})
         if namer is not None:
             return owners.get(self._token(namer), [])
-        found = [(token, future) for token, futures in owners.items() for future in futures]
+        # Once, though its owner may have another token in the database than on this replica.
+        each_once = {future.key: (token, future) for token, futures in owners.items() for future in futures}
+        found = list(each_once.values())
         unfinished = [future for _, future in found if not future.done]
         if unfinished or not found:
             return unfinished

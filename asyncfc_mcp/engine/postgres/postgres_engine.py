@@ -33,7 +33,9 @@ from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.core.futures import Future, Question, Result, State
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
 from asyncfc_mcp.core.session_archive import SessionArchive
+from asyncfc_mcp.core.state_tree import NEAREST
 from asyncfc_mcp.engine.api import Claim
+from asyncfc_mcp.engine.blockers import CAPACITY
 from asyncfc_mcp.engine.call import Call, Submission, call_of
 from asyncfc_mcp.engine.executor_api import Executor
 from asyncfc_mcp.engine.hosting import Hosting
@@ -544,6 +546,15 @@ class PostgresEngine(MemoryEngine):
 
     def cancel_nowait(self, future: Future) -> None:
         self._soon(self.cancel, future)
+
+    def waiting_for(self, future: Future, limit: int = NEAREST) -> tuple[tuple[str, ...], str]:
+        names, reason = super().waiting_for(future, limit)
+        call = self._scheduler.call_of(future)
+        if names == CAPACITY and (
+            call is None or (call.policy.max_concurrency or self._server_limits.get(future.server)) is None
+        ):
+            return (), ""  # its job is on its way
+        return names, reason
 
     # --- answer --------------------------------------------------------------------------------------------------
 
