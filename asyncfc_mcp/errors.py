@@ -420,6 +420,25 @@ class ServerUnavailable(CallFailed):
         super().__init__(f"server {server!r} is not available: {reason}. The call was not sent; try again later")
 
 
+class RunsElsewhere(ServerUnavailable):
+    """Another replica runs the server; nothing was sent."""
+
+    def __init__(self, server: str) -> None:
+        super().__init__(server, "another replica runs it")
+
+
+class NotRelayed(CallFailed):
+    """The replica that runs the server has given no answer.
+
+    Args:
+        reason: a clause.
+    """
+
+    def __init__(self, server: str, reason: str) -> None:
+        self.server, self.reason = server, reason
+        super().__init__(f"server {server!r} runs at another replica: {reason}")
+
+
 class NotSent(ServerUnavailable):
     """The connection failed before any part of the call reached the server, so it can be sent again."""
 

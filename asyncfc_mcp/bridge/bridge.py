@@ -15,8 +15,10 @@ from asyncfc_mcp.bridge.bindings import Bindings, bind, mentioned
 from asyncfc_mcp.bridge.directory import Directory
 from asyncfc_mcp.bridge.executor import Executor
 from asyncfc_mcp.bridge.forwarding import Forwarding
+from asyncfc_mcp.bridge.guests import Guests
 from asyncfc_mcp.bridge.hosts import Hosts
 from asyncfc_mcp.bridge.look_ups import LookUps
+from asyncfc_mcp.bridge.relaying import Relaying
 from asyncfc_mcp.bridge.server_requests import ServerRequests
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
 from asyncfc_mcp.bridge.stopping import Stopping
@@ -68,11 +70,24 @@ class Bridge:
         self.downstreams = connect(self)
         self.shapes = ShapeLearner(config.servers, cache, lambda server, tool: self.directory.entry_of(server, tool))
         self.directory = Directory(config, self.downstreams, cache, reserved, states, starts, self.shapes.texts)
-        self.executor = Executor(engine, self.downstreams, self.shapes, self.directory.wait_for_own_tool)
+        self.executor = Executor(
+            engine,
+            self.downstreams,
+            self.shapes,
+            self.directory.wait_for_own_tool,
+            lambda server, scope: self.forwarding.add_user(server, scope),
+        )
         self._look_ups = LookUps(engine)
-        self.forwarding = Forwarding(engine, self.downstreams, self.directory)
-        self._hosts = None if engine.hosting is None else Hosts(engine.hosting, self.downstreams)
-        if self._hosts is not None:
+        hosting = engine.hosting
+        relay = None if hosting is None else hosting.relay
+        self._guests = Guests() if relay is None else Guests(lambda: relay.replicas)
+        self.forwarding = Forwarding(engine, self.downstreams, self.directory, relay, self._guests)
+        self._hosts, self._relaying = None, None
+        if hosting is not None:
+            self._relaying = Relaying(
+                hosting, self.downstreams, self.forwarding, self.server_requests, self._guests, self._apply_level
+            )
+            self._hosts = Hosts(hosting, self.downstreams, self._relaying.lost)
             self.directory.on_saved = self._hosts.listed
         self.starts = starts
         self._reaper = reaper
@@ -91,9 +106,10 @@ class Bridge:
                 for name, downstream in self.downstreams.items():
                     if hosting is None or name not in hosting.servers:
                         tg.start_soon(downstream.run)
-                if self._hosts is not None:
+                if self._hosts is not None and self._relaying is not None:
                     self._hosts.prepare()
                     tg.start_soon(self._hosts.run)
+                    tg.start_soon(self._relaying.run)
                 tg.start_soon(self._watch_start)
                 yield self
                 tg.cancel_scope.cancel()
@@ -256,8 +272,14 @@ class Bridge:
 
     async def set_log_level(self, level: str) -> None:
         """Ask all servers that have log messages for those of this level and above."""
-        self.executor.log_level = level
+        self._guests.own_level = level
+        self._apply_level()
         await self.forwarding.set_log_level(level)
+
+    def _apply_level(self) -> str | None:
+        """Have calls ask for log messages of the least level that this replica or another one wants; return it."""
+        self.executor.log_level = self._guests.least_level()
+        return self.executor.log_level
 
 
 def _may_refer(value: object) -> bool:

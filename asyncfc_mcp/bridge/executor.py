@@ -13,6 +13,7 @@ from asyncfc_mcp.bridge.server_tasks import follow_task
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.core.futures import Result
+from asyncfc_mcp.core.identity import Scope
 from asyncfc_mcp.core.outcome import CancelRequest, CompletionCallback, Outcome
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.engine.api import Engine
@@ -35,6 +36,7 @@ class Executor:
         downstreams: server → its connection.
         shapes: learns from results.
         find_tool: returns the tool of a server by its own name; see `Directory.wait_for_own_tool`.
+        add_user: called with the server and the principal of each call of another replica.
 
     Attributes:
         log_level: least level of log messages that clients want; None where none has said.
@@ -46,8 +48,10 @@ class Executor:
         downstreams: Mapping[str, Downstream],
         shapes: ShapeLearner,
         find_tool: Callable[[str, str], Awaitable[ToolRoute | None]],
+        add_user: Callable[[str, Scope], None],
     ) -> None:
         self._engine = engine
+        self._add_user = add_user
         self._find_tool = find_tool
         self._shapes = shapes
         self.path_missing = shapes.path_missing
@@ -108,6 +112,8 @@ class Executor:
         return await self._finish(call, self._params(call, arguments), result)
 
     def _params(self, call: Call, arguments: dict[str, Any] | None) -> dict[str, Any]:
+        if call.elsewhere:
+            self._add_user(call.future.server, call.future.scope)
         params: dict[str, Any] = {"name": call.tool}
         if call.preset is not None:
             params["arguments"] = call.preset.filled(arguments)

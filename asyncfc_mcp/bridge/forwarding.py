@@ -12,12 +12,14 @@ import anyio
 
 from asyncfc_mcp.bridge.directory import Directory
 from asyncfc_mcp.bridge.executor import passed_on
+from asyncfc_mcp.bridge.guests import Guests
 from asyncfc_mcp.core.identity import Scope
 from asyncfc_mcp.core.meta_keys import without_our_keys
 from asyncfc_mcp.core.owners import extension_owner, linking, resource_owner
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.engine.api import Engine
-from asyncfc_mcp.errors import CallFailed, ProtocolFailure
+from asyncfc_mcp.engine.hosting import Relay, RelayedRequest
+from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RunsElsewhere
 from asyncfc_mcp.protocol import METHOD_NOT_FOUND, RESOURCE_NOT_FOUND
 
 logger = logging.getLogger(__name__)
@@ -27,16 +29,30 @@ SET_LEVEL_S: Final = 5.0
 
 
 class Forwarding:
-    """Passes requests on to the wrapped servers."""
+    """Passes requests on to the wrapped servers.
 
-    def __init__(self, engine: Engine, downstreams: Mapping[str, Downstream], directory: Directory) -> None:
+    Args:
+        relay: leads to the replicas that run the servers which do not run here; None where all do.
+        guests: what other replicas want of servers that run here.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        downstreams: Mapping[str, Downstream],
+        directory: Directory,
+        relay: Relay | None = None,
+        guests: Guests | None = None,
+    ) -> None:
         self._engine = engine
         self._downstreams = downstreams
         self._directory = directory
+        self._relay = relay
+        self._guests = guests or Guests()
         self._users: dict[str, set[Scope]] = {server: set() for server in downstreams}
         """Server → the principals that had a request sent to it."""
-        self._subscribed: dict[str, str] = {}
-        """URI → the server that was asked to announce its changes."""
+        self._subscribed: dict[str, tuple[str, Scope]] = {}
+        """URI → the server that was asked to announce its changes, and for whom."""
 
     async def ask(self, scope: Scope, server: str, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
         """Pass a request that is no tool call on to one server, for the principal of this scope.
@@ -49,7 +65,23 @@ class Forwarding:
         meta = passed_on(out.pop("_meta", None))
         if meta:
             out["_meta"] = meta
-        return without_our_keys(await self._downstreams[server].request(method, out))
+        try:
+            result = await self._downstreams[server].request(method, out)
+        except RunsElsewhere:
+            result = await self._ask_elsewhere(scope, server, method, out)
+        return without_our_keys(result)
+
+    async def _ask_elsewhere(
+        self, scope: Scope | None, server: str, method: str, params: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Have the replica that runs a server make a request.
+
+        Raises:
+            CallFailed: it gave no answer.
+        """
+        if self._relay is None:
+            raise RunsElsewhere(server)
+        return await self._relay.request(RelayedRequest(server, method, params, scope))
 
     async def ask_extension(self, scope: Scope, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Pass a request that no revision of MCP defines on to the server that declared its extension.
@@ -96,26 +128,49 @@ class Forwarding:
         await self._directory.wait_for_catalog()
         server = await self._owner_of(scope, uri, "resources/subscribe")
         self._users[server].add(scope)
-        self._subscribed[uri] = server  # before its answer: a change may be announced right behind that
+        self._subscribed[uri] = server, scope  # before its answer: a change may be announced right behind that
         try:
-            await self._downstreams[server].subscribe(uri)
+            await self._subscribe_at(scope, server, uri)
         except BaseException:
             self._subscribed.pop(uri, None)
             raise
 
+    async def _subscribe_at(self, scope: Scope, server: str, uri: str) -> None:
+        if self._guests.wants(server, uri):
+            return  # it was asked already, for another replica
+        try:
+            await self._downstreams[server].subscribe(uri)
+        except RunsElsewhere:
+            await self._ask_elsewhere(scope, server, "resources/subscribe", {"uri": uri})
+
     async def unsubscribe(self, uri: str) -> None:
         """End a subscription at the server that has it; best effort."""
-        server = self._subscribed.pop(uri, None)
-        if server is None:
+        server, scope = self._subscribed.pop(uri, (None, None))
+        if server is None or self._guests.wants(server, uri):
             return
         try:
-            await self._downstreams[server].unsubscribe(uri)
+            try:
+                await self._downstreams[server].unsubscribe(uri)
+            except RunsElsewhere:
+                await self._ask_elsewhere(scope, server, "resources/unsubscribe", {"uri": uri})
         except CallFailed as exc:
             logger.debug("unsubscribing from %s: %s", uri, exc)
 
     def subscribed_at(self, uri: str) -> str | None:
         """Return the server that announces the changes of a resource."""
-        return self._subscribed.get(uri)
+        subscribed = self._subscribed.get(uri)
+        return None if subscribed is None else subscribed[0]
+
+    async def renew(self, server: str) -> None:
+        """Ask a server again for the notifications that clients want: it runs at another replica than before."""
+        try:
+            for uri, (at, scope) in list(self._subscribed.items()):
+                if at == server:
+                    await self._subscribe_at(scope, server, uri)
+            if (level := self._guests.own_level) is not None:
+                await self._set_level_at(self._downstreams[server], level)
+        except CallFailed as exc:
+            logger.debug("server %r is not asked again for notifications: %s", server, exc)
 
     def add_user(self, server: str, scope: Scope) -> None:
         """Record that a principal has a call sent to a server."""
@@ -130,7 +185,7 @@ class Forwarding:
 
         async def set_level(downstream: Downstream) -> None:
             try:
-                await downstream.set_log_level(level)
+                await self._set_level_at(downstream, level)
             except CallFailed as exc:
                 logger.debug("server %r: %s", downstream.name, exc)
 
@@ -138,6 +193,13 @@ class Forwarding:
             async with anyio.create_task_group() as tg:
                 for downstream in self._downstreams.values():
                     tg.start_soon(set_level, downstream)
+
+    async def _set_level_at(self, downstream: Downstream, level: str) -> None:
+        self._guests.own_level = level
+        try:
+            await downstream.set_log_level(self._guests.least_level() or level)
+        except RunsElsewhere:
+            await self._ask_elsewhere(None, downstream.name, "logging/setLevel", {"level": level})
 
     async def notify_servers(self, method: str) -> None:
         """Pass a client's notification on to all servers that shook hands."""

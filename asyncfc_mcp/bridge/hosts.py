@@ -5,7 +5,7 @@ which replica that is to the engine (`engine.hosting`), and keeping a server con
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import anyio
 
@@ -24,10 +24,12 @@ class Hosts:
     Args:
         hosting: says which of them this replica runs.
         downstreams: server → its connection.
+        on_lost: called with a server that another replica runs from now on.
     """
 
-    def __init__(self, hosting: Hosting, downstreams: Mapping[str, Downstream]) -> None:
+    def __init__(self, hosting: Hosting, downstreams: Mapping[str, Downstream], on_lost: Callable[[str], None]) -> None:
         self._hosting = hosting
+        self._on_lost = on_lost
         self._downstreams = {name: each for name, each in downstreams.items() if name in hosting.servers}
         self._complete: set[str] = set()
         """Servers that run here and have listed everything once."""
@@ -68,6 +70,7 @@ class Hosts:
                 tg.cancel_scope.cancel()
             self._complete.discard(name)
             downstream.stand_by()
+            self._on_lost(name)
             logger.info("server %r is run by another replica", name)
 
     async def _publish_once_listed(self, downstream: Downstream) -> None:

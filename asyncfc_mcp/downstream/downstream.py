@@ -24,7 +24,7 @@ from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.downstream.stderr import Stderr
 from asyncfc_mcp.downstream.subscriptions import ServerSubscriptions
 from asyncfc_mcp.downstream.supervisor import Status, Supervisor
-from asyncfc_mcp.errors import NotSent, ProtocolFailure, RpcError, SessionLost, TransportFailure
+from asyncfc_mcp.errors import NotSent, ProtocolFailure, RpcError, RunsElsewhere, SessionLost, TransportFailure
 from asyncfc_mcp.jsonrpc.inbound import Inbound, deferred_handler
 from asyncfc_mcp.protocol import MODERN_VERSIONS, Deferred, OnProgress, OnSent
 
@@ -121,6 +121,7 @@ class Downstream:
 
     def stand_by(self) -> None:
         """Have another replica run the server, until `run` is called (again)."""
+        self._subscriptions.clear()
         self._supervisor.stand_by()
 
     async def adopt(self, snapshot: ServerSnapshot) -> None:
@@ -211,8 +212,8 @@ class Downstream:
             session_renewed: the request was sent before, in a session that the server no longer knew.
 
         Raises:
-            ServerUnavailable: the server is not up and did not come up; `NotSent`, a subclass: the connection failed.
-                Nothing was sent.
+            ServerUnavailable: the server is not up and did not come up; `NotSent`, a subclass: the connection failed;
+                `RunsElsewhere`, another one: another replica runs it. Nothing was sent.
             ServerDied: the connection failed before the result arrived, and the server may have received the request.
             ServerRefused: the server answered with an HTTP error status.
             ProtocolFailure: the server answered with a JSON-RPC error.
@@ -328,8 +329,9 @@ class Downstream:
         """End the subscription to a resource.
 
         Raises:
-            CallFailed: the server refused.
+            CallFailed: the server refused; `RunsElsewhere`: another replica has the subscription.
         """
+        self._require_here()
         connection = self._supervisor.connection
         try:
             await self._subscriptions.unsubscribe(connection, uri)
@@ -342,9 +344,10 @@ class Downstream:
         has the level per request.
 
         Raises:
-            CallFailed: the server refused.
+            CallFailed: the server refused; `RunsElsewhere`: another replica has to ask for them now.
         """
         self._subscriptions.log_level = level
+        self._require_here()
         connection = self._supervisor.connection
         if connection is None or connection.modern or self.snapshot.capabilities.get("logging") is None:
             return
@@ -352,6 +355,10 @@ class Downstream:
             await connection.request("logging/setLevel", {"level": level})
         except RpcError as exc:
             raise await connection.call_failure("logging/setLevel", exc) from None
+
+    def _require_here(self) -> None:
+        if self.status is Status.ELSEWHERE:
+            raise RunsElsewhere(self.name)
 
     # --- messages of the server ----------------------------------------------------------------------------------
 

@@ -96,6 +96,10 @@ class ServerSubscriptions:
         if connection is not None and not connection.modern:
             await connection.request("resources/unsubscribe", {"uri": uri})
 
+    def clear(self) -> None:
+        """Forget all subscriptions, after the end of the connection."""
+        self._uris.clear()
+
     def on_acknowledged(self, params: Mapping[str, Any]) -> None:
         """Handle the acknowledgement of a stream, which lists the subscriptions that the server honors."""
         meta = params.get("_meta")

@@ -28,7 +28,7 @@ from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.downstream.stderr import Stderr
 from asyncfc_mcp.downstream.subscriptions import ServerSubscriptions
 from asyncfc_mcp.downstream.transport_choice import TransportChoice
-from asyncfc_mcp.errors import ServerDied, ServerUnavailable
+from asyncfc_mcp.errors import RunsElsewhere, ServerDied, ServerUnavailable
 from asyncfc_mcp.protocol import SERVER_HANDSHAKE_VERSIONS, OnNotify, OnRequest
 from asyncfc_mcp.signals import Signal
 
@@ -131,7 +131,8 @@ class Supervisor:
             for_call: the request is a tool call, which a one-shot server gets one of per process.
 
         Raises:
-            ServerUnavailable: the server is not up, and starting it for this request did not help.
+            ServerUnavailable: the server is not up, and starting it for this request did not help; `RunsElsewhere`, a
+                subclass: another replica runs it.
         """
         starts = 0
         while True:
@@ -148,7 +149,7 @@ class Supervisor:
                     return connection
                 continue
             if self.status is Status.ELSEWHERE:
-                raise ServerUnavailable(self._name, "another replica runs it")
+                raise RunsElsewhere(self._name)
             delay = self._restarts.request_delay(anyio.current_time())
             # A request waits out a short delay for a server with a URL; it fails where a process has just failed.
             can_start = starts < STARTS_PER_REQUEST and (self._transport.remote or delay == 0)

@@ -13,7 +13,7 @@ import anyio
 
 from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.identity import Scope
-from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY
+from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, LOG_LEVELS
 from asyncfc_mcp.signals import Signal, WakeUp
 from asyncfc_mcp.upstream.request import Request
 
@@ -24,7 +24,7 @@ MAX_QUEUED_NOTIFICATIONS: Final = 1024
 LOG_DELIVERY_S: Final = 1.0
 """Longest time in which a waiting request accepts a log message; one that takes longer is dropped, so that it does not
 block the next one for ever."""
-LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+LEVELS: Final = LOG_LEVELS
 
 Notify = Callable[[str, Mapping[str, Any] | None], Awaitable[None]]
 

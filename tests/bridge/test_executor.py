@@ -90,7 +90,13 @@ async def no_tool(server: str, tool: str) -> ToolRoute | None:
 
 
 def executor_of(server: Server, engine: Any = None, shapes: Any = None, find_tool: Any = no_tool) -> Executor:
-    return Executor(engine or Answers(), cast("Any", {"s": server}), shapes or cast("Any", Shapes()), find_tool)
+    return Executor(
+        engine or Answers(),
+        cast("Any", {"s": server}),
+        shapes or cast("Any", Shapes()),
+        find_tool,
+        lambda server, scope: None,
+    )
 
 
 async def execute(server: Server, call: Call, arguments: Any = None, engine: Any = None, shapes: Any = None) -> Result:

@@ -6,6 +6,8 @@ The server behind them (`tests/support/protocol_server.py`) has state of its own
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,10 +15,11 @@ from collections.abc import Iterator, Sequence
 import psutil
 import pytest
 
-from tests.support.client import HANDSHAKE, MODERN, Json, eventually, text_of
+from tests.support.client import HANDSHAKE, MODERN, PATIENCE, Json, RpcError, canonical, eventually, text_of
 from tests.support.http_client import HttpWire
 from tests.support.http_events import Events, modern_request
 from tests.support.postgres import PostgresServer
+from tests.support.restarting import whole
 from tests.support.stage import REPO, HttpBridge, Stage
 
 SERVER = str(REPO / "tests" / "support" / "protocol_server.py")
@@ -194,3 +197,157 @@ def test_a_changed_list_is_announced_at_every_replica(stage: Stage, url: str, er
         assert "later" in [each["name"] for each in client.all_pages("prompts/list", "prompts")]
         assert "hello" in text_of(outcome(client, "late", {"text": "hello"}))
         told.close()
+
+
+# --- requests that are no tool calls -------------------------------------------------------------------------------
+
+
+@both_eras
+@both_servers
+def test_requests_reach_the_server_from_every_replica(stage: Stage, url: str, era: str, server: str) -> None:
+    """Prompts, resources and completions, with the same answers and the same errors, byte for byte."""
+    house = House(stage, url, server=server)
+    one, two = (each.client(era=era) for each in house.bridges.values())
+    for client in (one, two):
+        client.wait_for_tools("heard")
+        prompts = client.all_pages("prompts/list", "prompts")
+    argument = {"name": "word", "value": "ap"}
+    requests: list[tuple[str, Json]] = [
+        ("prompts/get", {"name": prompts[0]["name"], "arguments": {"name": "Ada \u2028"}}),
+        ("resources/read", {"uri": "toy://greeting"}),
+        ("resources/read", {"uri": "toy://blob"}),
+        ("resources/read", {"uri": "toy://nothing"}),
+        (
+            "completion/complete",
+            {"ref": {"type": "ref/prompt", "name": prompts[0]["name"]}, "argument": argument},
+        ),
+    ]
+    for method, params in requests:
+        assert answer(one, method, params) == answer(two, method, params), method
+    heard = outcome(two, "heard", {"method": "resources/read"})["structuredContent"]["heard"]
+    assert [each["uri"] for each in heard] == [
+        f"toy://{each}" for each in ("greeting", "blob", "nothing") for _ in "12"
+    ]
+    assert house.runs_at("a")
+
+
+def answer(client: HttpWire, method: str, params: Json) -> str:
+    """The whole answer to a request, in the form in which two are compared."""
+    try:
+        return canonical(whole(client.request(method, params)))
+    except RpcError as exc:
+        return canonical(exc.error)
+
+
+def test_a_request_is_cancelled_when_its_client_gives_up(stage: Stage, url: str) -> None:
+    """At the server, which runs at another replica."""
+    house = House(stage, url)
+    client = house.bridges["b"].client(era=MODERN)
+    client.wait_for_tools("heard")
+    headers, body = modern_request("resources/read", {"uri": "toy://never"}, name="toy://never")
+    connection = asked(house.bridges["b"], headers, body)
+    heard(client, "resources/read", 1)
+    connection.close()
+
+    def cancelled() -> list[Json]:
+        return outcome(client, "seen_cancellations")["structuredContent"]["seen"]
+
+    [cancellation] = eventually(cancelled, "the server is told")
+    assert cancellation["tool"] == "resources/read"
+
+
+def heard(client: HttpWire, method: str, count: int) -> None:
+    """Wait until the server has received a number of requests."""
+    eventually(
+        lambda: len(outcome(client, "heard", {"method": method})["structuredContent"]["heard"]) == count,
+        f"the server hears {method}",
+    )
+
+
+def asked(bridge: HttpBridge, headers: Json, body: Json) -> http.client.HTTPConnection:
+    """Send a request and read no answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", bridge.port, timeout=PATIENCE)
+    accept = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+    connection.request("POST", "/mcp", json.dumps(body).encode(), {**accept, **headers})
+    return connection
+
+
+def test_a_request_is_made_again_when_the_replica_dies_that_makes_it(stage: Stage, url: str) -> None:
+    """At the next one that runs the server: what it asks for changes nothing."""
+    house = House(stage, url, names="abc")
+    client = house.bridges["c"].client(era=MODERN)
+    client.wait_for_tools("heard")
+    headers, body = modern_request("resources/read", {"uri": "toy://never"}, name="toy://never")
+    connection = asked(house.bridges["c"], headers, body)
+    heard(client, "resources/read", 1)
+    house.kill("a")
+    heard(client, "resources/read", 1)  # of another process, which has heard nothing before
+    assert "a" not in house.bridges
+    connection.close()
+
+
+# --- notifications -------------------------------------------------------------------------------------------------
+
+
+@both_eras
+@both_servers
+def test_a_subscription_is_kept_wherever_the_server_runs(stage: Stage, url: str, era: str, server: str) -> None:
+    """Subscribers at each replica are told once of each change, also after another one has taken the server over; the
+    server is unsubscribed from when the last one has left."""
+    uri = "toy://greeting"
+    house = House(stage, url, server=server, names="abc")
+    told: dict[str, Events] = {}
+    clients: dict[str, HttpWire] = {}
+    for name, bridge in house.bridges.items():
+        clients[name] = client = bridge.client(era=era)
+        client.wait_for_tools("touch")
+        told[name] = listening(bridge, client, {"resourceSubscriptions": [uri]})
+        if era == HANDSHAKE:
+            client.request("resources/subscribe", {"uri": uri})
+    assert text_of(outcome(clients["b"], "touch", {"uri": uri})) == "told 1"
+    for each in told.values():
+        eventually(lambda each=each: updates(each) == [uri], "a change is told")
+    told.pop("a").close()
+    house.kill("a")
+
+    def subscribed() -> bool:
+        return text_of(outcome(clients["c"], "touch", {"uri": uri})) == "told 1"
+
+    eventually(subscribed, "the server is subscribed to again")
+    for each in told.values():
+        eventually(lambda each=each: len(updates(each)) == 2, "the next change is told")
+    for name, each in told.items():
+        if era == HANDSHAKE:
+            clients[name].request("resources/unsubscribe", {"uri": uri})
+        each.close()
+    eventually(lambda: not subscribed(), "the server is unsubscribed from")
+
+
+def updates(events: Events) -> list[str]:
+    """URIs that were announced to have changed."""
+    method = "notifications/resources/updated"
+    return [each["params"]["uri"] for each in list(events.messages) if each.get("method") == method]
+
+
+@both_servers
+def test_log_messages_reach_clients_of_every_replica(stage: Stage, url: str, server: str) -> None:
+    """Those of the level that they have set, whichever replica runs the server."""
+    house = House(stage, url, server=server)
+    clients = [each.client(era=HANDSHAKE) for each in house.bridges.values()]
+    events = [listening(*each, {}) for each in zip(house.bridges.values(), clients, strict=True)]
+    for client in clients:
+        client.wait_for_tools("log")
+    clients[1].request("logging/setLevel", {"level": "debug"})
+    clients[0].request("logging/setLevel", {"level": "error"})
+    # Not awaited: a request that waits for the call gets its messages on its own stream.
+    clients[1].submit("log", {"text": "low", "levels": ["debug"]})
+    clients[0].submit("log", {"text": "high", "levels": ["error"]})
+
+    def said(events: Events) -> list[str]:
+        method = "notifications/message"
+        return [each["params"]["data"] for each in list(events.messages) if each.get("method") == method]
+
+    eventually(lambda: sorted(said(events[1])) == ["high 0", "low 0"], "both are told to the client that wants them")
+    eventually(lambda: said(events[0]) == ["high 0"], "one is told to the other one")
+    for each in events:
+        each.close()

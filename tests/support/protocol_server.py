@@ -191,6 +191,9 @@ class ProtocolToy(RawToy):
                 return self.page("prompts", self.prompts, params)
             case "resources/list":
                 return self.page("resources", self.resources, params)
+            case "resources/read" if str(params.get("uri")).endswith("/never"):
+                self.running[request_id] = toys.Call(request_id, "resources/read", {})
+                return None
             case "completion/complete" if params.get("context"):
                 known = ", ".join(f"{k}={v}" for k, v in params["context"]["arguments"].items())
                 return {"completion": {"values": [f"{params['ref'].get('name')} knowing {known}"]}}

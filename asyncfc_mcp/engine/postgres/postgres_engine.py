@@ -116,7 +116,15 @@ class PostgresEngine(MemoryEngine):
         self._ending = anyio.Event()
         self._submitting = 0
         """Calls that are being written."""
-        self._servers = SharedServers(database, self._replica, self._owners) if self._owners else None
+        self._servers: SharedServers | None = None
+        if self._owners:
+            self._servers = SharedServers(
+                database,
+                self._replica,
+                self._owners,
+                living=lambda: self._replicas.names,
+                dead_after_s=settings.replica_timeout_s,
+            )
 
     @property
     def hosting(self) -> Hosting | None:
@@ -150,6 +158,8 @@ class PostgresEngine(MemoryEngine):
                 for run in (self._ready.run, self._reads.run, self._board.run, self._rounds.run, self._progress.run):
                     await tg.start(run)
                 await tg.start(self._scheduler.run)
+                if self._servers is not None:
+                    await tg.start(self._servers.run)
                 await tg.start(listener.run)
                 await tg.start(self._mirror.run)
                 await tg.start(self._replicas.run)
@@ -298,7 +308,7 @@ class PostgresEngine(MemoryEngine):
     async def _serve(self, owned: frozenset[str]) -> None:
         """Run the servers that this replica owns and take their jobs, and those of no other pinned server."""
         if self._servers is not None:
-            self._servers.own(owned)
+            await self._servers.own(owned)
         for server in self._owners:
             if server in owned:
                 self._jobs.serve(queue_of(server))
@@ -351,6 +361,8 @@ class PostgresEngine(MemoryEngine):
             try:
                 if dropped := await self._table.prune(self._settings.ttl_s, self._settings.journal_max_bytes):
                     logger.debug("dropped %d futures from the database", dropped)
+                if self._servers is not None:
+                    await self._servers.relay.prune()
                 await self._measure_offset()
                 await self._take_over(())
             except Exception:

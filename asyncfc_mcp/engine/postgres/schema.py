@@ -125,6 +125,19 @@ CREATE INDEX sessions_seen ON sessions (seen_at);
 -- What servers have listed that one replica at a time runs, as JSON.
 CREATE TABLE listings (server text PRIMARY KEY, version bigint NOT NULL, data bytea NOT NULL);
 
+-- Requests for servers that another replica runs, while somebody waits for the answer. `asker` and `worker` are
+-- replicas.
+CREATE UNLOGGED TABLE requests (
+    id uuid PRIMARY KEY,
+    server text COLLATE "C" NOT NULL,
+    asker text NOT NULL,
+    request bytea NOT NULL,
+    made_at double precision NOT NULL,
+    worker text,
+    answer bytea,
+    failure bytea
+);
+
 -- `steady_since`: since when the heartbeats of a replica have come without a gap. `handler`: the replica that takes
 -- care of what a dead one leaves.
 CREATE TABLE replicas (

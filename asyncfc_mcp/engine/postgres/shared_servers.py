@@ -1,13 +1,15 @@
 """Servers of which one replica at a time runs each: where they run, and what they have listed.
 
-Implements `hosting.Hosting`. Owns the table `listings`. Leaves to `replicas` which replica owns a server.
+Implements `hosting.Hosting`. Owns the table `listings`. Leaves to `replicas` which replica owns a server, and what
+passes between that one and the others to `relay`.
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from asyncfc_mcp.engine.postgres.database import Connection, Database
 from asyncfc_mcp.engine.postgres.listener import NOTIFY, Listener, Notification, payloads
+from asyncfc_mcp.engine.postgres.relay import PostgresRelay
 from asyncfc_mcp.engine.postgres.rows import escaped, unescaped
 from asyncfc_mcp.signals import Signal, WakeUp
 
@@ -26,9 +28,19 @@ class SharedServers:
     Args:
         replica: ID of this replica.
         servers: names of all pinned servers.
+        living: returns the IDs of the living replicas.
+        dead_after_s: time in which the death of a replica is noticed.
     """
 
-    def __init__(self, database: Database, replica: str, servers: Collection[str]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        replica: str,
+        servers: Collection[str],
+        *,
+        living: Callable[[], Collection[str]],
+        dead_after_s: float,
+    ) -> None:
         self._database = database
         self._replica = replica
         self.servers = frozenset(servers)
@@ -38,9 +50,19 @@ class SharedServers:
         """Server → version of its listing that is known here."""
         self._changed = WakeUp()
         self._changed.set()
+        self.relay = PostgresRelay(
+            database,
+            replica,
+            servers=self.servers,
+            owned=lambda: self._owned,
+            living=living,
+            dead_after_s=dead_after_s,
+        )
+        self.run = self.relay.run
 
     def attach(self, listener: Listener) -> None:
         """Take what other replicas announce."""
+        self.relay.attach(listener)
         listener.handle("listing", self._announced)
         listener.on_connected.append(self._changed.set)
 
@@ -48,13 +70,14 @@ class SharedServers:
         if notification.by != self._replica:
             self._changed.set()
 
-    def own(self, servers: frozenset[str]) -> None:
+    async def own(self, servers: frozenset[str]) -> None:
         """Run these servers here from now on, and no others."""
-        lost, self._owned = self._owned - servers, servers
+        gained, lost, self._owned = servers - self._owned, self._owned - servers, servers
         for server in lost:
             self._versions.pop(server, None)  # what another replica has published meanwhile was not taken in
         self._changed.set()
         self.moved.notify_all()
+        await self.relay.hosted(gained)
 
     def runs(self, server: str) -> bool:
         return server in self._owned
