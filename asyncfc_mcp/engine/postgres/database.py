@@ -14,6 +14,7 @@ from typing import Any, Final, LiteralString, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
 import anyio
+import anyio.lowlevel
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -227,6 +228,7 @@ class Database:
     async def _until_committed(self, run: Callable[[], Awaitable[T]]) -> T:
         backoff = Backoff(0.02, 1.0)
         while True:
+            await anyio.lowlevel.checkpoint_if_cancelled()
             try:
                 outcome = await run()
             except psycopg.Error as exc:
@@ -262,7 +264,8 @@ class Database:
     async def _check(self) -> None:
         """Have the pool replace its dead connections, which an interruption leaves behind."""
         if self._lost_at is not None and not self.pool.closed:
-            await self.pool.check()
+            with anyio.CancelScope(shield=True):  # the pool would lose those that it has taken out
+                await self.pool.check()
 
 
 # --- errors --------------------------------------------------------------------------------------------------------

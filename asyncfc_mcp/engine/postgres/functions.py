@@ -125,12 +125,12 @@ BEGIN
 END $$;
 """
 
-_DEFER: Final = """
+_DEFER: Final = f"""
 CREATE FUNCTION defer_calls(seqs bigint[], queues text[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF cardinality(seqs) > 0 THEN
         PERFORM procrastinate_defer_jobs_v1(ARRAY(
-            SELECT ROW(queue, 'asyncfc.run', 0, NULL, NULL, jsonb_build_object('seq', seq), NULL)
+            SELECT ROW(queue, '{RUN_TASK}', 0, NULL, NULL, jsonb_build_object('seq', seq), NULL)
                     ::procrastinate_job_to_defer_v1
                 FROM unnest(seqs, queues) WITH ORDINALITY AS u(seq, queue, place) ORDER BY place
         ));

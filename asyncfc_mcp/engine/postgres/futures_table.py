@@ -248,6 +248,8 @@ class FuturesTable:
         Raises:
             ValueError, TypeError: a value cannot be JSON.
         """
+        if unknown := columns.keys() - {"state", "round"}:
+            raise ValueError(f"columns that do not change while a call runs: {', '.join(unknown)}")
         values = {name: column_of(name, value) for name, value in columns.items()}
         found = await self._database.fetch(
             f"""WITH changed AS (
@@ -257,12 +259,10 @@ class FuturesTable:
                 )
                 SELECT pg_notify(%s, %s) FROM changed""",
             (
-                *(values.pop("state", None), "round" in values, values.pop("round", None)),
+                *(values.get("state"), "round" in values, values.get("round")),
                 *(seq, self._replica, self._database.channel, self._changed(seq)),
             ),
         )
-        if values:
-            raise ValueError(f"columns that do not change while a call runs: {', '.join(values)}")
         return bool(found)
 
     async def request_cancel(self, seq: int) -> None:

@@ -6,7 +6,7 @@ import anyio
 import psycopg
 import pytest
 
-from asyncfc_mcp.engine.postgres.database import Connection, Database, is_database_url, is_interruption
+from asyncfc_mcp.engine.postgres.database import POOL_MAX, Connection, Database, is_database_url, is_interruption
 from asyncfc_mcp.errors import DatabaseUnusable
 from tests.support.postgres import PostgresServer
 
@@ -196,6 +196,44 @@ async def test_a_cancelled_transaction_leaves_nothing_behind(database: Database)
                 tg.cancel_scope.cancel()
     assert await database.fetch("SELECT count(*) FROM counted") == [(12,)]
     assert await database.fetch("SELECT pg_backend_pid()") == [pid], "the connection was kept"
+
+
+async def test_a_wait_for_a_connection_can_be_cancelled(database: Database):
+    """The statement is not executed."""
+    release, all_held = anyio.Event(), anyio.Event()
+    holding = 0
+
+    async def hold(connection: Connection) -> None:
+        nonlocal holding
+        holding += 1
+        if holding == POOL_MAX:
+            all_held.set()
+        await release.wait()
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tg:
+            for _ in range(POOL_MAX):
+                tg.start_soon(database.repeating, hold)
+            await all_held.wait()
+            with anyio.move_on_after(0.05) as waiting:
+                await database.fetch("SELECT 1")
+            assert waiting.cancelled_caught
+            release.set()
+        assert await database.fetch("SELECT 1") == [(1,)]
+
+
+async def test_a_repetition_can_be_cancelled(own_postgres: PostgresServer, anyio_backend: str):
+    """While the database is away; it is used again afterwards."""
+    database = Database(own_postgres.url())
+    async with database.open():
+        await database.fetch("SELECT 1")
+        await anyio.to_thread.run_sync(own_postgres.stop)
+        with anyio.fail_after(30):
+            with anyio.move_on_after(0.05) as waiting:
+                await database.fetch("SELECT 1")
+            assert waiting.cancelled_caught
+        await anyio.to_thread.run_sync(own_postgres.start)
+        assert await database.fetch("SELECT 1") == [(1,)]
 
 
 async def test_an_outage_is_a_warning_with_its_end(
