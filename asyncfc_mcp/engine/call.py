@@ -13,7 +13,7 @@ import anyio
 
 from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.effects import NOTHING, Effect
-from asyncfc_mcp.core.futures import Future, Result
+from asyncfc_mcp.core.futures import Event, Future, Result
 from asyncfc_mcp.core.identity import CallerIdentity, Scope, id_of
 from asyncfc_mcp.core.outcome import CancelRequest
 from asyncfc_mcp.core.overridden_tools import Preset
@@ -194,6 +194,10 @@ class Call:
     """Made of a record, so that the rules of its tool are not those of its submission."""
     elsewhere: bool = False
     """Another replica decides when it starts; here it only has its place in the order."""
+    claimed: bool = False
+    """It is recorded that this process makes the call; several could have."""
+    consequence: tuple[Event, CallFailed, str] | None = None
+    """End that follows from another call's, while it is another replica's part to write it."""
     dropped: bool = False
     """Settled before it started; it is removed from its queue for capacity when it is next met there."""
 

@@ -234,6 +234,14 @@ class Runner:
             call.verdict = verdict
             call.cancel_scope.cancel()
 
+    def drop(self, call: Call) -> None:
+        """Stop making a call whose end is not this process's part any more."""
+        if call.cancel_scope is not None:
+            call.cancel_scope.cancel()
+        elif call.cancel_request is not None:
+            cancel_request, call.cancel_request = call.cancel_request, None
+            cancel_request("it was given up")
+
     def cancel(self, future: Future) -> None:
         """Cancel a call: at once if it has not started, else after its cancellation was sent to the downstream."""
         call = self._calls.get(future.key)

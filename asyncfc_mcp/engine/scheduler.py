@@ -164,10 +164,14 @@ class Scheduler:
     def _end_without_start(self, end: End) -> None:
         """End a call because of another one's end: at once where that is recorded together with the other, and
         otherwise once it is recorded."""
+        call, event, failure, outcome = end
         if self._launch is None:
             self._settle(end)
-        elif not end[0].elsewhere:  # else the replica that owns it comes to the same
+        elif not call.elsewhere:
             self._withdraw(end)
+        elif failure is not None:
+            # The replica that owns it comes to the same. If that dies before, the one that adopts the call ends it.
+            call.consequence = event, failure, outcome
 
     def _weigh(self, call: Call) -> None:
         """Count the memory that a call holds until it ends, once. A call that is sent at once is weighed after that,
@@ -248,7 +252,7 @@ class Scheduler:
         future = call.future
         self._capacity.enter(self._tool_of(call), call.party, call)
         # The end of the one before it may not be known here yet, though it was where the call started.
-        if call.ordered and self._tree.ready(future.key):
+        if call.ordered and self._tree.ready(future.key) and not self._tree.is_started(future.key):
             self._tree.start(future.key)
         if future.started_at is None:
             future.started_at = self._clock()
@@ -261,11 +265,20 @@ class Scheduler:
             call.deadline = now + call.policy.timeout_s
         self._runner.start(call)
 
-    def end_elsewhere(self, call: Call, event: Event, failure: CallFailed | None) -> None:
+    def end_elsewhere(self, call: Call, event: Event, failure: CallFailed | None, outcome: str) -> None:
         """End a call whose end is recorded already, and start calls that waited for it. Its future has the result."""
         if not call.future.done:
             call.ending = True
-            self._leave((call, event, failure, "completed" if event is Event.COMPLETE else "failed"), None)
+            self._leave((call, event, failure, outcome), None)
+            self._runner.drop(call)
+
+    def lose(self, call: Call, instead: Call) -> None:
+        """Give a call up that is another replica's now, and keep its place in the order for `instead`. If it runs here,
+        its server is told to stop; its end does not count."""
+        call.ending = True
+        if call.future.key in self._calls:
+            self.replace(instead)
+        self._runner.drop(call)
 
     def withdraw(self, call: Call, failure: CallFailed) -> None:
         """End a call that has not started: it was never sent."""
@@ -283,9 +296,17 @@ class Scheduler:
 
     def adopt(self, call: Call) -> None:
         """Schedule a call of another process, in its place in the order, like one that was submitted here."""
+        before = self._calls[call.future.key]
         call.elsewhere = False
         self.replace(call)
+        if before.consequence is not None:
+            return self._end_without_start((call, *before.consequence))
         self._depend(call)
+
+    def launch_again(self, call: Call) -> None:
+        """Start a call again that had started elsewhere, where that start does not count any more."""
+        if not (call.ending or self.held) and self._launch is not None:
+            self._launch(call)
 
     # --- settling ------------------------------------------------------------------------------------------------
 

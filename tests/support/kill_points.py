@@ -14,6 +14,17 @@ changes of files are observed where they leave the program, so the points hold f
 | `torn-answer` | writing the second half of an answer |
 | `file` | renaming, removing, cutting or synchronising a file |
 
+With the PostgreSQL engine (each statement is a transaction of its own):
+
+| point | before … ; `after-POINT`: after its commit, before the program knows of it |
+|---|---|
+| `submit`, `ready`, `claim`, `end` | creating futures, giving them places, claiming and ending a call |
+| `after-take` | taking a job (only after it) |
+| `finish` | removing jobs that have ended |
+| `adopt`, `interrupt`, `requeue` | taking over what a dead replica has left |
+| `release` | leaving calls to others at a clean end |
+| `question`, `round`, `answered` | showing a question, recording a round of questions, answering for another replica |
+
 `ASYNCFC_TEST_OS_BOOT` makes the program believe in another run of the operating system.
 """
 
@@ -36,6 +47,9 @@ SLOW_S = 0.05
 """The disk is slow before it fails: whatever does not wait for these commits has happened by then."""
 KILL = "ASYNCFC_TEST_KILL"
 OS_BOOT = "ASYNCFC_TEST_OS_BOOT"
+ON_POSTGRES = "ASYNCFC_TEST_POSTGRES"
+SLOW_TAKE = "ASYNCFC_TEST_SLOW_TAKE"
+"""This replica leaves jobs to others that have time."""
 _WRITES = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|BEGIN|COMMIT|CREATE|ALTER|DROP|PRAGMA\s+\w+\s*=)", re.I)
 _ENDED = {"completed", "failed", "cancelled"}
 
@@ -145,6 +159,58 @@ def watch_sql(killer: Killer) -> None:
     sqlite3.connect = watched  # type: ignore[assignment]
 
 
+POSTGRES = ("submit", "ready", "take", "claim", "end", "finish")
+"""Points of the PostgreSQL engine that every call hits."""
+_STATEMENTS = {
+    "submit": "submit_futures(",
+    "ready": "ready_futures(",
+    "take": "procrastinate_fetch_job",
+    "claim": "SET state = 'running', worker",
+    "end": "end_futures(",
+    "finish": "DELETE FROM procrastinate_jobs WHERE id",
+    "adopt": "own_futures(",
+    "requeue": "requeue_future(",
+    "release": "own_futures(%s, NULL",
+    "question": "INSERT INTO questions",
+    "round": "coalesce(%s, f.state), round",
+    "answered": "UPDATE questions SET answer",
+}
+
+
+def point_of(statement: str, values: Any) -> str | None:
+    """The point of a statement of the PostgreSQL engine."""
+    point = None if values is None else next((p for p, words in _STATEMENTS.items() if words in statement), None)
+    if point == "end" and values[2] != values[4]:  # the end of another replica's call
+        return "interrupt"
+    if point == "adopt" and "own_futures(%s, NULL" in statement:
+        return "release"
+    if point == "adopt" and not values[0]:  # calls without an owner are looked for all the time
+        return None
+    return point
+
+
+def watch_postgres(killer: Killer) -> None:
+    """Observe all statements of the PostgreSQL engine."""
+    import anyio
+    from psycopg import AsyncCursor
+
+    execute = AsyncCursor.execute
+
+    async def watched(self: Any, query: Any, params: Any = None, **options: Any) -> Any:
+        point = point_of(query, params) if isinstance(query, str) else None
+        if point == "take" and SLOW_TAKE in os.environ:
+            await anyio.sleep(SLOW_S)
+        if point is not None and point != "take":
+            killer.hit(point)
+        found = await execute(self, query, params, **options)
+        nothing = point == "take" and self.pgresult.get_value(0, 1) is None
+        if point is not None and not nothing:
+            killer.hit(f"after-{point}")
+        return found
+
+    AsyncCursor.execute = watched  # type: ignore[method-assign,assignment]
+
+
 def watch_pipes(killer: Killer) -> None:
     """Observe what is written to servers and to the client."""
     from asyncfc_mcp.jsonrpc.pipes import FdSink
@@ -181,6 +247,8 @@ def main() -> None:
     from asyncfc_mcp.cli.main import main as run
 
     watch_pipes(killer)
+    if ON_POSTGRES in os.environ:
+        watch_postgres(killer)
     if OS_BOOT in os.environ:
         from asyncfc_mcp.engine.journal import owners
 

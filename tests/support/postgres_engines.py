@@ -46,7 +46,14 @@ async def quiet(engine: Any, calls: ParkedCalls, all_replicas: Sequence[Any] = (
 async def _is_quiet(engine: PostgresEngine, calls: ParkedCalls, replicas: Sequence[PostgresEngine]) -> bool:
     for _ in range(10):
         await anyio.lowlevel.checkpoint()
-    groups = (engine._mirror._intake, engine._ends._grouped, engine._ready, engine._reads, engine._board._writes)
+    groups = (
+        engine._mirror._intake,
+        engine._ends._grouped,
+        engine._ready,
+        engine._reads,
+        engine._board._writes,
+        engine._rounds._writes,
+    )
     for grouped in groups:
         await grouped.drained()
     [(todo, doing)] = await engine._database.fetch(

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 @dataclass(slots=True, eq=False)
 class _End:
     ending: Ending
-    future: Future
+    call: Call
     result: Result | None
     committed: Callable[[], None] | None
 
@@ -58,7 +58,7 @@ class Ends:
         future = call.future
         seq = self._mirror.seq(future)
         assert seq is not None
-        ending = Ending(seq, state, ran=future.state is not State.WAITING, cause=cause, read=future.read_at is not None)
+        ending = Ending(seq, state, ran=call.claimed, cause=cause, read=future.read_at is not None)
         if failure is not None:
             # Its text may quote the arguments, and the values that were put into them.
             failure.unwritten = (
@@ -67,7 +67,7 @@ class Ends:
             ending.failure = failure_record(failure)
         if result is not None:
             ending.private = future.private
-        end = _End(ending, future, result, committed)
+        end = _End(ending, call, result, committed)
         self._grouped.add(end, partial(self._written, end))
 
     def keep(self, future: Future) -> None:
@@ -83,11 +83,13 @@ class Ends:
     def _written(self, end: _End, outcome: bool | Exception) -> None:
         if outcome is True:
             if end.result is not None:
-                end.future.size = end.ending.size
+                end.call.future.size = end.ending.size
             if end.committed is not None:
                 end.committed()
-            self._mirror.ended(end.future)
+            self._mirror.ended(end.call.future)
             return
         if isinstance(outcome, Exception):
-            logger.error("the end of %s could not be written: %s", end.future.id, outcome)
+            logger.error("the end of %s could not be written: %s", end.call.future.id, outcome)
+        elif not end.ending.ran:
+            self._mirror.claimed_elsewhere(end.call)
         self._mirror.mark_dirty([end.ending.seq])

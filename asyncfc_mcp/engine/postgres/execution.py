@@ -5,18 +5,19 @@ is ready to the scheduler of the replica that submitted it, and jobs to `jobs`.
 """
 
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 
-from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.core.identity import id_of
 from asyncfc_mcp.core.store import FutureStore
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.executor_api import Executor
-from asyncfc_mcp.engine.postgres.futures_table import FuturesTable
+from asyncfc_mcp.engine.postgres.futures_table import FuturesTable, Row
 from asyncfc_mcp.engine.postgres.jobs import GiveBack
-from asyncfc_mcp.engine.postgres.mirror import Mirror
+from asyncfc_mcp.engine.postgres.mirror import Mirror, unknown
 from asyncfc_mcp.engine.postgres.reader import LookUp
 from asyncfc_mcp.engine.restoration import call_of
 from asyncfc_mcp.engine.scheduler import Scheduler
@@ -26,6 +27,19 @@ from asyncfc_mcp.errors import CallFailed, NotHere, NotResumed
 
 class Held(GiveBack):
     """This replica starts no call any more; the job goes to another one."""
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A call of a job, until it has ended."""
+
+    call: Call
+    cancelled: bool = False
+    """A client does not want it any more."""
+    since: int = 0
+    """The mirror's `reads` when it was claimed: what they had found by then may be older."""
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    over: anyio.Event = field(default_factory=anyio.Event)
 
 
 class Execution:
@@ -41,6 +55,7 @@ class Execution:
     def __init__(
         self,
         table: FuturesTable,
+        replica: str,
         mirror: Mirror,
         store: FutureStore,
         scheduler: Scheduler,
@@ -54,26 +69,25 @@ class Execution:
         self._runs_elsewhere = runs_elsewhere
         self._on_made = on_made
         self._table = table
+        self._replica = replica
         self._mirror = mirror
         self._store = store
         self._scheduler = scheduler
         self._executor = executor
         self._look_up = look_up
         self._load = load
-        self._calls: dict[int, Call] = {}
+        self._runs: dict[int, _Run] = {}
         """Calls that were claimed here, or are about to be."""
-        self._cancelled: set[int] = set()
-        """Those of them that were cancelled by another replica before they were made."""
 
     @property
     def calls(self) -> Sequence[Call]:
         """Calls that run here."""
-        return tuple(self._calls.values())
+        return tuple(run.call for run in self._runs.values())
 
     def has(self, future: Future) -> bool:
         """Return whether the call of a future runs here."""
         call = self._scheduler.call_of(future)
-        return call is not None and call in self._calls.values()
+        return call is not None and any(run.call is call for run in self._runs.values())
 
     async def run(self, seq: int) -> None:
         """Make the call of a job, and return when it has ended; nothing if it must not be made (any more).
@@ -81,37 +95,74 @@ class Execution:
         Raises:
             Held: another replica has to make it.
         """
-        if self._scheduler.held:
-            raise Held
-        call = await self._call(seq)
-        if call is None or seq in self._calls:
-            return
-        self._calls[seq] = call
-        try:
-            await self._prepare(call)
-            row = await self._table.claim(seq)
-            if row is None:
-                self._mirror.mark_dirty([seq])
+        call = None
+        while call is None or seq in self._runs:
+            if (earlier := self._runs.get(seq)) is not None:
+                await earlier.over.wait()  # of another job: this one was taken for dead meanwhile
+            if self._scheduler.held:
+                raise Held
+            call = await self._call(seq)
+            if call is None:
                 return
-            self._mirror.claimed(row)
-            if row.cancelled or seq in self._cancelled:
-                self._scheduler.cancel(call.future)
-            if not (call.future.done or call.ending):
-                self._on_made(call.future)
-                self._scheduler.make(call)
-            await wait_for([call.future])
-        except CallFailed as exc:
-            self._scheduler.withdraw(call, exc)
-        finally:
-            del self._calls[seq]
-            self._cancelled.discard(seq)
+        run = self._runs[seq] = _Run(call)
+        with run.scope:
+            try:
+                if await self._claim(seq, run):
+                    await wait_for([call.future])
+            except CallFailed as exc:
+                self._scheduler.withdraw(call, exc)
+                await wait_for([call.future])  # the job is what has the end written, should this replica die now
+            finally:
+                run.over.set()
+                if self._runs.get(seq) is run:
+                    del self._runs[seq]
+
+    async def _claim(self, seq: int, run: "_Run") -> bool:
+        """Claim a call, and have it made; false where it must not be made.
+
+        Raises:
+            CallFailed: it cannot be made.
+        """
+        call = run.call
+        await self._prepare(call)
+        row = await self._table.claim(seq)
+        if row is None:
+            self._mirror.mark_dirty([seq])
+            return False
+        call.claimed, call.round = True, row.record.round
+        # What is ended from now on ends a call that runs; an end of one that waits is refused.
+        call.ending = False
+        run.since = self._mirror.reads
+        if self._scheduler.call_of(call.future) not in (call, None):
+            self._scheduler.replace(call)  # it was adopted meanwhile
+        self._mirror.claimed(row)
+        if row.cancelled or run.cancelled or call.dropped:
+            self._scheduler.cancel(call.future)
+        if not (call.future.done or call.ending):
+            self._on_made(call.future)
+            self._scheduler.make(call)
+        return True
 
     def cancel(self, seqs: Collection[int]) -> None:
-        """Cancel calls that run here, at the request of another replica."""
+        """Cancel calls that run here, at the request of a client of any replica."""
         for seq in seqs:
-            if (call := self._calls.get(seq)) is not None:
-                self._cancelled.add(seq)
-                self._scheduler.cancel(call.future)
+            if (run := self._runs.get(seq)) is not None:
+                run.cancelled = True
+                if run.call.claimed:  # else it is cancelled once it is, if it is
+                    self._scheduler.cancel(run.call.future)
+
+    def take_in(self, row: Row) -> None:
+        """Take in what others have done with a call that runs here."""
+        run = self._runs.get(row.seq)
+        if run is None or not run.call.claimed or run.since >= self._mirror.reads:
+            return
+        if row.worker != self._replica or row.record.state is State.WAITING:
+            # This replica was taken for dead, and another one has the call made again.
+            del self._runs[row.seq]
+            run.scope.cancel()
+            self._scheduler.lose(run.call, unknown(run.call))
+        elif row.cancelled and not run.cancelled:  # its notification was lost
+            self.cancel([row.seq])
 
     async def _call(self, seq: int) -> Call | None:
         """Return the call of a future that waits; with what is necessary to make it, whichever replica submitted it."""
@@ -119,7 +170,10 @@ class Execution:
             await self._mirror.catch_up()
         future = self._mirror.future(seq)
         call = None if future is None else self._scheduler.call_of(future)
-        if future is None or call is None or call.ending:
+        if future is None or call is None:
+            return None
+        if call.ending:
+            await wait_for([future])
             return None
         if not call.elsewhere:
             return call
@@ -127,7 +181,7 @@ class Execution:
         if row is None or row.record.call is None or future.done:
             return None
         call = call_of(future, row.record.call)
-        call.elsewhere, call.round = True, row.record.round
+        call.elsewhere = True
         self._scheduler.replace(call)
         return call
 

@@ -351,7 +351,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     places bigint[] := lock_futures(ARRAY[of_seq]);
 BEGIN
-    UPDATE futures f SET state = 'waiting', started_at = NULL, worker = NULL, placed = false,
+    UPDATE futures f SET state = 'waiting', started_at = NULL, worker = NULL, placed = false, owner = replica,
             start_token = change
         WHERE f.seq = of_seq AND f.ended_at IS NULL AND f.worker = of_worker
             AND f.state IN ('running', 'input_required');

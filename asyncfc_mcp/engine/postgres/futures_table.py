@@ -58,6 +58,8 @@ class NewFuture:
     `submitted_at` is ignored: all times are the database's, since clocks of replicas differ."""
     effect: Effect
     """As recorded (without secrets of the configuration)."""
+    stops: bool = False
+    """See `Row.stops`."""
 
 
 @dataclass(slots=True)
@@ -134,7 +136,10 @@ class FuturesTable:
         Raises:
             ValueError, TypeError: a value cannot be JSON. Nothing was submitted.
         """
-        columns = [{**new_columns(new.record), "token": new.token, "effect": effect_json(new.effect)} for new in batch]
+        columns = [
+            {**new_columns(new.record), "token": new.token, "effect": effect_json(new.effect, new.stops)}
+            for new in batch
+        ]
         calls = [None if new.record.call is None else call_json(new.record.call) for new in batch]
         found = await self._database.fetch(_SUBMIT, (encode(columns).decode(), calls, known, self._replica))
         rows: list[Row | Exception] = [LookupError("not submitted")] * len(batch)
@@ -151,7 +156,8 @@ class FuturesTable:
                 again[seq] = place
             else:
                 record = replace(batch[place].record, id=unescaped(future_id), submitted_at=since, call=None)
-                rows[place] = Row(seq, record, batch[place].effect, self._replica, None, False)
+                new = batch[place]
+                rows[place] = Row(seq, record, new.effect, self._replica, None, False, new.stops)
         if again or others:
             present = await self.rows([*again, *others])
             for seq, place in again.items():
@@ -384,11 +390,38 @@ class FuturesTable:
         )
 
     async def requeue(self, row: Row) -> bool:
-        """Set a future that ran at a dead replica back to waiting without a place; false if another replica did it."""
+        """Set a future that ran at a dead replica (`row.worker`) back to waiting without a place, owned by this
+        replica, which schedules it; false if another replica did it, or it ended. Notifies `changed`."""
         ((done,),) = await self._database.fetch(
             "SELECT requeue_future(%s, %s, %s, %s)", (row.seq, row.worker, str(uuid4()), self._replica)
         )
         return done
+
+    async def has_unowned(self) -> bool:
+        """Return whether there are unfinished futures without an owner."""
+        return bool(
+            await self._database.fetch("SELECT 1 FROM futures WHERE ended_at IS NULL AND owner IS NULL LIMIT 1")
+        )
+
+    async def without_job(self) -> list[Row]:
+        """Return the futures that have a place, and neither run nor have a job that would make them run."""
+        # One snapshot: a job ends only after its future has started or ended.
+        return await self._select(
+            f"""SELECT {SELECTED} FROM futures f WHERE f.ended_at IS NULL AND f.placed AND f.state = 'waiting'
+                AND f.seq NOT IN (SELECT (j.args->>'seq')::bigint FROM procrastinate_jobs j) ORDER BY f.seq"""
+        )
+
+    async def defer(self, jobs: Mapping[int, str]) -> None:
+        """Make jobs for futures (`seq` → queue). One for a future that has another job already does nothing."""
+        await self._database.fetch(
+            "SELECT defer_calls(%s::bigint[], %s::text[])", (list(jobs), [escaped(queue) for queue in jobs.values()])
+        )
+
+    async def drop_jobs(self, queues: Collection[str]) -> None:
+        """Drop the jobs of queues that nobody serves any more; their calls have ended."""
+        await self._database.fetch(
+            "DELETE FROM procrastinate_jobs WHERE queue_name = ANY (%s)", ([escaped(queue) for queue in queues],)
+        )
 
     async def interrupt(self, row: Row, failure: FailureRecord) -> bool:
         """End a future that ran at a dead replica (`row.worker`); false if another replica did it, or it ended."""

@@ -17,7 +17,7 @@ import anyio.abc
 from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.futures import Event, Future, Question, State
 from asyncfc_mcp.core.identity import FutureKey, Scope
-from asyncfc_mcp.core.records import UNFINISHED
+from asyncfc_mcp.core.records import UNFINISHED, FutureRecord
 from asyncfc_mcp.core.store import FutureStore
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.postgres.futures_table import FuturesTable, NewFuture, Row
@@ -27,13 +27,15 @@ from asyncfc_mcp.engine.postgres.question_board import QuestionBoard
 from asyncfc_mcp.engine.postgres.results import parsed
 from asyncfc_mcp.engine.restoration import Restoration, failure_of
 from asyncfc_mcp.engine.scheduler import Scheduler
-from asyncfc_mcp.errors import RestoredFailure
+from asyncfc_mcp.errors import Cancelled, NotResumed, RestoredFailure
 from asyncfc_mcp.signals import WakeUp
 
 logger = logging.getLogger(__name__)
 
 EAGER_BYTES: Final = 1 << 20
 """Results up to this size are read together with the end of a future that is used here."""
+_WITHDRAWN: Final = (str(Cancelled(sent=False)), str(NotResumed("")).partition(";")[0].rstrip())
+"""Begin the failures of calls that were taken out of the order without having been tried."""
 _EVENTS: Final = {State.COMPLETED: Event.COMPLETE, State.FAILED: Event.FAIL, State.CANCELLED: Event.CANCEL}
 
 New = tuple[NewFuture, Call]
@@ -75,6 +77,13 @@ class Mirror:
         self._reading = 0
         self._missed: set[int] = set()
         """Futures that are not known here and changed while rows were being read, which may be older than that."""
+        self.on_row: Callable[[Row], None] = lambda row: None
+        """Called with the row of each unfinished future that was read again."""
+        self.on_owned: Callable[[int], None] = lambda seq: None
+        """Called with each future that waits, is this replica's, and is not scheduled here."""
+        self.reads = 0
+        """Number of the last look at rows that changed. What it has found may be older than what happened since it
+        began."""
         self._dirty: set[int] = set()
         self._dirtied = WakeUp()
         self._refreshing = anyio.Lock()
@@ -148,8 +157,7 @@ class Mirror:
         future = self._restoration.future(waiting)
         self._store.restore(future, named=False)
         self._register(row.seq, future)
-        call = Call(future, row.record.tool, None, Policy(), row.effect, client=future.caller, elsewhere=True)
-        self._scheduler.submit(call)
+        self._scheduler.submit(_unknown_call(future, row))
         self._apply(row)
         if row.record.state is State.INPUT_REQUIRED:
             self.mark_dirty([row.seq])  # its questions are not in the row
@@ -205,6 +213,7 @@ class Mirror:
                 await self._read(dirty)
 
     async def _read(self, dirty: Collection[int]) -> None:
+        self.reads += 1
         rows = await self._table.rows(dirty)
         used = [
             seq
@@ -217,10 +226,12 @@ class Mirror:
         for seq in sorted(dirty):
             if (row := rows.get(seq)) is not None:
                 self._apply(row, results.get(seq), questions.get(seq))
+                if row.record.ended_at is None:
+                    self.on_row(row)
             elif (future := self._futures.get(seq)) is not None:
                 logger.warning("%s is no longer in the database", future.id)
                 gone = "its record is no longer in the database"
-                self._scheduler.end_elsewhere(self._call(future), Event.FAIL, RestoredFailure(gone, gone))
+                self._scheduler.end_elsewhere(self._call(future), Event.FAIL, RestoredFailure(gone, gone), "failed")
                 self.ended(future)
 
     def _asks_elsewhere(self, row: Row) -> bool:
@@ -250,9 +261,14 @@ class Mirror:
         if future is None or call is None:
             return
         record, state = row.record, row.record.state
-        if row.owner != self._replica and state is State.WAITING:
-            call.elsewhere = True  # this replica was declared dead, and another one has adopted the call
         if state is State.WAITING:
+            if future.state is State.INPUT_REQUIRED and not call.claimed:
+                self._end_questions(row.seq, future)  # the replica that had asked has died
+                future.apply(Event.ANSWER)
+            if row.owner != self._replica:
+                call.elsewhere = True  # this replica was declared dead, and another one has adopted the call
+            elif call.elsewhere and not call.ending:
+                self.on_owned(row.seq)
             return
         if future.state is State.WAITING and record.started_at is not None:
             self._scheduler.begin(call)
@@ -268,7 +284,7 @@ class Mirror:
                 future.result, future.load = parsed(result), self._restoration.load
         failure = None if record.failure is None else failure_of(record.failure, record.tool, record.cause)
         waited_for = future.read_at is not None
-        self._scheduler.end_elsewhere(call, event, failure)
+        self._scheduler.end_elsewhere(call, event, failure, _outcome(record))
         self.ended(future)
         if waited_for and record.read_at is None:
             self.on_read(row.seq)
@@ -283,14 +299,27 @@ class Mirror:
             elif future.questions.keys() != before.keys():
                 future.changed()
         elif future.state is State.INPUT_REQUIRED:
-            self._board.gone(row.seq)
-            future.questions = {}
+            self._end_questions(row.seq, future)
             if state is State.RUNNING or (state is State.INPUT_REQUIRED and questions is not None):
                 future.apply(Event.ANSWER)
 
+    def _end_questions(self, seq: int, future: Future) -> None:
+        self._board.gone(seq)
+        future.questions = {}
+
     def claimed(self, row: Row) -> None:
         """Take in that a call was claimed here."""
+        future = self._futures.get(row.seq)
+        if future is not None and future.state is State.INPUT_REQUIRED:
+            self._end_questions(row.seq, future)
+            future.apply(Event.ANSWER)
         self._apply(row)
+
+    def claimed_elsewhere(self, call: Call) -> None:
+        """Take in that a call cannot end without having started, since another replica has claimed it."""
+        future = call.future
+        if not future.done and self._scheduler.call_of(future) is call and not call.claimed:
+            self._scheduler.lose(call, unknown(call))
 
     def ended(self, future: Future) -> None:
         """Keep a future that has ended where looked-up ones are: the database has it."""
@@ -341,3 +370,24 @@ class Mirror:
                 self._looked_up.add(future, row.seq)
             found[row.seq] = future
         return found
+
+
+def unknown(call: Call) -> Call:
+    """Return what stands for a call that is another replica's."""
+    policy = Policy(on_failure=call.policy.on_failure)
+    return Call(call.future, call.tool, None, policy, call.effect, client=call.client, elsewhere=True)
+
+
+def _unknown_call(future: Future, row: Row) -> Call:
+    policy = Policy(on_failure="stop" if row.stops else "continue")
+    return Call(future, row.record.tool, None, policy, row.effect, client=future.caller, elsewhere=True)
+
+
+def _outcome(record: FutureRecord) -> str:
+    """Return the outcome of a call for those behind it (see `StateTree.settle`), the same on all replicas. One that
+    was taken out of the order before it was sent stops nothing."""
+    if record.state is State.COMPLETED:
+        return "completed"
+    if record.cause is not None or record.failure is None:
+        return "failed"
+    return "void" if record.failure.text.startswith(_WITHDRAWN) else "failed"

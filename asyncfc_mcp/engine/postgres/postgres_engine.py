@@ -6,6 +6,7 @@ by any replica that can make the call, which claims it first; whoever waits for 
 from the table when a notification says that it has changed.
 """
 
+import itertools
 import logging
 import math
 import secrets
@@ -55,7 +56,7 @@ from asyncfc_mcp.engine.postgres.reader import Reader
 from asyncfc_mcp.engine.postgres.replicas import Replicas
 from asyncfc_mcp.engine.postgres.results import parsed
 from asyncfc_mcp.engine.postgres.rounds import Rounds
-from asyncfc_mcp.engine.postgres.rows import escaped
+from asyncfc_mcp.engine.postgres.rows import Row, escaped
 from asyncfc_mcp.engine.postgres.schema import migrate
 from asyncfc_mcp.engine.postgres.session_table import SessionTable
 from asyncfc_mcp.engine.postgres.shared_servers import SharedServers
@@ -168,6 +169,7 @@ class PostgresEngine(MemoryEngine):
                 self._soon(self._take_over, ())  # what replicas have left that ended before this one began
                 tg.start_soon(self._prune)
                 tg.start_soon(self._watch_names)
+                tg.start_soon(self._tend)
                 # From here on a cancellation from outside is `_watch_end`'s.
                 scope.shield = True
                 task_status.started()
@@ -212,6 +214,7 @@ class PostgresEngine(MemoryEngine):
         self._progress = Progress(self._database, self._replica, self._seq, self._mirror.future, self._clock)
         self._execution = Execution(
             self._table,
+            self._replica,
             self._mirror,
             self._store,
             self._scheduler,
@@ -221,7 +224,10 @@ class PostgresEngine(MemoryEngine):
             on_made=self._progress.follow,
             runs_elsewhere=self._runs_elsewhere,
         )
-        self._takeover = Takeover(self._table, self._mirror, self._scheduler, executor, self._reader.look_up)
+        self._takeover = Takeover(
+            self._table, self._replica, self._mirror, self._scheduler, executor, self._reader.look_up, self._soon
+        )
+        self._mirror.on_row, self._mirror.on_owned = self._execution.take_in, self._takeover.schedule_soon
         times = {
             "interval_s": settings.replica_timeout_s / HEARTBEATS,
             "dead_after_s": settings.replica_timeout_s,
@@ -300,7 +306,7 @@ class PostgresEngine(MemoryEngine):
     @property
     def _own_queue(self) -> str:
         """Queue of calls that only this replica can make."""
-        return f"replica:{self._replica}"
+        return _own_queue(self._replica)
 
     def _queues(self) -> list[str]:
         return [ANY, self._own_queue, *map(queue_of, self._owners)]
@@ -343,7 +349,28 @@ class PostgresEngine(MemoryEngine):
 
     async def _take_over(self, dead: Collection[str]) -> None:
         await self._takeover.of(dead)
-        await self._jobs.sweep()
+        if dead:
+            await self._table.drop_jobs([_own_queue(each) for each in dead])
+
+    async def _tend(self) -> None:
+        """See to what no replica takes care of: calls without an owner, and those whose job is lost. Each is
+        announced or prevented, but announcements are lost with a connection, and at the end of the last replica."""
+        interval_s = self._settings.replica_timeout_s / HEARTBEATS
+        for turn in itertools.count():
+            try:
+                if await self._table.has_unowned():
+                    await self._take_over(())
+                if turn % HEARTBEATS == 0 and (rows := await self._table.without_job()):
+                    logger.warning("%d calls had lost their jobs", len(rows))
+                    await self._table.defer({row.seq: self._queue_of(row) for row in rows})
+            except Exception:
+                logger.exception("calls that no replica takes care of could not be found")
+            await anyio.sleep(interval_s * (0.5 + secrets.randbelow(1000) / 1000))
+
+    def _queue_of(self, row: Row) -> str:
+        if row.record.private:
+            return _own_queue(row.owner or "")
+        return queue_of(row.record.server) if row.record.server in self._owners else ANY
 
     async def _watch_names(self) -> None:
         """Look names up again that received calls wait for, when another replica has submitted calls."""
@@ -354,8 +381,7 @@ class PostgresEngine(MemoryEngine):
             self._forward_references.notify_all()
 
     async def _prune(self) -> None:
-        """From time to time drop futures that are no longer kept, and take over calls without an owner; one replica's
-        work is enough for all."""
+        """Drop futures that are no longer kept, from time to time; one replica's work is enough for all."""
         while True:
             await anyio.sleep(PRUNE_S * (0.5 + secrets.randbelow(1000) / 1000))
             try:
@@ -364,9 +390,8 @@ class PostgresEngine(MemoryEngine):
                 if self._servers is not None:
                     await self._servers.relay.prune()
                 await self._measure_offset()
-                await self._take_over(())
             except Exception:
-                logger.exception("the database could not be tidied up")
+                logger.exception("futures could not be dropped from the database")
 
     async def _leave(self) -> None:
         """Hand over what this replica has not finished."""
@@ -377,6 +402,7 @@ class PostgresEngine(MemoryEngine):
         for row in (await self._table.calls(seqs)).values():
             await self._table.requeue(row)
         await self._table.release()
+        await self._table.drop_jobs([self._own_queue])
 
     # --- submit --------------------------------------------------------------------------------------------------
 
@@ -415,7 +441,7 @@ class PostgresEngine(MemoryEngine):
         if not scope.listed:
             record.id = f"f{secrets.token_hex(16)}"
         effect = call.effect if call.recorded_effect is None else call.recorded_effect
-        new = NewFuture(uuid.uuid4().hex, record, effect)
+        new = NewFuture(uuid.uuid4().hex, record, effect, stops=call.policy.on_failure == "stop")
         try:
             if context.name is None:
                 return await self._mirror.submit(new, call)
@@ -645,3 +671,8 @@ class PostgresEngine(MemoryEngine):
 
     def result_path(self, future: Future) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None
+
+
+def _own_queue(replica: str) -> str:
+    """Return the queue of the calls that only one replica can make: their arguments are nowhere else."""
+    return f"replica:{replica}"

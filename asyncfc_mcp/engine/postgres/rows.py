@@ -58,6 +58,8 @@ class Row:
     """Replica that runs it, or ran it."""
     cancelled: bool
     """Its cancellation was requested while it ran."""
+    stops: bool = False
+    """It is cancelled when a write before it on the same state fails (`on_failure: "stop"`)."""
 
 
 # --- text ----------------------------------------------------------------------------------------------------------
@@ -123,16 +125,16 @@ def column_of(name: str, value: Any) -> Any:
     return encode(value).decode() if name == "round" else value
 
 
-def effect_json(effect: Effect) -> str:
-    """Return the column of an effect."""
+def effect_json(effect: Effect, stops: bool = False) -> str:
+    """Return the column of an effect, and of whether a failure before it cancels the call."""
     reads, writes = [list(path) for path in effect.reads], [list(path) for path in effect.writes]
-    return encode({"reads": reads, "writes": writes, "source": effect.source}).decode()
+    return encode({"reads": reads, "writes": writes, "source": effect.source, "stops": stops}).decode()
 
 
-def _effect_of(column: str) -> Effect:
+def _effect_of(column: str) -> tuple[Effect, bool]:
     found: Mapping[str, Any] = parse(column)
     reads, writes = (tuple(tuple(path) for path in found[name]) for name in ("reads", "writes"))
-    return Effect(reads, writes, found["source"])
+    return Effect(reads, writes, found["source"]), found.get("stops") is True
 
 
 def row_of(columns: Sequence[Any]) -> Row:
@@ -156,7 +158,8 @@ def row_of(columns: Sequence[Any]) -> Row:
         values["failure"] = failure_of(values["failure"])
     if len(columns) > end and columns[end] is not None:
         values["call"] = call_of(columns[end])
-    return Row(seq, FutureRecord(**values), _effect_of(effect), owner, worker, cancelled)
+    paths, stops = _effect_of(effect)
+    return Row(seq, FutureRecord(**values), paths, owner, worker, cancelled, stops)
 
 
 def readable(found: Iterable[Sequence[Any]]) -> list[Row]:
