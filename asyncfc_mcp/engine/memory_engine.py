@@ -88,7 +88,12 @@ class MemoryEngine:
             numbers=numbers,
             archive=archive,
         )
-        self._forward_references = ForwardReferences(self._store, settings.gap_wait_s, settings.name_wait_s)
+        self._forward_references = ForwardReferences(
+            self._store,
+            settings.gap_wait_s,
+            settings.name_wait_s,
+            look_up=None if self.submits_nowait else self.look_up,
+        )
 
     @asynccontextmanager
     async def open(self, executor: Executor) -> AsyncGenerator[None]:

@@ -15,7 +15,6 @@ from asyncfc_mcp.core.futures import Future, Question
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
 from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.engine.call import Submission
-from asyncfc_mcp.engine.forward_references import ForwardReferences
 from asyncfc_mcp.engine.memory_engine import MemoryEngine
 
 
@@ -28,9 +27,6 @@ class DistantEngine(MemoryEngine):
 
     def __init__(self, settings: Any, *args: Any, **more: Any) -> None:
         super().__init__(settings, *args, **more)
-        self._forward_references = ForwardReferences(
-            self._store, settings.gap_wait_s, settings.name_wait_s, self.look_up
-        )
         self._steps = cycle((3, 0, 7, 1, 5, 2))
         self._looked_up = set[tuple[str, str]]()
         self._last: anyio.Event | None = None
