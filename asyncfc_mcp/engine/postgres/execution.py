@@ -26,7 +26,7 @@ from asyncfc_mcp.errors import CallFailed, NotHere, NotResumed
 
 
 class Held(GiveBack):
-    """This replica starts no call any more; the job goes to another one."""
+    """This replica starts no call any more, or none at this server; the job goes to another one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +50,7 @@ class Execution:
         load: reads the result of a future into memory.
         on_made: called with the future of each call that is made here.
         runs_elsewhere: returns whether another replica owns a server that is pinned.
+        has_moved: returns whether a server that is pinned does not run here (any more), as far as is known here.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class Execution:
         load: Callable[[Future], Coroutine[Any, Any, None]],
         on_made: Callable[[Future], None],
         runs_elsewhere: Callable[[str], Coroutine[Any, Any, bool]],
+        has_moved: Callable[[str], bool],
     ) -> None:
+        self._has_moved = has_moved
         self._runs_elsewhere = runs_elsewhere
         self._on_made = on_made
         self._table = table
@@ -190,7 +193,10 @@ class Execution:
 
         Raises:
             CallFailed: it cannot be made.
+            Held: another replica has to make it.
         """
+        if not call.future.private and self._has_moved(call.future.server):
+            raise Held
         if call.future.private and await self._runs_elsewhere(call.future.server):
             raise NotHere(call.future.server)
         if call.restored:

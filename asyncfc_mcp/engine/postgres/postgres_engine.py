@@ -223,6 +223,7 @@ class PostgresEngine(MemoryEngine):
             load=self.load,
             on_made=self._progress.follow,
             runs_elsewhere=self._runs_elsewhere,
+            has_moved=self._has_moved,
         )
         self._takeover = Takeover(
             self._table, self._replica, self._mirror, self._scheduler, executor, self._reader.look_up, self._soon
@@ -320,6 +321,10 @@ class PostgresEngine(MemoryEngine):
                 self._jobs.serve(queue_of(server))
             else:
                 self._jobs.withdraw(queue_of(server))
+
+    def _has_moved(self, server: str) -> bool:
+        servers = self._servers
+        return servers is not None and server in servers.servers and not servers.runs(server)
 
     async def _runs_elsewhere(self, server: str) -> bool:
         """Return whether another replica owns a server."""
