@@ -1,5 +1,7 @@
 """The PostgreSQL server of the tests can be stopped, restarted and crashed without losing what was committed."""
 
+import socket
+
 import psycopg
 import pytest
 
@@ -20,6 +22,20 @@ def test_what_was_committed_survives_a_restart(own_postgres: PostgresServer, imm
     own_postgres.restart(immediate=immediate)
     with psycopg.connect(own_postgres.url()) as connection:
         assert connection.execute("SELECT number FROM kept").fetchall() == [(7,)]
+
+
+@pytest.mark.usefixtures("postgres")
+def test_a_port_that_was_taken_in_the_meantime_is_no_failure():
+    """Another one is used, as long as no test knows it."""
+    server = PostgresServer()
+    try:
+        with socket.create_server(("127.0.0.1", server.port)) as taken:
+            server.start()
+            assert server.port != taken.getsockname()[1]
+        with psycopg.connect(server.url()) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        server.remove()
 
 
 def test_nothing_is_left_of_a_server(own_postgres: PostgresServer):

@@ -77,6 +77,7 @@ class PostgresServer:
         self.folder = Path(tempfile.mkdtemp(prefix="asyncfc-pg-", dir="/tmp" if os.path.isdir("/tmp") else None))
         self._log = self.folder / "log"
         self.port = free_port()
+        self._started = False
         try:
             self._create()
         except BaseException:
@@ -167,6 +168,19 @@ class PostgresServer:
         Raises:
             PostgresMissing: it does not start.
         """
+        for attempt in range(5):
+            if self._try_start():
+                self._started = True
+                return
+            # Another program may have taken the port since it was found to be free. URLs have it from the first start.
+            if "Address already in use" not in self.log():
+                break
+            if not self._started:
+                self.port = free_port()
+            time.sleep(0.2 * attempt)
+        raise PostgresMissing(f"PostgreSQL does not start: {self.log()}")
+
+    def _try_start(self) -> bool:
         assert self._process is None
         settings = {**self._settings, "port": str(self.port), "unix_socket_directories": str(self.folder)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
@@ -175,8 +189,9 @@ class PostgresServer:
         while not self._accepts():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop(immediate=True)
-                raise PostgresMissing(f"PostgreSQL does not start: {self.log()}")
+                return False
             time.sleep(0.02)
+        return True
 
     def _accepts(self) -> bool:
         """Return whether the server says that it is ready, in the last line of its own file."""
