@@ -50,6 +50,8 @@ OS_BOOT = "ASYNCFC_TEST_OS_BOOT"
 ON_POSTGRES = "ASYNCFC_TEST_POSTGRES"
 SLOW_TAKE = "ASYNCFC_TEST_SLOW_TAKE"
 """This replica leaves jobs to others that have time."""
+CLOCK = "ASYNCFC_TEST_CLOCK"
+"""Seconds by which this replica's wall clock is wrong."""
 _WRITES = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|BEGIN|COMMIT|CREATE|ALTER|DROP|PRAGMA\s+\w+\s*=)", re.I)
 _ENDED = {"completed", "failed", "cancelled"}
 
@@ -229,6 +231,21 @@ def watch_pipes(killer: Killer) -> None:
     FdSink.send_nowait = watched  # type: ignore[method-assign]
 
 
+def move_clock(moved_s: float) -> None:
+    """Make the wall clock wrong: what asks for the time or the date gets another one."""
+    import datetime
+
+    real, now = time.time, datetime.datetime.now
+
+    class Moved(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+            return now(tz) + datetime.timedelta(seconds=moved_s)
+
+    time.time = lambda: real() + moved_s
+    datetime.datetime = Moved  # type: ignore[misc]
+
+
 def watch_files(killer: Killer) -> None:
     """Observe changes of files, except for writes."""
     for name in ("replace", "rename", "unlink", "remove", "fsync", "ftruncate", "link"):
@@ -241,6 +258,8 @@ def watch_files(killer: Killer) -> None:
 
 
 def main() -> None:
+    if CLOCK in os.environ:
+        move_clock(float(os.environ[CLOCK]))
     killer = Killer(os.environ.get(KILL, ""))
     watch_sql(killer)
     watch_files(killer)

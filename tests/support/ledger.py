@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,11 +79,11 @@ class Ledger:
         elif records(answer)[0]["status"] == "failed":
             made.failed = text_of(answer)
 
-    def act(self, client: Any) -> None:
+    def act(self, client: Any, acts: Sequence[str] = ACTS) -> None:
         """Do one thing that clients do, at random."""
         dice = self.dice
         known = [each for each in self.made[-20:] if each.future]
-        match what := dice.choice(ACTS):
+        match what := dice.choice(acts):
             case "value" if known:
                 self.call(client, "append", text=f"${dice.choice(known).future}")
             case "after" if known:
