@@ -52,6 +52,8 @@ SLOW_TAKE = "ASYNCFC_TEST_SLOW_TAKE"
 """This replica leaves jobs to others that have time."""
 CLOCK = "ASYNCFC_TEST_CLOCK"
 """Seconds by which this replica's wall clock is wrong."""
+PRUNE = "ASYNCFC_TEST_PRUNE_S"
+"""Seconds between two looks for futures that are no longer kept."""
 _WRITES = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|BEGIN|COMMIT|CREATE|ALTER|DROP|PRAGMA\s+\w+\s*=)", re.I)
 _ENDED = {"completed", "failed", "cancelled"}
 
@@ -268,6 +270,10 @@ def main() -> None:
     watch_pipes(killer)
     if ON_POSTGRES in os.environ:
         watch_postgres(killer)
+    if PRUNE in os.environ:
+        from asyncfc_mcp.engine.postgres import postgres_engine
+
+        postgres_engine.PRUNE_S = float(os.environ[PRUNE])  # type: ignore[misc]
     if OS_BOOT in os.environ:
         from asyncfc_mcp.engine.journal import owners
 
