@@ -193,13 +193,15 @@ class Directory:
 
     async def wait_for_own_tool(self, server: str, tool: str) -> ToolRoute | None:
         """Return a tool by its own name as soon as it is listed, from this run or an earlier one. None once the server
-        has listed its tools without it, or has failed to start; at once without such a server."""
+        has listed its tools without it, or has failed to start; at once without such a server, and after
+        `FIRST_LISTING_S` where another replica runs it and has not listed it."""
         await self._restored.wait()
         downstream = self._downstreams.get(server)
         if downstream is None:
             return None
         if (server, tool) not in self._names:
-            await downstream.wait_for_listings(("tools",))  # an earlier listing does not count for what it lacks
+            with anyio.move_on_after(FIRST_LISTING_S if downstream.status is Status.ELSEWHERE else None):
+                await downstream.wait_for_listings(("tools",))  # an earlier listing does not count for what it lacks
         name = self._names.get((server, tool))
         return None if name is None else self.routes[name]
 

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 SET_LEVEL_S: Final = 5.0
 """Time limit for servers to accept a log level: the client waits for them."""
+UNSUBSCRIBE_S: Final = 5.0
+"""The same for another replica to end a subscription."""
 
 
 class Forwarding:
@@ -152,7 +154,8 @@ class Forwarding:
             try:
                 await self._downstreams[server].unsubscribe(uri)
             except RunsElsewhere:
-                await self._ask_elsewhere(scope, server, "resources/unsubscribe", {"uri": uri})
+                with anyio.move_on_after(UNSUBSCRIBE_S):  # perhaps no replica runs it, and then nothing has to be ended
+                    await self._ask_elsewhere(scope, server, "resources/unsubscribe", {"uri": uri})
         except CallFailed as exc:
             logger.debug("unsubscribing from %s: %s", uri, exc)
 

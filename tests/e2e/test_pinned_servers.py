@@ -24,7 +24,7 @@ from tests.support.stage import REPO, HttpBridge, Stage
 
 SERVER = str(REPO / "tests" / "support" / "protocol_server.py")
 SECRET = "a secret of all replicas in this test"
-both_eras = pytest.mark.parametrize("era", [HANDSHAKE, MODERN])
+across_eras = pytest.mark.parametrize(("era", "server"), [(HANDSHAKE, "modern"), (MODERN, "handshake")])
 both_servers = pytest.mark.parametrize("server", ["handshake", "modern"])
 
 
@@ -178,8 +178,7 @@ def test_a_suspended_owner_stops_its_process_when_it_comes_back(stage: Stage, ur
 # --- listings ------------------------------------------------------------------------------------------------------
 
 
-@both_eras
-@both_servers
+@across_eras
 def test_a_changed_list_is_announced_at_every_replica(stage: Stage, url: str, era: str, server: str) -> None:
     """Once each replica lists it, whichever runs the server; a new tool can be called there."""
     house = House(stage, url, server=server)
@@ -202,8 +201,7 @@ def test_a_changed_list_is_announced_at_every_replica(stage: Stage, url: str, er
 # --- requests that are no tool calls -------------------------------------------------------------------------------
 
 
-@both_eras
-@both_servers
+@across_eras
 def test_requests_reach_the_server_from_every_replica(stage: Stage, url: str, era: str, server: str) -> None:
     """Prompts, resources and completions, with the same answers and the same errors, byte for byte."""
     house = House(stage, url, server=server)
@@ -289,8 +287,7 @@ def test_a_request_is_made_again_when_the_replica_dies_that_makes_it(stage: Stag
 # --- notifications -------------------------------------------------------------------------------------------------
 
 
-@both_eras
-@both_servers
+@across_eras
 def test_a_subscription_is_kept_wherever_the_server_runs(stage: Stage, url: str, era: str, server: str) -> None:
     """Subscribers at each replica are told once of each change, also after another one has taken the server over; the
     server is unsubscribed from when the last one has left."""
