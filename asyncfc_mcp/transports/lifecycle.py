@@ -46,8 +46,10 @@ async def drain(bridge: Bridge, answered: Callable[[], Awaitable[None]]) -> None
     with anyio.move_on_after(drain_s):
         await answered()
         # Every call was submitted before its request was answered, so there will be no new ones.
-        while calls := [call.future for call in engine.unfinished if not _asks_later(engine, call)]:
-            await engine.wait(calls)
+        await _finish(engine)
+        if not engine.submits_nowait:
+            engine.hold_nowait()  # calls of other replicas, which this one makes as well
+            await _finish(engine)
         return
     _cancel_the_rest(engine, drain_s)
     with anyio.move_on_after(LAST_ANSWERS_S):
@@ -80,6 +82,12 @@ async def hand_over(bridge: Bridge, answered: Callable[[], Awaitable[None]]) -> 
     _cancel_the_rest(engine, drain_s)
     with anyio.move_on_after(LAST_ANSWERS_S):
         await answered()
+
+
+async def _finish(engine: Engine) -> None:
+    """Return when no call is left that can end now."""
+    while calls := [call.future for call in engine.unfinished if not _asks_later(engine, call)]:
+        await engine.wait(calls)
 
 
 def _asks_later(engine: Engine, call: Call) -> bool:

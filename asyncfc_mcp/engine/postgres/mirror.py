@@ -369,6 +369,15 @@ class Mirror:
                 future = self._restoration.future(row.record)
                 self._looked_up.add(future, row.seq)
             found[row.seq] = future
+        # A client may have seen the end at another replica before its notification arrives here.
+        behind = [
+            row.seq
+            for row in rows
+            if row.record.state not in UNFINISHED and row.seq in self._futures and not self._futures[row.seq].done
+        ]
+        if behind:
+            self.mark_dirty(behind)
+            await self._refresh()
         return found
 
 

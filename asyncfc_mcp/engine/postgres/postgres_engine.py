@@ -508,7 +508,7 @@ class PostgresEngine(MemoryEngine):
         return await super().get(scope, refs, namer, timeout_s=timeout_s)
 
     async def find(self, scope: Scope, ref: str, namer: CallerIdentity | None = None) -> Future | None:
-        await self._reader.look_up(scope, [ref])
+        await self._reader.look_up(scope, [ref], current=True)
         return await super().find(scope, ref, namer)
 
     async def fate(self, scope: Scope, ref: str) -> str | None:

@@ -42,12 +42,16 @@ class Reader:
         self._store = store
         self._looked_up = looked_up
 
-    async def look_up(self, scope: Scope, refs: Collection[str]) -> None:
+    async def look_up(self, scope: Scope, refs: Collection[str], *, current: bool = False) -> None:
         """Bring the futures that these IDs and names may mean into memory. Names are always asked for: another replica
-        may have given them to another future."""
+        may have given them to another future.
+
+        Args:
+            current: unfinished ones are brought to their state of now, which a client may have seen elsewhere.
+        """
         words = {ref.strip().removeprefix("$") for ref in refs}
         ids = {word.lower() for word in words if is_id(word.lower())}
-        ids = {each for each in ids if not self._is_in_memory(scope, each)}
+        ids = {each for each in ids if not self._is_in_memory(scope, each, current)}
         names = {word for word in words if not is_id(word)} if scope.listed else set[str]()
         if not (ids or names):
             return
@@ -65,8 +69,9 @@ class Reader:
         """Bring the futures with these IDs into memory."""
         await self.look_up(scope, ids)
 
-    def _is_in_memory(self, scope: Scope, future_id: str) -> bool:
-        return self._store.with_key(future_key(scope, future_id)) is not None
+    def _is_in_memory(self, scope: Scope, future_id: str, current: bool) -> bool:
+        future = self._store.with_key(future_key(scope, future_id))
+        return future is not None and (future.done or not current)
 
     async def newest(self, scope: Scope) -> Iterator[Future]:
         """Return the newest futures of a scope, newest first, a bounded number of them."""
