@@ -121,6 +121,8 @@ class PostgresRelay:
         self._answered = WakeUp()
         self._making: dict[str, anyio.CancelScope] = {}
         """Requests of other replicas that are being made here."""
+        self._absent: set[str] = set()
+        """Servers that no replica has run for that long; one request has waited for that, and others need not."""
         self._asked = WakeUp()
         self._announcements = Grouped[str, None](self._announce)
         self._waiting = 0
@@ -235,7 +237,8 @@ class PostgresRelay:
             elif lost:
                 how = "has ended meanwhile; the request may or may not have taken effect"
                 pending.end(failed=NotRelayed(request.server, f"the replica that runs it {how}"))
-            elif not taken and age_s > self._dead_after_s + TAKE_S:
+            elif not taken and age_s > (POLL_S if request.server in self._absent else self._dead_after_s + TAKE_S):
+                self._absent.add(request.server)
                 pending.end(failed=NotRelayed(request.server, "no replica runs it at the moment (setting owner)"))
         if left:
             await self._free(left)
@@ -393,5 +396,6 @@ class PostgresRelay:
             await self._database.repeating(partial(self._notify, texts=texts))
 
     def _hosted(self, server: object) -> None:
+        self._absent.discard(str(server))
         for observer in tuple(self.on_hosted):
             observer(str(server))

@@ -219,12 +219,20 @@ async def test_a_request_goes_to_the_next_replica_that_runs_the_server(peers: Pe
 
 
 async def test_a_request_fails_if_no_replica_runs_the_server(peers: Peers, monkeypatch: pytest.MonkeyPatch):
-    """In words, once one could have taken the server over."""
+    """In words, once one could have taken the server over; further ones do not wait for that, until one runs it."""
     monkeypatch.setattr(relays, "TAKE_S", 0.0)
     monkeypatch.setattr(relays, "POLL_S", 0.05)
     other = await peers("b")
     with pytest.raises(NotRelayed, match="no replica runs it at the moment"):
         await other.ask()
+    monkeypatch.setattr(relays, "TAKE_S", 1e5)
+    with pytest.raises(NotRelayed, match="no replica runs it at the moment"):
+        await other.ask()
+    owner = await peers("a", "s")
+    other.relay.on_hosted.append(lambda _: other.change())
+    await owner.relay.hosted(["s"])
+    await other.until(lambda: "s" not in other.relay._absent)
+    assert await other.ask() == {}
 
 
 async def test_bounds(peers: Peers, monkeypatch: pytest.MonkeyPatch):
