@@ -48,6 +48,7 @@ class Execution:
     Args:
         look_up: brings futures of a scope into memory, by ID.
         load: reads the result of a future into memory.
+        lives, confirm: see `Replicas`.
         on_made: called with the future of each call that is made here.
         runs_elsewhere: returns whether another replica owns a server that is pinned.
         has_moved: returns whether a server that is pinned does not run here (any more), as far as is known here.
@@ -65,12 +66,16 @@ class Execution:
         look_up: LookUp,
         load: Callable[[Future], Coroutine[Any, Any, None]],
         on_made: Callable[[Future], None],
+        lives: Callable[[], bool],
+        confirm: Callable[[], Coroutine[Any, Any, None]],
         runs_elsewhere: Callable[[str], Coroutine[Any, Any, bool]],
         has_moved: Callable[[str], bool],
     ) -> None:
         self._has_moved = has_moved
         self._runs_elsewhere = runs_elsewhere
         self._on_made = on_made
+        self._lives = lives
+        self._confirm = confirm
         self._table = table
         self._replica = replica
         self._mirror = mirror
@@ -129,6 +134,12 @@ class Execution:
         call = run.call
         await self._prepare(call)
         row = await self._table.claim(seq)
+        while row is not None and not self._lives():
+            # Suspended since: others may have said already that the call was interrupted, and have gone on behind it.
+            await self._confirm()
+            row = (await self._table.calls([seq])).get(seq)
+            if row is not None and (row.worker != self._replica or row.record.state is State.WAITING):
+                row = None
         if row is None:
             self._mirror.mark_dirty([seq])
             return False

@@ -222,6 +222,8 @@ class PostgresEngine(MemoryEngine):
             look_up=self._reader.look_up,
             load=self.load,
             on_made=self._progress.follow,
+            lives=lambda: self._replicas.lives,
+            confirm=lambda: self._replicas.confirm(),
             runs_elsewhere=self._runs_elsewhere,
             has_moved=self._has_moved,
         )

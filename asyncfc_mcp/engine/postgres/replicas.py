@@ -11,6 +11,8 @@ suspended and continue: it then finds its own death, waits until the others are 
 """
 
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final, LiteralString
 
@@ -34,6 +36,8 @@ LEFT: Final = "left"
 AUTO: Final = "auto"
 """Owner of a pinned server: any replica, one at a time."""
 
+_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+"""Goes on while the machine sleeps."""
 _NOW: LiteralString = "now_s()"
 UP_SINCE: LiteralString = "extract(epoch FROM pg_postmaster_start_time())::float8"
 _LIVING: LiteralString = "SELECT id FROM replicas WHERE dead_at IS NULL"
@@ -87,6 +91,10 @@ _OWNERS: LiteralString = f"""SELECT server, replica
     WHERE EXISTS ({_LIVING} AND id = pins.replica AND (owner IS NULL OR name = owner))"""
 
 
+def _now_s() -> float:
+    return time.clock_gettime(_CLOCK) if _CLOCK is not None else time.monotonic()
+
+
 class Replicas:
     """This replica among the others.
 
@@ -132,6 +140,8 @@ class Replicas:
         self._on_dead, self._on_revived, self._on_owned = on_dead, on_revived, on_owned
         self._pinned = dict(pinned or {})
         self._interval_s, self._dead_after_s = interval_s, dead_after_s
+        self._seen_s = -math.inf
+        """When the last heartbeat was sent that others have seen, by a clock that goes on while this is suspended."""
         self._revived = False
         """`on_revived` has not returned yet."""
         self._taken_for_dead = False
@@ -183,14 +193,33 @@ class Replicas:
 
     async def register(self) -> None:
         """Add this replica to the living."""
+        before = _now_s()
         await self._execute(_REGISTER, again=False)
+        self._seen_s = before
         await self._read_names()
 
     async def beat(self) -> None:
         """Record that this replica lives, and read which others do."""
-        if await self._execute(_BEAT, limit=self._dead_after_s) != [(True,)]:
+        before = _now_s()
+        if await self._execute(_BEAT, limit=self._dead_after_s) == [(True,)]:
+            self._seen_s = before
+        else:
             await self._return()
         await self._read_names()
+
+    @property
+    def lives(self) -> bool:
+        """False where others may have taken this replica for dead, though it does not know it: it was suspended, or had
+        no database."""
+        return _now_s() - self._seen_s < self._dead_after_s
+
+    async def confirm(self) -> None:
+        """Return once this replica is known to live."""
+        while True:
+            await self.beat()
+            if self.lives:
+                return
+            await anyio.sleep(self._interval_s)
 
     async def _return(self) -> None:
         """Register again, unless others are still taking over what this replica had. What they take over while it
