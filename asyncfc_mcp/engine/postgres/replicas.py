@@ -216,7 +216,10 @@ class Replicas:
     async def confirm(self) -> None:
         """Return once this replica is known to live."""
         while True:
-            await self.beat()
+            try:
+                await self.beat()
+            except psycopg.Error as exc:
+                logger.error("replica %s: %s", self.name, reason(exc))
             if self.lives:
                 return
             await anyio.sleep(self._interval_s)

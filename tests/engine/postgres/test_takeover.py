@@ -6,6 +6,7 @@ it comes back. That a silent replica is found is `test_replicas`' promise.
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from random import Random, SystemRandom
 from typing import Any
 
@@ -14,11 +15,15 @@ import pytest
 
 from asyncfc_mcp.config.settings import Policy, Settings
 from asyncfc_mcp.core.futures import Future, State
+from asyncfc_mcp.core.identity import CallerIdentity
+from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.executor_api import ToolRules
 from asyncfc_mcp.engine.postgres.futures_table import Ending
 from asyncfc_mcp.engine.postgres.jobs import ANY
+from asyncfc_mcp.errors import CallFailed, RpcError
 from tests.support.cluster import Cluster, cluster, replica
 from tests.support.parked_calls import failing, text
+from tests.support.virtual_time import until
 
 pytestmark = pytest.mark.anyio
 STOP = Policy(on_failure="stop")
@@ -100,6 +105,54 @@ async def test_a_repeatable_call_is_made_again(postgres_url: str, owner: int, ru
         assert future.result == text("again")
         await it.end(behind)
         await ended(it, behind)
+
+
+@pytest.mark.parametrize("round_", [False, True])
+async def test_open_questions_of_a_dead_replica(postgres_url: str, round_: bool):
+    """One that a server asks over its connection ends with its call. One of a round can be asked again: the call goes
+    out again with the answer, and only then."""
+    capabilities = {"elicitation": {}}
+    params = {"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}}
+    request: dict[str, Any] = {"method": "elicitation/create", "params": params}
+    async with cluster(postgres_url) as it:
+        for bench in it.replicas:
+            bench.calls.engine = bench.engine  # type: ignore[attr-defined]
+        serve_only(it, 0)
+        future = await it.submit(0, writes="x", capabilities=capabilities)
+        _, parked = await it.parked(future)
+        engine = it.replicas[0].engine
+
+        async def ask(call: Call) -> None:
+            with suppress(RpcError, CallFailed):
+                if round_:
+                    await engine.answer_round(call, {"inputRequests": {"q": request}, "requestState": "s"})
+                else:
+                    await engine.ask([call], request["method"], params)
+
+        there = await it.seen(1, future.id)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(ask, parked.call)
+            await until(lambda: there.questions)
+            await it.settle()
+            serve_only(it, 1)
+            await take_over(it, 1, 0)
+            if not round_:
+                await ended(it, future)
+                assert "may or may not have taken effect" in str(there.failure)
+                assert not there.questions
+            else:
+                await until(lambda: future.id not in it.replicas[0].calls.running)
+                await until(lambda: there.questions)
+                assert future.id not in it.running
+                with it.replicas[1].engine.claiming(None, capabilities, CallerIdentity()) as take:
+                    [(_, question)] = take([there])
+                    await it.replicas[1].engine.answer(question, {"action": "decline"})
+                at, again = await it.parked(future)
+                assert at == 1
+                again.end(text("answered"))
+                await ended(it, future)
+                assert there.result == text("answered")
+            tg.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("by", [0, 1])
