@@ -6,7 +6,6 @@ by any replica that can make the call, which claims it first; whoever waits for 
 from the table when a notification says that it has changed.
 """
 
-import itertools
 import logging
 import math
 import secrets
@@ -16,13 +15,12 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Generator,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -61,6 +59,7 @@ from asyncfc_mcp.engine.postgres.schema import migrate
 from asyncfc_mcp.engine.postgres.session_table import SessionTable
 from asyncfc_mcp.engine.postgres.shared_servers import SharedServers
 from asyncfc_mcp.engine.postgres.takeover import Takeover
+from asyncfc_mcp.engine.postgres.upkeep import HEARTBEATS, Upkeep
 from asyncfc_mcp.engine.question_routing import QuestionRouting
 from asyncfc_mcp.engine.questions import Questions
 from asyncfc_mcp.engine.recorder import failure_record, record_of
@@ -72,12 +71,8 @@ from asyncfc_mcp.signals import WakeUp
 
 logger = logging.getLogger(__name__)
 
-PRUNE_S: Final = 60.0
-"""Seconds between two looks for futures that are no longer kept."""
 LEAVE_S: Final = 5.0
 """Maximum seconds for handing over calls at the end. What remains then is found by other replicas."""
-HEARTBEATS: Final = 6
-"""Heartbeats within the time after which a replica without any counts as dead."""
 
 
 class PostgresEngine(MemoryEngine):
@@ -167,9 +162,8 @@ class PostgresEngine(MemoryEngine):
                 self._jobs.serve(self._own_queue)
                 await tg.start(self._jobs.run)
                 self._soon(self._take_over, ())  # what replicas have left that ended before this one began
-                tg.start_soon(self._prune)
+                tg.start_soon(self._upkeep.run)
                 tg.start_soon(self._watch_names)
-                tg.start_soon(self._tend)
                 # From here on a cancellation from outside is `_watch_end`'s.
                 scope.shield = True
                 task_status.started()
@@ -231,6 +225,13 @@ class PostgresEngine(MemoryEngine):
             self._table, self._replica, self._mirror, self._scheduler, executor, self._reader.look_up, self._soon
         )
         self._mirror.on_row, self._mirror.on_owned = self._execution.take_in, self._takeover.schedule_soon
+        self._upkeep = Upkeep(
+            self._table,
+            settings,
+            take_over=partial(self._take_over, ()),
+            queue_of=self._queue_of,
+            on_prune=self._on_prune,
+        )
         times = {
             "interval_s": settings.replica_timeout_s / HEARTBEATS,
             "dead_after_s": settings.replica_timeout_s,
@@ -359,21 +360,6 @@ class PostgresEngine(MemoryEngine):
         if dead:
             await self._table.drop_jobs([_own_queue(each) for each in dead])
 
-    async def _tend(self) -> None:
-        """See to what no replica takes care of: calls without an owner, and those whose job is lost. Each is
-        announced or prevented, but announcements are lost with a connection, and at the end of the last replica."""
-        interval_s = self._settings.replica_timeout_s / HEARTBEATS
-        for turn in itertools.count():
-            try:
-                if await self._table.has_unowned():
-                    await self._take_over(())
-                if turn % HEARTBEATS == 0 and (rows := await self._table.without_job()):
-                    logger.warning("%d calls had lost their jobs", len(rows))
-                    await self._table.defer({row.seq: self._queue_of(row) for row in rows})
-            except Exception:
-                logger.exception("calls that no replica takes care of could not be found")
-            await anyio.sleep(interval_s * (0.5 + secrets.randbelow(1000) / 1000))
-
     def _queue_of(self, row: Row) -> str:
         if row.record.private:
             return _own_queue(row.owner or "")
@@ -387,18 +373,10 @@ class PostgresEngine(MemoryEngine):
                 await self._reader.look_up(scope, names)
             self._forward_references.notify_all()
 
-    async def _prune(self) -> None:
-        """Drop futures that are no longer kept, from time to time; one replica's work is enough for all."""
-        while True:
-            await anyio.sleep(PRUNE_S * (0.5 + secrets.randbelow(1000) / 1000))
-            try:
-                if dropped := await self._table.prune(self._settings.ttl_s, self._settings.journal_max_bytes):
-                    logger.debug("dropped %d futures from the database", dropped)
-                if self._servers is not None:
-                    await self._servers.relay.prune()
-                await self._measure_offset()
-            except Exception:
-                logger.exception("futures could not be dropped from the database")
+    async def _on_prune(self) -> None:
+        if self._servers is not None:
+            await self._servers.relay.prune()
+        await self._measure_offset()
 
     async def _leave(self) -> None:
         """Hand over what this replica has not finished."""
@@ -449,6 +427,7 @@ class PostgresEngine(MemoryEngine):
             record.id = f"f{secrets.token_hex(16)}"
         effect = call.effect if call.recorded_effect is None else call.recorded_effect
         new = NewFuture(uuid.uuid4().hex, record, effect, stops=call.policy.on_failure == "stop")
+        self._submitting += 1
         try:
             if context.name is None:
                 return await self._mirror.submit(new, call)
@@ -458,6 +437,8 @@ class PostgresEngine(MemoryEngine):
             if context.ends_with_request:
                 self._soon(self._cancel_submitted, future)
             raise
+        finally:
+            self._submitting -= 1
         self._forward_references.notify_all()
         return future
 
@@ -603,29 +584,13 @@ class PostgresEngine(MemoryEngine):
 
     # --- answer --------------------------------------------------------------------------------------------------
 
-    @contextmanager
     def claiming(
         self,
         put: Callable[[Question], bool] | None,
         capabilities: Mapping[str, Any],
         caller: CallerIdentity | None = None,
-    ) -> Generator[Claim]:
-        def put_and_announce(question: Question) -> bool:
-            assert put is not None
-            done = put(question)
-            if done:
-                self._announce(question)
-            return done
-
-        with self._questions.claiming(None if put is None else put_and_announce, capabilities, caller) as take:
-
-            def claim(futures: Iterable[Future]) -> list[tuple[Future, Question]]:
-                claimed = take(futures)
-                for _, question in claimed:
-                    self._announce(question)
-                return claimed
-
-            yield claim
+    ) -> AbstractContextManager[Claim]:
+        return self._board.claiming(put, capabilities, caller, self._announce)
 
     def _announce(self, question: Question) -> None:
         self._soon(self._board.announce_claim, question)

@@ -7,13 +7,16 @@ a request waits for the future; a claim is announced to the other replicas, so t
 
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
 import anyio
 
 from asyncfc_mcp.core.futures import Future, Question, Result
+from asyncfc_mcp.core.identity import CallerIdentity
+from asyncfc_mcp.engine.api import Claim
 from asyncfc_mcp.engine.postgres.database import Connection, Database
 from asyncfc_mcp.engine.postgres.grouped import Grouped
 from asyncfc_mcp.engine.postgres.listener import NOTIFY, Listener, Notification, notify, payloads
@@ -199,6 +202,38 @@ class QuestionBoard:
             await known[2].wait()
 
     # --- claims --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def claiming(
+        self,
+        put: Callable[[Question], bool] | None,
+        capabilities: Mapping[str, Any],
+        caller: CallerIdentity | None,
+        on_claimed: Callable[[Question], None],
+    ) -> Generator[Claim]:
+        """Claim questions for a client as `Questions.claiming` does.
+
+        Args:
+            on_claimed: called with each question that is claimed.
+        """
+
+        def put_and_announce(question: Question) -> bool:
+            assert put is not None
+            done = put(question)
+            if done:
+                on_claimed(question)
+            return done
+
+        assert self._own is not None
+        with self._own.claiming(None if put is None else put_and_announce, capabilities, caller) as take:
+
+            def claim(futures: Iterable[Future]) -> list[tuple[Future, Question]]:
+                claimed = take(futures)
+                for _, question in claimed:
+                    on_claimed(question)
+                return claimed
+
+            yield claim
 
     async def announce_claim(self, question: Question, for_s: float = CLAIM_S) -> None:
         """Tell other replicas that a client is being asked a question; 0 releases it."""

@@ -15,13 +15,13 @@ import anyio.to_thread
 import pytest
 
 from asyncfc_mcp.config.settings import Policy, Settings
-from asyncfc_mcp.core.futures import Result, State
+from asyncfc_mcp.core.futures import Future, Result, State
 from asyncfc_mcp.core.identity import LOCAL, CallerIdentity
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.postgres.database import Database
 from asyncfc_mcp.engine.postgres.jobs import ANY
 from asyncfc_mcp.engine.postgres.postgres_engine import PostgresEngine
-from asyncfc_mcp.errors import NameInUse
+from asyncfc_mcp.errors import NameInUse, TooManyFutures
 from asyncfc_mcp.protocol import OnProgress, OnSent
 from tests.support.cluster import Cluster, cluster, replica
 from tests.support.engines import Bench
@@ -230,6 +230,27 @@ async def test_a_question_is_answered_at_another_replica(postgres_url: str):
         await it.end(future)
         assert await it.replicas[0].engine.wait([future])
         assert await other.wait([there])
+
+
+async def test_calls_that_are_being_written_count(postgres_url: str):
+    """A burst beyond `max_pending` is refused at once, though none of its calls is in the table yet."""
+    async with cluster(postgres_url, size=1, max_pending=3) as it:
+        taken: list[Future] = []
+        refused: list[TooManyFutures] = []
+
+        async def submit() -> None:
+            try:
+                taken.append(await it.submit(0, arguments={}))
+            except TooManyFutures as exc:
+                refused.append(exc)
+
+        async with anyio.create_task_group() as tg:
+            for _ in range(8):
+                tg.start_soon(submit)
+        assert (len(taken), len(refused)) == (3, 5)
+        for each in taken:
+            await it.end(each)
+        assert await it.replicas[0].engine.wait(taken)
 
 
 async def test_progress_is_seen_at_another_replica(postgres_url: str):
