@@ -304,8 +304,11 @@ class Scheduler:
         self._depend(call)
 
     def launch_again(self, call: Call) -> None:
-        """Start a call again that had started elsewhere, where that start does not count any more."""
-        if not (call.ending or self.held) and self._launch is not None:
+        """Start a call again that had started elsewhere, where that start does not count any more; one that has not
+        started only if nothing is missing."""
+        if call.future.state is State.WAITING and not call.dropped:
+            self._consider(call)
+        elif not (call.ending or self.held) and self._launch is not None:
             self._launch(call)
 
     # --- settling ------------------------------------------------------------------------------------------------

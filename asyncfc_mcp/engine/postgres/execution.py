@@ -224,6 +224,10 @@ class Execution:
                 if (source := self._store.with_key(key)) is None:
                     raise NotResumed(f"the result of {id_of(key)} is no longer kept")
                 call.sources[key] = source
+            # Their ends may have been announced to the replica that made the job earlier than to this one.
+            late = [seq for each in call.sources.values() if not each.done and (seq := self._mirror.seq(each))]
+            if late:
+                await self._mirror.refresh_now(late)
         async with anyio.create_task_group() as tg:
             for source in call.sources.values():
                 tg.start_soon(self._load, source)

@@ -112,7 +112,7 @@ class Takeover:
         if row.owner != self._replica or row.record.state is not State.WAITING:
             return
         if not before.elsewhere:
-            return self._scheduler.launch_again(before)  # it had started; else this has no effect
+            return self._scheduler.launch_again(before)
         if row.record.call is None:
             why = NotResumed("its arguments are not known: they were not written (setting journal: false)")
             return self._scheduler.withdraw(before, why)

@@ -329,7 +329,9 @@ async def test_promises_hold_whoever_is_taken_for_dead(postgres_url: str, steps:
         assert twice <= repeatable
         order = {future.id: number for number, future in enumerate(futures)}
         for path in ("x", "y", "x/a"):
-            firsts = [each for each in dict.fromkeys(started) if paths[each] == path]
+            # One that was interrupted may start late: its replica does not know yet that it was taken for dead.
+            kept = [each for each in started if "may or may not" not in str(futures[order[each]].failure)]
+            firsts = [each for each in dict.fromkeys(kept) if paths[each] == path]
             assert firsts == sorted(firsts, key=order.__getitem__)
         database = it.replicas[0].engine._database
         with anyio.fail_after(10):
