@@ -271,9 +271,9 @@ def main() -> None:
     if ON_POSTGRES in os.environ:
         watch_postgres(killer)
     if PRUNE in os.environ:
-        from asyncfc_mcp.engine.postgres import postgres_engine
+        from asyncfc_mcp.engine.postgres import upkeep
 
-        postgres_engine.PRUNE_S = float(os.environ[PRUNE])  # type: ignore[misc]
+        upkeep.PRUNE_S = float(os.environ[PRUNE])  # type: ignore[misc]
     if OS_BOOT in os.environ:
         from asyncfc_mcp.engine.journal import owners
 
