@@ -37,7 +37,7 @@ class Hosts:
         self._listed = WakeUp()
 
     def prepare(self) -> None:
-        """Have servers stand by that this replica does not run, so that nobody waits for their start."""
+        """Have servers stand by that this replica does not run, so that no start is waited for."""
         for name, downstream in self._downstreams.items():
             if not self._hosting.runs(name):
                 downstream.stand_by()

@@ -13,7 +13,7 @@ from asyncfc_mcp.core.identity import Scope
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """What a client and the bridge have agreed on."""
+    """Agreement of a client and the bridge."""
 
     scope: Scope
     """The principal that opened the session. No other may continue it."""

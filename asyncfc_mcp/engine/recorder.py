@@ -155,10 +155,7 @@ class Recorder:
         if future.read_at is not None:
             columns["read_at"] = columns["ended_at"]
         if failure is not None:
-            # Its text may quote the arguments, and the values that were put into them.
-            private = future.private or failure.unwritten or any(each.private for each in call.sources.values())
-            failure.unwritten = private
-            columns["failure"] = failure_record(failure)
+            columns["failure"] = call_failure_record(call, failure)
         soon = committed is not None
         if committed is None and result is not None:
             self._unwritten.add(future.key)
@@ -254,6 +251,13 @@ def _passed_on(meta: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         key: value for key, value in meta.items() if not key.startswith(OUR_KEYS) and key != "progressToken"
     } or None
+
+
+def call_failure_record(call: Call, failure: CallFailed) -> FailureRecord:
+    """Return the record of the failure of a call, and mark a failure that must not be written: its text may quote the
+    arguments, and the values that were put into them."""
+    failure.unwritten = call.future.private or failure.unwritten or any(each.private for each in call.sources.values())
+    return failure_record(failure)
 
 
 def failure_record(failure: CallFailed) -> FailureRecord:

@@ -20,7 +20,7 @@ from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.executor_api import Executor
 from asyncfc_mcp.engine.journal.api import Journal
 from asyncfc_mcp.engine.recorder import failure_record
-from asyncfc_mcp.engine.restoration import call_of
+from asyncfc_mcp.engine.restoration import restored_call
 from asyncfc_mcp.engine.scheduler import Scheduler
 from asyncfc_mcp.errors import CallFailed, Interrupted, NotResumed
 
@@ -96,7 +96,7 @@ class Recovery:
         record.state, record.started_at = State.WAITING, None
         future = self._archive.future(record)
         self._store.restore(future)
-        call = call_of(future, made)
+        call = restored_call(future, made)
         call.round, call.was_sent = round_, was_sent
         call.unmet_dependencies.add(RULES)
         self._scheduler.submit(call)

@@ -85,7 +85,7 @@ def failure_of(failure: FailureRecord, tool: str, cause: str | None = None) -> C
     return RestoredFailure(failure.text, failure.detail, cause)
 
 
-def call_of(future: Future, made: CallRecord) -> Call:
+def restored_call(future: Future, made: CallRecord) -> Call:
     """Return the call of a future that has not ended, without the rules of its tool."""
     return Call(
         future,

@@ -94,7 +94,7 @@ class Session:
 
     @property
     def record(self) -> SessionRecord:
-        """What another replica needs to continue this session."""
+        """Record with which another replica continues this session."""
         return SessionRecord(self.scope, self.version, self.host, self.capabilities, self.log_level, tuple(self.uris))
 
     def at_end(self, callback: Callable[[], Awaitable[None]]) -> None:

@@ -17,7 +17,7 @@ from asyncfc_mcp.engine.postgres.futures_table import Ending, FuturesTable
 from asyncfc_mcp.engine.postgres.grouped import Grouped
 from asyncfc_mcp.engine.postgres.mirror import Mirror
 from asyncfc_mcp.engine.postgres.results import encoded
-from asyncfc_mcp.engine.recorder import failure_record
+from asyncfc_mcp.engine.recorder import call_failure_record
 from asyncfc_mcp.errors import CallFailed
 
 logger = logging.getLogger(__name__)
@@ -60,11 +60,7 @@ class Ends:
         assert seq is not None
         ending = Ending(seq, state, ran=call.claimed, cause=cause, read=future.read_at is not None)
         if failure is not None:
-            # Its text may quote the arguments, and the values that were put into them.
-            failure.unwritten = (
-                future.private or failure.unwritten or any(each.private for each in call.sources.values())
-            )
-            ending.failure = failure_record(failure)
+            ending.failure = call_failure_record(call, failure)
         if result is not None:
             ending.private = future.private
         end = _End(ending, call, result, committed)

@@ -19,7 +19,7 @@ from asyncfc_mcp.engine.postgres.futures_table import FuturesTable, Row
 from asyncfc_mcp.engine.postgres.jobs import GiveBack
 from asyncfc_mcp.engine.postgres.mirror import Mirror, unknown
 from asyncfc_mcp.engine.postgres.reader import LookUp
-from asyncfc_mcp.engine.restoration import call_of
+from asyncfc_mcp.engine.restoration import restored_call
 from asyncfc_mcp.engine.scheduler import Scheduler
 from asyncfc_mcp.engine.wait import wait_for
 from asyncfc_mcp.errors import CallFailed, NotHere, NotResumed
@@ -194,7 +194,7 @@ class Execution:
         row = (await self._table.calls([seq])).get(seq)
         if row is None or row.record.call is None or future.done:
             return None
-        call = call_of(future, row.record.call)
+        call = restored_call(future, row.record.call)
         call.elsewhere = True
         self._scheduler.replace(call)
         return call

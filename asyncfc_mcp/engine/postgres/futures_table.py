@@ -418,7 +418,7 @@ class FuturesTable:
         )
 
     async def drop_jobs(self, queues: Collection[str]) -> None:
-        """Drop the jobs of queues that nobody serves any more; their calls have ended."""
+        """Drop the jobs of queues that no replica serves any more; their calls have ended."""
         await self._database.fetch(
             "DELETE FROM procrastinate_jobs WHERE queue_name = ANY (%s)", ([escaped(queue) for queue in queues],)
         )

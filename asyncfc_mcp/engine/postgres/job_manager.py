@@ -137,7 +137,7 @@ class SteadyJobManager(JobManager):
             logger.info("worker %s could not be unregistered: %s", self._worker, reason_of(exc))
 
     async def _register_again(self) -> None:
-        """Register a worker whose row was removed, and keep the jobs that nobody has taken."""
+        """Register a worker whose row was removed, and keep the jobs that no other worker has taken."""
         lost, self._worker = self._worker, (await super().register_worker())
         logger.warning("worker %s was taken for dead and continues as worker %s", lost, self._worker)
         self.steady_since = (await self._rows("SELECT clock_timestamp() AS now"))[0]["now"]

@@ -39,7 +39,8 @@ class LookedUp:
         self._named: OrderedDict[tuple[str, str], dict[str, list[Future]]] = OrderedDict()
         self._newest: OrderedDict[str, list[Future]] = OrderedDict()
         self._last_numbers: OrderedDict[str, int] = OrderedDict()
-        self._results: OrderedDict[FutureKey, Future] = OrderedDict()
+        self._results: OrderedDict[FutureKey, tuple[Future, int]] = OrderedDict()
+        """Futures whose results are in memory, each with the bytes that are counted for it."""
         self._result_bytes = 0
 
     # --- filled by the engine ------------------------------------------------------------------------------------
@@ -52,20 +53,23 @@ class LookedUp:
             self.loaded(future)
         while len(self._futures) > FUTURES:
             key, _ = self._futures.popitem(last=False)
-            if (dropped := self._results.pop(key, None)) is not None:
-                self._result_bytes -= max(dropped.size, 1)
+            self._uncount(key)
 
     def loaded(self, future: Future) -> None:
         """Count a result that is in memory as the last one that was used."""
         size = max(future.size, 1)
-        if self._results.pop(future.key, None) is not None:
-            self._result_bytes -= size
-        self._results[future.key] = future
+        self._uncount(future.key)
+        self._results[future.key] = future, size
         self._result_bytes += size
         while self._result_bytes > RESULT_BYTES and len(self._results) > 1:
-            _, oldest = self._results.popitem(last=False)
-            self._result_bytes -= max(oldest.size, 1)
+            _, (oldest, size) = self._results.popitem(last=False)
+            self._result_bytes -= size
             self._unload(oldest)
+
+    def _uncount(self, key: FutureKey) -> None:
+        # By what was counted: a large result is measured only after it was added.
+        _, size = self._results.pop(key, (None, 0))
+        self._result_bytes -= size
 
     def set_named(self, scope: Scope, name: str, futures: Iterable[tuple[str, Future]]) -> None:
         """Keep which futures have a name, each with the token of its owner, oldest first."""
@@ -93,10 +97,6 @@ class LookedUp:
         """Return the place of a future in the order of submission; None where it is not kept."""
         found = self._futures.get(FutureKey(key))
         return None if found is None else found[1]
-
-    def has(self, scope: Scope, future_id: str) -> bool:
-        """Return whether a future is kept."""
-        return future_key(scope, future_id) in self._futures
 
     # --- `core.archive.Archive` ----------------------------------------------------------------------------------
 

@@ -342,7 +342,7 @@ class Mirror:
         return self._futures.get(seq)
 
     def unread(self, scope: Scope, conversation: str) -> list[Future]:
-        """Return the unfinished futures of a conversation whose results nobody waits for, oldest first."""
+        """Return the unfinished futures of a conversation whose results no request waits for, oldest first."""
         found = {
             seq: future
             for seq, future in self._futures.items()

@@ -85,7 +85,7 @@ class PostgresEngine(Replica):
         return future
 
     async def _cancel_submitted(self, future: Future) -> None:
-        """Cancel a call whose submission nobody waits for any more, as soon as it is known whether it took place."""
+        """Cancel a call whose request ended during its submission, as soon as it is known whether that took place."""
         await self._mirror.catch_up()  # behind the submission, which goes on
         if future.id:
             await self.cancel(future)

@@ -62,12 +62,9 @@ class Reader:
             found = [row for row in rows if row.record.name == name and row.seq in futures]
             named = [(row.record.namer or "", futures[row.seq]) for row in _latest(found)]
             self._looked_up.set_named(scope, name, named)
-        if scope.listed and any(future_key(scope, each) not in {f.key for f in futures.values()} for each in ids):
+        found_keys = {future.key for future in futures.values()}
+        if scope.listed and any(future_key(scope, each) not in found_keys for each in ids):
             self._looked_up.set_last_number(scope.key, await self._table.last_number(scope.key))
-
-    async def look_up_ids(self, scope: Scope, ids: Collection[str]) -> None:
-        """Bring the futures with these IDs into memory."""
-        await self.look_up(scope, ids)
 
     def _is_in_memory(self, scope: Scope, future_id: str, current: bool) -> bool:
         future = self._store.with_key(future_key(scope, future_id))

@@ -214,16 +214,14 @@ class Replica(MemoryEngine):
             queue_of=self._queue_of,
             on_prune=self._on_prune,
         )
-        times = {
-            "interval_s": settings.replica_timeout_s / HEARTBEATS,
-            "dead_after_s": settings.replica_timeout_s,
-        }
+        dead_after_s = settings.replica_timeout_s
+        interval_s = dead_after_s / HEARTBEATS
         self._jobs = Jobs(
             self._database,
             listener,
             self._execution.run,
-            heartbeat_s=times["interval_s"],
-            dead_after_s=times["dead_after_s"],
+            heartbeat_s=interval_s,
+            dead_after_s=dead_after_s,
         )
         self._replicas = Replicas(
             self._database,
@@ -233,7 +231,8 @@ class Replica(MemoryEngine):
             on_revived=self._reread_all,
             pinned=self._owners,
             on_owned=self._serve,
-            **times,
+            interval_s=interval_s,
+            dead_after_s=dead_after_s,
         )
         self._replicas.attach(listener)
         self._rounds = Rounds(self._table, self._seq)

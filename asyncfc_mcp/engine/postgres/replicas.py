@@ -240,7 +240,7 @@ class Replicas:
             self.wake()
 
     async def leave(self) -> None:
-        """Sign off, so that nobody waits for heartbeats. Without a database the others notice it by these."""
+        """Sign off, so that no replica waits for heartbeats. Without a database the others notice it by these."""
         with anyio.move_on_after(LEAVE_S, shield=True) as scope:
             await self._execute("DELETE FROM pins WHERE replica = %(id)s")
             await self._execute("DELETE FROM replicas WHERE id = %(id)s AND dead_at IS NULL")

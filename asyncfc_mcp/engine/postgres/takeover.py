@@ -18,7 +18,7 @@ from asyncfc_mcp.engine.postgres.futures_table import FuturesTable, Row
 from asyncfc_mcp.engine.postgres.mirror import Mirror
 from asyncfc_mcp.engine.postgres.reader import LookUp
 from asyncfc_mcp.engine.recorder import failure_record
-from asyncfc_mcp.engine.restoration import call_of
+from asyncfc_mcp.engine.restoration import restored_call
 from asyncfc_mcp.engine.scheduler import Scheduler
 from asyncfc_mcp.errors import Interrupted, NotResumed
 
@@ -116,7 +116,7 @@ class Takeover:
         if row.record.call is None:
             why = NotResumed("its arguments are not known: they were not written (setting journal: false)")
             return self._scheduler.withdraw(before, why)
-        call = call_of(future, row.record.call)
+        call = restored_call(future, row.record.call)
         call.round = row.record.round
         needed = [*(call.value_dependencies or ()), *call.after]
         if needed:
