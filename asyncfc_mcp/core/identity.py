@@ -1,11 +1,12 @@
-"""Identities: the scope of a principal, the callers within it, and the IDs and keys of futures.
+"""Identities: principals and their scopes, the callers within a scope, and the IDs and keys of futures.
 
-Pure values. `transports.http.auth` creates scopes, `upstream.callers` distinguishes callers, and `store` assigns IDs.
+Pure values. `transports.http.auth` creates principals, `upstream.callers` distinguishes callers, and `store` assigns
+IDs.
 """
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, NewType
@@ -30,6 +31,28 @@ LOCAL: Final = Scope("local")
 
 PUBLIC: Final = Scope("public", listed=False)
 """A reachable address without authentication (`--insecure-no-auth`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The authenticated party behind a request.
+
+    Args:
+        scope: the futures that it may see. Principals with equal scopes are one and the same.
+        name: its name in rules of access and in logs; None where nobody is authenticated.
+        grants: OAuth scopes of its token; None where its token has none, and so is not restricted by them.
+        headers: headers of this request, by lower-case name, that wrapped servers receive as the caller's own
+            (`${caller:…}`). In memory only, and never compared or shown.
+    """
+
+    scope: Scope
+    name: str | None = None
+    grants: frozenset[str] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, compare=False)
+
+
+LOCAL_PRINCIPAL: Final = Principal(LOCAL)
+"""The user of this machine, who is not authenticated."""
 
 
 LASTING: Final = "key:"

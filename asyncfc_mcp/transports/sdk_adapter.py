@@ -18,7 +18,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
 
-from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.errors import ConnectionEnded, RpcError
 from asyncfc_mcp.jsonrpc.codec import EDGE_BYTES, format_message, oversized
 from asyncfc_mcp.protocol import (
@@ -49,8 +49,8 @@ REFUSED: Final = "asyncfc/refused"
 Context = ServerRequestContext[Any, Any]
 
 
-def sdk_server(upstream: Upstream, scope: Scope) -> Server[Any]:
-    """Return a server that answers all requests with `upstream`, for the principal of this scope."""
+def sdk_server(upstream: Upstream, principal: Principal) -> Server[Any]:
+    """Return a server that answers all requests with `upstream`, for this principal."""
     server: Server[Any] = Server(
         INFO["name"], version=INFO["version"], title=INFO["title"], get_tool_input_schema=upstream.input_schema
     )
@@ -60,14 +60,14 @@ def sdk_server(upstream: Upstream, scope: Scope) -> Server[Any]:
         try:
             if ctx.request_id is None:
                 await call_next(ctx)  # the SDK tracks the handshake as well
-                if not modern and (rest := upstream.notified(_session(ctx, scope), ctx.method)) is not None:
+                if not modern and (rest := upstream.notified(_session(ctx, principal), ctx.method)) is not None:
                     await rest()
                 return None
             channel = _Channel(ctx.session._request_outbound)  # pyright: ignore[reportPrivateUsage]
             if modern:
-                result = upstream.modern(scope, channel, ctx.method, ctx.params)
+                result = upstream.modern(principal, channel, ctx.method, ctx.params)
             else:
-                result = upstream.handshake(_session(ctx, scope), channel, ctx.method, ctx.params)
+                result = upstream.handshake(_session(ctx, principal), channel, ctx.method, ctx.params)
             return await result() if isinstance(result, Deferred) else result
         except RpcError as exc:
             raise MCPError(exc.code, exc.message, exc.data) from None
@@ -77,10 +77,10 @@ def sdk_server(upstream: Upstream, scope: Scope) -> Server[Any]:
     return server
 
 
-async def serve_streams(upstream: Upstream, scope: Scope, reader: Any, writer: Any) -> None:
+async def serve_streams(upstream: Upstream, principal: Principal, reader: Any, writer: Any) -> None:
     """Serve one client on a pair of the SDK's streams until the input ends."""
-    server = sdk_server(upstream, scope)
-    probed: Any = _Probed(upstream, scope, reader, writer)
+    server = sdk_server(upstream, principal)
+    probed: Any = _Probed(upstream, principal, reader, writer)
     await server.run(probed, writer, server.create_initialization_options())
 
 
@@ -121,8 +121,8 @@ class _Probed:
     """The SDK's input stream without the messages answered here: refusals, and probes before the opening request, since
     the SDK takes the first request for the opening one."""
 
-    def __init__(self, upstream: Upstream, scope: Scope, reader: Any, writer: Any) -> None:
-        self._upstream, self._scope, self._reader, self._writer = upstream, scope, reader, writer
+    def __init__(self, upstream: Upstream, principal: Principal, reader: Any, writer: Any) -> None:
+        self._upstream, self._principal, self._reader, self._writer = upstream, principal, reader, writer
         self._opened = False
 
     @property
@@ -152,9 +152,9 @@ class _Probed:
         method, params = request.method, request.params
         try:
             if has_envelope(params):
-                result = self._upstream.modern(self._scope, channel, method, params)
+                result = self._upstream.modern(self._principal, channel, method, params)
             else:
-                result = self._upstream.handshake(Session(self._scope, channel), channel, method, params)
+                result = self._upstream.handshake(Session(self._principal, channel), channel, method, params)
         except RpcError as exc:
             error = ErrorData(code=exc.code, message=exc.message, data=exc.data)
             return JSONRPCError(jsonrpc="2.0", id=request.id, error=error)
@@ -205,12 +205,12 @@ class _Channel:
             raise RpcError(exc.code, exc.message, exc.data) from None
 
 
-def _session(ctx: Context, scope: Scope) -> Session:
+def _session(ctx: Context, principal: Principal) -> Session:
     """Return our `Session` for the SDK's connection, created at the first use."""
     # The SDK recommends `Connection.exit_stack` for clean-up from middleware, but has no public access to it yet.
     connection = ctx.session._connection  # pyright: ignore[reportPrivateUsage]
     session: Session | None = connection.state.get(SESSION)
     if session is None:
-        session = connection.state[SESSION] = Session(scope, connection.notify, connection.session_id)
+        session = connection.state[SESSION] = Session(principal, connection.notify, connection.session_id)
         connection.exit_stack.push_async_callback(session.close)
     return session

@@ -17,7 +17,7 @@ import anyio.lowlevel
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.futures import Result
-from asyncfc_mcp.core.identity import LOCAL, Scope
+from asyncfc_mcp.core.identity import LOCAL_PRINCIPAL, Principal
 from asyncfc_mcp.jsonrpc.codec import MalformedMessage
 from asyncfc_mcp.jsonrpc.inbound import Inbound
 from asyncfc_mcp.jsonrpc.line_reader import LineReader
@@ -65,10 +65,10 @@ class _LineServer:
     """One client on a pair of line streams. `initialize`, or a request with a valid envelope that is no probe, opens
     the connection in its protocol era; until then each request is answered in its own era."""
 
-    def __init__(self, upstream: Upstream, scope: Scope, peer: Peer) -> None:
-        self._upstream, self._scope, self._peer = upstream, scope, peer
+    def __init__(self, upstream: Upstream, principal: Principal, peer: Peer) -> None:
+        self._upstream, self._principal, self._peer = upstream, principal, peer
         self._modern: bool | None = None
-        self._session = Session(scope, peer.notify)
+        self._session = Session(principal, peer.notify)
 
     async def run(self) -> None:
         """Serve the client until its input has ended and its accepted requests have finished."""
@@ -87,7 +87,7 @@ class _LineServer:
                 self._open_modern(method, params or {})
             inbound.one_way = True
             inbound.lasting = method == "subscriptions/listen"
-            return self._upstream.modern(self._scope, inbound, method, params)
+            return self._upstream.modern(self._principal, inbound, method, params)
         if enveloped:
             raise wrong_era(modern=False)
         answer = self._upstream.handshake(self._session, inbound, method, params)
@@ -122,7 +122,7 @@ async def _serve_pipes(upstream: Upstream, orphaned: anyio.Event) -> None:
         from asyncfc_mcp.transports.sdk_adapter import serve_streams
 
         async with stdio_server() as (reader, writer):
-            await serve_streams(upstream, LOCAL, reader, writer)
+            await serve_streams(upstream, LOCAL_PRINCIPAL, reader, writer)
         await drain(upstream.bridge, anyio.lowlevel.checkpoint)
         return
     pipes = _OwnPipes()
@@ -145,7 +145,7 @@ async def _serve_pipes(upstream: Upstream, orphaned: anyio.Event) -> None:
 
         async with anyio.create_task_group() as tg:
             tg.start_soon(end_input)
-            await _LineServer(upstream, LOCAL, peer).run()
+            await _LineServer(upstream, LOCAL_PRINCIPAL, peer).run()
             tg.cancel_scope.cancel()
     finally:
         pipes.close()

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, cast
 import anyio
 
 from asyncfc_mcp.core.futures import Result
-from asyncfc_mcp.core.identity import SESSION, CallerIdentity, Scope
+from asyncfc_mcp.core.identity import SESSION, CallerIdentity, Principal, Scope
 from asyncfc_mcp.core.session_archive import SessionRecord
 from asyncfc_mcp.errors import AmbiguousName, RpcError
 from asyncfc_mcp.protocol import (
@@ -53,18 +53,19 @@ class Session:
     """A connection of a handshake version (before 2026-07-28).
 
     Args:
-        scope: the principal that opened it; every request on it has this scope.
+        principal: the principal that opened it; every request on it has its scope.
         notify: sends a notification that belongs to no request.
         session_id: the ID of the HTTP session; None for other transports.
     """
 
     def __init__(
         self,
-        scope: Scope,
+        principal: Principal,
         notify: Callable[[str, Mapping[str, Any] | None], Awaitable[None]],
         session_id: str | None = None,
     ) -> None:
-        self.scope = scope
+        self.principal = principal
+        """The principal of the last request: a newer token may have other grants."""
         self.notify = notify
         self.id = session_id
         self.identity = CallerIdentity()
@@ -97,6 +98,11 @@ class Session:
         """Record with which another replica continues this session."""
         return SessionRecord(self.scope, self.version, self.host, self.capabilities, self.log_level, tuple(self.uris))
 
+    @property
+    def scope(self) -> Scope:
+        """The futures that its requests may see."""
+        return self.principal.scope
+
     def at_end(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Register a callback for the end of the connection; the last one is called first."""
         self._exit_callbacks.append(callback)
@@ -127,8 +133,8 @@ class Request:
 
     method: str
     params: Params
-    scope: Scope
-    """The principal behind it: it can see futures of this scope only."""
+    principal: Principal
+    """The principal behind it: it can see futures of its scope only."""
     version: str
     host: str | None
     """`clientInfo.name`, if the client gave it."""
@@ -141,6 +147,11 @@ class Request:
     """The connection that it arrived on; None on 2026-07-28, which has no sessions."""
     order: RequestOrder | None = None
     """The numbering of its client's requests; None where clients cannot be distinguished."""
+
+    @property
+    def scope(self) -> Scope:
+        """The futures that it can see."""
+        return self.principal.scope
 
     @property
     def modern(self) -> bool:

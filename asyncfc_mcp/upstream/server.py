@@ -16,7 +16,7 @@ import anyio.abc
 from asyncfc_mcp import __version__
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.futures import Question, Result
-from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.core.identity import Principal, Scope
 from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RpcError
 from asyncfc_mcp.protocol import (
     CLIENT_METHODS,
@@ -135,7 +135,7 @@ class Upstream:
                 raise RpcError(INVALID_PARAMS, NOT_INITIALIZED)
             raise RpcError(METHOD_NOT_FOUND, "Method not found", method)
         request = Request(
-            method, params, session.scope, session.version, session.host, session.capabilities, channel, session
+            method, params, session.principal, session.version, session.host, session.capabilities, channel, session
         )
         request.order = session.order
         # A method that MCP does not define may belong to a server's extension.
@@ -147,24 +147,24 @@ class Upstream:
         if session.log_level is not None:
             await self.bridge.set_log_level(self._subscriptions.least_level() or session.log_level)
 
-    def modern(self, scope: Scope, channel: Channel, method: str, params: Params | None) -> Result | Deferred:
+    def modern(self, principal: Principal, channel: Channel, method: str, params: Params | None) -> Result | Deferred:
         """Answer a request that carries its own envelope (2026-07-28), at once or deferred.
 
         Args:
-            scope: the principal behind it.
+            principal: the principal behind it.
 
         Raises:
             RpcError: the error to answer with; so does the deferred result.
         """
         params = params or {}
         version, host, capabilities = self._envelopes.read(params)
-        order = self._order_of(scope, host, params)
+        order = self._order_of(principal.scope, host, params)
         if order is not None:
             (order.restart if method == "server/discover" else order.see)(channel.request_id)
         handler = self._modern.get(method)
         if handler is None and method in CLIENT_METHODS:
             raise RpcError(METHOD_NOT_FOUND, "Method not found", method)
-        request = Request(method, params, scope, version, host, capabilities, channel, order=order)
+        request = Request(method, params, principal, version, host, capabilities, channel, order=order)
         return self._answer(handler or self._extension, request)
 
     def _order_of(self, scope: Scope, host: str | None, params: Params) -> RequestOrder | None:

@@ -10,7 +10,7 @@ from mcp import Client
 from mcp_types import Implementation
 
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.core.identity import LOCAL, Scope
+from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL, Principal, Scope
 from asyncfc_mcp.jsonrpc.codec import MalformedMessage, format_message
 from asyncfc_mcp.jsonrpc.line_reader import LineReader
 from asyncfc_mcp.jsonrpc.line_writer import LineWriter
@@ -76,7 +76,7 @@ async def connected(
     async with anyio.create_task_group() as tg:
         await tg.start(upstream.run)
         info = Implementation(name=name, version="1")
-        async with Client(sdk_server(upstream, scope), mode=era, client_info=info, cache=None) as client:
+        async with Client(sdk_server(upstream, Principal(scope)), mode=era, client_info=info, cache=None) as client:
             yield Host(client)
         tg.cancel_scope.cancel()
 
@@ -132,7 +132,7 @@ async def over_lines(bridge: Bridge, into: Pipe, out: Pipe) -> AsyncGenerator[Pe
         upstream = Upstream(bridge, pipe=True)
         await tg.start(upstream.run)
         peer = Peer(LineReader(into, never), LineWriter(out))
-        tg.start_soon(_LineServer(upstream, LOCAL, peer).run)
+        tg.start_soon(_LineServer(upstream, LOCAL_PRINCIPAL, peer).run)
         params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
         into.send_nowait(format_message({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}))
         into.send_nowait(format_message({"jsonrpc": "2.0", "method": "notifications/initialized"}))

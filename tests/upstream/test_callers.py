@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from asyncfc_mcp.core.identity import LOCAL, CallerIdentity, Scope
+from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL, CallerIdentity, Principal, Scope
 from asyncfc_mcp.upstream.callers import CONVERSATION_KEY, CallerIdentities
 from asyncfc_mcp.upstream.request import Request, Session
 
@@ -18,7 +18,7 @@ def request(
 ) -> Request:
     params = {} if key is None else {"_meta": {CONVERSATION_KEY: key}}
     channel = cast("Any", SimpleNamespace(request_id=1))
-    return Request("tools/call", params, scope, "2026-07-28", host, {}, channel, session)
+    return Request("tools/call", params, Principal(scope), "2026-07-28", host, {}, channel, session)
 
 
 def tokens(made: Request) -> list[tuple[str, str]]:
@@ -34,8 +34,8 @@ def tokens(made: Request) -> list[tuple[str, str]]:
         request(host=None),
         request(key="k"),
         request(key="k" * 500),
-        request(session=Session(LOCAL, notify, "1" * 32)),
-        request(session=Session(LOCAL, notify, "1" * 32), key="k"),
+        request(session=Session(LOCAL_PRINCIPAL, notify, "1" * 32)),
+        request(session=Session(LOCAL_PRINCIPAL, notify, "1" * 32), key="k"),
     ],
 )
 def test_a_caller_has_one_token_at_all_replicas(made: Request):
@@ -47,7 +47,7 @@ def test_a_caller_has_one_token_at_all_replicas(made: Request):
 
 def test_different_callers_have_different_tokens():
     """Though one client chose a name that looks like another's token."""
-    sessions = [Session(LOCAL, notify, digit * 32) for digit in "12"]
+    sessions = [Session(LOCAL_PRINCIPAL, notify, digit * 32) for digit in "12"]
     callers = [
         request(), request(host="other"), request(host="key:h/k"), request(key="k"), request(key="l"),
         request(host="other", key="k"), *(request(session=session) for session in sessions),
@@ -59,7 +59,7 @@ def test_callers_of_one_process_only_have_no_such_token():
     """A pipe, and a connection without an ID."""
     pipe = CallerIdentities(pipe=True)
     assert ":" not in pipe.of(request()).token
-    assert ":" not in Session(LOCAL, notify).identity.token
+    assert ":" not in Session(LOCAL_PRINCIPAL, notify).identity.token
 
 
 def test_two_identities_with_one_token_are_one_caller():

@@ -11,7 +11,7 @@ import pytest
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
-from asyncfc_mcp.core.identity import LOCAL
+from asyncfc_mcp.core.identity import LOCAL_PRINCIPAL
 from asyncfc_mcp.jsonrpc.codec import MalformedMessage
 from asyncfc_mcp.jsonrpc.line_reader import LineReader
 from asyncfc_mcp.jsonrpc.line_writer import LineWriter
@@ -76,7 +76,7 @@ async def over_our_lines(upstream: Upstream) -> AsyncGenerator[Connection]:
         into.send_nowait(json.dumps(message).encode() + b"\n")
 
     async with anyio.create_task_group() as tg:
-        tg.start_soon(_LineServer(upstream, LOCAL, Peer(LineReader(into, never), LineWriter(out))).run)
+        tg.start_soon(_LineServer(upstream, LOCAL_PRINCIPAL, Peer(LineReader(into, never), LineWriter(out))).run)
         yield Connection(send, answers.receive)
         tg.cancel_scope.cancel()
     into.close()
@@ -96,7 +96,7 @@ async def over_the_sdk(upstream: Upstream) -> AsyncGenerator[Connection]:
         return (await from_server.receive()).message.model_dump(by_alias=True, exclude_unset=True)
 
     async with to_server, from_server, anyio.create_task_group() as tg:
-        tg.start_soon(serve_streams, upstream, LOCAL, reader, writer)
+        tg.start_soon(serve_streams, upstream, LOCAL_PRINCIPAL, reader, writer)
         yield Connection(send, receive)
         tg.cancel_scope.cancel()
 

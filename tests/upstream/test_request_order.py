@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asyncfc_mcp.app import compose
 from asyncfc_mcp.config.settings import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
-from asyncfc_mcp.core.identity import LOCAL
+from asyncfc_mcp.core.identity import LOCAL_PRINCIPAL
 from asyncfc_mcp.jsonrpc.codec import MalformedMessage, format_message
 from asyncfc_mcp.jsonrpc.line_reader import LineReader
 from asyncfc_mcp.jsonrpc.line_writer import LineWriter
@@ -67,7 +67,7 @@ async def client(*, policy: Any = WRITES, modern: bool = False, toy: Toy | None 
         async with bridge_over(toy, policy={"grace_ms": 0, **policy}) as bridge, anyio.create_task_group() as tg:
             upstream = Upstream(bridge, pipe=True)
             await tg.start(upstream.run)
-            tg.start_soon(_LineServer(upstream, LOCAL, Peer(LineReader(into, never), LineWriter(out))).run)
+            tg.start_soon(_LineServer(upstream, LOCAL_PRINCIPAL, Peer(LineReader(into, never), LineWriter(out))).run)
             it = Client(into, out, toy, modern=modern)
             info = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
             it.say(id=1, method="server/discover" if modern else "initialize", params={} if modern else info)
@@ -213,7 +213,9 @@ async def test_a_call_that_waited_for_its_tool_is_not_overtaken_when_that_is_lis
             async with anyio.create_task_group() as tg:
                 upstream = Upstream(bridge, pipe=True)
                 await tg.start(upstream.run)
-                tg.start_soon(_LineServer(upstream, LOCAL, Peer(LineReader(into, never), LineWriter(out))).run)
+                tg.start_soon(
+                    _LineServer(upstream, LOCAL_PRINCIPAL, Peer(LineReader(into, never), LineWriter(out))).run
+                )
                 it = Client(into, out, toy, modern=True)
                 it.say(id=1, method="server/discover")
                 await until(lambda: bridge.downstreams["toy"].known)

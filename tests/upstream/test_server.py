@@ -14,7 +14,7 @@ from mcp_types import Implementation
 
 from asyncfc_mcp.config.hosts import PROFILES, profile_for
 from asyncfc_mcp.config.hosts import UNKNOWN as HOST_UNKNOWN
-from asyncfc_mcp.core.identity import LOCAL, PUBLIC, Scope
+from asyncfc_mcp.core.identity import LOCAL_PRINCIPAL, PUBLIC, Scope
 from asyncfc_mcp.engine.clock import loop_clock
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.protocol import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PROTOCOL_VERSION_META_KEY
@@ -254,7 +254,9 @@ async def test_a_new_tool_of_a_server_is_announced_and_can_be_called():
         upstream = Upstream(bridge, pipe=True)
         async with anyio.create_task_group() as tg:
             await tg.start(upstream.run)
-            async with Client(sdk_server(upstream, LOCAL), mode="legacy", message_handler=hear, cache=None) as client:
+            async with Client(
+                sdk_server(upstream, LOCAL_PRINCIPAL), mode="legacy", message_handler=hear, cache=None
+            ) as client:
                 await anyio.sleep(1)
                 told.clear()
                 toy.add("late", toy._echo)
@@ -277,9 +279,11 @@ async def test_a_client_that_leaves_takes_nothing_with_it(era: str):
         async with anyio.create_task_group() as tg:
             await tg.start(upstream.run)
             for _ in range(2):
-                async with Client(sdk_server(upstream, LOCAL), mode=era, cache=None, client_info=info) as client:
+                async with Client(
+                    sdk_server(upstream, LOCAL_PRINCIPAL), mode=era, cache=None, client_info=info
+                ) as client:
                     await Host(client).call("sleep", {"s": 20})
-            async with Client(sdk_server(upstream, LOCAL), mode=era, cache=None, client_info=info) as client:
+            async with Client(sdk_server(upstream, LOCAL_PRINCIPAL), mode=era, cache=None, client_info=info) as client:
                 assert words(await Host(client).outcome("f1")) == "slept 20"
                 assert toy.cancelled == []
             tg.cancel_scope.cancel()

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from asyncfc_mcp.core.identity import LOCAL
+from asyncfc_mcp.core.identity import LOCAL_PRINCIPAL
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.protocol import (
     CLIENT_CAPABILITIES_META_KEY,
@@ -48,7 +48,7 @@ class Tasker:
                 CLIENT_CAPABILITIES_META_KEY: self.capabilities,
             }
             params["_meta"] = {**envelope, **params.get("_meta", {})}
-            answer = self.upstream.modern(LOCAL, channel, method, params)
+            answer = self.upstream.modern(LOCAL_PRINCIPAL, channel, method, params)
         return answer if isinstance(answer, dict) else await answer()
 
     async def call(self, tool: str, *, choice: str | None = None, ttl: Any = None, **arguments: Any) -> Answer:
@@ -73,7 +73,7 @@ async def tasker(
 
         session = None
         if old:
-            session = Session(LOCAL, notify)
+            session = Session(LOCAL_PRINCIPAL, notify)
             session.accepted = True
         async with anyio.create_task_group() as tg:
             await tg.start(upstream.run)

@@ -7,7 +7,7 @@ and `connections`, and the content of a request to `stateless` and `sessions`.
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
-from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.jsonrpc.codec import MalformedMessage, Message, Oversized
 from asyncfc_mcp.jsonrpc.large import read_message
@@ -70,7 +70,7 @@ class AdmissionPolicy:
         self._last_values: tuple[object, ...] = ()
         self._accepted = False, False
 
-    def admit(self, headers: Headers, *, post: bool = True) -> tuple[Scope, bool, bool]:
+    def admit(self, headers: Headers, *, post: bool = True) -> tuple[Principal, bool, bool]:
         """Check the headers of a request.
 
         Returns:
@@ -80,7 +80,7 @@ class AdmissionPolicy:
             Refusal: the request is not admitted.
         """
         values = headers.values
-        scope = authenticate(self._principals, values.get(b"authorization", b""))
+        principal = authenticate(self._principals, values.get(b"authorization", b""))
         if post:
             length = values.get(b"content-length", b"")
             if length.isdigit() and (len(length) > 18 or int(length) > self._max_body):
@@ -92,7 +92,7 @@ class AdmissionPolicy:
             self._accepted = accepted_types(headers.get(b"accept") or "")
             self._last_values = checked
         json, stream = self._accepted
-        return scope, json, stream
+        return principal, json, stream
 
     def _check(self, headers: Headers, *, post: bool) -> None:
         if post and not (headers.get(b"content-type") or "").lower().startswith("application/json"):

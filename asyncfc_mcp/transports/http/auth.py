@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Final
 
-from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.core.identity import Principal, Scope
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.redaction import shown_name
 from asyncfc_mcp.transports.http.asgi import Refusal, refuse
@@ -54,33 +54,33 @@ class Principals:
     """
 
     def __init__(self, tokens: Mapping[str, Scope] | None = None, *, anyone: Scope | None = None) -> None:
-        self._tokens = [(f"Bearer {token}".encode(), scope) for token, scope in (tokens or {}).items()]
-        self._anyone = anyone
+        self._tokens = [(f"Bearer {token}".encode(), Principal(scope)) for token, scope in (tokens or {}).items()]
+        self._anyone = None if anyone is None else Principal(anyone)
 
-    def of(self, authorization: bytes) -> Scope | None:
+    def of(self, authorization: bytes) -> Principal | None:
         """Return the principal of a request with this `Authorization` header; None if it is not authenticated."""
         found = self._anyone
-        for expected, scope in self._tokens:  # all of them, so that the time taken is independent of the match
+        for expected, principal in self._tokens:  # all of them, so that the time taken is independent of the match
             if hmac.compare_digest(authorization, expected):
-                found = scope
+                found = principal
         return found
 
 
-def authenticate(principals: Principals, authorization: bytes) -> Scope:
+def authenticate(principals: Principals, authorization: bytes) -> Principal:
     """Return the principal of a request with this `Authorization` header.
 
     Raises:
         Refusal: the request is not authenticated.
     """
-    scope = principals.of(authorization)
-    if scope is None:
+    principal = principals.of(authorization)
+    if principal is None:
         raise Refusal(
             401,
             "Unauthorized: send the bridge's token as 'Authorization: Bearer …'\n".encode(),
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"www-authenticate", b'Bearer realm="asyncfc-mcp"'),
         )
-    return scope
+    return principal
 
 
 class AuthMiddleware:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import anyio
 
 from asyncfc_mcp.core.futures import Result
-from asyncfc_mcp.core.identity import CallerIdentity, Scope
+from asyncfc_mcp.core.identity import CallerIdentity, Principal
 from asyncfc_mcp.errors import ConnectionEnded, RpcError
 from asyncfc_mcp.jsonrpc.codec import Message
 from asyncfc_mcp.protocol import REQUEST_CANCELLED, CallOptions, RequestId
@@ -57,8 +57,8 @@ class _PendingQuestion:
 class HttpSession:
     """A session and the requests, questions and streams in it."""
 
-    def __init__(self, scope: Scope, session_id: str) -> None:
-        self.session = Session(scope, self.notify, session_id)
+    def __init__(self, principal: Principal, session_id: str) -> None:
+        self.session = Session(principal, self.notify, session_id)
         self.headers = ((SESSION_ID, session_id.encode()),)
         self.exchanges: dict[SessionExchange, None] = {}
         """Requests in flight."""

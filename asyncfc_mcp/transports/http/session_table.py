@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.errors import BridgeError, RpcError
 from asyncfc_mcp.protocol import CONNECTION_CLOSED
@@ -75,10 +75,12 @@ class SessionTable:
             for session_id in session_ids:
                 tg.start_soon(self.end, session_id)
 
-    def get(self, session_id: str, principal: Scope) -> HttpSession | None:
+    def get(self, session_id: str, principal: Principal) -> HttpSession | None:
         """Return an open session of this principal; another principal's session is as unknown as one that never was."""
         session = self._sessions.get(session_id)
-        return session if session is not None and not session.closed and session.session.scope == principal else None
+        return (
+            session if session is not None and not session.closed and session.session.scope == principal.scope else None
+        )
 
     def add(self, session: HttpSession) -> None:
         """Add a session whose handshake succeeded; one that is there may shake hands again."""
@@ -114,6 +116,6 @@ class SessionTable:
         await self.end(evicted)
 
 
-def new_session(principal: Scope) -> HttpSession:
+def new_session(principal: Principal) -> HttpSession:
     """Return a session with an ID that cannot be guessed, which is not in any table yet."""
     return HttpSession(principal, secrets.token_hex(16))

@@ -15,7 +15,7 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp.core.futures import Result
-from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.jsonrpc.codec import Message
 from asyncfc_mcp.protocol import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST, Deferred
@@ -67,6 +67,7 @@ class SessionEndpoint:
                 session = self._table.get(session_id, principal) or await self._continued(session_id, principal)
                 if session is None:
                     raise _unknown()
+                session.session.principal = principal
             match method:
                 case "POST":
                     if not (json and stream):
@@ -88,7 +89,7 @@ class SessionEndpoint:
         except Refusal as exc:
             await refuse(send, exc)
 
-    async def _continued(self, session_id: str, principal: Scope) -> HttpSession | None:
+    async def _continued(self, session_id: str, principal: Principal) -> HttpSession | None:
         """Return the session of another replica, which this one continues; None if this principal has none with this
         ID.
 
@@ -98,7 +99,7 @@ class SessionEndpoint:
         if self._archive is None or not SESSION_ID_FORM.fullmatch(session_id):
             return None
         record = await self._archive.load(session_id, IDLE_S)
-        if record is None or record.scope != principal:
+        if record is None or record.scope != principal.scope:
             return None
         await self._make_room()
         if (session := self._table.get(session_id, principal)) is not None:
@@ -138,7 +139,7 @@ class SessionEndpoint:
             with anyio.move_on_after(END_S):
                 await stream.end(None, 200)
 
-    async def _post(self, principal: Scope, session: HttpSession | None, receive: "Receive", send: "Send") -> None:
+    async def _post(self, principal: Principal, session: HttpSession | None, receive: "Receive", send: "Send") -> None:
         with session.session.order.reading() if session is not None else nullcontext():
             body = await self._admission.read_body(receive)
         if body is None:
@@ -167,7 +168,7 @@ class SessionEndpoint:
             await rest()
 
     async def _initialize(
-        self, principal: Scope, session: HttpSession | None, message: Message, receive: "Receive", send: "Send"
+        self, principal: Principal, session: HttpSession | None, message: Message, receive: "Receive", send: "Send"
     ) -> None:
         """Handle `initialize`, which opens a session if it succeeds; an open session may shake hands again."""
         if session is None:

@@ -67,5 +67,5 @@ def sse_routes(
 
 def _with_user(scope: "Scope") -> "Scope":
     """Add the principal in the SDK's form: it accepts messages only from the principal that opened the connection."""
-    token = AccessToken(token="", client_id=scope[PRINCIPAL].key, scopes=[])
+    token = AccessToken(token="", client_id=scope[PRINCIPAL].scope.key, scopes=[])
     return {**scope, "user": AuthenticatedUser(token)}

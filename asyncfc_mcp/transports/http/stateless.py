@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from asyncfc_mcp.core.futures import Result
-from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.jsonrpc.codec import format_message
 from asyncfc_mcp.protocol import (
@@ -111,7 +111,9 @@ class StatelessEndpoint:
         except Refusal as exc:
             await refuse(send, exc)
 
-    async def _post(self, principal: Scope, body: bytes, headers: Headers, receive: "Receive", send: "Send") -> None:
+    async def _post(
+        self, principal: Principal, body: bytes, headers: Headers, receive: "Receive", send: "Send"
+    ) -> None:
         message = await parse_body(body)
         if "method" not in message:
             problem = "Invalid Request: an answer; post a request or a notification"
@@ -129,7 +131,7 @@ class StatelessEndpoint:
         await self._in_flight.handle(receive, exchange, handler)
 
     def _handle(
-        self, principal: Scope, exchange: Exchange, headers: Headers, method: str, params: Params
+        self, principal: Principal, exchange: Exchange, headers: Headers, method: str, params: Params
     ) -> Result | Deferred:
         _check_headers(headers, method, params)
         if method == "tools/call":

@@ -12,7 +12,7 @@ from mcp.server import streamable_http
 from mcp.server.transport_security import TransportSecuritySettings
 
 from asyncfc_mcp import protocol
-from asyncfc_mcp.core.identity import LOCAL
+from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL
 from asyncfc_mcp.engine.question_rules import AGAIN_S
 from asyncfc_mcp.engine.questions import CLAIM_S
 from asyncfc_mcp.errors import RpcError
@@ -123,7 +123,7 @@ async def stage(*, mode: str = "sync", **settings: Any) -> AsyncGenerator[Stage]
         stack.callback(tg.cancel_scope.cancel)
         await tg.start(upstream.run)
         security = TransportSecuritySettings(allowed_hosts=HOSTS, allowed_origins=ORIGINS)
-        theirs = sdk_server(upstream, LOCAL).streamable_http_app(
+        theirs = sdk_server(upstream, LOCAL_PRINCIPAL).streamable_http_app(
             transport_security=security, max_request_body_size=LIMIT
         )
         ours, front = routes.http_app(

@@ -12,7 +12,7 @@ import pytest
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared import inbound
 
-from asyncfc_mcp.core.identity import LOCAL
+from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL
 from asyncfc_mcp.transports.http import admission, routes, stateless
 from asyncfc_mcp.transports.http.auth import Principals
 from asyncfc_mcp.transports.http.in_flight import PING_S, InFlightRequests
@@ -101,7 +101,7 @@ async def stage(*, mode: str = "sync") -> AsyncGenerator[Stage]:
         stack.callback(tg.cancel_scope.cancel)
         await tg.start(upstream.run)
         security = TransportSecuritySettings(allowed_hosts=HOSTS, allowed_origins=ORIGINS)
-        theirs = sdk_server(upstream, LOCAL).streamable_http_app(
+        theirs = sdk_server(upstream, LOCAL_PRINCIPAL).streamable_http_app(
             transport_security=security, max_request_body_size=LIMIT
         )
         ours, _ = routes.http_app(
