@@ -5,6 +5,7 @@ what to do. Conversion to wire errors is left to `upstream.server`. One module, 
 stands beside its neighbours and a cause has one place to look for.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from heapq import nlargest
@@ -113,6 +114,23 @@ class HttpRefused(TransportFailure):
     def other_transport(self) -> bool:
         """True for a status that a server of the other HTTP transport sends."""
         return self.status in (200, 400, 404, 405, 406, 415, 501)
+
+
+class SignInNeeded(HttpRefused):
+    """A server at a URL asks for credentials that only a sign-in by the user yields. It did not process the request.
+
+    Args:
+        server: its name in the configuration.
+        scopes: that it asks for; empty if it does not say.
+        why: what is wrong with the credentials that there are; empty without any.
+    """
+
+    def __init__(self, server: str, scopes: Sequence[str] = (), why: str = "", *, status: int = 401) -> None:
+        name = server if re.fullmatch(r"[A-Za-z0-9_.@%+=:,/-]+", server) else f"'{server}'"
+        because = f" ({why})" if why else ""
+        TransportFailure.__init__(self, f"needs sign-in{because}: asyncfc-mcp login {name}", sent=False)
+        self.status, self.retry_after_s = status, None
+        self.server, self.scopes = server, tuple(scopes)
 
 
 class SessionLost(HttpRefused):

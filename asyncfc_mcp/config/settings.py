@@ -135,12 +135,46 @@ class StdioSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class OAuthSpec:
+    """Sign-in to a server with OAuth, as far as it is configured. All else is discovered, or registered.
+
+    Attributes:
+        client_id, client_secret: of a client that was registered by hand.
+        client_metadata_url: URL of a client ID metadata document, which is the client ID.
+        scopes: to request in place of those that the server asks for.
+        callback_host, callback_port: of the loopback redirect; a port of None is `DEFAULT_CALLBACK_PORT`.
+        grant: `client_credentials` for machines, without a user.
+        private_key: in PEM, to authenticate the client with a signed JWT in place of a secret.
+        key_id, algorithm: of that JWT.
+        metadata_url: URL of the authorization server's metadata, in place of discovery.
+        resource: resource indicator, in place of the server's URL.
+    """
+
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+    client_metadata_url: str | None = None
+    scopes: tuple[str, ...] | None = None
+    callback_host: str = "127.0.0.1"
+    callback_port: int | None = None
+    grant: Literal["authorization_code", "client_credentials"] = "authorization_code"
+    private_key: str | None = field(default=None, repr=False)
+    key_id: str | None = None
+    algorithm: str = "ES256"
+    metadata_url: str | None = None
+    resource: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HttpSpec:
     """A server at a URL: Streamable HTTP, or HTTP+SSE."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     kind: Literal["http", "sse"] = "http"
+    oauth: OAuthSpec | None = None
+    """Sign-in, if the server asks for it; None where the configuration gives it credentials."""
+    caller_headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Header → template with `${caller:NAME}`: sent to the server with the value that the caller's request has."""
 
     @property
     def shown(self) -> str:
