@@ -73,6 +73,7 @@ def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConf
         check.warn("asyncfc.on_failure", FAIL_STOP_NEEDS_PATHS)
     own = Settings(**{key: item for key, item in top.items() if key in SETTINGS})
     _warn_of_replicas(check, own, top, kept, where)
+    _refuse_stored_callers(check, own, kept, where)
     identity = f"file:{absolute(file)}"
     return BridgeConfig(
         kept, own, tuple(check.warnings), file, unusable, identity, tuple(sorted(settings.own_variables))
@@ -97,6 +98,22 @@ def _warn_of_replicas(
     for server in servers:
         if server.owner is not None:
             check.warn(f"{where}.{server.name}.asyncfc.owner", problem)
+
+
+def _refuse_stored_callers(check: Checker, own: Settings, servers: Sequence[ServerConfig], where: str) -> None:
+    """Refuse headers of callers with a database: another replica, which has no such header, may have to make the call.
+
+    Raises:
+        ConfigError: with the place of the first.
+    """
+    for server in servers:
+        if own.engine != EMBEDDED and isinstance(server.spec, HttpSpec) and server.spec.caller_headers:
+            header = next(iter(server.spec.caller_headers))
+            raise check.fail(
+                f"{where}.{server.name}.headers.{header}",
+                'found ${caller:…} with a database as "engine", and credentials of callers are kept in memory only',
+                'this server in a bridge of its own, without "engine", or credentials of the bridge\'s own',
+            )
 
 
 def _check_names(check: Checker, servers: Sequence[ServerConfig], where: str) -> None:

@@ -8,10 +8,12 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
+from asyncfc_mcp.config.caller_headers import InvalidTemplate, check_template, is_template
 from asyncfc_mcp.config.checker import Checker, kind_of, shown
 from asyncfc_mcp.config.formats import env_file, split_command, transport
 from asyncfc_mcp.config.settings import HttpSpec, StdioSpec
@@ -50,12 +52,20 @@ class SpecReader:
         if "command" in fields:
             return self._command(entry, path, env, variables)
         headers: dict[str, str] = {}
+        caller_headers: dict[str, str] = {}
         for key, text in check.secret_table(entry.get("headers", {}), f"{path}.headers").items():
             self._warn_of_other_form(text, f"{path}.headers.{key}")
+            if is_template(text):
+                name, sent = self._header(key, text, f"{path}.headers")
+                caller_headers[name] = self._caller_header(name, sent, f"{path}.headers.{name}")
+                continue
             value = check.expanded(text, f"{path}.headers.{key}", variables)
             name, sent = self._header(key, value, f"{path}.headers")
             headers[name] = sent
-        return self.remote(entry["url"], f"{path}.url", kind, headers, variables)
+        for name in {name.lower() for name in headers} & {name.lower() for name in caller_headers}:
+            raise check.fail(f"{path}.headers", f"found the header {name!r} twice", "each header once")
+        spec = self.remote(entry["url"], f"{path}.url", kind, headers, variables)
+        return replace(spec, caller_headers=caller_headers) if caller_headers else spec
 
     def _transport(self, entry: Mapping[str, Any], path: str, is_command: bool) -> str | None:
         """Return the transport that an entry selects, `http` or `sse`; None for a command, or if the URL decides."""
@@ -159,6 +169,14 @@ class SpecReader:
             found = f"found {character} in the value, which cannot be sent"
             raise self._check.fail(f"{path}.{name}", found, "printable ASCII")
         return name, value
+
+    def _caller_header(self, name: str, text: str, path: str) -> str:
+        """Return the template of a header with `${caller:NAME}`."""
+        try:
+            check_template(name, text)
+        except InvalidTemplate as exc:
+            raise self._check.fail(path, exc.found, exc.expected) from None
+        return text
 
     def remote(
         self, written: Any, path: str, kind: str | None, headers: Mapping[str, str], variables: Variables

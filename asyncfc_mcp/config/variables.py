@@ -14,7 +14,7 @@ from typing import Final
 from asyncfc_mcp.redaction import shown_name
 
 _VARIABLE: Final = re.compile(
-    r"\$\{(?:(?P<asked>(?:input|command|config):[^}]*)|(?P<slash>/)"
+    r"\$\{(?:(?P<asked>(?:input|command|config|caller):[^}]*)|(?P<slash>/)"
     r"|(?:env:(?P<env>[^}:]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*))(?::-(?P<default>(?:[^{}]|\{[^{}]*\})*))?)\}"
     r"|\$\{(?P<other>[^{}]*)\}?"
 )
@@ -69,9 +69,12 @@ class Variables:
                     left(f"${{{shown_name(match['other'])}}}")
                 return match[0]
             if match["asked"]:
-                if script and match["asked"].startswith("command:"):  # a substring expansion in a shell
+                if script and match["asked"].startswith(("command:", "caller:")):  # a substring expansion in a shell
                     return match[0]
                 kind, _, rest = match["asked"].partition(":")
+                if kind == "caller":
+                    found = f"found ${{caller:{shown_name(rest)}}}, which is another value for each caller"
+                    raise Unset(found, 'it in "headers" of a server with "url" only')
                 found = f"found ${{{kind}:{shown_name(rest)}}}, which only the host can resolve"
                 raise Unset(found, "an environment variable such as ${NAME}")
             name, default = match["env"] or match["name"], match["default"]
