@@ -18,7 +18,7 @@ from asyncfc_mcp.config.settings import ServerConfig
 from asyncfc_mcp.core.catalog import ToolEntry
 from asyncfc_mcp.core.field_names import words_of
 from asyncfc_mcp.core.futures import Future, Result
-from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.core.identity import Scope, is_only_principal
 from asyncfc_mcp.core.learned_shapes import LearnedShape, Lesson
 from asyncfc_mcp.core.result_samples import sample
 from asyncfc_mcp.core.shapes import described
@@ -41,8 +41,6 @@ SAVE_S: Final = 2.0
 _MOST_TEXT: Final = 4_000
 """Characters of a tool's entry, and of a call's arguments, whose words are considered."""
 _MOST_VALUES: Final = 200
-_ONE_PRINCIPAL: Final = ("local", "token")
-"""Scopes of one principal, who may be several persons with one token; these see each other's results anyway."""
 _NEVER: Final = -(10**15)
 
 
@@ -145,7 +143,7 @@ class ShapeLearner:
             lesson = Lesson(
                 public=self._public_words(seen, entry),
                 echoed=_echoed(seen.arguments),
-                party=None if seen.scope.key in _ONE_PRINCIPAL else seen.scope.key,
+                party=None if is_only_principal(seen.scope) else seen.scope.key,
                 counts=seen.counts,
                 unfinished=found.unfinished,
             )

@@ -29,8 +29,22 @@ class Scope:
 LOCAL: Final = Scope("local")
 """stdio, and HTTP on loopback without authentication."""
 
+TOKEN: Final = Scope("token")
+"""All holders of the one token of an endpoint, which are one principal."""
+
 PUBLIC: Final = Scope("public", listed=False)
 """A reachable address without authentication (`--insecure-no-auth`)."""
+
+PERSON: Final = "person:"
+"""Beginning of the scope key of a person with a token of their own; the name follows."""
+OAUTH: Final = "oauth:"
+"""Beginning of the scope key of a subject of an authorization server: `oauth:ISSUER#SUB`."""
+
+
+def is_only_principal(scope: Scope) -> bool:
+    """Return true where no other principal uses the endpoint: its results need not be kept from anybody, and its bounds
+    are those of the bridge."""
+    return scope.key in (LOCAL.key, TOKEN.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +114,22 @@ class CallerIdentity:
         if self is other or self.token == other.token:
             return True
         return self.host == other.host and (self.ended or other.began_at > self.left_at())
+
+
+Party = object
+"""One of those among whom bounds are shared, so that it cannot starve the others: a principal by the key of its scope,
+or a caller. None where all callers are one principal, which has nobody to share with."""
+
+
+def party_of(scope: Scope, caller: CallerIdentity | None) -> Party:
+    """Return the party that a call, a connection or a session of this scope counts for.
+
+    Args:
+        caller: the caller within the scope. It is a party of its own where nobody is authenticated.
+    """
+    if not scope.listed:
+        return caller
+    return None if is_only_principal(scope) else scope.key
 
 
 FutureKey = NewType("FutureKey", str)

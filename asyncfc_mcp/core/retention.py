@@ -1,6 +1,6 @@
 """Retention of calls and results: bounds, the order in which results are dropped, and shares of callers.
 
-Owns the bounds on unfinished calls and on memory, and the shares of callers that are different principals. Pure and
+Owns the bounds on unfinished calls and on memory, and the shares of parties (see `identity.Party`). Pure and
 synchronous, and independent of the kind of item: `store` reports when an item begins, ends or is read, and its size.
 """
 
@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any, Generic, TypeVar
 
+from asyncfc_mcp.core.identity import Party
 from asyncfc_mcp.errors import TooManyFutures
 
 T = TypeVar("T")
 """Item, compared by identity."""
-Party = object
-"""Caller that is distinguished from others, by identity; None where all callers are one principal."""
 
 
 @dataclass(slots=True)

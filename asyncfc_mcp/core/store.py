@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from asyncfc_mcp.core.archive import Archive
 from asyncfc_mcp.core.futures import RECORD_BYTES, Future, Result
-from asyncfc_mcp.core.identity import CallerIdentity, Scope, is_id
+from asyncfc_mcp.core.identity import CallerIdentity, Scope, is_id, party_of
 from asyncfc_mcp.core.retention import Retention
 from asyncfc_mcp.errors import AmbiguousName, ForeignName, InvalidName, NameInUse, UnknownFuture, nearest
 
@@ -76,8 +76,8 @@ class FutureStore:
         keep_s: seconds for which a result is kept after it was last read, unless memory is needed. Unread results of a
             listed scope have no such limit; they are dropped only if their values were used and memory is needed.
         unread_keep_s: seconds for which an unread result is kept where the scope is not listed: its ID may be lost.
-        caller_share: share of both bounds that one caller may fill where the scope is not listed, so that it cannot
-            block the others (see `retention.allowance`). In other scopes all callers are one principal.
+        caller_share: share of both bounds that one party may fill, so that it cannot block the others (see
+            `identity.party_of` and `retention.allowance`).
         numbers: returns the numbers for a scope's IDs, by its key.
         archive: futures that are not in memory; None without one.
     """
@@ -153,7 +153,7 @@ class FutureStore:
         future = Future(future_id, scope, tool, server, name=name, conversation=conversation, submitted_at=now)
         future.caller, future.namer, future.ttl_s = caller, namer, ttl_s
         self._put(shelf, future)
-        self._retention.begin(_party(scope, caller))
+        self._retention.begin(party_of(scope, caller))
         return future
 
     def admit(self, scope: Scope, caller: CallerIdentity | None, keep: Collection[str] = ()) -> None:
@@ -165,7 +165,7 @@ class FutureStore:
         Raises:
             TooManyFutures: a bound is reached.
         """
-        self._retention.admit(_party(scope, caller), self._clock(), lambda future: future.key in keep)
+        self._retention.admit(party_of(scope, caller), self._clock(), lambda future: future.key in keep)
 
     def restore(self, future: Future, *, named: bool = True) -> None:
         """Add an unfinished future of another run or process, under its ID and name.
@@ -174,7 +174,7 @@ class FutureStore:
             named: false where the archive finds it by name.
         """
         self._put(self._shelf(future.scope), future, named=named)
-        self._retention.begin(_party(future.scope, future.caller))
+        self._retention.begin(party_of(future.scope, future.caller))
 
     def forget(self, future: Future) -> None:
         """Drop a future that has ended, and that the archive has."""
@@ -348,7 +348,7 @@ class FutureStore:
         read = future.read_at is not None  # its caller waits for it
         if read:
             future.read_at = future.ended_at
-        party, expires = _party(future.scope, future.caller), not future.scope.listed
+        party, expires = party_of(future.scope, future.caller), not future.scope.listed
         kept_s = future.kept_s(future.ended_at)
         until = None if kept_s is None else future.submitted_at + kept_s
         self._retention.end(future, party, future.ended_at, read=read, expires=expires, until=until)
@@ -356,7 +356,7 @@ class FutureStore:
     def charge(self, future: Future, held: int) -> None:
         """Set the bytes that are accounted for a future."""
         more, future.held = held - future.held, held
-        self._retention.charge(_party(future.scope, future.caller), more)
+        self._retention.charge(party_of(future.scope, future.caller), more)
 
     def weigh(self, future: Future, size: int, held: int | None = None) -> None:
         """Record the size of a result: `size` bytes as JSON and `held` in memory. Must be called directly after the
@@ -368,7 +368,7 @@ class FutureStore:
         """Record that the result was received, or will be as soon as it exists; it may be dropped `keep_s` later."""
         future.read_at = self._clock()
         if future.done and self._keeps(future):
-            self._retention.read(future, _party(future.scope, future.caller), future.read_at)
+            self._retention.read(future, party_of(future.scope, future.caller), future.read_at)
 
     def unload(self, future: Future, load: Callable[[Future], Result]) -> None:
         """Free the memory of a result that `load` can read again."""
@@ -386,7 +386,7 @@ class FutureStore:
         return shelf is not None and shelf.futures.get(future.id) is future
 
     def _drop(self, future: Future) -> None:
-        self._retention.remove(future, _party(future.scope, future.caller))
+        self._retention.remove(future, party_of(future.scope, future.caller))
         shelf = self._shelves[future.scope.key]
         del shelf.futures[future.id]
         if future.name is not None and (holders := shelf.names.get(future.name)) is not None:
@@ -401,11 +401,6 @@ class FutureStore:
 def _number(future: Future) -> int:
     """Return the number in an ID of a scope that is listed."""
     return int(future.id[1:])
-
-
-def _party(scope: Scope, caller: CallerIdentity | None) -> CallerIdentity | None:
-    """Return the caller whose share is limited; None where all callers are one principal."""
-    return None if scope.listed else caller
 
 
 def _only(name: str, futures: Sequence[Future]) -> Future | None:

@@ -13,8 +13,7 @@ import anyio.lowlevel
 
 from asyncfc_mcp.core import reference_values
 from asyncfc_mcp.core.futures import Future, Result, State
-from asyncfc_mcp.core.identity import id_of
-from asyncfc_mcp.core.retention import Party
+from asyncfc_mcp.core.identity import Party, id_of
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.executor_api import Check, Execute
 from asyncfc_mcp.engine.wait import until_done_or_asking, wait_for

@@ -14,10 +14,9 @@ import anyio
 from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.effects import NOTHING, Effect
 from asyncfc_mcp.core.futures import Event, Future, Result
-from asyncfc_mcp.core.identity import CallerIdentity, Scope, id_of
+from asyncfc_mcp.core.identity import CallerIdentity, Party, Scope, id_of, party_of
 from asyncfc_mcp.core.outcome import CancelRequest
 from asyncfc_mcp.core.overridden_tools import Preset
-from asyncfc_mcp.core.retention import Party
 from asyncfc_mcp.errors import CallFailed
 from asyncfc_mcp.schema.validate import Validator
 
@@ -203,8 +202,8 @@ class Call:
 
     @property
     def party(self) -> Party:
-        """The caller that has a share of capacity of its own; None where all callers of the scope are one principal."""
-        return None if self.future.scope.listed else self.client
+        """The party that has a share of capacity of its own; None where all callers are one principal."""
+        return party_of(self.future.scope, self.client)
 
     @property
     def is_large(self) -> bool:

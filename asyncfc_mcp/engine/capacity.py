@@ -1,7 +1,8 @@
 """Capacity: `max_concurrency` of servers and tools, and the queues of calls that wait for it.
 
-Owns which call gets the next place: limits of the server and of the tool hold together, and where callers are not
-authenticated, one of them cannot have all places. Pure and synchronous. Starting and ending calls is the scheduler's.
+Owns which call gets the next place: limits of the server and of the tool hold together, and where several
+parties use the bridge, one of them cannot have all places. Pure and synchronous. Starting and ending calls is the
+scheduler's.
 """
 
 from collections import Counter
@@ -9,7 +10,8 @@ from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
 from typing import Final, Generic, Protocol, TypeVar
 
-from asyncfc_mcp.core.retention import Party, allowance
+from asyncfc_mcp.core.identity import Party
+from asyncfc_mcp.core.retention import allowance
 
 SPARE: Final = 64
 """Dropped calls that a queue may hold before it is compacted."""

@@ -12,7 +12,7 @@ import pytest
 
 from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.futures import Future, State
-from asyncfc_mcp.core.identity import LOCAL, PUBLIC, CallerIdentity, Scope
+from asyncfc_mcp.core.identity import LOCAL, PUBLIC, TOKEN, CallerIdentity, Scope
 from asyncfc_mcp.errors import (
     CallFailed,
     CallTimedOut,
@@ -274,6 +274,22 @@ async def test_where_callers_do_not_know_each_other_one_leaves_room_for_others(b
         with pytest.raises(TooManyFutures, match="max_caller_share"):
             await it.submit(scope=PUBLIC, client=greedy)
         futures.append(await it.submit(scope=PUBLIC, client=other))
+        for future in futures:
+            await it.end(future)
+        it.assert_nothing_is_left()
+
+
+async def test_one_of_several_principals_leaves_room_for_the_others(bench: OpenBench):
+    """A share of the bound for all its callers together; the only principal of an endpoint has all of it."""
+    alice, bob = Scope("person:alice"), Scope("oauth:https://issuer.test#bob")
+    async with bench(max_pending=8, max_caller_share=0.5) as it:
+        futures = [await it.submit(scope=alice, client=CallerIdentity("a")) for _ in range(4)]
+        with pytest.raises(TooManyFutures, match="max_caller_share"):
+            await it.submit(scope=alice, client=CallerIdentity("b"))
+        futures.append(await it.submit(scope=bob))
+        for future in futures:
+            await it.end(future)
+        futures = [await it.submit(scope=TOKEN) for _ in range(8)]
         for future in futures:
             await it.end(future)
         it.assert_nothing_is_left()
