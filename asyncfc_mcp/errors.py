@@ -128,9 +128,15 @@ class SignInNeeded(HttpRefused):
     def __init__(self, server: str, scopes: Sequence[str] = (), why: str = "", *, status: int = 401) -> None:
         name = server if re.fullmatch(r"[A-Za-z0-9_.@%+=:,/-]+", server) else f"'{server}'"
         because = f" ({why})" if why else ""
-        TransportFailure.__init__(self, f"needs sign-in{because}: asyncfc-mcp login {name}", sent=False)
+        self.command = f"asyncfc-mcp login {name}"
+        TransportFailure.__init__(self, f"needs sign-in{because}: {self.command}", sent=False)
         self.status, self.retry_after_s = status, None
-        self.server, self.scopes = server, tuple(scopes)
+        self.server, self.scopes, self.why = server, tuple(scopes), why
+
+    @property
+    def reason(self) -> str:
+        """The text for display after a status that says that a sign-in is needed."""
+        return "; ".join(filter(None, [self.why, self.command]))
 
 
 class SessionLost(HttpRefused):
@@ -455,6 +461,14 @@ class NotRelayed(CallFailed):
     def __init__(self, server: str, reason: str) -> None:
         self.server, self.reason = server, reason
         super().__init__(f"server {server!r} runs at another replica: {reason}")
+
+
+class NotSignedIn(ServerUnavailable):
+    """The server has to be signed in to first, or again. It has not processed the call."""
+
+    def __init__(self, server: str, needed: SignInNeeded) -> None:
+        self.server, self.reason, self.how, self.needed = server, needed.message, needed.message, needed
+        CallFailed.__init__(self, f"not sent: server {server!r} {needed.message}")
 
 
 class NotSent(ServerUnavailable):

@@ -27,10 +27,12 @@ from asyncfc_mcp.errors import (
     ConnectionEnded,
     HttpRefused,
     NotSent,
+    NotSignedIn,
     ProtocolFailure,
     RpcError,
     ServerDied,
     ServerRefused,
+    SignInNeeded,
     TransportFailure,
 )
 from asyncfc_mcp.jsonrpc.peer import Peer
@@ -48,6 +50,7 @@ from asyncfc_mcp.protocol import (
 from asyncfc_mcp.signals import WakeUp
 
 if TYPE_CHECKING:
+    from asyncfc_mcp.downstream.http.authorizer import Authorizer
     from asyncfc_mcp.downstream.http.remote import SseTransport, StreamableTransport
 
 CLIENT_INFO: Final = {"name": "asyncfc-mcp", "version": __version__}
@@ -151,6 +154,8 @@ class Connection:
         """Translate the error of a request. May wait a bounded time for a process to exit."""
         if not isinstance(error, TransportFailure):
             return ProtocolFailure(method, error.code, error.message, error.data)
+        if isinstance(error, SignInNeeded):
+            return NotSignedIn(self.server, error)
         if isinstance(error, HttpRefused):
             return ServerRefused(self.server, error)
         how = self._stderr.with_cause(await self.describe_end(error))
@@ -183,6 +188,7 @@ async def open_connection(
     on_request: OnRequest,
     on_notification: OnNotify,
     on_session_lost: Callable[[Connection, object], None],
+    authorizer: "Authorizer | None" = None,
 ) -> AsyncGenerator[Connection]:
     """Start or reach a server, and receive its messages while the block runs.
 
@@ -190,6 +196,7 @@ async def open_connection(
         kind: the HTTP transport to use; None for a process.
         child: the process, if it was started ahead.
         on_session_lost: called with the connection and a session that the server no longer knows.
+        authorizer: adds credentials to HTTP requests.
 
     Raises:
         OSError: the process cannot be started.
@@ -209,7 +216,7 @@ async def open_connection(
         else:
             from asyncfc_mcp.downstream.http.remote import connect  # most starts need no HTTP client
 
-            peer, transport = await stack.enter_async_context(connect(spec, kind or spec.kind, limit))
+            peer, transport = await stack.enter_async_context(connect(spec, kind or spec.kind, limit, authorizer))
             connection = Connection(config.name, peer, capabilities, stderr, transport=transport)
             transport.on_session_lost = lambda session: on_session_lost(connection, session)
             transport.on_gap = connection.notifications_lost.set

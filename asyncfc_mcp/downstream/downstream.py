@@ -8,7 +8,7 @@ are plain dictionaries.
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 import anyio
 
@@ -24,9 +24,21 @@ from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.downstream.stderr import Stderr
 from asyncfc_mcp.downstream.subscriptions import ServerSubscriptions
 from asyncfc_mcp.downstream.supervisor import Status, Supervisor
-from asyncfc_mcp.errors import NotSent, ProtocolFailure, RpcError, RunsElsewhere, SessionLost, TransportFailure
+from asyncfc_mcp.errors import (
+    NotSent,
+    NotSignedIn,
+    ProtocolFailure,
+    RpcError,
+    RunsElsewhere,
+    SessionLost,
+    SignInNeeded,
+    TransportFailure,
+)
 from asyncfc_mcp.jsonrpc.inbound import Inbound, deferred_handler
 from asyncfc_mcp.protocol import MODERN_VERSIONS, Deferred, OnProgress, OnSent
+
+if TYPE_CHECKING:
+    from asyncfc_mcp.downstream.http.authorizer import Authorizer
 
 MAX_RESENDS: Final = 3
 """Times that a request is sent again if no part of it reached the server."""
@@ -81,6 +93,7 @@ class Downstream:
         snapshot: the snapshot of an earlier run, used until the server is up.
         child: the server's process, if it was started ahead.
         starts: admits the server to its starts.
+        authorizer: adds credentials to the requests to a server with a URL.
     """
 
     def __init__(
@@ -95,6 +108,7 @@ class Downstream:
         snapshot: ServerSnapshot | None = None,
         child: Child | None = None,
         starts: StartQueue | None = None,
+        authorizer: "Authorizer | None" = None,
     ) -> None:
         self.config = config
         self.name = config.name
@@ -113,6 +127,7 @@ class Downstream:
             stderr=Stderr(config.name, log_path, echo, config.secrets),
             reaper=reaper,
             child=child,
+            authorizer=authorizer,
         )
 
     async def run(self) -> None:
@@ -137,8 +152,12 @@ class Downstream:
 
     @property
     def reason(self) -> str:
-        """The reason of `failed`; while `starting`, a note on earlier failures."""
+        """The reason of `failed` and of `needs sign-in`; while `starting`, a note on earlier failures."""
         return self._supervisor.reason
+
+    def signed_in(self) -> None:
+        """Use new credentials at once."""
+        self._supervisor.signed_in()
 
     async def wait_settled(self) -> None:
         """Wait until the server is up or has failed, or another replica runs it."""
@@ -213,7 +232,8 @@ class Downstream:
 
         Raises:
             ServerUnavailable: the server is not up and did not come up; `NotSent`, a subclass: the connection failed;
-                `RunsElsewhere`, another one: another replica runs it. Nothing was sent.
+                `RunsElsewhere`, another one: another replica runs it. Nothing was sent. `NotSignedIn`, another one: it
+                has to be signed in to. Nothing was processed.
             ServerDied: the connection failed before the result arrived, and the server may have received the request.
             ServerRefused: the server answered with an HTTP error status.
             ProtocolFailure: the server answered with a JSON-RPC error.
@@ -238,6 +258,9 @@ class Downstream:
                 unsent = _is_unsent(exc)
                 if unsent and on_sent is not None:
                     on_sent(False)
+                if isinstance(exc, SignInNeeded):
+                    supervisor.on_sign_in_needed(connection, exc)
+                    raise NotSignedIn(self.name, exc) from None
                 if isinstance(exc, SessionLost) and not session_renewed:
                     session_renewed = True
                     supervisor.renew_session(connection, exc.session)
@@ -288,6 +311,9 @@ class Downstream:
                     self.request, on_progress=on_progress, capabilities=capabilities, cause=cause, limited=limited
                 )
                 completed(Deferred(partial(again, method, params, session_renewed=True)))
+            elif isinstance(outcome, SignInNeeded):
+                supervisor.on_sign_in_needed(connection, outcome)
+                completed(NotSignedIn(self.name, outcome))
             elif _is_unsent(outcome):
                 completed(NotSent(self.name, outcome.message))
             elif isinstance(outcome, TransportFailure):

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
@@ -28,9 +28,12 @@ from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.downstream.stderr import Stderr
 from asyncfc_mcp.downstream.subscriptions import ServerSubscriptions
 from asyncfc_mcp.downstream.transport_choice import TransportChoice
-from asyncfc_mcp.errors import RunsElsewhere, ServerDied, ServerUnavailable
+from asyncfc_mcp.errors import NotSignedIn, RunsElsewhere, ServerDied, ServerUnavailable, SignInNeeded
 from asyncfc_mcp.protocol import SERVER_HANDSHAKE_VERSIONS, OnNotify, OnRequest
 from asyncfc_mcp.signals import Signal
+
+if TYPE_CHECKING:
+    from asyncfc_mcp.downstream.http.authorizer import Authorizer
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ STARTS_PER_REQUEST: Final = 2
 """Starts of a failed server for one request."""
 RESUBSCRIBE_TIMEOUT_S: Final = 5.0
 """Time for a restarted server to accept its earlier subscriptions before it is used."""
+SIGN_IN_POLL_S: Final = 1.0
+"""Pause between two looks for new credentials, while a server needs a sign-in."""
 
 
 class Status(Enum):
@@ -51,6 +56,8 @@ class Status(Enum):
     """Requests can be sent."""
     FAILED = "failed"
     """The server failed to start or has ended. It is started again after a pause, or for a request."""
+    SIGN_IN = "needs sign-in"
+    """The server asks for credentials that only a sign-in yields. It is used again as soon as there are new ones."""
     ELSEWHERE = "elsewhere"
     """Another replica runs the server."""
     STOPPED = "stopped"
@@ -65,6 +72,8 @@ class _Run:
     ready_since: float | None = None
     """None if the server did not come up."""
     reason: str = "ended"
+    sign_in: SignInNeeded | None = None
+    """Set if the run ended for lack of credentials."""
     served_once: bool = False
     """True if the process exited after its one call, as expected of a one-shot server."""
 
@@ -79,6 +88,7 @@ class Supervisor:
         on_request, on_notification: handle messages of the server.
         starts: admits the server to its starts.
         child: the server's process, if it was started ahead.
+        authorizer: adds credentials to the requests to a server with a URL.
     """
 
     def __init__(
@@ -95,15 +105,19 @@ class Supervisor:
         stderr: Stderr,
         reaper: Reaper,
         child: Child | None,
+        authorizer: "Authorizer | None" = None,
     ) -> None:
         self._config, self._name = config, config.name
         self._capabilities, self._wait_for_client = capabilities, wait_for_client
         self._on_request, self._on_notification = on_request, on_notification
         self._listings, self._subscriptions = listings, subscriptions
         self._starts, self._stderr, self._reaper, self._child = starts, stderr, reaper, child
+        self._authorizer = authorizer
         self.status = Status.STARTING
         self.reason = ""
-        """The reason of `failed`; while `starting`, a note on earlier failures."""
+        """The reason of `failed` and of `needs sign-in`; while `starting`, a note on earlier failures."""
+        self._sign_in: SignInNeeded | None = None
+        """What the server asked for, while it needs a sign-in."""
         self.connection: Connection | None = None
         self.changed = Signal()
         """Notified when `status` or `connection` has changed."""
@@ -120,7 +134,7 @@ class Supervisor:
     # --- for requests --------------------------------------------------------------------------------------------
 
     async def wait_settled(self) -> None:
-        """Wait until the server is up or has failed, or another replica runs it."""
+        """Wait until the server is up, has failed or needs a sign-in, or another replica runs it."""
         while self.status is Status.STARTING:
             await self.changed.wait()
 
@@ -132,7 +146,7 @@ class Supervisor:
 
         Raises:
             ServerUnavailable: the server is not up, and starting it for this request did not help; `RunsElsewhere`, a
-                subclass: another replica runs it.
+                subclass: another replica runs it; `NotSignedIn`, another one: it has to be signed in to.
         """
         starts = 0
         while True:
@@ -150,6 +164,13 @@ class Supervisor:
                 continue
             if self.status is Status.ELSEWHERE:
                 raise RunsElsewhere(self._name)
+            if self.status is Status.SIGN_IN and self._sign_in is not None:
+                if starts >= STARTS_PER_REQUEST or not self._has_new_credentials():
+                    raise NotSignedIn(self._name, self._sign_in)
+                starts += 1
+                self._start_now.notify_all()
+                await self.changed.wait()
+                continue
             delay = self._restarts.request_delay(anyio.current_time())
             # A request waits out a short delay for a server with a URL; it fails where a process has just failed.
             can_start = starts < STARTS_PER_REQUEST and (self._transport.remote or delay == 0)
@@ -168,13 +189,51 @@ class Supervisor:
         transport = connection.transport
         if transport is None or transport.session is not session or self.connection is not connection:
             return
-        if self.status is Status.READY:
+        if self.status in (Status.READY, Status.SIGN_IN):
             logger.info("server %r no longer knows the session; starting a new one", self._name)
-            self._set_status(Status.STARTING)
-            if transport.renewable:
-                connection.session_ended.set()
-            else:
-                transport.inbox.end()  # the connection is the session, and is replaced with it
+            self._replace_session(connection)
+
+    def _replace_session(self, connection: Connection) -> None:
+        transport = connection.transport
+        assert transport is not None
+        self._set_status(Status.STARTING)
+        if transport.renewable:
+            connection.session_ended.set()
+        else:
+            transport.inbox.end()  # the connection is the session, and is replaced with it
+
+    # --- credentials ---------------------------------------------------------------------------------------------
+
+    def on_sign_in_needed(self, connection: Connection, needed: SignInNeeded) -> None:
+        """Take note that a request of a running server was refused for lack of credentials. The connection is kept: for
+        requests that the server has accepted, and for those that need no credentials. A refusal for lack of scopes
+        (403) concerns one request only."""
+        if self.connection is connection and self.status is Status.READY and needed.status == 401:
+            self._set_sign_in(needed)
+
+    def signed_in(self) -> None:
+        """Use new credentials at once."""
+        if self.status is Status.SIGN_IN:
+            self._start_now.notify_all()
+
+    def _has_new_credentials(self) -> bool:
+        return self._authorizer is not None and self._authorizer.renewed()
+
+    async def _wait_for_sign_in(self) -> None:
+        """Return when there are new credentials, or `_start_now` is notified."""
+        while True:
+            with anyio.move_on_after(SIGN_IN_POLL_S) as poll:
+                await self._start_now.wait()
+            if not poll.cancelled_caught or self._has_new_credentials():
+                return
+
+    async def _renew_after_sign_in(self, connection: Connection) -> None:
+        """Replace the session of a running server after a sign-in: it may belong to another user."""
+        while self.status is not Status.SIGN_IN:
+            await self.changed.wait()
+        await self._wait_for_sign_in()
+        if self.status is Status.SIGN_IN:
+            self._replace_session(connection)
 
     # --- the owner task ------------------------------------------------------------------------------------------
 
@@ -194,10 +253,18 @@ class Supervisor:
                     await self._serve(run)
                 except Exception as exc:  # whatever a start can raise becomes the reason shown to users
                     logger.debug("server %r failed", self._name, exc_info=True)
-                    retry = self._retry_at_once(run, first_exception(exc))
+                    failure = first_exception(exc)
+                    if isinstance(failure, SignInNeeded):
+                        run.sign_in = failure
+                    else:
+                        retry = self._retry_at_once(run, failure)
                 self.connection = None
                 self._listings.end()
                 if retry or run.served_once:
+                    continue
+                if run.sign_in is not None:
+                    self._set_sign_in(run.sign_in)
+                    await self._wait_for_sign_in()
                     continue
                 pause = self._restarts.on_failure(anyio.current_time(), ready_since=run.ready_since)
                 self._set_status(Status.FAILED, run.reason)
@@ -228,6 +295,7 @@ class Supervisor:
             on_request=self._on_request,
             on_notification=self._on_notification,
             on_session_lost=self.renew_session,
+            authorizer=self._authorizer,
         ) as connection:
             run.connection = connection
             while True:
@@ -265,6 +333,8 @@ class Supervisor:
             with anyio.move_on_after(RESUBSCRIBE_TIMEOUT_S):
                 await subscribed.wait()
             self._set_status(Status.READY)
+            if self._authorizer is not None:
+                tg.start_soon(self._renew_after_sign_in, connection)
             await connection.session_ended.wait()
             tg.cancel_scope.cancel()
 
@@ -282,6 +352,13 @@ class Supervisor:
             return True
         run.reason = self._transport.take_reason(reason)
         return False
+
+    def _set_sign_in(self, needed: SignInNeeded) -> None:
+        self._sign_in = needed
+        if needed.reason != self._logged_reason:
+            self._logged_reason = needed.reason
+            logger.warning("server %r %s", self._name, needed.message)
+        self._set_status(Status.SIGN_IN, needed.reason)
 
     def _set_status(self, status: Status, reason: str = "") -> None:
         failures = self._restarts.failures

@@ -21,6 +21,7 @@ from asyncfc_mcp.errors import (
     ArgumentsRejected,
     CallFailed,
     CallTimedOut,
+    NotSignedIn,
     PathMissing,
     ServerDied,
     ServerRefused,
@@ -201,8 +202,11 @@ def timed_out(call: Call) -> CallTimedOut:
 def _pause_before_retry(call: Call, failure: CallFailed, attempt: int) -> float | None:
     """Return the seconds until a call is made again after a transport failure; None if it is not.
 
-    There is no retry where a server asks for a longer pause than `MAX_RETRY_AFTER_S`: a model can use that time better.
+    There is no retry where a server asks for a longer pause than `MAX_RETRY_AFTER_S`: a model can use that time better;
+    nor where it has to be signed in to first.
     """
+    if isinstance(failure, NotSignedIn):
+        return None
     pause_s = RETRY_BACKOFF_S * 2**attempt
     repeatable = call.repeatable
     if isinstance(failure, ServerRefused):

@@ -11,6 +11,16 @@ from typing import Protocol
 class Authorizer(Protocol):
     """Authorizes the requests to one server."""
 
+    @property
+    def secrets(self) -> Sequence[str]:
+        """The current credentials, which must not appear in any text."""
+        ...
+
+    def renewed(self) -> bool:
+        """Return whether credentials have changed since they were last found missing or unusable, so that another
+        attempt is worth while. Cheap: called about every second in that state, and for every call."""
+        ...
+
     async def headers(self) -> Mapping[str, str]:
         """Return the headers to add to a request that is about to be sent.
 

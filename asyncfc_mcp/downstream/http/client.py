@@ -18,6 +18,7 @@ import anyio.lowlevel
 import httpx2
 
 from asyncfc_mcp.config.settings import HttpSpec
+from asyncfc_mcp.downstream.http.authorizer import Authorizer
 from asyncfc_mcp.downstream.http.failures import UNWRITABLE, host_and_port, redirected, transport_failure
 from asyncfc_mcp.errors import TransportFailure, UnreadableAnswer
 from asyncfc_mcp.quotation import said
@@ -31,6 +32,10 @@ while a request is sent on it, the request may or may not have been received."""
 MAX_REDIRECTS: Final = 5
 MAX_ERROR_BYTES: Final = 64 * 1024
 """Bytes of an error page that are read."""
+REFUSED_BODY_TIMEOUT_S: Final = 1.0
+"""Timeout for reading the body of a response after which the request is sent again; then its connection is closed."""
+MAX_REFUSALS: Final = 2
+"""Refusals (401, 403) of one request after which it is sent again with other credentials."""
 ENCODINGS: Final = ("gzip", "deflate")
 """Accepted compressions. A body with two of them is refused: no server sends one, and a small body could expand to an
 unbounded intermediate result that the second decoder reduces to nothing."""
@@ -47,12 +52,14 @@ class HttpClient:
 
     Args:
         spec: the server; its headers are added to every request.
+        authorizer: adds credentials to the requests to the server's origin. A request that is refused for lack of them
+            (401, 403) was not processed, and is sent again if the authorizer has others.
 
     Raises:
         TransportFailure: a configured header is not valid in HTTP.
     """
 
-    def __init__(self, spec: HttpSpec) -> None:
+    def __init__(self, spec: HttpSpec, authorizer: Authorizer | None = None) -> None:
         headers = {key: value.strip() for key, value in spec.headers.items()}
         for key, value in headers.items():
             if not (_HEADER_NAME.fullmatch(key) and _HEADER_VALUE.fullmatch(value)):
@@ -64,7 +71,8 @@ class HttpClient:
         self.url = spec.url
         self.address = host_and_port(spec.url)
         """Host and port of the server, for log lines."""
-        self.secrets = secrets_of(headers=headers, url=spec.url)
+        self._authorizer = authorizer
+        self._secrets = secrets_of(headers=headers, url=spec.url)
         loopback = is_loopback(spec.url)
         self._proxied = not loopback and _has_proxy(spec.url)
         self._client = httpx2.AsyncClient(
@@ -86,6 +94,11 @@ class HttpClient:
     async def __aexit__(self, *exc: Any) -> None:
         await self._client.__aexit__(*exc)
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that must not appear in any text."""
+        return self._secrets if self._authorizer is None else (*self._secrets, *self._authorizer.secrets)
+
     @asynccontextmanager
     async def stream(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
@@ -94,20 +107,45 @@ class HttpClient:
 
         Raises:
             TransportFailure: there is no response, or (from within the block) it ended prematurely.
+            SignInNeeded: the server asks for credentials that there are not.
         """
         response: httpx2.Response | None = None
+        # Credentials belong to the origin of the configured URL, whatever URL the server names.
+        authorizer = self._authorizer
+        if authorizer is not None and not same_origin(self.url, url):
+            authorizer = None
         try:
-            request = self._request(method, url, headers, body)
-            hops = 0
+            added: Mapping[str, str] = {} if authorizer is None else await authorizer.headers()
+            request = self._request(method, url, {**headers, **added}, body)
+            hops = refusals = 0
             while True:
                 response = await self._client.send(request, stream=True)
-                if response.next_request is None:
+                if response.next_request is not None:
+                    if hops == MAX_REDIRECTS or not _within_origin(response):
+                        raise redirected(response.status_code, url, str(response.next_request.url))
+                    await read_start(response)
+                    await response.aclose()
+                    request, hops, response = response.next_request, hops + 1, None
+                elif (
+                    authorizer is not None
+                    and response.status_code in (401, 403)
+                    and refusals < MAX_REFUSALS
+                    and await authorizer.refused(
+                        response.status_code, response.headers.get_list("www-authenticate"), added
+                    )
+                ):
+                    with anyio.move_on_after(REFUSED_BODY_TIMEOUT_S):
+                        await read_start(response)
+                    await response.aclose()
+                    added = await authorizer.headers()
+                    request, hops, refusals, response = (
+                        self._request(method, url, {**headers, **added}, body),
+                        0,
+                        refusals + 1,
+                        None,
+                    )
+                else:
                     break
-                if hops == MAX_REDIRECTS or not _within_origin(response):
-                    raise redirected(response.status_code, url, str(response.next_request.url))
-                await read_start(response)
-                await response.aclose()
-                request, hops, response = response.next_request, hops + 1, None
             yield response
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as exc:
             answered = response is not None
