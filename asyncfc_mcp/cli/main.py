@@ -46,7 +46,7 @@ def _source(function: Callable[..., Any]) -> Callable[..., Any]:
                 "config_file",
                 metavar="FILE",
                 type=click.Path(path_type=Path),
-                help="Configuration file of an MCP host (mcpServers, servers, ...), as JSON or TOML.",
+                help="Configuration file of an MCP host (mcpServers, servers, ...), as JSON, TOML or YAML.",
             ),
             click.option(
                 "--url",
@@ -100,7 +100,7 @@ class SourceCommand(click.Command):
 
     def _proposal(self, ctx: click.Context, args: list[str], at: int, word: str) -> str | None:
         """Return the command line with `--config` or `--url` added, if the word is a file or a URL."""
-        is_file = word.endswith((".json", ".jsonc", ".toml")) and not os.access(word, os.X_OK)
+        is_file = word.endswith((".json", ".jsonc", ".toml", ".yaml", ".yml")) and not os.access(word, os.X_OK)
         option = "--url" if re.match(r"https?://", word) else "--config" if is_file or os.path.isdir(word) else None
         if option is None:
             return None

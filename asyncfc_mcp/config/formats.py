@@ -1,7 +1,7 @@
 """Formats of hosts' configuration files: key paths of the server tables, and the spellings of an entry's keys.
 
 Pure. Owns the spellings. A key with the same meaning in all formats is accepted in every file; other keys of a host
-(approvals, timeouts, sign-in) are left to the host.
+(approvals, start-up timeouts, sign-in) are left to the host.
 """
 
 import glob
@@ -28,7 +28,7 @@ _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "type": ("type", "transport", "transportType"),
     "disabled": ("disabled",),
     "enabled": ("enabled", "isActive"),
-    "include": ("includeTools", "include_tools", "enabledTools", "enabled_tools", "tools"),
+    "include": ("includeTools", "include_tools", "enabledTools", "enabled_tools", "available_tools", "tools"),
     "exclude": ("excludeTools", "exclude_tools", "disabledTools", "disabled_tools"),
     "envFile": ("envFile", "env_file"),
 }
@@ -36,12 +36,23 @@ _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
 _CANONICAL: Final = {alias: key for key, aliases in _ALIASES.items() for alias in aliases}
 ENTRY_KEYS: Final = frozenset({*_ALIASES, "asyncfc"}) - {"include", "exclude"}
 _CODEX_KEYS: Final = frozenset({"bearer_token_env_var", "env_http_headers"})
+_TIMEOUTS: Final[Mapping[str, float | None]] = {
+    "tool_timeout_sec": 1.0,
+    "timeoutMs": 0.001,
+    "timeout_ms": 0.001,
+    "timeout": None,
+}
+"""Timeouts of a call → seconds in their unit; None: seconds or milliseconds, which the number tells."""
+_MAX_SECONDS: Final = 3600
+"""Largest `timeout` in seconds: the most that Cline and Roo Code offer. Larger numbers are milliseconds (Gemini CLI,
+LibreChat and others); small numbers of milliseconds are so taken for a longer time, never for a shorter one."""
+_LONGEST: Final = 10**12
 HOST_KEYS: Final = frozenset(
     {
         "alwaysAllow", "auth", "autoApprove", "autoStart", "authProviderType", "description", "dev", "env_vars",
         "gallery", "icon", "id", "initTimeout", "metadata", "name", "note", "oauth", "required", "sandbox",
-        "sandboxEnabled", "scopes", "settings", "source", "startup_timeout_ms", "startup_timeout_sec", "timeout",
-        "tool_timeout_sec", "trust", "version", "watchPaths",
+        "sandboxEnabled", "scopes", "settings", "source", "startup_timeout_ms", "startup_timeout_sec",
+        "trust", "version", "watchPaths",
     }
 )  # fmt: skip
 """Known keys of hosts that are not used here; they are no misspellings."""
@@ -101,13 +112,14 @@ def canonical(entry: Mapping[str, Any], note: Note, *, braces: bool = False) -> 
         result["asyncfc"] = entry["asyncfc"]
     _command(result)
     _codex(entry, result)
+    _timeout(entry, result, note, listing=braces)
     for key in ("include", "exclude"):
         if key in result and (names := _tools(result.pop(key))) is not None:
             result[key] = names
         elif key in used:
             note(used[key], NOT_USED)
     for key in entry:
-        if key not in _CANONICAL and key not in _CODEX_KEYS and key != "asyncfc":
+        if key not in _CANONICAL and key not in _CODEX_KEYS and key not in _TIMEOUTS and key != "asyncfc":
             close = [] if key in HOST_KEYS else nearest(key, ENTRY_KEYS, at_most=1)
             note(key, f"{NOT_USED}{f'; did you mean {close[0]!r}?' if close else ''}")
     return cast("dict[str, Any]", _with_dollars(result)) if braces else result
@@ -136,6 +148,27 @@ def _codex(entry: Mapping[str, Any], result: dict[str, Any]) -> None:
     if named:
         headers: Any = result.get("headers") or {}
         result["headers"] = {**named, **cast("dict[str, Any]", headers)} if isinstance(headers, dict) else headers
+
+
+def _timeout(entry: Mapping[str, Any], result: dict[str, Any], note: Note, *, listing: bool) -> None:
+    """Add `timeout_s`, the timeout of a call.
+
+    Args:
+        listing: a number in `timeout` limits the listing of tools, and not calls (opencode 1).
+    """
+    for key, unit in _TIMEOUTS.items():
+        value: Any = entry.get(key)
+        if isinstance(value, dict):  # opencode 2
+            value, unit = cast("dict[str, Any]", value).get("request"), 0.001
+        elif listing and value is not None:
+            value = None
+            note(key, NOT_USED)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST:
+            note(key, NOT_USED)
+        elif "timeout_s" not in result:
+            result["timeout_s"] = value * (unit or (1.0 if value <= _MAX_SECONDS else 0.001))
 
 
 def _tools(value: Any) -> tuple[str, ...] | None:

@@ -14,7 +14,8 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from asyncfc_mcp.config.checker import Checker, absolute
-from asyncfc_mcp.config.formats import NOT_USED, find_servers, split_command
+from asyncfc_mcp.config.formats import NOT_USED, split_command
+from asyncfc_mcp.config.host_files import has_braces, server_tables
 from asyncfc_mcp.config.parsing import parse_value, read_text
 from asyncfc_mcp.config.servers import FAIL_STOP_NEEDS_PATHS, ServerReader, wrong_section
 from asyncfc_mcp.config.settings import (
@@ -61,7 +62,7 @@ def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConf
     top = settings.section(root.get("asyncfc", {}), "asyncfc", TOP)
     entries = cast("dict[str, Any]", check.typed(table, where, dict, "an object: name → server"))
     check.unique_keys(entries, where, nested=False)
-    reader = ServerReader(check, settings, top, braces=where == "mcp")
+    reader = ServerReader(check, settings, top, braces=has_braces(root, where))
     read = [reader.server(name, entry, f"{where}.{name}") for name, entry in entries.items()]
     _warn_of_other_keys(check, root, where)
     kept = tuple(server for server in read if isinstance(server, ServerConfig))
@@ -137,7 +138,7 @@ def _check_names(check: Checker, servers: Sequence[ServerConfig], where: str) ->
 
 def _server_table(root: Mapping[str, Any], file: str) -> tuple[str, Any]:
     """Return the key path and value of the only table of servers."""
-    tables = find_servers(root)
+    tables = server_tables(root, file)
     if len(tables) != 1:
         close = nearest("mcpServers", root, at_most=1)
         both = " and ".join(f'"{path}"' for path, _ in tables)

@@ -87,7 +87,9 @@ class ServerReader:
             self._check.warn(f"{path}.asyncfc.env_inherit", "no effect: no process is started for a URL")
         limit = own.get("max_concurrency", top.get("max_concurrency"))
         inherited = {key: item for key, item in top.items() if key not in NOT_AT_TOP}
-        policy = {key: item for key, item in {**inherited, **own}.items() if key in POLICY and key != "max_concurrency"}
+        of_host = {key: entry[key] for key in ("timeout_s",) if key in entry}
+        near = {**inherited, **of_host, **own}
+        policy = {key: item for key, item in near.items() if key in POLICY and key != "max_concurrency"}
         state = self._state(own["state"], f"{path}.asyncfc.state", spec) if "state" in own else None
         if state is not None and "ordering" not in own and policy.get("ordering") != "none":
             # A server with shared state touches it, so tools without declared effects count as writes.

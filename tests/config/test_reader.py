@@ -150,13 +150,13 @@ def test_a_server_that_is_not_disabled_stays() -> None:
 def test_an_unknown_key_of_an_entry_is_a_warning_that_may_know_better() -> None:
     """A misspelling is named, a host's own key is not taken for one, and one of our settings is told its place."""
     config = parse(
-        {"mcpServers": {"s": {"command": "x", "arg": [], "autoApprove": [], "timeout": 60, "ordering": "strict"}}}
+        {"mcpServers": {"s": {"command": "x", "arg": [], "autoApprove": [], "trust": True, "ordering": "strict"}}}
     )
-    arg, approve, timeout, ordering = config.warnings
+    arg, approve, trust, ordering = config.warnings
     assert arg.startswith("mcp.json: mcpServers.s.arg: ignored")
     assert arg.endswith("did you mean 'args'?")
     assert approve == "mcp.json: mcpServers.s.autoApprove: ignored: not used by the bridge"
-    assert "did you mean" not in timeout
+    assert "did you mean" not in trust
     assert ordering.startswith("mcp.json: mcpServers.s.ordering: ignored here")
     assert '"asyncfc"' in ordering
 
