@@ -98,16 +98,15 @@ def listed_modules() -> set[str]:
     """Return the modules of the tree in `docs/architecture.md`, by their dotted names below the package."""
     tree = (REPO / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
     found: set[str] = set()
-    package = folder = ""
+    folders: list[str] = []
     for line in tree.splitlines()[2:]:
         if match := re.match(r"( +)(\w+)/ +", line):
-            folder = match[2] if len(match[1]) == 2 else f"{package}.{match[2]}"
-            package = package if len(match[1]) > 2 else match[2]
+            folders[len(match[1]) // 2 - 1 :] = [match[2]]
             line = line[match.end() :]
         if line.startswith("  ") and ".py" in line:
             found.update(word.removesuffix(".py") for word in line.split())
         else:
-            found.update(f"{folder}.{word}" for word in re.findall(r"\w+", line))
+            found.update(".".join((*folders, word)) for word in re.findall(r"\w+", line))
     return found
 
 

@@ -199,7 +199,7 @@ def serve(
         settle_memory()
         run(lambda: serve_stdio(make_bridge(config, verbose=verbose, reaper=reaper, children=children)))
         return
-    from asyncfc_mcp.transports.http.auth import take_token
+    from asyncfc_mcp.transports.http.auth.bearer_token import take_token
     from asyncfc_mcp.transports.http.serve import scope_for, serve_http
 
     token = None if auth_token_env is None else take_token(os.environ, auth_token_env)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncfc_mcp.config.environment import OWN_TOKEN, environment, inherited
-from asyncfc_mcp.transports.http.auth import MissingToken, UnsendableToken, take_token
+from asyncfc_mcp.transports.http.auth.bearer_token import MissingToken, UnsendableToken, take_token
 
 BRIDGE = {
     "PATH": "/bin",

@@ -13,7 +13,7 @@ import pytest
 
 from asyncfc_mcp.core.identity import Scope
 from asyncfc_mcp.transports.http import routes, serve
-from asyncfc_mcp.transports.http.auth import Principals
+from asyncfc_mcp.transports.http.auth.bearer_token import Principals
 from asyncfc_mcp.upstream.server import Upstream
 from tests.support.asgi_client import App, Exchange, Http, Json, alive
 from tests.support.inprocess_server import Got, Toy, bridge_over, text_result

@@ -1,18 +1,19 @@
 """Admission of HTTP requests: authentication, `Host` and `Origin`, media types, and the size of a body.
 
-Owns these decisions, which no protocol version changes. Leaves tokens to `auth`, framing and connections to `framing`
-and `connections`, and the content of a request to `stateless` and `sessions`.
+Owns these decisions, which no protocol version changes. Leaves authentication to `auth.entrance`, framing and
+connections to `framing` and `connections`, and the content of a request to `stateless` and `sessions`.
 """
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.jsonrpc.codec import MalformedMessage, Message, Oversized
 from asyncfc_mcp.jsonrpc.large import read_message
 from asyncfc_mcp.transports.http.asgi import Headers, JsonRpcRefusal, Refusal
-from asyncfc_mcp.transports.http.auth import Principals, authenticate
+from asyncfc_mcp.transports.http.auth.authenticator import Access
+from asyncfc_mcp.transports.http.auth.entrance import Entrance
 
 if TYPE_CHECKING:
     from starlette.types import Receive
@@ -47,11 +48,20 @@ class HeaderAllowlist:
         return name + colon in self._before_port and port.isdecimal()
 
 
+class Admitted(NamedTuple):
+    """An admitted request: whose it is, for how long that holds, and the media types that its client takes."""
+
+    principal: Principal
+    access: Access
+    json: bool
+    stream: bool
+
+
 class AdmissionPolicy:
     """Conditions that a request must meet before its body is parsed.
 
     Args:
-        principals: principals of the endpoint.
+        entrance: authentication of the endpoint.
         hosts, origins: allowed values of `Host` and `Origin`, which keep a page in the user's browser from reaching the
             bridge by DNS rebinding; None allows all.
         max_body: largest body, in bytes.
@@ -60,27 +70,24 @@ class AdmissionPolicy:
     def __init__(
         self,
         *,
-        principals: Principals,
+        entrance: Entrance,
         hosts: HeaderAllowlist | None,
         origins: HeaderAllowlist | None,
         max_body: int,
     ) -> None:
-        self._principals = principals
+        self.entrance = entrance
         self._hosts, self._origins, self._max_body = hosts, origins, max_body
         self._last_values: tuple[object, ...] = ()
         self._accepted = False, False
 
-    def admit(self, headers: Headers, *, post: bool = True) -> tuple[Principal, bool, bool]:
+    async def admit(self, headers: Headers, *, post: bool = True) -> Admitted:
         """Check the headers of a request.
-
-        Returns:
-            Its principal, whether its client takes JSON, and whether it takes event streams.
 
         Raises:
             Refusal: the request is not admitted.
         """
         values = headers.values
-        principal = authenticate(self._principals, values.get(b"authorization", b""))
+        access, principal = await self.entrance.enter(headers)
         if post:
             length = values.get(b"content-length", b"")
             if length.isdigit() and (len(length) > 18 or int(length) > self._max_body):
@@ -92,7 +99,7 @@ class AdmissionPolicy:
             self._accepted = accepted_types(headers.get(b"accept") or "")
             self._last_values = checked
         json, stream = self._accepted
-        return principal, json, stream
+        return Admitted(principal, access, json, stream)
 
     def _check(self, headers: Headers, *, post: bool) -> None:
         if post and not (headers.get(b"content-type") or "").lower().startswith("application/json"):

@@ -24,6 +24,7 @@ from asyncfc_mcp.protocol import (
     progress_token,
 )
 from asyncfc_mcp.transports.http.asgi import JSON, Header, respond
+from asyncfc_mcp.transports.http.auth.authenticator import Access
 from asyncfc_mcp.upstream.request import Params
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Exchange(EventStream):
     hooks `on_start`, `on_deferred`, `on_wait`, `on_disconnect` and `on_end` differ between protocol versions.
     """
 
-    __slots__ = ("_scope", "_token", "cancelled_with", "lasting", "request_id", "watcher")
+    __slots__ = ("_scope", "_token", "access", "cancelled_with", "lasting", "request_id", "watcher")
 
     def __init__(self, send: "Send", request_id: RequestId, params: Params, headers: Sequence[Header] = ()) -> None:
         super().__init__(send, headers)
@@ -124,6 +125,8 @@ class Exchange(EventStream):
         self._scope: anyio.CancelScope | None = None
         self.cancelled_with: RpcError | None = None
         """The response to a cancelled request whose client is still connected."""
+        self.access: Access | None = None
+        """The access with which it was admitted."""
         self.lasting = False
         """True for a request that lasts as long as its connection."""
         self.watcher: anyio.CancelScope | None = None

@@ -1,13 +1,15 @@
 """Routes over HTTP: `/mcp`, `/sse`, `/healthz` and `/readyz` as one ASGI application.
 
-Owns the paths, and which hosts and origins may use them. Leaves requests to `streamable` and `sse`, tokens to `auth`,
-and the socket to `serve`.
+Owns the paths, and which hosts and origins may use them. Leaves requests to `streamable` and `sse`,
+authentication to `auth`, and the socket to `serve`.
 """
 
 import ipaddress
 from typing import TYPE_CHECKING, Final
 
-from asyncfc_mcp.transports.http.auth import HEALTH_PATH, READY_PATH, AuthMiddleware, Principals
+from asyncfc_mcp.config.caller_headers import all_caller_names
+from asyncfc_mcp.transports.http.auth.authenticator import Authenticator
+from asyncfc_mcp.transports.http.auth.entrance import HEALTH_PATH, READY_PATH, AuthMiddleware, Entrance
 from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.upstream.server import Upstream
 
@@ -33,7 +35,7 @@ def http_app(
     upstream: Upstream,
     *,
     host: str,
-    principals: Principals,
+    principals: Authenticator,
     streamable: bool,
     sse: bool,
     readiness: Readiness | None = None,
@@ -65,16 +67,17 @@ def http_app(
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready", "problem": problem}, status_code=503)
 
+    entrance = Entrance(principals, caller_headers=all_caller_names(upstream.bridge.config.servers))
     routes: list[BaseRoute] = [Route(HEALTH_PATH, healthz), Route(READY_PATH, readyz)]
     if sse:
         from asyncfc_mcp.transports.http.sse import sse_routes
 
         routes += sse_routes(upstream, hosts, origins, MAX_BODY_BYTES, readiness)
-    app: ASGIApp = AuthMiddleware(Starlette(routes=routes), principals)
+    app: ASGIApp = AuthMiddleware(Starlette(routes=routes), entrance)
     if not streamable:
         return app, None
     admission = AdmissionPolicy(
-        principals=principals,
+        entrance=entrance,
         hosts=None if hosts is None else HeaderAllowlist(hosts),
         origins=None if origins is None else HeaderAllowlist(origins),
         max_body=MAX_BODY_BYTES,

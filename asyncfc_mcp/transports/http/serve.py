@@ -15,9 +15,9 @@ import anyio
 import anyio.lowlevel
 
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.core.identity import LOCAL, PUBLIC, Scope
+from asyncfc_mcp.core.identity import LOCAL, PUBLIC, TOKEN, Scope
 from asyncfc_mcp.errors import BridgeError
-from asyncfc_mcp.transports.http.auth import Principals
+from asyncfc_mcp.transports.http.auth.bearer_token import Principals
 from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.transports.http.routes import http_app, is_loopback
 from asyncfc_mcp.transports.lifecycle import hand_over, stop_on_signals, warn_of_unordered_tools
@@ -54,7 +54,7 @@ def scope_for(host: str, token: str | None, *, insecure: bool) -> Scope:
         Refused: the address is not a loopback address, and no authentication is configured.
     """
     if token is not None:
-        return Scope("token")
+        return TOKEN
     if is_loopback(host):
         return LOCAL
     if insecure:

@@ -21,6 +21,7 @@ from asyncfc_mcp.errors import ConnectionEnded, RpcError
 from asyncfc_mcp.jsonrpc.codec import Message
 from asyncfc_mcp.protocol import REQUEST_CANCELLED, CallOptions, RequestId
 from asyncfc_mcp.signals import WakeUp
+from asyncfc_mcp.transports.http.auth.authenticator import Access
 from asyncfc_mcp.transports.http.exchange import EventStream, Exchange, notification
 from asyncfc_mcp.upstream.request import Params, Session
 
@@ -60,6 +61,8 @@ class HttpSession:
     def __init__(self, principal: Principal, session_id: str) -> None:
         self.session = Session(principal, self.notify, session_id)
         self.headers = ((SESSION_ID, session_id.encode()),)
+        self.access: Access | None = None
+        """The access of its last request; None before one."""
         self.exchanges: dict[SessionExchange, None] = {}
         """Requests in flight."""
         self.request_count = 0

@@ -19,7 +19,7 @@ from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.jsonrpc.codec import Message
 from asyncfc_mcp.protocol import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST, Deferred
-from asyncfc_mcp.transports.http.admission import AdmissionPolicy, parse_body
+from asyncfc_mcp.transports.http.admission import AdmissionPolicy, Admitted, parse_body
 from asyncfc_mcp.transports.http.asgi import Headers, JsonRpcRefusal, Refusal, refuse, respond
 from asyncfc_mcp.transports.http.exchange import EventStream
 from asyncfc_mcp.transports.http.in_flight import InFlightRequests
@@ -60,22 +60,23 @@ class SessionEndpoint:
         """Respond to one HTTP request."""
         method = scope["method"]
         try:
-            principal, json, stream = self._admission.admit(headers, post=method == "POST")
+            admitted = await self._admission.admit(headers, post=method == "POST")
+            principal = admitted.principal
             session_id = headers.get(SESSION_ID)
             session = None
             if session_id is not None:
                 session = self._table.get(session_id, principal) or await self._continued(session_id, principal)
                 if session is None:
                     raise _unknown()
-                session.session.principal = principal
+                session.session.principal, session.access = principal, admitted.access
             match method:
                 case "POST":
-                    if not (json and stream):
+                    if not (admitted.json and admitted.stream):
                         raise _refusal(406, "Client must accept both application/json and text/event-stream")
                     with session.busy() if session is not None else nullcontext():
-                        await self._post(principal, session, receive, send)
+                        await self._post(admitted, session, receive, send)
                 case "GET":
-                    if not stream:
+                    if not admitted.stream:
                         raise _refusal(406, "Client must accept text/event-stream")
                     self._in_flight.admit()
                     await self._listen(_required(session), receive, send)
@@ -139,7 +140,7 @@ class SessionEndpoint:
             with anyio.move_on_after(END_S):
                 await stream.end(None, 200)
 
-    async def _post(self, principal: Principal, session: HttpSession | None, receive: "Receive", send: "Send") -> None:
+    async def _post(self, admitted: Admitted, session: HttpSession | None, receive: "Receive", send: "Send") -> None:
         with session.session.order.reading() if session is not None else nullcontext():
             body = await self._admission.read_body(receive)
         if body is None:
@@ -151,10 +152,11 @@ class SessionEndpoint:
         if method is not None and "id" in message:
             self._in_flight.admit()
         if method == "initialize" and "id" in message:
-            return await self._initialize(principal, session, message, receive, send)
+            return await self._initialize(admitted, session, message, receive, send)
         session = _required(session)
         if method is not None and "id" in message:
             exchange = SessionExchange(send, message["id"], params or {}, session, streams=method != "tools/call")
+            exchange.access = admitted.access
             handler = partial(self._upstream.handshake, session.session, exchange, method, params)
             return await self._in_flight.handle(receive, exchange, handler)
         if method is None and message.get("id") is None:
@@ -168,12 +170,13 @@ class SessionEndpoint:
             await rest()
 
     async def _initialize(
-        self, principal: Principal, session: HttpSession | None, message: Message, receive: "Receive", send: "Send"
+        self, admitted: Admitted, session: HttpSession | None, message: Message, receive: "Receive", send: "Send"
     ) -> None:
         """Handle `initialize`, which opens a session if it succeeds; an open session may shake hands again."""
         if session is None:
             await self._make_room()
-            session = new_session(principal)
+            session = new_session(admitted.principal)
+            session.access = admitted.access
         opened = session
         params = cast("Params", message.get("params") or {})
         exchange = SessionExchange(send, message["id"], params, opened, streams=False)

@@ -13,7 +13,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.routing import BaseRoute, Mount, Route
 
 from asyncfc_mcp.transports.http.asgi import respond
-from asyncfc_mcp.transports.http.auth import PRINCIPAL
+from asyncfc_mcp.transports.http.auth.entrance import ADMITTED
 from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.transports.sdk_adapter import bounded, serve_streams
 from asyncfc_mcp.upstream.server import Upstream
@@ -56,7 +56,8 @@ def sse_routes(
 
             try:
                 async with transport.connect_sse(_with_user(scope), receive, watch) as (reader, writer):
-                    await serve_streams(upstream, scope[PRINCIPAL], reader, writer)
+                    _, principal = scope[ADMITTED]
+                    await serve_streams(upstream, principal, reader, writer)
             except ValueError:
                 # The SDK responds to a foreign Host or Origin, and raises as well.
                 if not refused:
@@ -67,5 +68,6 @@ def sse_routes(
 
 def _with_user(scope: "Scope") -> "Scope":
     """Add the principal in the SDK's form: it accepts messages only from the principal that opened the connection."""
-    token = AccessToken(token="", client_id=scope[PRINCIPAL].scope.key, scopes=[])
+    _, principal = scope[ADMITTED]
+    token = AccessToken(token="", client_id=principal.scope.key, scopes=[])
     return {**scope, "user": AuthenticatedUser(token)}

@@ -29,7 +29,7 @@ from asyncfc_mcp.protocol import (
     RequestId,
 )
 from asyncfc_mcp.schema.loosen import HEADER
-from asyncfc_mcp.transports.http.admission import AdmissionPolicy, parse_body
+from asyncfc_mcp.transports.http.admission import AdmissionPolicy, Admitted, parse_body
 from asyncfc_mcp.transports.http.asgi import VERSION, Headers, JsonRpcRefusal, Refusal, refuse, respond
 from asyncfc_mcp.transports.http.exchange import Exchange
 from asyncfc_mcp.transports.http.in_flight import InFlightRequests
@@ -100,20 +100,18 @@ class StatelessEndpoint:
         """Respond to one HTTP request."""
         post = scope["method"] == "POST"
         try:
-            principal, *accepted = self._admission.admit(headers, post=post)
+            admitted = await self._admission.admit(headers, post=post)
             if not post:
                 raise Refusal(405, b"", (b"allow", b"POST"))
-            if not all(accepted):
+            if not (admitted.json and admitted.stream):
                 raise Refusal(406)
             body = await self._admission.read_body(receive)
             if body is not None:
-                await self._post(principal, body, headers, receive, send)
+                await self._post(admitted, body, headers, receive, send)
         except Refusal as exc:
             await refuse(send, exc)
 
-    async def _post(
-        self, principal: Principal, body: bytes, headers: Headers, receive: "Receive", send: "Send"
-    ) -> None:
+    async def _post(self, admitted: Admitted, body: bytes, headers: Headers, receive: "Receive", send: "Send") -> None:
         message = await parse_body(body)
         if "method" not in message:
             problem = "Invalid Request: an answer; post a request or a notification"
@@ -127,7 +125,8 @@ class StatelessEndpoint:
         method, params = cast("str", message["method"]), cast("Params", message.get("params") or {})
         exchange = StatelessExchange(send, cast("RequestId", message["id"]), params)
         exchange.lasting = method == "subscriptions/listen"
-        handler = partial(self._handle, principal, exchange, headers, method, params)
+        exchange.access = admitted.access
+        handler = partial(self._handle, admitted.principal, exchange, headers, method, params)
         await self._in_flight.handle(receive, exchange, handler)
 
     def _handle(

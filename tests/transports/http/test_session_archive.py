@@ -10,7 +10,7 @@ import pytest
 
 from asyncfc_mcp.core.identity import Scope
 from asyncfc_mcp.transports.http import routes, serve
-from asyncfc_mcp.transports.http.auth import Principals
+from asyncfc_mcp.transports.http.auth.bearer_token import Principals
 from asyncfc_mcp.transports.http.session import HttpSession
 from asyncfc_mcp.transports.http.session_table import IDLE_S, SWEEP_S
 from asyncfc_mcp.upstream.server import Upstream

@@ -17,7 +17,7 @@ from asyncfc_mcp.engine.question_rules import AGAIN_S
 from asyncfc_mcp.engine.questions import CLAIM_S
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.transports.http import admission, routes, serve, session_table
-from asyncfc_mcp.transports.http.auth import Principals
+from asyncfc_mcp.transports.http.auth.bearer_token import Principals
 from asyncfc_mcp.transports.http.in_flight import PING_S
 from asyncfc_mcp.transports.http.session import ABSENT_S, HttpSession
 from asyncfc_mcp.transports.sdk_adapter import sdk_server

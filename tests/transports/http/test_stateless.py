@@ -14,7 +14,7 @@ from mcp.shared import inbound
 
 from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL
 from asyncfc_mcp.transports.http import admission, routes, stateless
-from asyncfc_mcp.transports.http.auth import Principals
+from asyncfc_mcp.transports.http.auth.bearer_token import Principals
 from asyncfc_mcp.transports.http.in_flight import PING_S, InFlightRequests
 from asyncfc_mcp.transports.sdk_adapter import sdk_server
 from asyncfc_mcp.upstream.server import Upstream

@@ -24,7 +24,7 @@ from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.protocol import CONNECTION_CLOSED, LOG_LEVEL_META_KEY, REQUEST_CANCELLED
 from asyncfc_mcp.transports.http import routes
-from asyncfc_mcp.transports.http.auth import Principals
+from asyncfc_mcp.transports.http.auth.bearer_token import Principals
 from asyncfc_mcp.transports.http.connections import Phase
 from asyncfc_mcp.transports.http.exchange import Exchange
 from asyncfc_mcp.transports.http.in_flight import UNWATCHED_S
