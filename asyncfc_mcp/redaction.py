@@ -108,9 +108,15 @@ def secrets_of(
     env: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
     url: str = "",
+    others: Iterable[str] = (),
 ) -> tuple[str, ...]:
-    """Return the values of one server's configuration that must not appear in texts, longest first."""
-    values = [value for name, value in (env or {}).items() if is_secret_name(name)]
+    """Return the values of one server's configuration that must not appear in texts, longest first.
+
+    Args:
+        others: values that are secret by themselves; of a text with lines, each line is one as well.
+    """
+    values = [line for value in others for line in (value, *value.splitlines())]
+    values += [value for name, value in (env or {}).items() if is_secret_name(name)]
     values += [part for _, hidden in _words(argv) for part in (hidden, *hidden.split(" ")[1:])]
     for name, value in (headers or {}).items():
         if name.lower() not in ("accept", "content-type", "user-agent"):

@@ -64,6 +64,7 @@ SERVERS = """\
 |---|---|
 | `command`, `args`, `env`, `envFile`, `cwd` | A server started as a process. `env` is added to the inherited environment (`env_inherit`), and `envFile` to `env`. `~/` at the start of the command, of an argument and of `cwd` is the home folder. A command that contains its arguments (`"npx -y server"`, or a list) is split. |
 | `url`, `headers` | A server at a URL, over Streamable HTTP, or over HTTP+SSE if the path ends in `/sse`. Whitespace around a header's value is trimmed. |
+| `oauth` | Sign-in to a server at a URL, see [Sign-in](#sign-in). |
 | `type` | `stdio`, `http` (or `streamable-http`), `sse`: the transport, if the URL does not determine it. Other spellings of hosts (`local`, `remote`, `streamableHttp`, …) are accepted. |
 | `timeout`, `tool_timeout_sec` | The timeout of a call (`timeout_s`), unless the `asyncfc` section has one. A `timeout` above 3600 is in milliseconds, otherwise in seconds. In files of opencode 1 it concerns the listing of tools, and is ignored. |
 | `includeTools`, `excludeTools`, `disabledTools`, `tools` | A host's selection of tools is kept, unless the `asyncfc` section has `include` or `exclude`. |
@@ -71,6 +72,23 @@ SERVERS = """\
 | `asyncfc` | The settings below. |
 
 Other host names for these keys are accepted, too (`httpUrl`, `serverUrl`, `environment`, `cmd`, …). Of Goose's extensions, those that are parts of Goose (`builtin`, `platform`, …) are left out. Every other key belongs to the host that the entry was copied from, and is ignored with a warning. An unknown key in an `asyncfc` section is an error, because a silently ignored setting is worse than none.
+
+### Sign-in
+
+A server at a URL that has no credentials in its entry (no header `Authorization`, no user in the URL) is signed in to with OAuth if it asks for that. Nothing needs to be configured: what the server and its authorization server need is discovered, and the bridge registers itself. The `oauth` object of an entry is for servers that need more:
+
+| key of `oauth` | meaning |
+|---|---|
+| `client_id`, `client_secret` | A client that was registered by hand, for authorization servers without registration. |
+| `client_metadata_url` | The URL of a client ID metadata document, which is then the client ID. |
+| `scopes` | The scopes to request, as a list or as one string with spaces. Default: those that the server asks for. |
+| `callback_host`, `callback_port` | The redirect to this machine that was registered with the client: `http://HOST:PORT/callback`. The host is `127.0.0.1` (default) or `localhost`. |
+| `grant` | `client_credentials`: for machines, without a user and a browser; needs `client_id`, with `client_secret` or `private_key`. Default: `authorization_code`. |
+| `private_key`, `key_id`, `algorithm` | A private key in PEM, or the path of its file: the client authenticates with a signed JWT in place of a secret. The algorithm follows from the key. |
+| `metadata_url` | The URL of the authorization server's metadata, in place of discovery. |
+| `resource` | The resource indicator, in place of the server's URL. |
+
+`"oauth": false` turns sign-in off. The same keys in the spelling of hosts are accepted: Claude Code's (`clientId`, `callbackPort`, `authServerMetadataUrl`, `scopes`), those of VS Code, opencode and Gemini CLI, Cursor's `auth` (`CLIENT_ID`, `CLIENT_SECRET`, `scopes`), and Codex's `scopes` and `oauth_resource`. Other keys are ignored with a warning.
 
 ### Tool names
 
@@ -83,18 +101,22 @@ With a file, tools are listed as `server__tool`, unless `prefix` overrides it. A
 
 ## Variables
 
-In `command`, `args`, `env`, `cwd`, `url`, `headers` and the values of overridden arguments:
+In `command`, `args`, `env`, `cwd`, `url`, `headers`, `oauth` and the values of overridden arguments:
 
 | variable | value |
 |---|---|
 | `${NAME}`, `${env:NAME}` | the variable of the entry's own `env`, otherwise of the environment. If neither has it: in `command` and `args` it is kept as text, with a warning, since a shell or the program may expand it; elsewhere the server is left out |
 | `${NAME:-default}` | the environment variable, or `default` if it is unset or empty; a default may contain variables |
+| `${file:PATH}` | the text of a file, such as a secret of Docker or Kubernetes (`/run/secrets/…`), without the line end at its end; at most 64 KB. `~` is the home folder, other paths are relative to the folder of the configuration, and a path may contain variables (`${file:${CREDENTIALS_DIRECTORY}/token}`) |
+| `${keyring:NAME}` | an entry of the system keyring, set with `keyring set asyncfc-mcp NAME`; needs `pip install 'asyncfc-mcp[keyring]'` |
 | `${userHome}`, `${workspaceFolder}`, `${workspaceFolderBasename}`, `${pathSeparator}`, `${/}` | as in Cursor and VS Code; the workspace is the folder that the bridge was started in |
 | `${input:…}`, `${command:…}`, `${config:…}` | the server is left out: only VS Code can resolve them; use an environment variable |
 
 In a shell script (`"command": "bash", "args": ["-c", "…"]`), variables that the script sets itself, and forms with a default, are left to the shell. Every other dollar sign is kept. The value of a variable is not expanded again; a line end at its end is removed.
 
-Values of `env`, `headers` and overridden arguments, and the user, password and query of a URL, are never shown in warnings, errors or logs.
+A variable without a value, a file that cannot be read or a keyring without the entry leaves out that server, with a reason that names the key and the variable; the other servers run. `${file:…}` and `${keyring:…}` are refused in `command` and `args`, since other processes can read a command line: put the secret into `env`, which the server reads. The settings `engine` and `secret` of the bridge accept both as well.
+
+Values of `env`, `headers`, `oauth` and overridden arguments, the user, password and query of a URL, and everything that comes from a file or the keyring are never shown in warnings, errors or logs.
 """
 
 WHERE = {

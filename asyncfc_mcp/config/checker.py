@@ -96,6 +96,19 @@ class Checker:
 
     # --- variables ---------------------------------------------------------------------------------------------
 
+    @property
+    def folder(self) -> str:
+        """Folder of the file, to which paths in it are relative."""
+        return os.path.dirname(absolute(self.file))
+
+    def variables(self, environ: Mapping[str, str] | None = None) -> Variables:
+        """Return the variables of the file.
+
+        Args:
+            environ: in place of the environment of the bridge.
+        """
+        return Variables(self.environ if environ is None else environ, folder=self.folder)
+
     def expanded(self, value: Any, path: str, variables: Variables) -> str:
         """Return a string with all its variables expanded; a variable without a value is an error."""
         try:
@@ -106,7 +119,7 @@ class Checker:
     def expanded_word(self, value: Any, path: str, variables: Variables, *, script: bool = False) -> str:
         """Return a word of a command line; a variable without a value is kept, since the command may expand it."""
         try:
-            return variables.expand(self.secret(value, path), partial(self.unexpanded, path), script=script)
+            return variables.expand(self.secret(value, path), partial(self.unexpanded, path), word=True, script=script)
         except Unset as exc:
             raise self.unset(path, exc) from None
 

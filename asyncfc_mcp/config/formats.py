@@ -1,7 +1,7 @@
 """Formats of hosts' configuration files: key paths of the server tables, and the spellings of an entry's keys.
 
 Pure. Owns the spellings. A key with the same meaning in all formats is accepted in every file; other keys of a host
-(approvals, start-up timeouts, sign-in) are left to the host.
+(approvals, start-up timeouts) are left to the host. The spellings inside of `oauth` are `oauth_reader`'s.
 """
 
 import glob
@@ -31,6 +31,10 @@ _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "include": ("includeTools", "include_tools", "enabledTools", "enabled_tools", "available_tools", "tools"),
     "exclude": ("excludeTools", "exclude_tools", "disabledTools", "disabled_tools"),
     "envFile": ("envFile", "env_file"),
+    "oauth": ("oauth",),
+    "auth": ("auth",),
+    "scopes": ("scopes",),
+    "oauth_resource": ("oauth_resource",),
 }
 """Canonical key → the keys of hosts, in order of precedence."""
 _CANONICAL: Final = {alias: key for key, aliases in _ALIASES.items() for alias in aliases}
@@ -49,9 +53,9 @@ LibreChat and others); small numbers of milliseconds are so taken for a longer t
 _LONGEST: Final = 10**12
 HOST_KEYS: Final = frozenset(
     {
-        "alwaysAllow", "auth", "autoApprove", "autoStart", "authProviderType", "description", "dev", "env_vars",
-        "gallery", "icon", "id", "initTimeout", "metadata", "name", "note", "oauth", "required", "sandbox",
-        "sandboxEnabled", "scopes", "settings", "source", "startup_timeout_ms", "startup_timeout_sec",
+        "alwaysAllow", "autoApprove", "autoStart", "authProviderType", "description", "dev", "env_vars",
+        "gallery", "icon", "id", "initTimeout", "metadata", "name", "note", "required", "requiresOAuth", "sandbox",
+        "sandboxEnabled", "settings", "source", "startup_timeout_ms", "startup_timeout_sec",
         "trust", "version", "watchPaths",
     }
 )  # fmt: skip
@@ -96,7 +100,7 @@ def canonical(entry: Mapping[str, Any], note: Note, *, braces: bool = False) -> 
 
     Args:
         note: called for each key that is ignored or ambiguous.
-        braces: `{env:NAME}` is a variable, as in opencode.
+        braces: `{env:NAME}` and `{file:PATH}` are variables, as in opencode.
     """
     result: dict[str, Any] = {}
     used: dict[str, str] = {}
@@ -183,7 +187,7 @@ def _tools(value: Any) -> tuple[str, ...] | None:
 
 def _with_dollars(value: Any) -> Any:
     if isinstance(value, str):
-        return re.sub(r"(?<!\$)\{env:([^{}]+)\}", r"${env:\1}", value)
+        return re.sub(r"(?<!\$)\{(env|file):([^{}]+)\}", r"${\1:\2}", value)
     if isinstance(value, list):
         return [_with_dollars(item) for item in cast("list[Any]", value)]
     if isinstance(value, dict):

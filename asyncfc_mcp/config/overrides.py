@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from asyncfc_mcp.config.checker import Checker, kind_of, shown
-from asyncfc_mcp.config.variables import Variables
 from asyncfc_mcp.errors import nearest
 from asyncfc_mcp.redaction import SHORTEST_SECRET, is_secret_name, looks_like_token
 
@@ -175,7 +174,7 @@ class OverrideReader:
         Args:
             env: the server's own `env`, which takes precedence.
         """
-        variables = Variables(self._check.environ, env)
+        variables = self._check.variables().of_entry(env)
         done: dict[str, ToolOverride] = {}
         for tool, override in overrides.items():
             arguments: dict[str, ArgumentOverride] = {}

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from asyncfc_mcp.config.checker import Checker, shown
 from asyncfc_mcp.config.settings import EMBEDDED, Settings
-from asyncfc_mcp.config.variables import Variables
 from asyncfc_mcp.redaction import shown_url
 
 SHORTEST: Final = 16
@@ -64,7 +63,9 @@ def read_engine(check: Checker, value: Any, path: str, used: set[str]) -> str:
         return text
     scheme, mark, _ = text.partition("://")
     if not mark or scheme not in ("postgresql", "postgres") or re.search(r"[\x00-\x20\x7f]", text):
-        raise check.fail(path, f"found {_shown(text)}", _ENGINES)
+        # What a variable held may be a password without its URL.
+        found = _shown(text) if "://" in text or text == value.strip() else "other text"
+        raise check.fail(path, f"found {found}", _ENGINES)
     try:
         # Several hosts may be listed, each with its port: then `port` cannot be read.
         parts = urlsplit(text)
@@ -82,7 +83,7 @@ def read_name(check: Checker, value: Any, path: str, expected: str) -> str:
     Raises:
         ConfigError: it is none.
     """
-    text = check.expanded(value, path, Variables(check.environ)).strip() if isinstance(value, str) else ""
+    text = check.expanded(value, path, check.variables()).strip() if isinstance(value, str) else ""
     if not _NAME.fullmatch(text):
         raise check.fail(path, f"found {shown(value)}", expected)
     return text
@@ -94,7 +95,7 @@ def replica_name(settings: Settings) -> str:
 
 
 def _expanded(check: Checker, value: Any, path: str, used: set[str]) -> str:
-    return check.expanded(value, path, Variables(_Recorded(check.environ, used)))
+    return check.expanded(value, path, check.variables(_Recorded(check.environ, used)))
 
 
 def _shown(text: str) -> str:

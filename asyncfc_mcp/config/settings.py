@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from asyncfc_mcp.config.environment import Inherit
 from asyncfc_mcp.config.overrides import OVERRIDES, ToolOverride
-from asyncfc_mcp.redaction import passwords_of, secrets_of, shown_command, shown_url
+from asyncfc_mcp.redaction import passwords_of, secrets_of, shown_command, shown_url, without_secrets
 
 HTTP_CONCURRENCY: Final = 200
 """Default concurrency limit of a server at a URL."""
@@ -117,6 +117,11 @@ class StdioSpec:
     cwd: str | None = None
     env_inherit: Inherit = "all"
     """Variables inherited from the bridge's environment in addition to `env`."""
+    credentials: tuple[str, ...] = ()
+    """Values from files and the keyring, which no text may show, whatever their variables are called."""
+
+    def __repr__(self) -> str:
+        return f"StdioSpec({self.shown!r})"
 
     @property
     def shown(self) -> str:
@@ -131,7 +136,7 @@ class StdioSpec:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that must not appear in any text."""
-        return secrets_of(argv=self.args, env=self.env)
+        return secrets_of(argv=self.args, env=self.env, others=self.credentials)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,16 +180,23 @@ class HttpSpec:
     """Sign-in, if the server asks for it; None where the configuration gives it credentials."""
     caller_headers: Mapping[str, str] = field(default_factory=dict[str, str])
     """Header → template with `${caller:NAME}`: sent to the server with the value that the caller's request has."""
+    credentials: tuple[str, ...] = ()
+    """Values from files and the keyring, which no text may show."""
+
+    def __repr__(self) -> str:
+        return f"HttpSpec({self.shown!r}, kind={self.kind!r}, oauth={self.oauth!r})"
 
     @property
     def shown(self) -> str:
-        """The URL for display, without user, password and query."""
-        return shown_url(self.url)
+        """The URL for display, without user, password, query and what comes from a file or the keyring."""
+        return without_secrets(shown_url(self.url), self.credentials)
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that must not appear in any text."""
-        return secrets_of(headers=self.headers, url=self.url)
+        oauth = self.oauth
+        of_client = () if oauth is None else filter(None, (oauth.client_secret, oauth.private_key))
+        return secrets_of(headers=self.headers, url=self.url, others=(*self.credentials, *of_client))
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from typing import Any, Final, Literal, cast, get_args, get_origin
 from asyncfc_mcp.config.checker import Checker, absolute, is_file_name, shown
 from asyncfc_mcp.config.environment import NAME as VARIABLE_NAME
 from asyncfc_mcp.config.environment import Inherit
+from asyncfc_mcp.config.formats import ENTRY_KEYS
 from asyncfc_mcp.config.hosts import HostProfile
 from asyncfc_mcp.config.overrides import OVERRIDES, OverrideReader
 from asyncfc_mcp.config.profile_files import AUTO, OFF, profile_names
 from asyncfc_mcp.config.replicas import read_engine, read_name, read_secret
 from asyncfc_mcp.config.settings import EFFECTS, LEVELS, POLICY, SERVER_KEYS, SETTINGS, SPAWN_KEYS, TOP
-from asyncfc_mcp.config.variables import Variables
 from asyncfc_mcp.errors import ConfigError, nearest
 
 PROFILE: Final = {f.name: f for f in fields(HostProfile)}
@@ -89,6 +89,8 @@ class SettingsReader:
     def _misplaced(self, key: str, path: str, level: str) -> ConfigError:
         if levels := levels_of(key):
             return self._check.fail(path, f"found {key!r} {level}", f"it {levels} only")
+        if key in ENTRY_KEYS:
+            return self._check.fail(path, f"unknown key {key!r}", 'it beside "url" or "command", outside of "asyncfc"')
         close = nearest(key, [*POLICY, *SETTINGS, *SERVER_KEYS, *SPAWN_KEYS, *OVERRIDES], at_most=1)
         if not close:
             expected = f"one of {', '.join(sorted(LEVELS[level]))}"
@@ -108,7 +110,7 @@ class SettingsReader:
             case "env_inherit":
                 return self._env_inherit(value, path)
             case "state":
-                return check.expanded(value, path, Variables(check.environ))
+                return check.expanded(value, path, check.variables())
             case "profile":
                 return self._profile(value, path)
             case "prefix":
@@ -146,13 +148,13 @@ class SettingsReader:
         if isinstance(value, bool):  # as on a server or a tool
             return AUTO if value else OFF
         check, expected = self._check, f"{AUTO!r}, {OFF!r} or the path of a file, such as './journal.db'"
-        text = check.expanded(value, path, Variables(check.environ)) if isinstance(value, str) else ""
+        text = check.expanded(value, path, check.variables()) if isinstance(value, str) else ""
         if text in (AUTO, OFF):
             return text
         # A misspelled `off` would write to the disk what must not be there.
         if not re.search(r"[./\\~]", text) or not is_file_name(text):
             raise check.fail(path, f"found {shown(value)}", expected)
-        file = absolute(os.path.join(os.path.dirname(absolute(check.file)), os.path.expanduser(text)))
+        file = absolute(os.path.join(check.folder, os.path.expanduser(text)))
         if text.endswith(("/", os.sep)) or os.path.isdir(file):
             raise check.fail(path, f"found {shown(value)}, which is a folder", expected)
         return file

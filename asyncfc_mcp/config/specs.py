@@ -1,7 +1,7 @@
 """Reading of a server entry's connection: the command with its environment, or the URL with its headers.
 
-Owns the transport, command lines, environments, headers and URLs of an entry in canonical form (`formats.canonical`).
-Starts nothing.
+Owns the transport, command lines, environments, headers and URLs of an entry in canonical form (`formats.canonical`),
+and which servers are signed in to; how is left to `oauth_reader`. Starts nothing.
 """
 
 import os
@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from asyncfc_mcp.config.caller_headers import InvalidTemplate, check_template, is_template
 from asyncfc_mcp.config.checker import Checker, kind_of, shown
 from asyncfc_mcp.config.formats import env_file, split_command, transport
-from asyncfc_mcp.config.settings import HttpSpec, StdioSpec
+from asyncfc_mcp.config.oauth_reader import OAuthReader
+from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec, StdioSpec
 from asyncfc_mcp.config.variables import Variables, is_script
 from asyncfc_mcp.errors import nearest
 from asyncfc_mcp.redaction import shown_name, shown_url
@@ -29,6 +30,7 @@ class SpecReader:
 
     def __init__(self, check: Checker) -> None:
         self._check = check
+        self._oauth = OAuthReader(check)
 
     def spec(self, entry: Mapping[str, Any], path: str, unknown: Sequence[str]) -> StdioSpec | HttpSpec:
         """Return the connection of an entry.
@@ -47,9 +49,11 @@ class SpecReader:
             found += f", but {close!r}" if close is not None and not fields else ""
             raise check.fail(path, f"found {found}", "one of the two")
         kind = self._transport(entry, path, "command" in fields)
-        env = self._environment(entry, path)
-        variables = Variables(check.environ, env)
+        variables = check.variables()
+        env = self._environment(entry, path, variables)
+        variables = variables.of_entry(env)
         if "command" in fields:
+            self._oauth.refuse(entry, path)
             return self._command(entry, path, env, variables)
         headers: dict[str, str] = {}
         caller_headers: dict[str, str] = {}
@@ -65,7 +69,10 @@ class SpecReader:
         for name in {name.lower() for name in headers} & {name.lower() for name in caller_headers}:
             raise check.fail(f"{path}.headers", f"found the header {name!r} twice", "each header once")
         spec = self.remote(entry["url"], f"{path}.url", kind, headers, variables)
-        return replace(spec, caller_headers=caller_headers) if caller_headers else spec
+        authorized = spec.oauth is None or bool(caller_headers)
+        oauth = self._oauth.read(entry, path, variables, authorized=authorized)
+        credentials = tuple(sorted(variables.credentials))
+        return replace(spec, oauth=oauth, caller_headers=caller_headers, credentials=credentials)
 
     def _transport(self, entry: Mapping[str, Any], path: str, is_command: bool) -> str | None:
         """Return the transport that an entry selects, `http` or `sse`; None for a command, or if the URL decides."""
@@ -91,11 +98,11 @@ class SpecReader:
 
     # --- commands ----------------------------------------------------------------------------------------------
 
-    def _environment(self, entry: Mapping[str, Any], path: str) -> dict[str, str]:
+    def _environment(self, entry: Mapping[str, Any], path: str, variables: Variables) -> dict[str, str]:
         """Return the variables of `envFile` and `env`, expanded."""
         check = self._check
         texts = {**self._env_file(entry, path), **check.secret_table(entry.get("env", {}), f"{path}.env")}
-        env = Variables(check.environ).table(
+        env = variables.table(
             texts,
             lambda key, variable: check.unexpanded(f"{path}.env.{key}", variable),
             lambda key, exc: check.unset(f"{path}.env.{key}", exc),
@@ -111,7 +118,7 @@ class SpecReader:
         if "envFile" not in entry:
             return {}
         here = f"{path}.envFile"
-        file = os.path.expanduser(self._check.expanded(entry["envFile"], here, Variables(self._check.environ)))
+        file = os.path.expanduser(self._check.expanded(entry["envFile"], here, self._check.variables()))
         try:
             return env_file(Path(file).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as exc:
@@ -153,7 +160,7 @@ class SpecReader:
             command, *first = (_expand_home(word) for word in words)
             args = [*first, *args]
             check.warn(f"{path}.command", f"split at spaces: the command is {command!r}, the rest are arguments")
-        return StdioSpec(command, tuple(args), env, cwd)
+        return StdioSpec(command, tuple(args), env, cwd, credentials=tuple(sorted(variables.credentials)))
 
     # --- URLs --------------------------------------------------------------------------------------------------
 
@@ -181,12 +188,13 @@ class SpecReader:
     def remote(
         self, written: Any, path: str, kind: str | None, headers: Mapping[str, str], variables: Variables
     ) -> HttpSpec:
-        """Return the connection to a URL.
+        """Return the connection to a URL, with sign-in if the configuration gives it no credentials.
 
         Args:
             kind: `http` or `sse`; None: decided by the path of the URL.
         """
         url = self._check.expanded(written, path, variables).strip()
+        parts = urlsplit("")
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -196,7 +204,8 @@ class SpecReader:
             raise self._check.fail(path, f"found {_shown_address(str(written).strip())}", "an http:// or https:// URL")
         if kind is None:
             kind = "sse" if urlsplit(url).path.rstrip("/").endswith("/sse") else "http"
-        return HttpSpec(url, headers, cast("Any", kind))
+        authorized = parts.username is not None or any(name.lower() == "authorization" for name in headers)
+        return HttpSpec(url, headers, cast("Any", kind), None if authorized else OAuthSpec())
 
 
 def _expand_home(word: str) -> str:

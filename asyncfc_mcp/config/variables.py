@@ -1,7 +1,8 @@
-"""Variables of server entries: `${NAME}`, `${env:NAME}`, `${NAME:-default}` and the predefined ones of hosts.
+"""Variables of server entries: those of the environment, of files and the keyring, and the predefined ones of hosts.
 
-Owns the expansion. In a command and its arguments an unknown variable is kept, since a shell or the program may expand
-it; elsewhere it is `Unset`, since a URL or a header that contains `${…}` cannot work.
+Owns the expansion of `${NAME}`, `${env:NAME}`, `${NAME:-default}`, `${file:PATH}` and `${keyring:NAME}`. In a command
+and its arguments an unknown variable is kept, since a shell or the program may expand it; elsewhere it is `Unset`,
+since a URL or a header that contains `${…}` cannot work.
 """
 
 import os
@@ -11,10 +12,12 @@ from functools import partial
 from pathlib import PurePath
 from typing import Final
 
+from asyncfc_mcp.config.secret_sources import SourceUnusable, read_source, shown_source
 from asyncfc_mcp.redaction import shown_name
 
 _VARIABLE: Final = re.compile(
     r"\$\{(?:(?P<asked>(?:input|command|config|caller):[^}]*)|(?P<slash>/)"
+    r"|(?P<source>file|keyring):(?P<at>(?:[^{}]|\{[^{}]*\})+)"
     r"|(?:env:(?P<env>[^}:]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*))(?::-(?P<default>(?:[^{}]|\{[^{}]*\})*))?)\}"
     r"|\$\{(?P<other>[^{}]*)\}?"
 )
@@ -40,30 +43,53 @@ class Variables:
     Args:
         environ: the bridge's own environment.
         own: the entry's `env`, which the server's process will have; it takes precedence.
+        folder: to which `${file:PATH}` is relative.
+
+    Attributes:
+        credentials: the values that were read from files and the keyring.
     """
 
-    def __init__(self, environ: Mapping[str, str], own: Mapping[str, str] | None = None) -> None:
-        self._environ, self._own = environ, own or {}
+    def __init__(self, environ: Mapping[str, str], own: Mapping[str, str] | None = None, *, folder: str = "") -> None:
+        self._environ, self._own, self._folder = environ, own or {}, folder
+        self.credentials: set[str] = set()
+
+    def of_entry(self, own: Mapping[str, str]) -> "Variables":
+        """Return the variables of an entry with this `env`, which share their credentials with these."""
+        variables = Variables(self._environ, own, folder=self._folder)
+        variables.credentials = self.credentials
+        return variables
 
     def expand(
-        self, text: str, left: Callable[[str], None], *, strict: bool = False, script: bool = False, raw: bool = False
+        self,
+        text: str,
+        left: Callable[[str], None],
+        *,
+        strict: bool = False,
+        word: bool = False,
+        script: bool = False,
+        raw: bool = False,
     ) -> str:
         """Return the text with its variables expanded. Values are not expanded again.
 
         Args:
             left: called for each `${…}` that is kept, with its form for display.
             strict: raise an error for a variable without a value.
+            word: the text is a word of a command line, which other processes can read; a secret in it is refused.
             script: the text is a shell script, which sets variables of its own and expands all others.
             raw: keep a line end at the end of a value. Elsewhere it is removed, as a remnant of the file that the value
                 was read from.
 
         Raises:
-            Unset: a variable has no value, or only the host can resolve it.
+            Unset: a variable has no value, only the host can resolve it, or it must not be used here.
         """
 
         def variable(match: re.Match[str]) -> str:
             if match["slash"]:
                 return os.sep
+            if match["source"] is not None:
+                if script:  # a substring expansion in a shell
+                    return match[0]
+                return self._credential(match["source"], match["at"], left, word=word)
             if match["other"] is not None:
                 if not script:
                     left(f"${{{shown_name(match['other'])}}}")
@@ -84,7 +110,7 @@ class Variables:
             if value is not None and not raw:
                 value = value.rstrip("\r\n")
             if default is not None:
-                return value or self.expand(default, left, strict=strict, script=script, raw=raw)
+                return value or self.expand(default, left, strict=strict, word=word, script=script, raw=raw)
             if value is None:
                 value = _of_the_host(name)
             if value is None:
@@ -99,6 +125,19 @@ class Variables:
             return value
 
         return _VARIABLE.sub(variable, text) if "${" in text else text
+
+    def _credential(self, kind: str, name: str, left: Callable[[str], None], *, word: bool) -> str:
+        """Return the value of `${file:…}` or `${keyring:…}`."""
+        shown = shown_source(kind, name)
+        if word:
+            raise Unset(f"found {shown} in a command line, which other processes can read", 'it in "env"')
+        name = self.expand(name, left, strict=True)
+        try:
+            value = read_source(kind, name, self._folder)
+        except SourceUnusable as exc:
+            raise Unset(f"found {shown}, {exc.problem}", exc.remedy) from None
+        self.credentials.add(value)
+        return value
 
     def table(
         self, texts: Mapping[str, str], left: Callable[[str, str], None], unset: Callable[[str, Unset], Exception]
@@ -120,7 +159,9 @@ class Variables:
                 and name not in self._environ
                 and name not in pending
             }
-            return Variables({**own, **self._environ}).expand(texts[key], partial(left, key), strict=True, raw=True)
+            variables = Variables({**own, **self._environ}, folder=self._folder)
+            variables.credentials = self.credentials
+            return variables.expand(texts[key], partial(left, key), strict=True, raw=True)
 
         for key in texts:
             try:

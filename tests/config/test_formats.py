@@ -12,6 +12,7 @@ from asyncfc_mcp.config.formats import env_file, split_command, transport
 from asyncfc_mcp.config.reader import config_for_command, config_for_url, load_config, parse_config
 from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.errors import ConfigError
+from tests.support.configurations import signed_in
 
 FILE = "mcp.json"
 Json = dict[str, Any]
@@ -117,7 +118,7 @@ def test_the_entrys_own_environment_counts() -> None:
     assert remote.args[-1] == "Authorization:Bearer t0"
     assert remote.env == {"AUTH_HEADER": "Bearer t0"}
     at_url = entry({"url": "http://${H}/mcp", "headers": {"A": "${env:T}"}, "env": {"H": "h", "T": "t"}}).spec
-    assert at_url == HttpSpec("http://h/mcp", {"A": "t"})
+    assert at_url == signed_in("http://h/mcp", {"A": "t"})
 
 
 def test_the_environment_of_an_entry_may_use_itself() -> None:
@@ -188,8 +189,8 @@ def test_an_unknown_type_of_a_command_is_a_warning() -> None:
     assert "'docker'" in config.warnings[0]
 
 
-HTTP = HttpSpec("http://h/mcp")
-OLD = HttpSpec("http://h/sse", {}, "sse")
+HTTP = signed_in("http://h/mcp")
+OLD = signed_in("http://h/sse", {}, "sse")
 LOCAL = StdioSpec("x", ("a",), {"K": "v"})
 HOSTS: list[tuple[str, Json, StdioSpec | HttpSpec]] = [
     ("gemini", {"httpUrl": "http://h/mcp", "timeout": 5000, "trust": True}, HTTP),
@@ -353,7 +354,7 @@ def test_white_space_around_a_header_is_trimmed(around: str) -> None:
 def test_a_line_end_of_a_variable_is_left_out_of_arguments_and_urls() -> None:
     """As `$(…)` of a shell does it; an environment variable is passed on as it is."""
     environ = {"A": "abc\n"}
-    assert entry({"url": "http://h/${A}/mcp"}, environ).spec == HttpSpec("http://h/abc/mcp")
+    assert entry({"url": "http://h/${A}/mcp"}, environ).spec == signed_in("http://h/abc/mcp")
     assert entry({"command": "x", "args": ["--k=${A}"], "env": {"A": "${A}"}}, environ).spec == StdioSpec(
         "x", ("--k=abc",), {"A": "abc\n"}
     )
@@ -444,6 +445,6 @@ def test_the_snippets_of_the_readme_can_be_pasted() -> None:
         assert not config.warnings, text
         assert not config.unusable, text
     urls = [parse(text).servers[0].spec for text in inline]
-    expected = HttpSpec("http://127.0.0.1:8642/mcp")
+    expected = signed_in("http://127.0.0.1:8642/mcp")
     assert [spec for spec in urls if isinstance(spec, HttpSpec)] == [expected] * 3
     assert page.count("http://127.0.0.1:8642/mcp") >= len(inline) + 2

@@ -13,6 +13,7 @@ from asyncfc_mcp.config.parsing import MAX_YAML_VALUES
 from asyncfc_mcp.config.reader import parse_config
 from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, StdioSpec
 from asyncfc_mcp.errors import ConfigError
+from tests.support.configurations import signed_in
 
 GOOSE = """\
 GOOSE_PROVIDER: anthropic  # the model's
@@ -72,7 +73,7 @@ def test_a_goose_file_is_read() -> None:
     github, remote = config.servers
     assert github.spec == StdioSpec("npx", ("-y", "@modelcontextprotocol/server-github"), {"TOKEN": "on"})
     assert (github.include, github.base.timeout_s) == (("get_issue",), 300)
-    assert remote.spec == HttpSpec("https://h/mcp", {"A": "1"})
+    assert remote.spec == signed_in("https://h/mcp", {"A": "1"})
     assert config.unusable == ()
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from asyncfc_mcp.config.reader import config_for_command, config_for_url, parse_config
 from asyncfc_mcp.config.settings import HttpSpec, Policy, Settings, StdioSpec
 from asyncfc_mcp.errors import ConfigError
-from tests.support.configurations import FILE, SAMPLES, VS_CODE, WHERE, Json, at, entry, parse, refused
+from tests.support.configurations import FILE, SAMPLES, VS_CODE, WHERE, Json, at, entry, parse, refused, signed_in
 
 CLAUDE_DESKTOP = r"""
 {
@@ -75,7 +75,7 @@ def test_a_claude_code_configuration_is_read_as_it_is() -> None:
     """`type` http, sse and stdio; variables with and without a default."""
     github, asana, db = parse(CLAUDE_CODE, {"GITHUB_TOKEN": "t0"}).servers
     assert github.spec == HttpSpec("https://api.githubcopilot.com/mcp/", {"Authorization": "Bearer t0"}, "http")
-    assert asana.spec == HttpSpec("https://mcp.asana.com/sse", {}, "sse")
+    assert asana.spec == signed_in("https://mcp.asana.com/sse", {}, "sse")
     assert db.spec == StdioSpec("npx", ("-y", "@bytebase/dbhub", "--dsn", "sqlite:///a.db"))
 
 
@@ -86,8 +86,8 @@ def test_a_cursor_configuration_is_read_as_it_is() -> None:
     assert isinstance(local.spec, StdioSpec)
     assert local.spec.args == (f"{os.getcwd()}/server.py", f"--home={os.path.expanduser('~')}")
     assert local.spec.env == {"API_KEY": "k1"}
-    assert remote.spec == HttpSpec("http://localhost:3000/mcp", {"API_KEY": "value"}, "http")
-    assert old.spec == HttpSpec("http://localhost:3001/sse", {}, "sse")
+    assert remote.spec == signed_in("http://localhost:3000/mcp", {"API_KEY": "value"}, "http")
+    assert old.spec == signed_in("http://localhost:3001/sse", {}, "sse")
     assert config.warnings == ("mcp.json: mcpServers.local.envFile: the file was not read: No such file or directory",)
 
 
@@ -97,7 +97,7 @@ def test_a_vs_code_configuration_is_read_as_it_is() -> None:
     playwright, github = config.servers
     assert isinstance(playwright.spec, StdioSpec)
     assert playwright.spec.env == {"PORT": "8931"}
-    assert github.spec == HttpSpec("https://api.githubcopilot.com/mcp")
+    assert github.spec == signed_in("https://api.githubcopilot.com/mcp")
     assert config.warnings == ("mcp.json: servers.playwright.dev: ignored: not used by the bridge",)
 
 
@@ -111,13 +111,13 @@ def test_what_only_a_host_can_ask_for_is_refused() -> None:
 @pytest.mark.parametrize("name", ["http", "streamable-http", "streamableHttp", "streamable_http"])
 def test_every_spelling_of_streamable_http_is_known(name: str) -> None:
     """Hosts differ in how they write it; said explicitly it wins over the URL."""
-    assert entry({"type": name, "url": "http://h/sse"}).spec == HttpSpec("http://h/sse", {}, "http")
+    assert entry({"type": name, "url": "http://h/sse"}).spec == signed_in("http://h/sse", {}, "http")
 
 
 def test_a_transport_said_explicitly_wins_over_the_url() -> None:
     """A URL that ends in /sse is only a hint."""
-    assert entry({"type": "sse", "url": "http://h/mcp"}).spec == HttpSpec("http://h/mcp", {}, "sse")
-    assert entry({"url": "http://h/a/sse/?x=1"}).spec == HttpSpec("http://h/a/sse/?x=1", {}, "sse")
+    assert entry({"type": "sse", "url": "http://h/mcp"}).spec == signed_in("http://h/mcp", {}, "sse")
+    assert entry({"url": "http://h/a/sse/?x=1"}).spec == signed_in("http://h/a/sse/?x=1", {}, "sse")
 
 
 def test_null_is_the_same_as_nothing_in_an_entry() -> None:
@@ -200,9 +200,9 @@ def test_a_url_is_one_server_whose_tools_keep_their_names() -> None:
     """Named after its host; what is no URL is refused in the words of the command line."""
     (server,) = config_for_url("https://example.com/mcp").servers
     assert (server.name, server.prefix, server.keep_names) == ("example.com", "", True)
-    assert server.spec == HttpSpec("https://example.com/mcp")
+    assert server.spec == signed_in("https://example.com/mcp")
     (old,) = config_for_url("http://127.0.0.1:1/sse").servers
-    assert old.spec == HttpSpec("http://127.0.0.1:1/sse", {}, "sse")
+    assert old.spec == signed_in("http://127.0.0.1:1/sse", {}, "sse")
     with pytest.raises(ConfigError, match=r"^--url: found"):
         config_for_url("example.com")
 

@@ -9,7 +9,16 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from asyncfc_mcp.config.reader import load_config, parse_config
-from asyncfc_mcp.config.settings import BridgeConfig, Policy, ServerConfig, Settings, field_docs
+from asyncfc_mcp.config.settings import (
+    BridgeConfig,
+    HttpSpec,
+    OAuthSpec,
+    Policy,
+    ServerConfig,
+    Settings,
+    UnusableServer,
+    field_docs,
+)
 from asyncfc_mcp.errors import ConfigError
 
 FILE = "mcp.json"
@@ -38,6 +47,21 @@ def entry(value: Json, environ: Mapping[str, str] | None = None) -> ServerConfig
     """Return the only server of a configuration with this entry."""
     (server,) = parse({"mcpServers": {"s": value}}, environ).servers
     return server
+
+
+def signed_in(url: str, headers: Mapping[str, str] | None = None, kind: Literal["http", "sse"] = "http") -> HttpSpec:
+    """Return the connection to a URL without credentials in the configuration, which is signed in to if it asks."""
+    return HttpSpec(url, headers or {}, kind, OAuthSpec())
+
+
+def left_out(value: Json, environ: Mapping[str, str] | None = None) -> str:
+    """Return the reason why a server with this entry is left out, while another one of the file is usable."""
+    config = parse({"mcpServers": {"s": value, "other": {"command": "x"}}}, environ)
+    assert [server.name for server in config.servers] == ["other"]
+    [unusable] = config.unusable
+    assert isinstance(unusable, UnusableServer)
+    assert unusable.name == "s"
+    return unusable.reason
 
 
 def section(own: Json, top: Json | None = None) -> ServerConfig:
