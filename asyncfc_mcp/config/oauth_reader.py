@@ -48,8 +48,8 @@ _OF_HOSTS: Final = frozenset(
 )  # fmt: skip
 """Known keys of hosts that are not used here: endpoints are discovered."""
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
-CALLBACK_PATH: Final = "/callback"
-"""Path of the loopback redirect."""
+_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]*")
+"""A path of the loopback redirect."""
 _ALGORITHMS: Final = (
     "ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "EdDSA",
 )  # fmt: skip
@@ -176,6 +176,10 @@ class OAuthReader:
                 if text.strip("[]") not in _LOOPBACK:
                     raise check.fail(path, f"found {seen}", "'127.0.0.1' or 'localhost'")
                 return text.strip("[]")
+            case "callback_path":
+                if not _PATH.fullmatch(text):
+                    raise check.fail(path, f"found {seen}", "a path such as '/callback'")
+                return text
             case "redirect_uri":
                 return self._redirect(text, path)
             case "metadata_url" | "client_metadata_url":
@@ -220,11 +224,12 @@ class OAuthReader:
             port = parts.port
         except ValueError:
             parts, port = urlsplit(""), None
-        if parts.scheme != "http" or parts.hostname not in _LOOPBACK or port is None or parts.path != CALLBACK_PATH:
-            problem = f"the bridge listens at http://127.0.0.1:PORT{CALLBACK_PATH}: set callback_host and callback_port"
-            self._check.warn(path, f"ignored: {problem}")
+        path_of = parts.path or "/"
+        usable = parts.scheme == "http" and parts.hostname in _LOOPBACK and port is not None and not parts.query
+        if not usable or not _PATH.fullmatch(path_of):
+            self._check.warn(path, "ignored: the bridge listens at this machine only, as in http://127.0.0.1:PORT/PATH")
             return None
-        return [("callback_host", parts.hostname), ("callback_port", port)]
+        return [("callback_host", parts.hostname), ("callback_port", port), ("callback_path", path_of)]
 
     def _check_url(self, text: str, path: str, seen: str) -> None:
         """Refuse what is no URL with https, or at this machine: credentials depend on what is there."""

@@ -147,7 +147,8 @@ class OAuthSpec:
         client_id, client_secret: of a client that was registered by hand.
         client_metadata_url: URL of a client ID metadata document, which is the client ID.
         scopes: to request in place of those that the server asks for.
-        callback_host, callback_port: of the loopback redirect; a port of None is `DEFAULT_CALLBACK_PORT`.
+        callback_host, callback_port, callback_path: of the loopback redirect, `http://HOST:PORT/PATH`, as it was
+            registered by hand; a port of None is `DEFAULT_CALLBACK_PORT`.
         grant: `client_credentials` for machines, without a user.
         private_key: in PEM, to authenticate the client with a signed JWT in place of a secret.
         key_id, algorithm: of that JWT.
@@ -161,6 +162,7 @@ class OAuthSpec:
     scopes: tuple[str, ...] | None = None
     callback_host: str = "127.0.0.1"
     callback_port: int | None = None
+    callback_path: str = "/callback"
     grant: Literal["authorization_code", "client_credentials"] = "authorization_code"
     private_key: str | None = field(default=None, repr=False)
     key_id: str | None = None

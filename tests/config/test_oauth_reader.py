@@ -95,8 +95,8 @@ HOSTS: list[tuple[str, Json, OAuthSpec]] = [
     ("codex, empty", {"scopes": [], "auth": "oauth"}, OAuthSpec()),
     (
         "codex, callback URL",
-        {"oauth": {"client_id": "c", "callback_url": "http://localhost:5555/callback"}},
-        OAuthSpec(client_id="c", callback_host="localhost", callback_port=5555),
+        {"oauth": {"client_id": "c", "callback_url": "http://localhost:5555/auth/cb"}},
+        OAuthSpec(client_id="c", callback_host="localhost", callback_port=5555, callback_path="/auth/cb"),
     ),
     (
         "opencode",
@@ -122,6 +122,7 @@ HOSTS: list[tuple[str, Json, OAuthSpec]] = [
                 "scopes": ["a"],
                 "callback_host": "localhost",
                 "callback_port": "4444",
+                "callback_path": "/oauth/callback",
                 "grant": "client-credentials",
                 "private_key": KEY,
                 "key_id": "k1",
@@ -136,6 +137,7 @@ HOSTS: list[tuple[str, Json, OAuthSpec]] = [
             scopes=("a",),
             callback_host="localhost",
             callback_port=4444,
+            callback_path="/oauth/callback",
             grant="client_credentials",
             private_key=KEY,
             key_id="k1",
@@ -194,6 +196,8 @@ def test_the_braces_of_opencode_are_variables(tmp_path: Path) -> None:
         ({"oauth": {"callbackPort": "web"}}, ['oauth.callbackPort: found "web"']),
         ({"oauth": {"callbackPort": True}}, ["oauth.callbackPort: found true"]),
         ({"oauth": {"callback_host": "0.0.0.0"}}, ['found "0.0.0.0"', "'127.0.0.1' or 'localhost'"]),
+        ({"oauth": {"callback_path": "/a?b"}}, ["oauth.callback_path: found", "a path such as"]),
+        ({"oauth": {"callback_path": "callback"}}, ["a path such as"]),
         ({"oauth": {"grant": "password"}}, ['found "password"', "'client_credentials'"]),
         ({"oauth": {"grant": "client_credentials"}}, ["without credentials of a client", "client_secret or private"]),
         ({"oauth": {"grant": "client_credentials", "client_id": "c"}}, ["without credentials of a client"]),
@@ -234,7 +238,7 @@ def test_a_wrong_setting_is_explained(own: Json, words: list[str]) -> None:
         ({"oauth": {"client_id": "a", "clientId": "b"}}, "oauth.clientId: ignored: 'client_id' has the same meaning"),
         (
             {"oauth": {"redirect_uri": "https://app/cb"}},
-            "oauth.redirect_uri: ignored: the bridge listens at http://127",
+            "oauth.redirect_uri: ignored: the bridge listens at this machine",
         ),
         ({"auth": "hunter2"}, 'auth: ignored: not used by the bridge; a token belongs in "headers"'),
         (
