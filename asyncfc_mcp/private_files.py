@@ -1,12 +1,13 @@
-"""Private files of one user: logs, cached listings, counts.
+"""Private files of one user: logs, cached listings, counts, credentials.
 
 Owns their modes, and the protection against files of other users, links and pipes in their place, even where others can
-write to the folder. Independent of their content.
+write to the folder; and locks between processes. Independent of their content.
 """
 
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -57,8 +58,11 @@ def read_private(path: Path) -> str:
         return file.read()
 
 
-def replace_private(path: Path, parts: Iterable[bytes]) -> None:
+def replace_private(path: Path, parts: Iterable[bytes], *, durable: bool = False) -> None:
     """Write a private file atomically: readers and crashes see the old content or the new one, never a part.
+
+    Args:
+        durable: return once the content is on the disk, so that it survives a crash of the machine as well.
 
     Raises:
         OSError: it cannot be written.
@@ -67,4 +71,54 @@ def replace_private(path: Path, parts: Iterable[bytes]) -> None:
     part.unlink(missing_ok=True)
     with os.fdopen(open_private(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
         file.writelines(parts)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     part.replace(path)
+    if durable and os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    _FAR: Final = 1 << 30
+    """Position of the locked byte: the content of a locked region cannot be read there."""
+
+    def try_lock(descriptor: int, *, exclusive: bool = True) -> bool:
+        """Lock a file unless another process, or another descriptor of this one, has locked it; return whether it is
+        locked now. The lock ends with the descriptor, and so with the process.
+
+        Raises:
+            OSError: the file system has no locks.
+        """
+        os.lseek(descriptor, _FAR, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        finally:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        return True
+
+else:
+    import fcntl
+
+    def try_lock(descriptor: int, *, exclusive: bool = True) -> bool:
+        """Lock a file unless another process, or another descriptor of this one, has locked it; return whether it is
+        locked now. The lock ends with the descriptor, and so with the process.
+
+        Raises:
+            OSError: the file system has no locks.
+        """
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as exc:
+            if exc.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True

@@ -21,6 +21,7 @@ from asyncfc_mcp.redaction import without_secrets
 
 if TYPE_CHECKING:
     from asyncfc_mcp.bridge.bridge import Bridge
+    from asyncfc_mcp.downstream.oauth.store import CredentialStore
     from asyncfc_mcp.downstream.process import Child
     from asyncfc_mcp.downstream.reaper import Reaper
 
@@ -133,6 +134,18 @@ def make_bridge(
         journal=journal_path(config) if records else None,
         shared=records,
     )
+
+
+def credential_store(config: BridgeConfig) -> "CredentialStore":
+    """Return the store of the tokens of servers that were signed in to."""
+    folder = state_folder() / "oauth"
+    if config.settings.credentials == "keyring":
+        from asyncfc_mcp.downstream.oauth.keyring_store import KeyringStore
+
+        return KeyringStore(folder)
+    from asyncfc_mcp.downstream.oauth.file_store import FileStore
+
+    return FileStore(folder)
 
 
 def state_folder() -> Path:

@@ -332,6 +332,11 @@ class Settings:
         "question that one replica asks can be answered at another. Default: a random one for each process.",
         secret=True,
     )
+    credentials: Literal["file", "keyring"] = setting(
+        "file",
+        "Where the tokens of servers that were [signed in](security.md) to are kept: in private files of the user's "
+        "state folder, or in the `keyring` of the operating system. Needs `asyncfc-mcp[keyring]`.",
+    )
     journal: str = setting(
         "auto",
         "[Journal](journal.md) of futures, with which they survive a restart: `auto` (a file for each configuration in "

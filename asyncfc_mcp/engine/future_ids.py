@@ -12,13 +12,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from asyncfc_mcp.private_files import make_folder, open_private, read_private, replace_private
+from asyncfc_mcp.private_files import make_folder, open_private, read_private, replace_private, try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -262,12 +262,11 @@ def _locked(path: Path) -> Generator[None]:
         raise CountUnusable(str(exc)) from exc
     try:
         for attempt in range(LOCK_ATTEMPTS):
-            try:
-                _lock(descriptor)
-                break
-            except OSError:
-                if attempt + 1 < LOCK_ATTEMPTS:
-                    time.sleep(LOCK_PAUSE_S)
+            with suppress(OSError):  # the file system may have no locks at this moment
+                if try_lock(descriptor):
+                    break
+            if attempt + 1 < LOCK_ATTEMPTS:
+                time.sleep(LOCK_PAUSE_S)
         else:
             raise CountUnusable("another process holds its lock")
         yield
@@ -276,19 +275,11 @@ def _locked(path: Path) -> Generator[None]:
 
 
 if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
     def _is_running(pid: int) -> bool:
         return False  # signal 0 would end it there
 
 else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _is_running(pid: int) -> bool:
         try:

@@ -25,9 +25,9 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
-from asyncfc_mcp.private_files import make_folder, open_private, read_private
+from asyncfc_mcp.private_files import make_folder, open_private, read_private, try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -236,33 +236,8 @@ def _attempts(timeout_s: float) -> Iterator[None]:
         time.sleep(_PAUSE_S)
 
 
-if sys.platform == "win32":
-    import msvcrt
-
-    _FAR: Final = 1 << 30
-    """Position of the locked byte: the content of a locked region cannot be read there."""
-
-    def _try_lock(descriptor: int, *, exclusive: bool) -> bool:
-        os.lseek(descriptor, _FAR, os.SEEK_SET)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        finally:
-            os.lseek(descriptor, 0, os.SEEK_SET)
-        return True
-
-else:
-    import errno
-    import fcntl
-
-    _HELD: Final = cast("tuple[int, ...]", (errno.EAGAIN, errno.EACCES))
-
-    def _try_lock(descriptor: int, *, exclusive: bool) -> bool:
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except OSError as exc:
-            if exc.errno in _HELD:
-                return False
-            raise LockUnavailable(f"the file system has no locks: {exc}") from exc
-        return True
+def _try_lock(descriptor: int, *, exclusive: bool) -> bool:
+    try:
+        return try_lock(descriptor, exclusive=exclusive)
+    except OSError as exc:
+        raise LockUnavailable(f"the file system has no locks: {exc}") from exc
