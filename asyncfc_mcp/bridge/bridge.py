@@ -1,8 +1,9 @@
 """The bridge: a call's way from a client's request to an engine.
 
 Owns submission: references bound, arguments typed, the effect worked out, and the call handed to the engine. Its parts
-are open to what is above: `directory` (what is listed), `forwarding` (requests that are no tool calls),
-`server_requests` (what servers ask and announce) and `engine` (futures). `app` puts them together.
+are open to what is above: `directory` (what is listed), `views` (what of it a principal may see), `forwarding`
+(requests that are no tool calls), `server_requests` (what servers ask and announce) and `engine` (futures). `app` puts
+them together.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -23,8 +24,10 @@ from asyncfc_mcp.bridge.server_requests import ServerRequests
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
 from asyncfc_mcp.bridge.stopping import Stopping
 from asyncfc_mcp.bridge.tool_routes import ToolRoute, as_typed
+from asyncfc_mcp.bridge.views import Views
 from asyncfc_mcp.config.settings import BridgeConfig
 from asyncfc_mcp.core import references
+from asyncfc_mcp.core.access import AccessRules
 from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.overridden_tools import MASK
 from asyncfc_mcp.core.state_paths import ServerState
@@ -70,6 +73,8 @@ class Bridge:
         self.downstreams = connect(self)
         self.shapes = ShapeLearner(config.servers, cache, lambda server, tool: self.directory.entry_of(server, tool))
         self.directory = Directory(config, self.downstreams, cache, reserved, states, starts, self.shapes.texts)
+        access = config.settings.access
+        self.views = Views(self.directory, None if access is None else AccessRules(access))
         self.executor = Executor(
             engine,
             self.downstreams,

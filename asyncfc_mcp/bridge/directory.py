@@ -154,17 +154,25 @@ class Directory:
 
     # --- asking --------------------------------------------------------------------------------------------------
 
-    def route(self, name: str) -> ToolRoute:
+    def route(
+        self, name: str, routes: Mapping[str, ToolRoute] | None = None, among: Callable[[str], bool] | None = None
+    ) -> ToolRoute:
         """Return the tool that is listed under this name at this moment.
+
+        Args:
+            routes: the tools that may be used; None: all.
+            among: returns true for the servers that may be named; None: all.
 
         Raises:
             UnknownTool: there is none.
         """
-        route = self.routes.get(name)
+        routes = self.routes if routes is None else routes
+        route = routes.get(name)
         if route is None:
             known = {server for server, downstream in self._downstreams.items() if downstream.known}
             absent = [(server, why) for server, why in self.unavailable_servers() if server not in known]
-            raise UnknownTool(name, [*self.routes, *self._reserved], absent)
+            absent = [each for each in absent if among is None or among(each[0])]
+            raise UnknownTool(name, [*routes, *self._reserved], absent)
         return route
 
     def entry_of(self, server: str, tool: str) -> ToolEntry | None:
@@ -172,24 +180,34 @@ class Directory:
         name = self._names.get((server, tool))
         return self.catalog.tools.get(name) if name is not None else None
 
-    async def wait_for_tool(self, name: str) -> ToolRoute:
+    async def wait_for_tool(
+        self,
+        name: str,
+        routes: Callable[[], Mapping[str, ToolRoute]] | None = None,
+        among: Callable[[str], bool] | None = None,
+    ) -> ToolRoute:
         """Return the tool with this name as soon as it is listed, or all listings are known.
+
+        Args:
+            routes: returns the tools of the moment that may be used; None: all.
+            among: see `route`. Only these servers are waited for.
 
         Raises:
             UnknownTool: there is none.
         """
-        if name not in self.routes:
+        routes = routes or (lambda: self.routes)
+        if name not in routes():
             async with anyio.create_task_group() as tg:
 
                 async def appear() -> None:
-                    while name not in self.routes:
+                    while name not in routes():
                         await self._rebuilt.wait()
                     tg.cancel_scope.cancel()
 
                 tg.start_soon(appear)
-                await self.wait_for_catalog()
+                await self.wait_for_catalog(among=among)
                 tg.cancel_scope.cancel()
-        return self.route(name)
+        return self.route(name, routes(), among)
 
     async def wait_for_own_tool(self, server: str, tool: str) -> ToolRoute | None:
         """Return a tool by its own name as soon as it is listed, from this run or an earlier one. None once the server
@@ -209,7 +227,7 @@ class Directory:
         """Return when the listings known from earlier runs are in the catalog."""
         await self._restored.wait()
 
-    async def wait_for_catalog(self, *kinds: str) -> Catalog:
+    async def wait_for_catalog(self, *kinds: str, among: Callable[[str], bool] | None = None) -> Catalog:
         """Return the catalog as soon as every server's listings are known, cached or new, or have failed.
 
         Waits for the first server until `FIRST_LISTING_S` after the start, and no longer than that for the others, nor
@@ -218,15 +236,17 @@ class Directory:
 
         Args:
             kinds: those that are asked for (see `snapshot.LISTINGS`); tools, if none is named.
+            among: returns true for the servers that are waited for; None: all.
         """
         kinds = kinds or ("tools",)
         await self._restored.wait()
-        unknown = [d for d in self._downstreams.values() if not d.has_listings(kinds)]
+        some = [d for name, d in self._downstreams.items() if among is None or among(name)]
+        unknown = [d for d in some if not d.has_listings(kinds)]
         left = self._started_at + FIRST_LISTING_S - anyio.current_time()
         if not unknown or left <= 0:
             return self.catalog
         first = anyio.Event()
-        if len(unknown) < len(self._downstreams):
+        if len(unknown) < len(some):
             first.set()
 
         with anyio.move_on_after(left):

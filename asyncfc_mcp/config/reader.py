@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from asyncfc_mcp.config.access import warn_of_access
 from asyncfc_mcp.config.checker import Checker, absolute
 from asyncfc_mcp.config.formats import NOT_USED, split_command
 from asyncfc_mcp.config.host_files import has_braces, server_tables
@@ -74,6 +75,7 @@ def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConf
         check.warn("asyncfc.on_failure", FAIL_STOP_NEEDS_PATHS)
     own = Settings(**{key: item for key, item in top.items() if key in SETTINGS})
     _warn_of_replicas(check, own, top, kept, where)
+    warn_of_access(check, own.access, entries)
     _refuse_stored_callers(check, own, kept, where)
     identity = f"file:{absolute(file)}"
     return BridgeConfig(

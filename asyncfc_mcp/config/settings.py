@@ -253,6 +253,19 @@ class ServerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessEntry:
+    """Servers and tools that some principals may use (setting `access`).
+
+    Attributes:
+        allow: patterns of what they may use; None: everything.
+        deny: patterns of what they may not use, whatever allows it.
+    """
+
+    allow: tuple[str, ...] | None = None
+    deny: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Settings of the bridge as a whole, allowed at the top of the file only."""
 
@@ -387,6 +400,14 @@ class Settings:
     idle_timeout_s: float = setting(5.0, "Seconds after which an idle HTTP connection is closed.", above=True)
     question_timeout_s: float = setting(
         600.0, "Timeout for the answer to a server's question to the user, in seconds. The call then fails.", above=True
+    )
+    access: Mapping[str, AccessEntry] | None = field(
+        default=None,
+        metadata={
+            "doc": "Servers and tools that each principal may see and use, by its name, by an OAuth scope of its token "
+            "(`scope:NAME`), or for all (`*`): see [Access](security.md#access-of-principals). Not set: everything. "
+            "Set: who has no entry may use nothing."
+        },
     )
     host_profiles: Mapping[str, Mapping[str, object]] = field(
         default_factory=dict[str, Mapping[str, object]],

@@ -11,6 +11,7 @@ from dataclasses import Field, fields
 from types import UnionType
 from typing import Any, Final, Literal, cast, get_args, get_origin
 
+from asyncfc_mcp.config.access import read_access
 from asyncfc_mcp.config.checker import Checker, absolute, is_file_name, shown
 from asyncfc_mcp.config.environment import NAME as VARIABLE_NAME
 from asyncfc_mcp.config.environment import Inherit
@@ -118,6 +119,8 @@ class SettingsReader:
             case "tools":
                 tools = cast("dict[str, Any]", check.typed(value, path, dict, "an object: tool name → its settings"))
                 return {tool: self.section(own, f"{path}.{tool}", "on a tool") for tool, own in tools.items()}
+            case "access":
+                return read_access(check, value, path)
             case "host_profiles":
                 return self._profiles(value, path)
             case "engine":

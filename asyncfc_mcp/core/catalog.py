@@ -5,7 +5,7 @@ server's listing. Names belong to `names`, and MCP's own schema to `listing_sche
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -171,6 +171,22 @@ class Catalog:
             "resourceTemplates": self.templates.values(),
         }
         return list(entries[kind])
+
+    def part(self, allows: Callable[[str, str], bool], serves: Callable[[str], bool]) -> "Catalog":
+        """Return the part that some principals may see.
+
+        Args:
+            allows: returns true for a server and the own name of a tool of it that they may use.
+            serves: returns true for a server that they may use as a whole.
+        """
+        servers = {config.name: serves(config.name) for config in self.servers}
+        return replace(
+            self,
+            tools={name: entry for name, entry in self.tools.items() if allows(entry.server, entry.tool)},
+            prompts={name: entry for name, entry in self.prompts.items() if servers.get(entry.server)},
+            resources={uri: entry for uri, entry in self.resources.items() if servers.get(entry[0])},
+            templates={uri: entry for uri, entry in self.templates.items() if servers.get(entry[0])},
+        )
 
     def short_names(self, limit: int, published: PublishedNames) -> dict[str, str]:
         """Return a unique name of at most `limit` characters for each tool with a longer one."""

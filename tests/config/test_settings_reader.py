@@ -15,7 +15,16 @@ import pytest
 from asyncfc_mcp.config.checker import Checker
 from asyncfc_mcp.config.overrides import OVERRIDES
 from asyncfc_mcp.config.reader import parse_config
-from asyncfc_mcp.config.settings import SERVER_KEYS, SPAWN_KEYS, Policy, Settings, StdioSpec, field_docs, setting
+from asyncfc_mcp.config.settings import (
+    SERVER_KEYS,
+    SPAWN_KEYS,
+    AccessEntry,
+    Policy,
+    Settings,
+    StdioSpec,
+    field_docs,
+    setting,
+)
 from asyncfc_mcp.config.settings_reader import declared
 from asyncfc_mcp.errors import ConfigError
 from tests.support.configurations import FILE, SAMPLES, WHERE, Json, at, parse, refused, refused_section, section
@@ -67,6 +76,8 @@ def test_a_setting_stands_where_it_is_documented_to(level: str, name: str) -> No
     elif (name, level) == ("journal", "top"):
         assert config.settings.journal == "off"
         assert server.policy("t").journal
+    elif name == "access":
+        assert config.settings.access == {"alice": AccessEntry(("a",), ("*/b_*",))}
     elif WHERE[name] == ["top"]:
         assert getattr(config.settings, name) == read
     else:
