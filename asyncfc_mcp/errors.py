@@ -139,6 +139,22 @@ class SignInNeeded(HttpRefused):
         return "; ".join(filter(None, [self.why, self.command]))
 
 
+class SignInFailed(BridgeError):
+    """A sign-in to a server, or a request to its authorization server, did not succeed.
+
+    `downstream.oauth.failures` has a class for each cause.
+
+    Args:
+        server: its name in the configuration.
+        why: what happened, without any credential.
+        advice: what to do; empty if trying again is all there is.
+    """
+
+    def __init__(self, server: str, why: str, advice: str = "") -> None:
+        super().__init__(f"sign-in to {server!r} failed: {why}" + (f"; {advice}" if advice else ""))
+        self.server = server
+
+
 class SessionLost(HttpRefused):
     """The server no longer knows the session of a request, and did not process it."""
 

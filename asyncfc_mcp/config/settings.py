@@ -12,6 +12,9 @@ from asyncfc_mcp.config.environment import Inherit
 from asyncfc_mcp.config.overrides import OVERRIDES, ToolOverride
 from asyncfc_mcp.redaction import passwords_of, secrets_of, shown_command, shown_url, without_secrets
 
+DEFAULT_CALLBACK_PORT: Final = 28463
+"""Port of the loopback redirect of sign-ins: always the same, since authorization servers compare it with the
+registered one. Neither assigned by IANA nor in the range that systems give to outgoing connections."""
 HTTP_CONCURRENCY: Final = 200
 """Default concurrency limit of a server at a URL."""
 
@@ -147,8 +150,9 @@ class OAuthSpec:
         client_id, client_secret: of a client that was registered by hand.
         client_metadata_url: URL of a client ID metadata document, which is the client ID.
         scopes: to request in place of those that the server asks for.
-        callback_host, callback_port, callback_path: of the loopback redirect, `http://HOST:PORT/PATH`, as it was
-            registered by hand; a port of None is `DEFAULT_CALLBACK_PORT`.
+        issuer: the authorization server where that client was registered; its credentials go to no other one.
+        callback_host, callback_port, callback_path: of the loopback redirect; the host is `127.0.0.1` or `localhost`,
+            a port of None is `DEFAULT_CALLBACK_PORT`.
         grant: `client_credentials` for machines, without a user.
         private_key: in PEM, to authenticate the client with a signed JWT in place of a secret.
         key_id, algorithm: of that JWT.
@@ -158,6 +162,7 @@ class OAuthSpec:
 
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)
+    issuer: str | None = None
     client_metadata_url: str | None = None
     scopes: tuple[str, ...] | None = None
     callback_host: str = "127.0.0.1"
@@ -169,6 +174,12 @@ class OAuthSpec:
     algorithm: str = "ES256"
     metadata_url: str | None = None
     resource: str | None = None
+
+    @property
+    def redirect_uri(self) -> str:
+        """The loopback redirect of a sign-in with a browser."""
+        port = DEFAULT_CALLBACK_PORT if self.callback_port is None else self.callback_port
+        return f"http://{self.callback_host}:{port}{self.callback_path}"
 
 
 @dataclass(frozen=True, slots=True)

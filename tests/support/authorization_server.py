@@ -508,3 +508,15 @@ def browse(url: str) -> str:
         return location
     finally:
         connection.close()
+
+
+def get(url: str) -> tuple[int, str]:
+    """Open a URL; return the status and the page."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+    try:
+        connection.request("GET", f"{parts.path}?{parts.query}")
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()

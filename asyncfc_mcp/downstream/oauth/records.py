@@ -85,7 +85,8 @@ class Grant(_Record):
         resource: the `resource` of all requests (RFC 8707).
         scopes: as granted; if the server does not say, as requested.
         expires_at: of the access token, in seconds of the epoch; None if the server does not say.
-        client_id: the registration that the tokens belong to.
+        client_id, redirect_uri, auth_method: of the registration that the tokens belong to. It is in the store if it is
+            neither configured nor a metadata document.
         obtained_at: in seconds of the epoch. Of two grants, the later one counts.
     """
 
@@ -99,6 +100,8 @@ class Grant(_Record):
     refresh_token: str | None = field(default=None, repr=False)
     expires_at: float | None = None
     revocation_endpoint: str | None = None
+    redirect_uri: str | None = None
+    auth_method: AuthMethod = "none"
 
     def is_fresh(self, now: float) -> bool:
         """Return whether the access token may still be used, as far as is known."""
