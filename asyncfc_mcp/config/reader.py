@@ -17,6 +17,7 @@ from asyncfc_mcp.config.access import warn_of_access
 from asyncfc_mcp.config.checker import Checker, absolute
 from asyncfc_mcp.config.formats import NOT_USED, split_command
 from asyncfc_mcp.config.host_files import has_braces, server_tables
+from asyncfc_mcp.config.mcp_remote import url_entry
 from asyncfc_mcp.config.parsing import parse_value, read_text
 from asyncfc_mcp.config.servers import FAIL_STOP_NEEDS_PATHS, ServerReader, wrong_section
 from asyncfc_mcp.config.settings import (
@@ -34,6 +35,7 @@ from asyncfc_mcp.config.settings_reader import SettingsReader, declares_state
 from asyncfc_mcp.config.specs import SpecReader
 from asyncfc_mcp.config.variables import Variables
 from asyncfc_mcp.errors import ConfigError, nearest
+from asyncfc_mcp.redaction import shown_url
 
 
 def load_config(path: Path, environ: Mapping[str, str]) -> BridgeConfig:
@@ -188,6 +190,10 @@ def config_for_command(argv: Sequence[str]) -> BridgeConfig:
     if len(argv) == 1 and (split := split_command(argv[0], lambda word: shutil.which(word) is not None)):
         argv = split
         warnings.append(f"the command was split at spaces: {argv[0]!r} is run with {len(argv) - 1} arguments")
+    direct = url_entry({"command": argv[0], "args": list(argv[1:])})
+    if direct is not None and direct.keys() == {"url"}:
+        instead = f"--url {shown_url(direct['url'])}"
+        warnings.append(f"the command runs mcp-remote, but the bridge can connect and sign in by itself: use {instead}")
     words = [word for word in argv if not word.startswith("-")] or ["server"]
     last = (
         words[1] if len(words) > 1 and Path(words[0]).name in ("npx", "uvx", "python", "python3", "node") else words[0]

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from asyncfc_mcp.config.checker import Checker, absolute, kind_of, shown
 from asyncfc_mcp.config.formats import canonical
+from asyncfc_mcp.config.mcp_remote import shown_url_entry, url_entry
 from asyncfc_mcp.config.overrides import OVERRIDES, OverrideReader, ToolOverride
 from asyncfc_mcp.config.parsing import JsonObject, duplicate_keys
 from asyncfc_mcp.config.settings import NOT_AT_TOP, POLICY, HttpSpec, Policy, ServerConfig, StdioSpec, UnusableServer
@@ -68,6 +69,9 @@ class ServerReader:
             overrides = self._overrides.expanded(overrides, tools_path, own_env)
         except ConfigError as exc:
             return self._unusable(name, exc)
+        if (direct := url_entry(entry)) is not None:
+            instead = f'write {shown_url_entry(direct)} in place of "command" and "args"'
+            self._check.warn(path, f"runs mcp-remote, but the bridge can connect and sign in by itself: {instead}")
         return self._configured(name, entry, own, path, spec, overrides)
 
     def _configured(
