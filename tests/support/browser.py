@@ -1,12 +1,19 @@
 """A script that plays the browser in a sign-in: follows redirects with its cookies, and fills in forms.
 
+    python tests/support/browser.py [--login NAME] [--finish] URL
+
+As a program it prints where the sign-in ends, or with `--finish` fetches that from the client's listener, as `$BROWSER`
+does.
+
 Owns the conversation with an authorization server up to the redirect to the client's loopback address, which is handed
 back, or fetched by `finish`. Knows the forms of oidc-provider (login and consent), and servers that redirect at once.
 """
 
 from __future__ import annotations
 
+import argparse
 import http.client
+import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
@@ -15,8 +22,7 @@ from http.cookiejar import CookieJar
 from typing import IO
 from urllib.parse import urlencode, urljoin
 
-from tests.support.client import PATIENCE
-
+PATIENCE = 30.0
 MAX_STEPS = 20
 
 
@@ -116,3 +122,21 @@ class Browser:
         except urllib.error.HTTPError as answer:
             with answer:
                 return answer.code, answer.headers.get("Location"), answer.read().decode(errors="replace")
+
+
+def main() -> int:
+    """Sign in once."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--login", default="alice")
+    parser.add_argument("--finish", action="store_true")
+    parser.add_argument("url")
+    options = parser.parse_args()
+    browser = Browser(options.login)
+    if options.finish:
+        return 0 if browser.finish(options.url)[0] == 200 else 1
+    print(browser.authorize(options.url))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -138,7 +138,7 @@ const body = async (request) => {
 const server = http.createServer(async (request, response) => {
   const { pathname } = new URL(request.url, issuer);
   if (request.method !== "POST" || pathname !== "/token") {
-    count(`${request.method} ${pathname.replace(/\/[A-Za-z0-9_-]{21,}/g, "/ID")}`);
+    count(`${request.method} ${pathname.replace(/^\/(auth|interaction|reg)\/[^/]+/, "/$1/ID")}`);
     return callback(request, response);
   }
   // The body is read here to count by kind of grant; oidc-provider takes a body that was parsed before it.
