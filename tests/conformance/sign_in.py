@@ -7,7 +7,8 @@ exit code is 1 for a check that fails and is not listed, and for a listed one th
 the bridge does not have (DPoP, ID-JAG, workload identity), and of the protocol of March 2025, whose servers have no
 protected-resource metadata, are not run.
 
-Owns running the suite and judging; the client is `sign_in_client.py`, the suite comes from npm (`npm/package-lock.json`).
+Owns running the suite and judging; the client is `sign_in_client.py`, the suite comes from npm, pinned in
+`npm/package-lock.json`.
 """
 
 from __future__ import annotations

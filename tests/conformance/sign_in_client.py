@@ -17,10 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.support.browser import Browser  # noqa: E402
-from tests.support.client import Json, RpcError, eventually, text_of  # noqa: E402
-from tests.support.sign_in import login  # noqa: E402
-from tests.support.stage import Stage, stage_in  # noqa: E402
+from tests.support.browser import Browser
+from tests.support.client import Json, RpcError, eventually, text_of
+from tests.support.sign_in import login
+from tests.support.stage import Stage, stage_in
 
 METATOOLS = {"await_future", "gather", "cancel_future", "list_futures"}
 METADATA_DOCUMENT = "https://conformance-test.local/client-metadata.json"

@@ -7,7 +7,7 @@ audience, and the scope; `--static` accepts one more token that is none. A call 
 refused with 403 until the token has it. `meet` answers once so many calls of it are in at the same time, which proves
 that calls are not made one after the other.
 
-GET /control/state: what requests were counted; POST /control/reset.
+GET /control/state: what requests were counted; POST /control/reset; POST /control/refuse: refuse all tokens that came.
 """
 
 from __future__ import annotations
@@ -52,7 +52,14 @@ class ProtectedServer:
 
     def reset(self) -> None:
         """Count from zero."""
-        with urllib.request.urlopen(urllib.request.Request(f"{self.control}/reset", b""), timeout=PATIENCE):
+        self._post("reset")
+
+    def refuse_known_tokens(self) -> None:
+        """Refuse every token that has come so far, as if it had been revoked."""
+        self._post("refuse")
+
+    def _post(self, verb: str) -> None:
+        with urllib.request.urlopen(urllib.request.Request(f"{self.control}/{verb}", b""), timeout=PATIENCE):
             pass
 
 
@@ -85,6 +92,7 @@ class Counts:
     methods: Counter[str] = field(default_factory=Counter[str])
     statuses: Counter[str] = field(default_factory=Counter[str])
     tokens: set[str] = field(default_factory=set[str])
+    refused: set[str] = field(default_factory=set[str])
     subjects: set[str] = field(default_factory=set[str])
     at_once: int = 0
     most_at_once: int = 0
@@ -120,6 +128,8 @@ class Watched:
         if scope["path"].startswith("/control/"):
             if scope["path"] == "/control/reset":
                 self.counts.reset()
+            elif scope["path"] == "/control/refuse":
+                self.counts.refused |= self.counts.tokens
             await _answer(send, 200, self.counts.to_json())
             return
         body = await _body(receive) if scope["method"] == "POST" else b""
@@ -131,7 +141,7 @@ class Watched:
         access = await self.verifier.verify_token(token) if token else None
         self.counts.methods[name if access else f"unauthorized {name}"] += 1
         if access is not None:
-            self.counts.tokens.add(hashlib.sha256(token.encode()).hexdigest())
+            self.counts.tokens.add(digest_of(token))
             self.counts.subjects.add(str(access.subject))
         if access is not None and name == "tools/call admin" and self.admin_scope not in access.scopes:
             self.counts.statuses["403"] += 1
@@ -160,6 +170,11 @@ class Watched:
             await self.app(scope, again if scope["method"] == "POST" else receive, counted)
         finally:
             self.counts.at_once -= is_call
+
+
+def digest_of(token: str) -> str:
+    """What is kept of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 async def _body(receive: Receive) -> bytes:
@@ -201,10 +216,13 @@ def main() -> None:
     class Verifier:
         """Checks JWTs of the issuer for this server."""
 
-        def __init__(self) -> None:
+        def __init__(self, counts: Counts) -> None:
+            self.counts = counts
             self.keys = jwt.PyJWKClient(f"{options.issuer}/jwks")
 
         def check(self, token: str) -> AccessToken | None:
+            if digest_of(token) in self.counts.refused:
+                return None
             if options.static and token == options.static:
                 return AccessToken(token=token, client_id="static", scopes=[options.scope], subject="static")
             try:
@@ -227,9 +245,11 @@ def main() -> None:
         async def verify_token(self, token: str) -> AccessToken | None:
             return await anyio.to_thread.run_sync(self.check, token)
 
+    counts = Counts()
+    verifier = Verifier(counts)
     server = MCPServer(
         "protected",
-        token_verifier=Verifier(),
+        token_verifier=verifier,
         # Not through AnyHttpUrl, which adds a slash to the issuer; identifiers are compared as texts.
         auth=AuthSettings.model_validate(
             {
@@ -272,8 +292,8 @@ def main() -> None:
 
     app = Watched(
         server.streamable_http_app(),
-        Counts(),
-        Verifier(),
+        counts,
+        verifier,
         options.admin_scope,
         f"{base}/.well-known/oauth-protected-resource/mcp",
     )

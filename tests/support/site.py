@@ -47,6 +47,11 @@ class Site(ThreadedApp):
         self.answers = _Answers()
         self.seen: list[Seen] = []
 
+    def reset(self) -> None:
+        """Forget all answers and requests."""
+        self.answers = _Answers()
+        self.seen.clear()
+
     def on(self, path: str, answer: Answer | Response) -> str:
         """Answer a path in this way; its URL."""
         self.answers.by_path[path] = answer if callable(answer) and not isinstance(answer, Response) else _same(answer)

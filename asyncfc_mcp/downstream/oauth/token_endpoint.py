@@ -251,4 +251,4 @@ def _lifetime(value: Any) -> float | None:
         value = int(value) if value.isascii() and value.isdecimal() and len(value) < 12 else None
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
         return None
-    return min(float(value), MAX_LIFETIME_S)
+    return float(min(value, MAX_LIFETIME_S))  # in this order: an integer may be too large for a float

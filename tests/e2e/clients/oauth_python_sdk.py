@@ -18,7 +18,7 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAu
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.support.browser import Browser  # noqa: E402
+from tests.support.browser import Browser
 
 
 class Memory(TokenStorage):
