@@ -5,16 +5,17 @@ Owns wiring only. Reading files and the environment is the command line's job, s
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.config.settings import ANY_OWNER, EMBEDDED, BridgeConfig, StdioSpec
+from asyncfc_mcp.config.caller_headers import uses_callers
+from asyncfc_mcp.config.settings import ANY_OWNER, EMBEDDED, BridgeConfig, ServerConfig, StdioSpec
 from asyncfc_mcp.core.effects import declared_effect
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.core.state_roots import server_states
-from asyncfc_mcp.downstream.downstream import Downstream
+from asyncfc_mcp.downstream.downstream import Downstream, DownstreamHandler
 from asyncfc_mcp.downstream.listing_cache import ListingCache
 from asyncfc_mcp.downstream.process import Child
 from asyncfc_mcp.downstream.reaper import Reaper
@@ -27,6 +28,7 @@ from asyncfc_mcp.errors import ConfigError, EngineNotInstalled
 from asyncfc_mcp.upstream.metatools import METATOOLS
 
 if TYPE_CHECKING:
+    from asyncfc_mcp.downstream.http.authorizer import Authorizer
     from asyncfc_mcp.engine.journal.sqlite_journal import SqliteJournal
     from asyncfc_mcp.engine.postgres.administration import Administration
 
@@ -83,9 +85,15 @@ def compose(
                 starts=starts,
             )
             for server in config.servers
+            if not uses_callers(server)
         }
 
-    return Bridge(
+    def connect_caller(server: ServerConfig, handler: DownstreamHandler, authorizer: "Authorizer") -> Downstream:
+        # Neither a snapshot nor a place in the cache: what a caller may see is for this caller only.
+        capabilities: Callable[[], Mapping[str, Any]] = lambda: bridge.server_requests.capabilities  # noqa: E731
+        return Downstream(server, handler, capabilities=capabilities, reaper=guard, echo=echo, authorizer=authorizer)
+
+    bridge = Bridge(
         config,
         engine,
         connect,
@@ -94,7 +102,9 @@ def compose(
         reserved=tuple(METATOOLS),
         starts=starts,
         reaper=guard,
+        connect_caller=connect_caller,
     )
+    return bridge
 
 
 def _engine(config: BridgeConfig, ids: FutureIds | None, journal: Path | None, *, shared: bool) -> Engine:

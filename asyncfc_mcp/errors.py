@@ -155,6 +155,23 @@ class SignInFailed(BridgeError):
         self.server = server
 
 
+class CallerCredentialsRefused(SignInNeeded):
+    """A server refused the credentials that it got of the caller (`${caller:NAME}`). It did not process the request.
+
+    Args:
+        names: headers of the caller's requests that have the credentials.
+        status: 401, or 403.
+    """
+
+    def __init__(self, server: str, names: Sequence[str], status: int) -> None:
+        headers = f"header{'s' if len(names) > 1 else ''} {' and '.join(names)}"
+        refused = f"refused the caller's credentials (HTTP {status})"
+        TransportFailure.__init__(self, f"{refused}: check the {headers} of your client's requests", sent=False)
+        self.status, self.retry_after_s = status, None
+        self.server, self.scopes, self.command = server, (), ""
+        self.why = f"it {refused}, from the {headers} of its requests"
+
+
 class SessionLost(HttpRefused):
     """The server no longer knows the session of a request, and did not process it."""
 
@@ -374,6 +391,13 @@ class InvalidTransition(BridgeError):
         super().__init__(f"future {future_id} is {state} and cannot {event}")
 
 
+class TooManyCallers(BridgeError):
+    """All connections for callers with credentials of their own that the limit allows are in use."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} callers with credentials of their own use the bridge; try again later")
+
+
 class TooManyFutures(BridgeError):
     """The limit on unfinished futures or stored bytes is reached; the call was refused, no future was dropped."""
 
@@ -465,6 +489,17 @@ class RunsElsewhere(ServerUnavailable):
 
     def __init__(self, server: str) -> None:
         super().__init__(server, "another replica runs it")
+
+
+class CallerCredentialsGone(CallFailed):
+    """The call needs its caller's credentials, which were kept in memory only and are gone; it was not sent."""
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        super().__init__(
+            f"not sent: server {server!r} gets its caller's credentials, which are kept in memory only and are gone; "
+            f"call again"
+        )
 
 
 class NotRelayed(CallFailed):

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 
 from asyncfc_mcp.bridge.bindings import Bindings, bind, mentioned
+from asyncfc_mcp.bridge.caller_connections import CallerConnections, Connect
 from asyncfc_mcp.bridge.directory import Directory
 from asyncfc_mcp.bridge.executor import Executor
 from asyncfc_mcp.bridge.forwarding import Forwarding
@@ -25,10 +26,12 @@ from asyncfc_mcp.bridge.shape_learner import ShapeLearner
 from asyncfc_mcp.bridge.stopping import Stopping
 from asyncfc_mcp.bridge.tool_routes import ToolRoute, as_typed
 from asyncfc_mcp.bridge.views import Views
+from asyncfc_mcp.config.caller_headers import uses_callers
 from asyncfc_mcp.config.settings import BridgeConfig
 from asyncfc_mcp.core import references
 from asyncfc_mcp.core.access import AccessRules
 from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.core.overridden_tools import MASK
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.downstream.downstream import Downstream
@@ -46,7 +49,8 @@ class Bridge:
     Args:
         config: the servers, and all settings.
         engine: executes calls and keeps their futures.
-        connect: makes a connection for each server; it reports to this bridge.
+        connect: makes a connection for each server that all callers share; it reports to this bridge.
+        connect_caller: makes a connection to a server that gets credentials of callers.
         cache: the listings last seen.
         states: server → the part of the state tree in which its state lies.
         reserved: names of the bridge's own tools, which no wrapped tool may have.
@@ -65,14 +69,31 @@ class Bridge:
         reserved: Sequence[str],
         starts: StartQueue,
         reaper: Reaper,
+        connect_caller: Connect | None = None,
     ) -> None:
         self.config = config
         self.settings = config.settings
         self.engine = engine
         self.server_requests = ServerRequests(engine, states)
         self.downstreams = connect(self)
-        self.shapes = ShapeLearner(config.servers, cache, lambda server, tool: self.directory.entry_of(server, tool))
+        common = tuple(server for server in config.servers if not uses_callers(server))
+        self.shapes = ShapeLearner(common, cache, lambda server, tool: self.directory.entry_of(server, tool))
         self.directory = Directory(config, self.downstreams, cache, reserved, states, starts, self.shapes.texts)
+        self._callers: CallerConnections | None = None
+        if connect_caller is not None and len(common) < len(config.servers):
+
+            def directory(downstreams: Mapping[str, Downstream], lacking: Sequence[tuple[str, str]]) -> Directory:
+                shapes = self.shapes.texts
+                return Directory(config, downstreams, ListingCache(None), reserved, states, starts, shapes, lacking)
+
+            self._callers = CallerConnections(
+                config.servers,
+                self.downstreams,
+                connect_caller,
+                directory,
+                self.server_requests,
+            )
+        callers = self._callers
         access = config.settings.access
         self.views = Views(self.directory, None if access is None else AccessRules(access))
         self.executor = Executor(
@@ -81,6 +102,7 @@ class Bridge:
             self.shapes,
             self.directory.wait_for_own_tool,
             lambda server, scope: self.forwarding.add_user(server, scope),
+            None if callers is None else callers.downstream,
         )
         self._look_ups = LookUps(engine)
         hosting = engine.hosting
@@ -107,6 +129,8 @@ class Bridge:
             async with self.engine.open(self.executor), anyio.create_task_group() as tg:
                 tg.start_soon(self.directory.run)
                 tg.start_soon(self.shapes.run)
+                if self._callers is not None:
+                    await tg.start(self._callers.run)
                 hosting = self.engine.hosting
                 for name, downstream in self.downstreams.items():
                     if hosting is None or name not in hosting.servers:
@@ -136,6 +160,17 @@ class Bridge:
     async def started(self) -> None:
         """Return when every server that is started here is up or has failed once."""
         await self._settled.wait()
+
+    # --- callers -------------------------------------------------------------------------------------------------
+
+    def enter(self, principal: Principal) -> None:
+        """Take note of a request: the servers that get credentials of its caller are connected with those that it has.
+
+        Raises:
+            TooManyCallers: see `CallerConnections.use`.
+        """
+        if self._callers is not None:
+            self._callers.use(principal)
 
     # --- submitting ----------------------------------------------------------------------------------------------
 
@@ -191,7 +226,7 @@ class Bridge:
                 if not engine.is_announced(scope, ref, namer):
                     engine.get_nowait(scope, ref, namer)
             bindings = bind(engine, self.settings, route, arguments, context, waited=True)
-        return await engine.submit(self._submission(route, arguments, context, bindings))
+        return self._held(await engine.submit(self._submission(route, arguments, context, bindings)), context)
 
     def submit_nowait(self, route: ToolRoute, arguments: dict[str, Any] | None, context: CallContext) -> Future | None:
         """Do as `submit` does; None, and nothing is done, where that would have to wait.
@@ -208,7 +243,14 @@ class Bridge:
         bindings = bind(self.engine, self.settings, route, arguments, context)
         if bindings.missing or bindings.required:
             return None
-        return self.engine.submit_nowait(self._submission(route, arguments, context, bindings))
+        future = self.engine.submit_nowait(self._submission(route, arguments, context, bindings))
+        return None if future is None else self._held(future, context)
+
+    def _held(self, future: Future, context: CallContext) -> Future:
+        """Keep the connections of a call's caller until it has ended."""
+        if self._callers is not None and context.credentials is not None and future.server not in self.downstreams:
+            self._callers.hold(context.credentials, future)
+        return future
 
     def _submission(
         self, route: ToolRoute, arguments: dict[str, Any] | None, context: CallContext, bindings: Bindings
@@ -249,12 +291,15 @@ class Bridge:
             needs_task=entry.needs_task,
             preset=preset,
             recorded_effect=recorded,
+            credentials=context.credentials if entry.server not in self.downstreams else None,
         )
 
     # --- reported by the servers (`downstream.DownstreamHandler`) ----------------------------------------------------
 
     async def on_listing_changed(self, downstream: Downstream, kind: str) -> None:
         await self.directory.update(downstream, kind)
+        if self._callers is not None:
+            await self._callers.update(downstream, kind)
 
     async def wait_for_client_capabilities(self) -> None:
         await self.server_requests.wait_for_capabilities()
@@ -279,6 +324,8 @@ class Bridge:
         """Ask all servers that have log messages for those of this level and above."""
         self._guests.own_level = level
         self._apply_level()
+        if self._callers is not None:
+            self._callers.log_level = level
         await self.forwarding.set_log_level(level)
 
     def _apply_level(self) -> str | None:

@@ -59,6 +59,7 @@ class Directory:
         states: server → the part of the state tree in which its state lies.
         starts: the order in which servers are started; it goes on when a client has its first list.
         shapes: returns the descriptions of a server's results, as learned until now.
+        lacking: servers that are not among `downstreams`, each with its condition.
 
     Attributes:
         catalog: what is listed at this moment.
@@ -76,8 +77,10 @@ class Directory:
         states: Mapping[str, ServerState],
         starts: StartQueue,
         shapes: Callable[[str], Mapping[str, str]],
+        lacking: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._config = config
+        self._lacking = lacking
         self._downstreams = downstreams
         self._cache = cache
         self._reserved = reserved
@@ -102,6 +105,7 @@ class Directory:
         self.on_saved: Callable[[str], None] | None = None
         self._changes: list[_Change] = []
         """Changes of listings that are not in the catalog."""
+        self._ended = False
         self._changed = WakeUp()
         self._rebuilt = Signal()
         self._restored = anyio.Event()
@@ -111,29 +115,40 @@ class Directory:
     async def run(self) -> None:
         """Keep the catalog up to date, until cancelled. The connection that brought a change may end meanwhile."""
         self._started_at = anyio.current_time()
-        await self._rebuild()
-        self._restored.set()
-        while True:
-            await self._changed.wait()
-            changes, self._changes = self._changes, []
-            before = await self._rebuild()
-            self._rebuilt.notify_all()
-            catalog = self.catalog
-            for downstream in {id(change.downstream): change.downstream for change in changes}.values():
-                # Saved only once it has been worked with: a listing that ends the bridge must not end the next start.
-                await self._cache.save(downstream.config, downstream.snapshot)
-                if self.on_saved is not None:
-                    self.on_saved(downstream.name)
-            # A server announces changes that clients may not see: of parts left out, or listed again as they were.
-            kinds = {change.kind for change in changes}
-            changed = frozenset(kind for kind in kinds if catalog.entries(kind) != before.entries(kind))
-            if "tools" in changed and self._renew_shapes({change.downstream.name for change in changes}):
-                await self._rebuild()
-            if changed:
-                for observer in self._observers:
-                    observer(changed)
-            for change in changes:
+        taken: list[_Change] = []
+        try:
+            await self._rebuild()
+            self._restored.set()
+            while True:
+                await self._changed.wait()
+                taken, self._changes = self._changes, []
+                await self._take_in(taken)
+                for change in taken:
+                    change.listed.set()
+        finally:
+            # Clients that are left see no further change.
+            self._ended = True
+            self._restored.set()
+            for change in (*taken, *self._changes):
                 change.listed.set()
+
+    async def _take_in(self, changes: Sequence[_Change]) -> None:
+        before = await self._rebuild()
+        self._rebuilt.notify_all()
+        catalog = self.catalog
+        for downstream in {id(change.downstream): change.downstream for change in changes}.values():
+            # Saved only once it has been worked with: a listing that ends the bridge must not end the next start.
+            await self._cache.save(downstream.config, downstream.snapshot)
+            if self.on_saved is not None:
+                self.on_saved(downstream.name)
+        # A server announces changes that clients may not see: of parts left out, or listed again as they were.
+        kinds = {change.kind for change in changes}
+        changed = frozenset(kind for kind in kinds if catalog.entries(kind) != before.entries(kind))
+        if "tools" in changed and self._renew_shapes({change.downstream.name for change in changes}):
+            await self._rebuild()
+        if changed:
+            for observer in self._observers:
+                observer(changed)
 
     def _renew_shapes(self, servers: Set[str]) -> bool:
         """Take the shapes learned until now for servers whose tools clients list again; return whether any is new."""
@@ -143,6 +158,8 @@ class Directory:
 
     async def update(self, downstream: Downstream, kind: str) -> None:
         """Take in a listing of this kind that changed; return when clients see it."""
+        if self._ended:
+            return
         change = _Change(downstream, kind)
         self._changes.append(change)
         self._changed.set()
@@ -285,12 +302,16 @@ class Directory:
     def unavailable_servers(self) -> list[tuple[str, str]]:
         """Return name and condition of every server that is not up, or does not list its tools. One that another
         replica runs counts as up if it has listed them."""
-        return [(server.name, f"misconfigured: {server.reason}") for server in self._config.unusable] + [
-            (name, f"{d.status.value}: {reason}" if reason else d.status.value)
-            for name, d in self._downstreams.items()
-            if (reason := d.reason or d.listing_problems.get("tools"))
-            or not (d.status is Status.READY or (d.status is Status.ELSEWHERE and d.known))
-        ]
+        return (
+            [(server.name, f"misconfigured: {server.reason}") for server in self._config.unusable]
+            + [*self._lacking]
+            + [
+                (name, f"{d.status.value}: {reason}" if reason else d.status.value)
+                for name, d in self._downstreams.items()
+                if (reason := d.reason or d.listing_problems.get("tools"))
+                or not (d.status is Status.READY or (d.status is Status.ELSEWHERE and d.known))
+            ]
+        )
 
     def call_rules(self) -> CallRules:
         """Return what holds for the calls of the tools that are listed at this moment."""

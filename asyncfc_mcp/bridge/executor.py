@@ -37,6 +37,8 @@ class Executor:
         shapes: learns from results.
         find_tool: returns the tool of a server by its own name; see `Directory.wait_for_own_tool`.
         add_user: called with the server and the principal of each call of another replica.
+        of_caller: returns the connection for these credentials to a server that is not among `downstreams`; raises
+            `CallerCredentialsGone`.
 
     Attributes:
         log_level: least level of log messages that clients want; None where none has said.
@@ -49,7 +51,9 @@ class Executor:
         shapes: ShapeLearner,
         find_tool: Callable[[str, str], Awaitable[ToolRoute | None]],
         add_user: Callable[[str, Scope], None],
+        of_caller: Callable[[str | None, str], Downstream] | None = None,
     ) -> None:
+        self._of_caller = of_caller
         self._engine = engine
         self._add_user = add_user
         self._find_tool = find_tool
@@ -71,9 +75,24 @@ class Executor:
         params = self._params(call, arguments)
         return await self._finish(call, params, await self._request(call, params, on_progress, on_sent))
 
+    def _downstream(self, call: Call) -> Downstream:
+        """Return the connection on which a call is made.
+
+        Raises:
+            CallerCredentialsGone: it needs credentials of its caller, which are gone.
+        """
+        server = call.future.server
+        if self._of_caller is None or server in self._downstreams:
+            return self._downstreams[server]
+        return self._of_caller(call.credentials, server)
+
     def execute_nowait(
         self, call: Call, arguments: dict[str, Any] | None, completed: CompletionCallback
     ) -> CancelRequest | None:
+        try:
+            downstream = self._downstream(call)
+        except CallFailed:
+            return None
         params = self._params(call, arguments)
 
         def answered(outcome: Outcome) -> None:
@@ -90,7 +109,7 @@ class Executor:
                 outcome = Deferred(partial(self._finish, call, params, outcome))
             completed(outcome)
 
-        return self._downstreams[call.future.server].request_nowait(
+        return downstream.request_nowait(
             "tools/call",
             params,
             answered,
@@ -101,6 +120,8 @@ class Executor:
         )
 
     async def rules_of(self, server: str, tool: str) -> ToolRules | None:
+        if self._of_caller is not None and server not in self._downstreams:
+            self._of_caller(None, server)
         route = await self._find_tool(server, tool)
         if route is None:
             return None
@@ -119,7 +140,7 @@ class Executor:
             params["arguments"] = call.preset.filled(arguments)
         elif arguments is not None:
             params["arguments"] = arguments
-        downstream = self._downstreams[call.future.server]
+        downstream = self._downstream(call)
         if call.needs_task and not downstream.modern:
             params["task"] = {}
         meta = passed_on(call.meta)
@@ -139,7 +160,7 @@ class Executor:
         on_sent: OnSent | None = None,
     ) -> Result:
         try:
-            return await self._downstreams[call.future.server].request(
+            return await self._downstream(call).request(
                 "tools/call",
                 params,
                 on_progress=on_progress,
@@ -175,7 +196,7 @@ class Executor:
         return result
 
     async def _finish_sent(self, call: Call, params: dict[str, Any], result: Result) -> Result:
-        downstream = self._downstreams[call.future.server]
+        downstream = self._downstream(call)
         for left in reversed(range(MAX_ROUNDS)):
             if _is_final(call, result):
                 return result

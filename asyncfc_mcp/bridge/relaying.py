@@ -114,7 +114,7 @@ class Relaying:
 
     # --- notifications of servers --------------------------------------------------------------------------------
 
-    def _announce(self, server: str, method: str, params: Mapping[str, Any]) -> None:
+    def _announce(self, server: str, method: str, params: Mapping[str, Any], credentials: str | None) -> None:
         """Pass a notification of a server that runs here on to other replicas, if it is for their clients."""
         if not self._hosting.runs(server):
             return

@@ -24,8 +24,9 @@ CAPABILITIES_WAIT_S: Final = 1.0
 
 Ask = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 """Sends a request to the client and returns its result; raises `RpcError`."""
-OnNotification = Callable[[str, str, Mapping[str, Any]], Callable[[], Awaitable[None]] | None]
-"""Called with server, method and parameters of a notification for clients; returns what is left to do about it."""
+OnNotification = Callable[[str, str, Mapping[str, Any], str | None], Callable[[], Awaitable[None]] | None]
+"""Called with server, method and parameters of a notification for clients, and the key of the credentials of the only
+caller that it is for, if the server has a connection for each; returns what is left to do about it."""
 
 
 class ServerRequests:
@@ -65,19 +66,26 @@ class ServerRequests:
         self._observers.append(observer)
 
     async def ask(
-        self, server: str, method: str, params: Mapping[str, Any] | None, causes: Sequence[object] | None
+        self,
+        server: str,
+        method: str,
+        params: Mapping[str, Any] | None,
+        causes: Sequence[object] | None,
+        credentials: str | None = None,
     ) -> dict[str, Any]:
         """Answer a request of a server.
 
         Args:
             causes: the calls to which the request belongs; None where that is not known.
+            credentials: key of the credentials of the only caller whose calls the request may belong to, if the server
+                has a connection for each.
 
         Raises:
             RpcError: there is no client to ask, it cannot answer, or it refused.
         """
         params = params or {}
         if causes is None:
-            calls = await self._engine.calls_asking(server)
+            calls = await self._engine.calls_asking(server, credentials)
         else:
             calls = [cause for cause in causes if isinstance(cause, Call)]
         if self._direct is not None and (not calls or method == "roots/list"):
@@ -90,17 +98,22 @@ class ServerRequests:
             raise RpcError(
                 METHOD_NOT_FOUND, f"no client can answer {method}: no call of a client is running on {server!r}"
             )
-        if method == "roots/list":
+        if method == "roots/list" and credentials is None:  # the state of a server is the same for all callers
             use_roots(self._states[server], answer)
         return answer
 
     def notified(
-        self, server: str, method: str, params: Mapping[str, Any] | None
+        self, server: str, method: str, params: Mapping[str, Any] | None, credentials: str | None = None
     ) -> Callable[[], Awaitable[None]] | None:
         """Pass a notification of a server to the observers; return their remaining asynchronous work, if any.
 
-        The result of a call may follow immediately."""
-        left = [rest for each in self._observers if (rest := each(server, method, params or {})) is not None]
+        The result of a call may follow immediately.
+
+        Args:
+            credentials: see `OnNotification`.
+        """
+        observers = self._observers
+        left = [rest for each in observers if (rest := each(server, method, params or {}, credentials)) is not None]
         if len(left) < 2:
             return left[0] if left else None
 

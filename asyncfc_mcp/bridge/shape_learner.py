@@ -60,7 +60,7 @@ class ShapeLearner:
     """Learns the shapes of the results of all servers.
 
     Args:
-        servers: their configurations.
+        servers: their configurations. Nothing is learned of other ones: those that get credentials of callers.
         cache: where the shapes are kept.
         entry: returns the entry of a server's tool in the catalog.
     """
@@ -81,7 +81,7 @@ class ShapeLearner:
 
     def texts(self, server: str) -> Mapping[str, str]:
         """Return the description of each tool's results, as far as it is known at this moment."""
-        texts = {tool: described(learned.shape) for tool, learned in self._shapes[server].items()}
+        texts = {tool: described(learned.shape) for tool, learned in self._shapes.get(server, {}).items()}
         return {tool: text for tool, text in texts.items() if text}
 
     # --- on a call's way -----------------------------------------------------------------------------------------
@@ -89,7 +89,8 @@ class ShapeLearner:
     def observe(self, call: Call, result: Result) -> None:
         """Take note of a result. The first ones of each tool are looked at soon, later ones rarely."""
         server, tool = call.future.server, call.tool
-        counts = self._counts[server]
+        if (counts := self._counts.get(server)) is None:
+            return
         counts[tool] = count = counts.get(tool, 0) + 1
         if (count <= FIRST or count % RARELY == 0) and count > 0 and call.policy.shapes == "learned":
             self._enqueue(_Seen(server, tool, result, call.arguments, call.future.scope))
@@ -97,7 +98,7 @@ class ShapeLearner:
     def path_missing(self, source: Future) -> None:
         """Take note that a reference named a part that this future's result does not have: the model had no shape, or
         an outdated one. That result and the tool's next ones are looked at."""
-        for tool, count in self._counts[source.server].items():
+        for tool, count in self._counts.get(source.server, {}).items():
             entry = self._entry(source.server, tool)
             if entry is None or entry.name != source.tool:
                 continue

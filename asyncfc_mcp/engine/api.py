@@ -310,9 +310,12 @@ class Engine(Protocol):
         """
         ...
 
-    async def calls_asking(self, server: str) -> list[Call]:
+    async def calls_asking(self, server: str, credentials: str | None = None) -> list[Call]:
         """Return the running calls that a question of a server may belong to, oldest first: all its calls, once all are
         of one client.
+
+        Args:
+            credentials: see `Call.credentials`; only calls that are made with these.
 
         Raises:
             RpcError: the client that the question belongs to cannot be determined.

@@ -55,6 +55,8 @@ class CallContext:
     """For a task: seconds for which it is kept after its submission (see `Future.kept_s`)."""
     ends_with_request: bool = False
     """The call is cancelled with its request, since nothing else can bring its result."""
+    credentials: str | None = None
+    """Key of the caller's credentials, for servers that get those."""
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +117,8 @@ class Submission:
     """Arguments from the configuration, which are put in when the call is sent."""
     recorded_effect: Effect | None = None
     """The effect for records, where the configuration has put secrets into its paths; None: `effect`."""
+    credentials: str | None = None
+    """Key of the caller's credentials that the server gets with the call; None for one that gets none of callers."""
 
 
 @dataclass(slots=True, eq=False)
@@ -152,6 +156,8 @@ class Call:
     """Arguments from the configuration, which are put in when the call is sent."""
     recorded_effect: Effect | None = None
     """The effect for records, where the configuration has put secrets into its paths; None: `effect`."""
+    credentials: str | None = None
+    """Key of the caller's credentials that the server gets with the call, in this run of the program only."""
     forward_questions: bool = False
     """Put questions into the result, as the server sent them, instead of waiting on the future."""
     round: Result | None = None
@@ -215,7 +221,8 @@ class Call:
     @property
     def shares(self) -> bool:
         """True if the result of an identical call may answer this one (single-flight)."""
-        return self.policy.single_flight and self.read_only and not (self.forward_questions or self.answers)
+        own = self.forward_questions or self.answers or self.credentials is not None
+        return self.policy.single_flight and self.read_only and not own
 
     def on_sent(self, sent: bool = True) -> None:
         """Record that the downstream may have seen the call, or certainly has not after all."""
@@ -259,6 +266,7 @@ def call_of(submission: Submission, future: Future, follows: Sequence[str]) -> C
         needs_task=submission.needs_task,
         preset=submission.preset,
         recorded_effect=submission.recorded_effect,
+        credentials=submission.credentials,
         meta=context.meta,
         capabilities=context.capabilities,
         client=context.client,

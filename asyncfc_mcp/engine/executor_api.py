@@ -76,7 +76,11 @@ class Executor(Protocol):
 
     async def rules_of(self, server: str, tool: str) -> ToolRules | None:
         """Return the rules of a tool, by its name downstream, as soon as the listing of its server is known; None if
-        the server or the tool does not exist (any more), or the server cannot be started."""
+        the server or the tool does not exist (any more), or the server cannot be started.
+
+        Raises:
+            CallerCredentialsGone: calls of the tool need credentials of their callers, which other runs do not have.
+        """
         ...
 
     def path_missing(self, source: Future) -> None:

@@ -336,8 +336,8 @@ class MemoryEngine:
     async def ask(self, calls: Sequence[Call], method: str, params: Mapping[str, Any]) -> Result:
         return await self._questions.ask(calls, method, params)
 
-    async def calls_asking(self, server: str) -> list[Call]:
-        return await self._question_routing.calls_asking(server)
+    async def calls_asking(self, server: str, credentials: str | None = None) -> list[Call]:
+        return await self._question_routing.calls_asking(server, credentials)
 
     async def answer_round(self, call: Call, result: Result) -> dict[str, Any]:
         return await self._questions.answer_round(call, result)

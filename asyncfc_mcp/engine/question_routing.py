@@ -22,11 +22,14 @@ class QuestionRouting:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._held: dict[str, int] = {}
-        """Server → its questions for which no client has been found yet."""
+        self._held: dict[tuple[str, str | None], int] = {}
+        """Server and credentials → the questions for which no client has been found yet."""
 
-    async def calls_asking(self, server: str) -> list[Call]:
+    async def calls_asking(self, server: str, credentials: str | None = None) -> list[Call]:
         """Return the calls that a question of a server may belong to.
+
+        Args:
+            credentials: see `Call.credentials`; the question belongs to a call that is made with these.
 
         JSON-RPC does not say which call it is. So all calls that run there count, as long as they are one client's, and
         a client that awaits any of them is asked. (Rejected: the oldest call without a question. A client that awaits
@@ -38,19 +41,22 @@ class QuestionRouting:
         Raises:
             RpcError: that takes longer than `HOLD_S`, or cannot happen, since all of the calls wait to ask.
         """
-        self._held[server] = self._held.get(server, 0) + 1
+        connection = server, credentials
+        self._held[connection] = self._held.get(connection, 0) + 1
         try:
             with anyio.move_on_after(HOLD_S):
                 while True:
-                    calls = self._scheduler.running_on(server)
+                    calls = [call for call in self._scheduler.running_on(server) if call.credentials == credentials]
                     whose = {(call.future.scope, _apart(call)) for call in calls}
                     if len(whose) <= 1 and (len(calls) <= 1 or calls[0].future.scope.listed):
                         return calls
-                    if self._held[server] >= len(calls) and not any(call.future.questions for call in calls):
+                    if self._held[connection] >= len(calls) and not any(call.future.questions for call in calls):
                         break
                     await wait_for([call.future for call in calls], any_=True)
         finally:
-            self._held[server] -= 1
+            self._held[connection] -= 1
+            if not self._held[connection]:
+                del self._held[connection]
         raise RpcError(
             INVALID_REQUEST,
             f"calls of several clients are running on {server!r}, and it cannot be told whose question this is; "

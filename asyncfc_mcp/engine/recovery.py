@@ -22,7 +22,7 @@ from asyncfc_mcp.engine.journal.api import Journal
 from asyncfc_mcp.engine.recorder import failure_record
 from asyncfc_mcp.engine.restoration import restored_call
 from asyncfc_mcp.engine.scheduler import Scheduler
-from asyncfc_mcp.errors import CallFailed, Interrupted, NotResumed
+from asyncfc_mcp.errors import CallerCredentialsGone, CallFailed, Interrupted, NotResumed
 
 RULES: Final = "the listing of its server"
 """Stands among the unmet dependencies of a call until the rules of its tool are known."""
@@ -74,15 +74,19 @@ class Recovery:
                 tg.start_soon(self._resume, server, tool, of_tool)
 
     async def _resume(self, server: str, tool: str, calls: Sequence[Call]) -> None:
-        rules = await self._executor.rules_of(server, tool)
+        rules, gone = None, None
+        try:
+            rules = await self._executor.rules_of(server, tool)
+        except CallerCredentialsGone as exc:
+            gone = exc
         for call in calls:
             if call.future.done or call.ending:
                 continue
             if call.was_sent and (rules is None or not rules.policy.rerun_interrupted):
                 self._scheduler.abort(call, Interrupted(repeatable=call.repeatable))
             elif rules is None:
-                gone = f"server {server!r} has no tool {tool!r} or is not available"
-                self._scheduler.abort(call, NotResumed(gone))
+                why = NotResumed(f"server {server!r} has no tool {tool!r} or is not available")
+                self._scheduler.abort(call, gone or why)
             else:
                 call.policy, call.validator, call.schema = rules.policy, rules.validator, rules.schema
                 call.preset = rules.preset

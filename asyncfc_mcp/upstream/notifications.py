@@ -194,9 +194,11 @@ class NotificationHub:
     # --- notifications of servers --------------------------------------------------------------------------------
 
     def _on_notification(
-        self, server: str, method: str, params: Mapping[str, Any]
+        self, server: str, method: str, params: Mapping[str, Any], credentials: str | None
     ) -> Callable[[], Awaitable[None]] | None:
         """Accept a notification of a server; return what is left to be done about it, or None."""
+        if credentials is not None:
+            return None
         if method == "notifications/resources/updated":
             uri = params.get("uri")
             for listener in tuple(self._listeners):

@@ -31,7 +31,7 @@ class Engine:
         self.running = list(running)
         self.asked: list[tuple[list[Call], str, Mapping[str, Any]]] = []
 
-    async def calls_asking(self, server: str) -> list[Call]:
+    async def calls_asking(self, server: str, credentials: str | None = None) -> list[Call]:
         return self.running
 
     async def ask(self, calls: Sequence[Call], method: str, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +114,10 @@ async def test_every_observer_has_a_notification_before_the_next_message_is_read
         async def rest() -> None:
             done.append(number)
 
-        def observe(server: str, method: str, params: Mapping[str, Any]) -> Callable[[], Awaitable[None]] | None:
+        def observe(
+            server: str, method: str, params: Mapping[str, Any], credentials: str | None
+        ) -> Callable[[], Awaitable[None]] | None:
+            assert credentials is None
             seen.append((number, server, method, params))
             return rest if number < left else None
 

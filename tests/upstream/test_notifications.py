@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from asyncfc_mcp.bridge.server_requests import OnNotification
 from asyncfc_mcp.core.futures import Event, Future, Question
 from asyncfc_mcp.core.identity import LOCAL, PUBLIC, Scope
 from asyncfc_mcp.core.store import FutureStore
@@ -49,9 +50,7 @@ class FakeBridge:
     def __init__(self) -> None:
         self.store = FutureStore(anyio.current_time)
         self.on_lists: Callable[[frozenset[str]], None] = lambda _: None
-        self.on_notification: Callable[[str, str, Mapping[str, Any]], Callable[[], Awaitable[None]] | None] | None = (
-            None
-        )
+        self.on_notification: OnNotification | None = None
         self.downstreams: dict[str, object] = {}
         self.directory = self.forwarding = self
         self.server_requests = SimpleNamespace(observe=self.observe_notifications)
@@ -89,7 +88,7 @@ class FakeBridge:
     async def say(self, method: str, *, server: str = "toy", **params: Any) -> None:
         """A server notifies."""
         assert self.on_notification is not None
-        if (rest := self.on_notification(server, method, params)) is not None:
+        if (rest := self.on_notification(server, method, params, None)) is not None:
             await rest()
 
     def future(self, name: str | None = None, scope: Scope = LOCAL) -> Future:
