@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncfc_mcp import __version__
+from asyncfc_mcp.cli.endpoint import Endpoint, endpoint_options
 from asyncfc_mcp.cli.process import (
     hide_secrets,
     journal_status,
@@ -137,44 +138,13 @@ def cli() -> None:
 
 @cli.command(cls=SourceCommand, short_help="Run the bridge over stdio or HTTP.")
 @_source
-@click.option(
-    "--transport",
-    type=click.Choice(["stdio", "http", "sse"]),
-    default="stdio",
-    show_default=True,
-    help="Transport for clients: stdio, Streamable HTTP at /mcp, or HTTP+SSE at /sse.",
-)
-@click.option(
-    "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on (http, sse)."
-)
-@click.option(
-    "--port",
-    metavar="PORT",
-    type=click.IntRange(0, 65535),
-    default=8642,
-    show_default=True,
-    help="Port to listen on (http, sse); 0 selects a free one.",
-)
-@click.option("--sse", "also_sse", is_flag=True, help="With --transport http: also serve HTTP+SSE at /sse.")
-@click.option(
-    "--auth-token-env", metavar="NAME", help="Environment variable with the bearer token that clients must send."
-)
-@click.option(
-    "--insecure-no-auth",
-    is_flag=True,
-    help="Listen beyond loopback without a token. Future IDs are then random, and futures are not listed.",
-)
+@endpoint_options
 def serve(
     config_file: Path | None,
     url: str | None,
     verbose: bool,
     command: tuple[str, ...],
-    transport: str,
-    host: str,
-    port: int,
-    also_sse: bool,
-    auth_token_env: str | None,
-    insecure_no_auth: bool,
+    endpoint: Endpoint,
 ) -> None:
     """Run the bridge. An MCP client starts it (stdio) or connects to it (http, sse).
 
@@ -182,9 +152,10 @@ def serve(
     """
     log_to_stderr(verbose)
     config = _load(config_file, url, command)
-    if transport == "stdio":
-        if auth_token_env is not None:
-            os.environ.pop(auth_token_env, None)  # not needed over stdio, and not for servers either
+    http = endpoint.http
+    if http is None:
+        if endpoint.token_env is not None:
+            os.environ.pop(endpoint.token_env, None)  # not needed over stdio, and not for servers either
         from asyncfc_mcp.downstream.process import start_ahead
         from asyncfc_mcp.downstream.reaper import Reaper
         from asyncfc_mcp.downstream.start_queue import MAX_UNQUEUED
@@ -200,28 +171,32 @@ def serve(
         run(lambda: serve_stdio(make_bridge(config, verbose=verbose, reaper=reaper, children=children)))
         return
     from asyncfc_mcp.transports.http.auth.bearer_token import take_token
-    from asyncfc_mcp.transports.http.serve import scope_for, serve_http
+    from asyncfc_mcp.transports.http.serve import serve_http
 
-    token = None if auth_token_env is None else take_token(os.environ, auth_token_env)
-    scope_for(host, token, insecure=insecure_no_auth)
+    token = None if http.token_env is None else take_token(os.environ, http.token_env)
+    http.check()
     settle_memory()
 
     def listening(base: str) -> None:
-        paths = [*(["/mcp"] if transport == "http" else []), *(["/sse"] if transport == "sse" or also_sse else [])]
-        click.echo(f"asyncfc-mcp: listening on {' and '.join(base + path for path in paths)}", err=True)
+        click.echo(f"asyncfc-mcp: listening on {' and '.join(base + path for path in http.paths)}", err=True)
 
-    run(
-        lambda: serve_http(
-            make_bridge(config, verbose=verbose),
-            host=host,
-            port=port,
-            token=token,
-            insecure=insecure_no_auth,
-            streamable=transport == "http",
-            sse=transport == "sse" or also_sse,
-            listening=listening,
-        ),
-    )
+    run(lambda: serve_http(make_bridge(config, verbose=verbose), http, token=token, listening=listening))
+
+
+@cli.command("token", short_help="Make a token for a person (--auth-tokens).")
+@click.argument("name", metavar="NAME")
+@click.option("--scope", "scopes", metavar="SCOPE", multiple=True, help="OAuth scope of the token; repeatable.")
+def make_token(name: str, scopes: tuple[str, ...]) -> None:
+    """Make a token for a person.
+
+    Prints the token once, on stderr, for the person, and on stdout the line with its hash for the file of
+    --auth-tokens: asyncfc-mcp token alice >> tokens.toml
+    """
+    from asyncfc_mcp.transports.http.auth.token_file import new_token
+
+    token, line = new_token(name, scopes)
+    click.echo(f"Token of {name}, shown only now: {token}", err=True)
+    click.echo(line)
 
 
 @cli.command(cls=SourceCommand, short_help="Show servers, tools and their ordering.")

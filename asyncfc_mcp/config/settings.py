@@ -179,8 +179,7 @@ class OAuthSpec:
     def redirect_uri(self) -> str:
         """The loopback redirect of a sign-in with a browser."""
         port = DEFAULT_CALLBACK_PORT if self.callback_port is None else self.callback_port
-        host = f"[{self.callback_host}]" if ":" in self.callback_host else self.callback_host
-        return f"http://{host}:{port}{self.callback_path}"
+        return f"http://{self.callback_host}:{port}{self.callback_path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +418,14 @@ class Settings:
             "doc": "Servers and tools that each principal may see and use, by its name, by an OAuth scope of its token "
             "(`scope:NAME`), or for all (`*`): see [Access](security.md#access-of-principals). Not set: everything. "
             "Set: who has no entry may use nothing."
+        },
+    )
+    required_scopes: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict[str, tuple[str, ...]],
+        metadata={
+            "doc": 'OAuth scopes that requests need, by method, such as `{"*": ["mcp"], "tools/call": '
+            '["mcp:call"]}`; `*`: all requests. Checked where a principal\'s token has scopes (`--auth-jwt`, and '
+            "`scopes` of a person in `--auth-tokens`)."
         },
     )
     host_profiles: Mapping[str, Mapping[str, object]] = field(

@@ -22,7 +22,11 @@ from asyncfc_mcp.config.profile_files import AUTO, OFF, profile_names
 from asyncfc_mcp.config.replicas import read_engine, read_name, read_secret
 from asyncfc_mcp.config.settings import EFFECTS, LEVELS, POLICY, SERVER_KEYS, SETTINGS, SPAWN_KEYS, TOP
 from asyncfc_mcp.errors import ConfigError, nearest
+from asyncfc_mcp.protocol import CLIENT_METHODS
 
+TASK_METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel", "tasks/list", "tasks/result"})
+OAUTH_SCOPE: Final = re.compile(r"[!#-\[\]-~]+")
+"""An OAuth scope (RFC 6749, section 3.3)."""
 PROFILE: Final = {f.name: f for f in fields(HostProfile)}
 
 
@@ -123,6 +127,8 @@ class SettingsReader:
                 return read_access(check, value, path)
             case "host_profiles":
                 return self._profiles(value, path)
+            case "required_scopes":
+                return self._required_scopes(value, path)
             case "engine":
                 return read_engine(check, value, path, self.own_variables)
             case "secret":
@@ -173,6 +179,24 @@ class SettingsReader:
                 expected = "the name of a variable, or a prefix and *"
                 raise self._check.fail(f"{path}[{i}]", f"found {shown(name)}", expected)
         return names
+
+    def _required_scopes(self, value: Any, path: str) -> dict[str, tuple[str, ...]]:
+        check = self._check
+        methods = cast("dict[str, Any]", check.typed(value, path, dict, "an object: method → list of OAuth scopes"))
+        found: dict[str, tuple[str, ...]] = {}
+        for method, scopes in methods.items():
+            here = f"{path}.{method}"
+            # A misspelled method would stay open. Methods of servers' extensions are not known here.
+            if method not in CLIENT_METHODS | TASK_METHODS | {"*"}:
+                close = nearest(method, CLIENT_METHODS, at_most=1)
+                if close or "/" not in method:
+                    expected = repr(close[0]) if close else "a method of MCP, or '*' for all"
+                    raise check.fail(here, f"unknown method {method!r}", expected)
+            found[method] = check.strings(scopes, here)
+            for i, scope in enumerate(found[method]):
+                if not OAUTH_SCOPE.fullmatch(scope):
+                    raise check.fail(f"{here}[{i}]", f"found {shown(scope)}", "an OAuth scope")
+        return found
 
     def _profiles(self, value: Any, path: str) -> dict[str, dict[str, object]]:
         check = self._check

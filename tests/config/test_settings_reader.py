@@ -78,6 +78,8 @@ def test_a_setting_stands_where_it_is_documented_to(level: str, name: str) -> No
         assert server.policy("t").journal
     elif name == "access":
         assert config.settings.access == {"alice": AccessEntry(("a",), ("*/b_*",))}
+    elif name == "required_scopes":
+        assert config.settings.required_scopes == {"*": ("mcp",), "tools/call": ("mcp:call",)}
     elif WHERE[name] == ["top"]:
         assert getattr(config.settings, name) == read
     else:

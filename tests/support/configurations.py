@@ -122,6 +122,7 @@ SAMPLES: Mapping[str, Any] = {
     "journal_max_bytes": 1 << 20,
     "profile": "git",
     "writes": [],
+    "required_scopes": {"*": ["mcp"], "tools/call": ["mcp:call"]},
     "access": {"alice": {"allow": ["a"], "deny": ["*/b_*"]}},
     "host_profiles": {"h": {"timeout_s": 9, "single_conversation": True}},
     "prefix": "p_",

@@ -131,17 +131,17 @@ class Connections:
         be refused."""
         return max(1, min(BACKLOG, self._most // 4))
 
-    def admit(self, connection: Connection, address: str) -> bool:
+    def admit(self, connection: Connection, address: str, *, proxy: bool = False) -> bool:
         """Register a new connection; return False if the limit is reached and no other connection can be closed.
 
         At the limit, a connection that waits for a head or is closing is closed first, the oldest one; then an idle
         one, then the one whose body has taken longest. So only requests that are being answered keep others out, and
         those need the token.
+
+        Args:
+            proxy: the address is that of a proxy, which counts for no client (see `attribute`).
         """
-        address, local = network_of(address)
-        most = self._limits.max_connections_per_address
-        if most is None and self._limits.public and not local:
-            most = max(1, self._most // MAX_SHARE)
+        address, most = ("", None) if proxy else self._bound_of(address)
         if most is not None and self._of.get(address, 0) >= most and not self._make_room(address):
             return False
         if len(self._seen) >= self._most and not self._make_room(None):
@@ -151,13 +151,44 @@ class Connections:
         self._of[address] = self._of.get(address, 0) + 1
         return True
 
+    def attribute(self, connection: Connection, address: str | None) -> bool:
+        """Count a proxy's connection for the client whose request it carries; return False if that client has as many
+        as it may have.
+
+        Args:
+            address: the client's; None once the request is answered.
+        """
+        seen = self._seen.get(connection)
+        if seen is None:
+            return True
+        network, most = ("", None) if address is None else self._bound_of(address)
+        if network == seen.address:
+            return True
+        if most is not None and self._of.get(network, 0) >= most:
+            return False
+        self._uncount(seen.address)
+        seen.address = network
+        self._of[network] = self._of.get(network, 0) + 1
+        return True
+
+    def _bound_of(self, address: str) -> tuple[str, int | None]:
+        """Return the network that an address counts for, and its number of connections; None without a bound."""
+        network, local = network_of(address)
+        most = self._limits.max_connections_per_address
+        if most is None and self._limits.public and not local:
+            most = max(1, self._most // MAX_SHARE)
+        return network, most
+
+    def _uncount(self, address: str) -> None:
+        self._of[address] -= 1
+        if not self._of[address]:
+            del self._of[address]
+
     def forget(self, connection: Connection) -> None:
         """Remove a connection that has ended; removing it twice is harmless."""
         seen = self._seen.pop(connection, None)
         if seen is not None:
-            self._of[seen.address] -= 1
-            if not self._of[seen.address]:
-                del self._of[seen.address]
+            self._uncount(seen.address)
 
     def _make_room(self, address: str | None) -> bool:
         idle: Connection | None = None

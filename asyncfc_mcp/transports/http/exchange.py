@@ -52,11 +52,13 @@ class EventStream:
         headers: sent in addition to those of an event stream.
     """
 
-    __slots__ = ("_lock", "begun", "closed", "headers", "send")
+    __slots__ = ("_lock", "access", "begun", "closed", "headers", "send")
 
     def __init__(self, send: "Send", headers: Sequence[Header] = ()) -> None:
         self.send = send
         self.headers = headers
+        self.access: Access | None = None
+        """The access with which the request was admitted; None where no access ends."""
         self._lock: anyio.Lock | None = None
         self.begun = False
         """True once the headers are sent; until then the response may still be plain JSON."""
@@ -116,7 +118,7 @@ class Exchange(EventStream):
     hooks `on_start`, `on_deferred`, `on_wait`, `on_disconnect` and `on_end` differ between protocol versions.
     """
 
-    __slots__ = ("_scope", "_token", "access", "cancelled_with", "lasting", "request_id", "watcher")
+    __slots__ = ("_scope", "_token", "cancelled_with", "lasting", "request_id", "watcher")
 
     def __init__(self, send: "Send", request_id: RequestId, params: Params, headers: Sequence[Header] = ()) -> None:
         super().__init__(send, headers)
@@ -125,8 +127,6 @@ class Exchange(EventStream):
         self._scope: anyio.CancelScope | None = None
         self.cancelled_with: RpcError | None = None
         """The response to a cancelled request whose client is still connected."""
-        self.access: Access | None = None
-        """The access with which it was admitted."""
         self.lasting = False
         """True for a request that lasts as long as its connection."""
         self.watcher: anyio.CancelScope | None = None

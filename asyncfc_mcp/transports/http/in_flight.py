@@ -13,9 +13,10 @@ import anyio.abc
 
 from asyncfc_mcp.core.futures import Result
 from asyncfc_mcp.errors import RpcError
-from asyncfc_mcp.protocol import Deferred
+from asyncfc_mcp.protocol import CONNECTION_CLOSED, Deferred
 from asyncfc_mcp.signals import Signal, WakeUp
 from asyncfc_mcp.transports.http.asgi import JsonRpcRefusal
+from asyncfc_mcp.transports.http.auth.authenticator import Access
 from asyncfc_mcp.transports.http.exchange import EventStream, Exchange
 
 if TYPE_CHECKING:
@@ -156,6 +157,14 @@ class InFlightRequests:
         """Return when no request waits for its result, but those that last as long as their connection."""
         while any(not exchange.lasting for exchange in self._pending):
             await self._removed.wait()
+
+    def end_lapsed(self, is_over: Callable[[Access], bool]) -> None:
+        """End the requests whose access has ended: all if it was taken away; if it expired by itself, only those that
+        last as long as their connection. A call that was admitted is answered."""
+        for exchange in tuple(self._pending):
+            access = exchange.access
+            if access is not None and is_over(access) and (exchange.lasting or access.revoked):
+                exchange.cancel(RpcError(CONNECTION_CLOSED, "The access of this token has ended"))
 
     def close(self, error: RpcError) -> None:
         """Respond to all pending requests, and to all later ones, with an error."""

@@ -4,31 +4,42 @@ Owns the paths, and which hosts and origins may use them. Leaves requests to `st
 authentication to `auth`, and the socket to `serve`.
 """
 
-import ipaddress
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from asyncfc_mcp.config.caller_headers import all_caller_names
 from asyncfc_mcp.transports.http.auth.authenticator import Authenticator
 from asyncfc_mcp.transports.http.auth.entrance import HEALTH_PATH, READY_PATH, AuthMiddleware, Entrance
+from asyncfc_mcp.transports.http.auth.resource import ProtectedResource
+from asyncfc_mcp.transports.http.options import MCP_PATH, is_loopback
 from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.upstream.server import Upstream
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
     from starlette.types import ASGIApp
 
     from asyncfc_mcp.transports.http.streamable import StreamableHttp
 
-MCP_PATH: Final = "/mcp"
 
+def _metadata(document: dict[str, Any]) -> "Callable[[Request], Awaitable[Response]]":
+    """Return the endpoint of a metadata document. Clients in browsers read it from any page, since it holds nothing but
+    what everybody may know."""
+    from starlette.responses import JSONResponse
 
-def is_loopback(host: str) -> bool:
-    """Return whether an address to listen on can be reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    cors = {
+        "access-control-allow-origin": "*",
+        "access-control-allow-methods": "GET",
+        "access-control-allow-headers": "*",
+        "cache-control": "max-age=300",
+    }
+
+    async def metadata(request: "Request") -> "Response":
+        return JSONResponse(document, headers=cors)
+
+    return metadata
 
 
 def http_app(
@@ -39,9 +50,16 @@ def http_app(
     streamable: bool,
     sse: bool,
     readiness: Readiness | None = None,
+    public_url: str | None = None,
+    resource: ProtectedResource | None = None,
 ) -> "tuple[ASGIApp, StreamableHttp | None]":
     """Return the ASGI application for `/mcp`, `/sse` or both, `/healthz` and `/readyz`; and the part of it for
-    `/mcp`."""
+    `/mcp`.
+
+    Args:
+        public_url: the URL by which clients address the bridge through a proxy.
+        resource: the metadata with which clients sign in; None where they cannot.
+    """
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
@@ -57,6 +75,10 @@ def http_app(
         names = ["127.0.0.1", "localhost", "[::1]", *({host} - {"127.0.0.1", "localhost", "::1"})]
         hosts = [*names, *(f"{name}:*" for name in names)]
         origins = [f"{scheme}://{name}:*" for scheme in ("http", "https") for name in names]
+        if public_url is not None:
+            public = urlsplit(public_url)
+            hosts += [public.netloc, f"{public.hostname}:*"]
+            origins.append(f"{public.scheme}://{public.netloc}")
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -67,12 +89,22 @@ def http_app(
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready", "problem": problem}, status_code=503)
 
-    entrance = Entrance(principals, caller_headers=all_caller_names(upstream.bridge.config.servers))
+    entrance = Entrance(
+        principals,
+        caller_headers=all_caller_names(upstream.bridge.config.servers),
+        required_scopes=upstream.bridge.settings.required_scopes,
+        resource=resource,
+    )
     routes: list[BaseRoute] = [Route(HEALTH_PATH, healthz), Route(READY_PATH, readyz)]
+    if resource is not None:
+        routes += [
+            Route(path, _metadata(resource.metadata(of)), methods=["GET", "OPTIONS"])
+            for path, of in resource.metadata_paths().items()
+        ]
     if sse:
         from asyncfc_mcp.transports.http.sse import sse_routes
 
-        routes += sse_routes(upstream, hosts, origins, MAX_BODY_BYTES, readiness)
+        routes += sse_routes(upstream, entrance, hosts, origins, MAX_BODY_BYTES, readiness)
     app: ASGIApp = AuthMiddleware(Starlette(routes=routes), entrance)
     if not streamable:
         return app, None

@@ -1,7 +1,7 @@
 """The bridge over HTTP: Streamable HTTP and HTTP+SSE around one `Upstream`.
 
-Owns the socket, the addresses that may be used without a token, and the server's start and end. Leaves requests to
-`routes`, and the bounds of connections to `connections`.
+Owns the socket, and the server's start and end. Leaves the options to `options`, requests to `routes`, and the bounds
+of connections to `connections`.
 """
 
 import logging
@@ -9,24 +9,27 @@ import math
 import socket
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import anyio.lowlevel
 
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.core.identity import LOCAL, PUBLIC, TOKEN, Scope
-from asyncfc_mcp.errors import BridgeError
-from asyncfc_mcp.transports.http.auth.bearer_token import Principals
+from asyncfc_mcp.core.identity import PUBLIC
+from asyncfc_mcp.transports.http.auth.configured import anyone_at, authenticator_of, protected_resource
+from asyncfc_mcp.transports.http.options import HttpOptions
 from asyncfc_mcp.transports.http.readiness import Readiness
-from asyncfc_mcp.transports.http.routes import http_app, is_loopback
+from asyncfc_mcp.transports.http.routes import http_app
 from asyncfc_mcp.transports.lifecycle import hand_over, stop_on_signals, warn_of_unordered_tools
 from asyncfc_mcp.upstream.server import Upstream
 
 if TYPE_CHECKING:
     import uvicorn
 
+    from asyncfc_mcp.transports.http.auth.authenticator import Authenticator
     from asyncfc_mcp.transports.http.streamable import StreamableHttp
+    from asyncfc_mcp.transports.http.uvicorn_protocol import HttpProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -34,32 +37,6 @@ SHUTDOWN_S: Final = 2
 """Time limit for open HTTP requests after a signal to stop."""
 ALL_CLIENT_CAPABILITIES: Final[Mapping[str, Any]] = {"elicitation": {"form": {}, "url": {}}, "sampling": {}}
 """Capabilities declared to wrapped servers in the handshake, since many clients share them."""
-
-
-class Refused(BridgeError):
-    """The requested address would expose the tools to every client that can reach it."""
-
-    def __init__(self, host: str) -> None:
-        super().__init__(
-            f"Refused to listen on {host} without a token: every client that can reach it could call your tools. "
-            f"Set a token in an environment variable and pass --auth-token-env NAME, listen on 127.0.0.1, "
-            f"or accept the risk with --insecure-no-auth"
-        )
-
-
-def scope_for(host: str, token: str | None, *, insecure: bool) -> Scope:
-    """Return the scope of the futures that clients of an address share.
-
-    Raises:
-        Refused: the address is not a loopback address, and no authentication is configured.
-    """
-    if token is not None:
-        return TOKEN
-    if is_loopback(host):
-        return LOCAL
-    if insecure:
-        return PUBLIC
-    raise Refused(host)
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -97,41 +74,53 @@ class Terminated:
 
 async def serve_http(
     bridge: Bridge,
+    options: HttpOptions,
     *,
-    host: str,
-    port: int,
     token: str | None,
-    insecure: bool,
-    streamable: bool,
-    sse: bool,
     listening: Callable[[str], None],
 ) -> None:
     """Serve clients over HTTP until a signal is received. After the first SIGTERM, requests and running calls are
     finished within `drain_s`; any other signal ends all at once.
 
     Args:
+        token: the token of all clients, if there is one.
         listening: called with the base URL when the socket is open.
 
     Raises:
-        Refused: see `scope_for`.
+        BridgeError: an option cannot be used; nothing is started then.
         OSError: the address cannot be listened on.
     """
     import uvicorn
 
     from asyncfc_mcp.transports.http.connections import Connections, Limits
-    from asyncfc_mcp.transports.http.uvicorn_protocol import HttpProtocol, HttpServer
+    from asyncfc_mcp.transports.http.forwarded import TrustedProxies
+    from asyncfc_mcp.transports.http.uvicorn_protocol import HttpServer
 
     settings = bridge.config.settings
-    scope = scope_for(host, token, insecure=insecure)
-    principals = Principals(anyone=scope) if token is None else Principals({token: scope})
+    options.check()
+    persons = None if options.tokens is None else _token_file(options.tokens)
+    public = not options.authenticated and anyone_at(options) is PUBLIC
+    scopes = frozenset(scope for each in settings.required_scopes.values() for scope in each)
+    proxies = TrustedProxies(options.proxies) if options.proxies else None
+    protocol = _protocol(options)
     # Declared once for all clients; each call passes on the capabilities of its own client.
     bridge.server_requests.set_client_capabilities(ALL_CLIENT_CAPABILITIES)
     readiness, terminated = Readiness(bridge), Terminated()
     async with stop_on_signals(terminated.set), bridge.open():
-        with listening_socket(host, port) as sock:
+        with listening_socket(options.host, options.port) as sock:
             upstream = Upstream(bridge, pipe=False)
+            port = sock.getsockname()[1]
+            resource = protected_resource(options, port, scopes)
+            principals = authenticator_of(options, token, persons, resource)
             app, streamable_http = http_app(
-                upstream, host=host, principals=principals, readiness=readiness, streamable=streamable, sse=sse
+                upstream,
+                host=options.host,
+                principals=principals,
+                readiness=readiness,
+                streamable=options.streamable,
+                sse=options.sse,
+                public_url=options.public_url,
+                resource=resource,
             )
             connections = Connections(
                 Limits(
@@ -139,7 +128,7 @@ async def serve_http(
                     settings.max_connections_per_address,
                     settings.header_timeout_s,
                     settings.body_timeout_s,
-                    public=scope is PUBLIC,
+                    public=public,
                 )
             )
             config = uvicorn.Config(
@@ -147,20 +136,20 @@ async def serve_http(
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                http=cast("Any", partial(HttpProtocol, connections)),
+                http=cast("Any", partial(protocol, connections=connections, proxies=proxies)),
                 ws="none",  # else an installed WebSocket library would let a connection escape its bounds
                 backlog=connections.backlog,
                 timeout_keep_alive=math.ceil(settings.idle_timeout_s),
-                proxy_headers=False,  # no decision depends on the client address that a proxy reports
+                proxy_headers=False,  # see `forwarded`
                 timeout_graceful_shutdown=SHUTDOWN_S,
                 lifespan="on",
             )
             async with anyio.create_task_group() as tg:
                 await tg.start(upstream.run)
                 await tg.start(connections.run)
+                await tg.start(principals.run)
                 tg.start_soon(warn_of_unordered_tools, bridge)
-                shown = f"[{host.strip('[]')}]" if sock.family == socket.AF_INET6 else host
-                listening(f"http://{shown}:{sock.getsockname()[1]}")
+                listening(options.base(port))
                 server = HttpServer(config)
 
                 async def stop_when_terminated() -> None:
@@ -177,6 +166,23 @@ async def serve_http(
                 with anyio.CancelScope(shield=True):
                     await server.serve(sockets=[sock])
                 tg.cancel_scope.cancel()
+
+
+def _token_file(path: Path) -> "Authenticator":
+    from asyncfc_mcp.transports.http.auth.token_file import TokenFile
+
+    return TokenFile(path)
+
+
+def _protocol(options: HttpOptions) -> "Callable[..., HttpProtocol]":
+    """Return what makes the protocol of a connection. TLS is loaded only where it is served."""
+    if options.certificate is None or options.key is None:
+        from asyncfc_mcp.transports.http.uvicorn_protocol import HttpProtocol
+
+        return HttpProtocol
+    from asyncfc_mcp.transports.http.tls import TlsHttpProtocol, server_context
+
+    return partial(TlsHttpProtocol, server_context(options.certificate, options.key))
 
 
 async def _stop_when_cancelled(server: "uvicorn.Server", streamable_http: "StreamableHttp | None") -> None:

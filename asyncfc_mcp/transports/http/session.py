@@ -185,6 +185,11 @@ class HttpSession:
             if not await stream.write(notification("notifications/cancelled", params)) and self._stream is not None:
                 await self._stream.write(notification("notifications/cancelled", params))
 
+    def end_lapsed_stream(self, is_over: Callable[[Access], bool]) -> None:
+        """End the client's own stream if the access has ended with which it was opened."""
+        if self._stream is not None and (access := self._stream.access) is not None and is_over(access):
+            self._retire()
+
     def on_response(self, message: Message) -> None:
         """Settle a question with the client's response; the first one counts."""
         pending = self._questions.pop(str(message["id"]), None)

@@ -5,7 +5,7 @@ Owns the session IDs. Leaves the traffic of a session to `session`, and HTTP req
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
@@ -15,6 +15,7 @@ from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.errors import BridgeError, RpcError
 from asyncfc_mcp.protocol import CONNECTION_CLOSED
+from asyncfc_mcp.transports.http.auth.authenticator import Access
 from asyncfc_mcp.transports.http.session import HttpSession
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,16 @@ class SessionTable:
         if session is not None:
             session.close(RpcError(CONNECTION_CLOSED, "The session has ended"))
             await session.session.close()
+
+    async def end_lapsed(self, is_over: Callable[[Access], bool]) -> None:
+        """End the sessions whose access was taken away, and streams whose access has ended. A session outlives a token
+        that expired: its client continues it with the next one."""
+        revoked: list[str] = []
+        for key, session in self._sessions.items():
+            session.end_lapsed_stream(is_over)
+            if session.access is not None and session.access.revoked:
+                revoked.append(key)
+        await self._end_all(revoked)
 
     def close(self, error: RpcError) -> None:
         """Close all sessions and open no more; those that are open end with `run`."""

@@ -52,6 +52,10 @@ class SessionEndpoint:
         """End idle sessions until cancelled; then all."""
         await self._table.run(task_status=task_status)
 
+    async def end_lapsed(self) -> None:
+        """See `SessionTable.end_lapsed`."""
+        await self._table.end_lapsed(self._admission.entrance.is_over)
+
     def close(self, error: RpcError) -> None:
         """Close all sessions and open no more; those that are open end with `run`."""
         self._table.close(error)
@@ -76,10 +80,11 @@ class SessionEndpoint:
                     with session.busy() if session is not None else nullcontext():
                         await self._post(admitted, session, receive, send)
                 case "GET":
+                    self._admission.entrance.require(principal, None)
                     if not admitted.stream:
                         raise _refusal(406, "Client must accept text/event-stream")
                     self._in_flight.admit()
-                    await self._listen(_required(session), receive, send)
+                    await self._listen(admitted, _required(session), receive, send)
                 case "DELETE":
                     if self._archive is not None:
                         await self._archive.drop(str(_required(session).session.id))
@@ -117,9 +122,10 @@ class SessionEndpoint:
         if self._archive is not None:
             await self._archive.save(str(session.id), session.record)
 
-    async def _listen(self, session: HttpSession, receive: "Receive", send: "Send") -> None:
+    async def _listen(self, admitted: Admitted, session: HttpSession, receive: "Receive", send: "Send") -> None:
         """Serve a client's own stream until it disconnects or opens another, or the session ends."""
         stream = EventStream(send, session.headers)
+        stream.access = admitted.access
         disconnected = False
         with session.busy():
             await stream.begin()
@@ -149,6 +155,7 @@ class SessionEndpoint:
             raise _unknown()  # it ended while the body was received
         message = await parse_body(body)
         method, params = message.get("method"), cast("Params | None", message.get("params"))
+        self._admission.entrance.require(admitted.principal, method, message.get("id") if method else None)
         if method is not None and "id" in message:
             self._in_flight.admit()
         if method == "initialize" and "id" in message:
@@ -180,7 +187,7 @@ class SessionEndpoint:
         opened = session
         params = cast("Params", message.get("params") or {})
         exchange = SessionExchange(send, message["id"], params, opened, streams=False)
-        exchange.headers = ()
+        exchange.headers, exchange.access = (), admitted.access
 
         def handler() -> Result | Deferred:
             result = self._upstream.handshake(opened.session, exchange, "initialize", params)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
     from starlette.types import Message as AsgiMessage
 
+LAPSE_S: Final = 1.0
+"""Interval between two searches for streams and sessions whose access has ended."""
 STOPPING: Final = "The bridge is stopping"
 
 
@@ -39,6 +41,7 @@ class StreamableHttp:
     ) -> None:
         self._app = app
         self._paths = (path, f"{path}/")
+        self._entrance = admission.entrance
         self.in_flight = InFlightRequests(ping_s)
         self._stateless = StatelessEndpoint(upstream, admission, self.in_flight)
         self._sessions = SessionEndpoint(upstream, admission, self.in_flight)
@@ -65,6 +68,8 @@ class StreamableHttp:
             async with anyio.create_task_group() as inner:
                 await inner.start(self.in_flight.run)
                 await inner.start(self._sessions.run)
+                if self._entrance.authenticator.lapses:
+                    inner.start_soon(self._end_lapsed)
                 task_status.started(inner.cancel_scope)
             ended.set()
 
@@ -79,6 +84,14 @@ class StreamableHttp:
 
             await self._app(scope, receive, send_after_end)
             running.cancel()
+
+    async def _end_lapsed(self) -> None:
+        """End what outlives the access with which it was admitted, until cancelled. A timer for each request would
+        slow down all of them."""
+        while True:
+            await anyio.sleep(LAPSE_S)
+            self.in_flight.end_lapsed(self._entrance.is_over)
+            await self._sessions.end_lapsed()
 
     def refuse_new(self) -> None:
         """Admit no further requests and streams. Those that are open go on, with what they need: answers to questions,

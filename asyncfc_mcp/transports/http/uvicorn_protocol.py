@@ -14,7 +14,9 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from asyncfc_mcp.transports.http.asgi import respond
 from asyncfc_mcp.transports.http.connections import Connections, Phase
+from asyncfc_mcp.transports.http.forwarded import TrustedProxies
 from asyncfc_mcp.transports.http.framing import MAX_HEAD_BYTES, StrictConnection
 
 if TYPE_CHECKING:
@@ -120,14 +122,20 @@ class HttpProtocol(H11Protocol):
 
     Args:
         connections: limits of all connections; None for no limits (tests).
+        proxies: proxies whose requests count for their clients.
         uvicorn: arguments of uvicorn's protocols.
     """
 
-    def __init__(self, connections: Connections | None = None, **uvicorn: Any) -> None:
+    def __init__(
+        self, connections: Connections | None = None, proxies: TrustedProxies | None = None, **uvicorn: Any
+    ) -> None:
         super().__init__(**uvicorn)
         self._strict = StrictConnection(self.config.h11_max_incomplete_event_size or MAX_HEAD_BYTES)
         self.conn = self._strict
         self._connections = connections
+        self._proxies = proxies
+        self._behind_proxy = False
+        """True if the peer is a proxy that is believed."""
         self._application = self.app
         self.app = cast("Any", self._run)
         self.answered = 0
@@ -146,7 +154,8 @@ class HttpProtocol(H11Protocol):
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
         address = str(cast("tuple[Any, ...]", peer)[0]) if isinstance(peer, tuple) and peer else ""
-        if self._connections is not None and not self._connections.admit(self, address):
+        self._behind_proxy = self._proxies is not None and self._proxies.trusts_peer(address)
+        if self._connections is not None and not self._connections.admit(self, address, proxy=self._behind_proxy):
             self._end(_FULL)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -214,7 +223,20 @@ class HttpProtocol(H11Protocol):
             await send(message)
             self.sent += len(message.get("body", b""))
 
+        if self._behind_proxy:
+            scope = self._forwarded(scope)
+            client = scope.get("client")
+            if self._connections is not None and not self._connections.attribute(self, client[0] if client else ""):
+                return await respond(closing, 503, b"This address has too many connections; try again later.\n", _TEXT)
         await self._application(scope, receive, closing)
+
+    def _forwarded(self, scope: "Scope") -> "Scope":
+        """Return the scope of a request with the client and the scheme that the proxy reports."""
+        assert self._proxies is not None
+        client, scheme = self._proxies.client_of(scope["headers"])
+        if client is not None:
+            scope = {**scope, "client": (client, 0)}
+        return scope if scheme is None else {**scope, "scheme": scheme}
 
     def linger(self) -> None:
         """Close after the client has had time to read the response."""
@@ -279,5 +301,7 @@ class HttpProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Called by uvicorn."""
         self.answered += 1
+        if self._behind_proxy and self._connections is not None:
+            self._connections.attribute(self, None)
         if self._dropped is None:
             super().on_response_complete()

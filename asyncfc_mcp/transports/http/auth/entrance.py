@@ -5,12 +5,16 @@ conditions of a request to `admission`.
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from asyncfc_mcp.core.identity import Principal
-from asyncfc_mcp.transports.http.asgi import Headers, Refusal, refuse
+from asyncfc_mcp.errors import RpcError
+from asyncfc_mcp.protocol import INVALID_REQUEST, RequestId
+from asyncfc_mcp.quotation import said, shortened
+from asyncfc_mcp.transports.http.asgi import Headers, JsonRpcRefusal, Refusal, refuse
 from asyncfc_mcp.transports.http.auth.authenticator import (
     MAX_TOKEN_BYTES,
     Access,
@@ -21,6 +25,7 @@ from asyncfc_mcp.transports.http.auth.authenticator import (
     Token,
     is_over,
 )
+from asyncfc_mcp.transports.http.auth.resource import ProtectedResource, challenge
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Send
@@ -40,30 +45,71 @@ class Entrance:
 
     Args:
         caller_headers: names of headers, in lower case, that wrapped servers receive as the caller's own.
+        required_scopes: method → the OAuth scopes that its requests need; `*` for all.
+        resource: the endpoint as clients see it, if they can sign in.
     """
 
     def __init__(
-        self, authenticator: Authenticator, *, caller_headers: Collection[str] = (), clock: Clock = time.time
+        self,
+        authenticator: Authenticator,
+        *,
+        caller_headers: Collection[str] = (),
+        required_scopes: Mapping[str, Collection[str]] = MappingProxyType({}),
+        resource: ProtectedResource | None = None,
+        clock: Clock = time.time,
     ) -> None:
         self.authenticator = authenticator
+        self.resource = resource
+        everywhere = frozenset(required_scopes.get("*", ()))
+        self._everywhere = everywhere
+        self._required = {method: everywhere | frozenset(scopes) for method, scopes in required_scopes.items()}
         self._caller_headers = tuple((name, name.encode("latin-1")) for name in caller_headers)
         self._clock = clock
 
-    async def enter(self, headers: Headers) -> tuple[Access, Principal]:
+    async def enter(self, headers: Headers, path: str = "") -> tuple[Access, Principal]:
         """Return the access of a request, and its principal with the headers of this request.
+
+        Args:
+            path: of the request, where it is not the main one.
 
         Raises:
             Refusal: the request is not authenticated.
         """
         access = self.authenticator.anyone
         if access is None:
-            access = await self._access(Token.of(headers.values.get(b"authorization")))
+            access = await self._access(Token.of(headers.values.get(b"authorization")), path)
         principal = access.principal
         return access, self._with_headers(principal, headers) if self._caller_headers else principal
 
-    async def _access(self, token: Token | None) -> Access:
+    def restricts(self, principal: Principal) -> bool:
+        """Return whether requests of a principal may lack scopes."""
+        return bool(self._required) and principal.grants is not None
+
+    def require(
+        self, principal: Principal, method: str | None, request_id: RequestId | None = None, path: str = ""
+    ) -> None:
+        """Require the scopes that requests of a method need.
+
+        Args:
+            method: None for what is no request: an answer, or the opening of a stream.
+
+        Raises:
+            Refusal: the principal's token lacks one.
+        """
+        if not self._required or principal.grants is None:
+            return
+        needed = self._everywhere if method is None else self._required.get(method, self._everywhere)
+        if needed <= principal.grants:
+            return
+        what = "this" if method is None else shortened(said(method), 64)
+        why = f"{what} needs the scopes: {' '.join(sorted(needed))}"
+        header = challenge(self.resource, path, error="insufficient_scope", why=_quotable(why), scopes=needed)
+        error = RpcError(INVALID_REQUEST, f"Forbidden: {why}")
+        raise JsonRpcRefusal(403, error, (b"www-authenticate", header), request_id=request_id)
+
+    async def _access(self, token: Token | None, path: str) -> Access:
         if token is None:
-            raise self._refused(None)
+            raise self._refused(None, path)
         access = self.authenticator.known(token)
         if access is None:
             try:
@@ -71,40 +117,48 @@ class Entrance:
                     raise NotAuthenticated("the token is too long")
                 access = await self.authenticator.check(token)
             except NotAuthenticated as exc:
-                raise self._refused(str(exc)) from None
+                raise self._refused(str(exc), path) from None
             except CannotAuthenticate as exc:
                 delay = (b"retry-after", str(exc.retry_after_s).encode())
                 raise Refusal(503, f"{exc}\n".encode(), _TEXT, delay) from None
         if self.is_over(access):
-            raise self._refused("the token has expired")
+            raise self._refused("the token has expired", path)
         return access
 
     def is_over(self, access: Access) -> bool:
         """Return whether an access has ended."""
         return is_over(access, self._clock)
 
-    def _refused(self, why: str | None) -> Refusal:
-        """Return the refusal of a request without a token, or with one that is not accepted."""
+    def _refused(self, why: str | None, path: str) -> Refusal:
+        """Return the refusal of a request without a token, or with one that is not accepted (for the reason `why`)."""
         words = "send the bridge's token as 'Authorization: Bearer …'" if why is None else why
-        challenge = b'Bearer realm="asyncfc-mcp"'
-        return Refusal(401, f"Unauthorized: {words}\n".encode(), _TEXT, (b"www-authenticate", challenge))
+        error = None if why is None else "invalid_token"
+        header = challenge(self.resource, path, error=error, why=why, scopes=self._everywhere)
+        return Refusal(401, f"Unauthorized: {words}\n".encode(), _TEXT, (b"www-authenticate", header))
 
     def _with_headers(self, principal: Principal, headers: Headers) -> Principal:
         found = {name: headers.get(raw) for name, raw in self._caller_headers}
         return replace(principal, headers={name: value for name, value in found.items() if value is not None})
 
 
+def _quotable(text: str) -> str:
+    """Return a text in the characters that a challenge may contain."""
+    return "".join(c if " " <= c <= "~" and c not in '"\\' else "?" for c in text)
+
+
 class AuthMiddleware:
-    """ASGI middleware that passes on authenticated requests, with their principal; `HEALTH_PATH` and
-    `READY_PATH` are exempt."""
+    """ASGI middleware that passes on authenticated requests, with their principal. Exempt are `HEALTH_PATH`,
+    `READY_PATH`, and the metadata of the endpoint, from which clients learn how to sign in."""
 
     def __init__(self, app: "ASGIApp", entrance: Entrance) -> None:
         self._app, self._entrance = app, entrance
+        metadata = () if entrance.resource is None else entrance.resource.metadata_paths()
+        self._exempt = _WITHOUT_TOKEN.union(metadata)
 
     async def __call__(self, scope: "AsgiScope", receive: "Receive", send: "Send") -> None:
-        if scope["type"] == "http" and scope["path"] not in _WITHOUT_TOKEN:
+        if scope["type"] == "http" and scope["path"] not in self._exempt:
             try:
-                admitted = await self._entrance.enter(Headers(scope["headers"]))
+                admitted = await self._entrance.enter(Headers(scope["headers"]), scope["path"])
             except Refusal as exc:
                 return await refuse(send, exc)
             scope = {**scope, ADMITTED: admitted}
