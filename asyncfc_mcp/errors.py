@@ -172,6 +172,19 @@ class CallerCredentialsRefused(SignInNeeded):
         self.why = f"it {refused}, from the {headers} of its requests"
 
 
+class NotAuthorized(HttpRefused):
+    """There are no credentials for a request, and no sign-in would help. Nothing was sent.
+
+    Args:
+        why: a clause.
+        status: of the refusal that asked for them.
+    """
+
+    def __init__(self, why: str, *, status: int = 401) -> None:
+        TransportFailure.__init__(self, f"could not be authorized: {why}")
+        self.status, self.retry_after_s = status, None
+
+
 class SessionLost(HttpRefused):
     """The server no longer knows the session of a request, and did not process it."""
 

@@ -19,8 +19,8 @@ import httpx2
 
 from asyncfc_mcp.config.settings import HttpSpec
 from asyncfc_mcp.downstream.http.authorizer import Authorizer
-from asyncfc_mcp.downstream.http.failures import UNWRITABLE, host_and_port, redirected, transport_failure
-from asyncfc_mcp.errors import TransportFailure, UnreadableAnswer
+from asyncfc_mcp.downstream.http.failures import UNWRITABLE, host_and_port, redirected, session_gone, transport_failure
+from asyncfc_mcp.errors import NotAuthorized, TransportFailure, UnreadableAnswer
 from asyncfc_mcp.quotation import said
 from asyncfc_mcp.redaction import secrets_of
 
@@ -43,6 +43,8 @@ CHUNK_BYTES: Final = 16 << 10
 """Largest chunk of a body that is processed at once: a kilobyte may hold a hundred events or decompress to a
 megabyte."""
 
+_KEPT: Final = "asyncfc_mcp.start_of_body"
+"""Extension of a response of which a part was read already."""
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
@@ -107,7 +109,7 @@ class HttpClient:
 
         Raises:
             TransportFailure: there is no response, or (from within the block) it ended prematurely.
-            SignInNeeded: the server asks for credentials that there are not.
+            SignInNeeded, NotAuthorized: the server asks for credentials that there are not, or refuses all of them.
         """
         response: httpx2.Response | None = None
         # Credentials belong to the origin of the configured URL, whatever URL the server names.
@@ -126,16 +128,18 @@ class HttpClient:
                     await read_start(response)
                     await response.aclose()
                     request, hops, response = response.next_request, hops + 1, None
+                elif authorizer is not None and refusals == MAX_REFUSALS and response.status_code == 401:
+                    raise NotAuthorized("it refuses the credentials that it asks for")
                 elif (
                     authorizer is not None
-                    and response.status_code in (401, 403)
                     and refusals < MAX_REFUSALS
+                    and response.status_code in (401, 403)
+                    and not await _has_lost_session(response)
                     and await authorizer.refused(
                         response.status_code, response.headers.get_list("www-authenticate"), added
                     )
                 ):
-                    with anyio.move_on_after(REFUSED_BODY_TIMEOUT_S):
-                        await read_start(response)
+                    await _keep_start(response)
                     await response.aclose()
                     added = await authorizer.headers()
                     request, hops, refusals, response = (
@@ -188,7 +192,9 @@ async def iter_body(response: httpx2.Response) -> AsyncGenerator[bytes]:
 
 
 async def read_start(response: httpx2.Response, limit: int = MAX_ERROR_BYTES) -> bytes:
-    """Read at most `limit` bytes of a body; empty if its compression cannot be read."""
+    """Read at most `limit` bytes of a body, or return what was kept of it; empty if its compression cannot be read."""
+    if (kept := response.extensions.get(_KEPT)) is not None:
+        return kept[:limit]
     parts: list[bytes] = []
     size = 0
     with suppress(UnreadableAnswer):
@@ -198,6 +204,25 @@ async def read_start(response: httpx2.Response, limit: int = MAX_ERROR_BYTES) ->
             if size >= limit:
                 break
     return b"".join(parts)[:limit]
+
+
+async def _keep_start(response: httpx2.Response) -> bytes:
+    """Read the start of a body in a bounded time, and keep it for `read_start`."""
+    kept = b""
+    if _KEPT not in response.extensions:
+        with anyio.move_on_after(REFUSED_BODY_TIMEOUT_S):
+            kept = await read_start(response)
+        response.extensions[_KEPT] = kept
+    return response.extensions[_KEPT]
+
+
+async def _has_lost_session(response: httpx2.Response) -> bool:
+    """Return whether a refusal without a challenge is about the session of the request: some servers answer 401 then.
+    Credentials do not change that, but a new session does."""
+    if response.status_code != 401 or "www-authenticate" in response.headers:
+        return False
+    has_session = "mcp-session-id" in response.request.headers
+    return session_gone(response.status_code, await _keep_start(response), (), has_session=has_session)
 
 
 def content_type(response: httpx2.Response) -> str:

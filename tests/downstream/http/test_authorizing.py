@@ -8,7 +8,7 @@ import pytest
 from asyncfc_mcp.config.settings import HttpSpec
 from asyncfc_mcp.downstream.http import client
 from asyncfc_mcp.downstream.http.client import HttpClient, read_start
-from asyncfc_mcp.errors import HttpRefused, SignInNeeded
+from asyncfc_mcp.errors import HttpRefused, NotAuthorized, SignInNeeded
 from tests.support.hostile_http import Exchange, HostileServer
 
 pytestmark = pytest.mark.anyio
@@ -82,12 +82,13 @@ async def test_a_refused_request_is_sent_again_with_other_credentials():
 
 
 async def test_a_request_is_sent_again_a_limited_number_of_times():
-    """A server that always refuses gets no more than three, and its refusal is the answer."""
+    """A server that always refuses gets no more than three, and the error says so."""
     tokens = Tokens()
     with HostileServer({}) as server:
         protected(server, "none")
         async with HttpClient(HttpSpec(server.url), tokens) as http:
-            assert await sent(http) == (401, b"who are you?")
+            with pytest.raises(NotAuthorized, match="refuses the credentials"):
+                await sent(http)
         assert len(server.seen) == 1 + client.MAX_REFUSALS
 
 
@@ -169,3 +170,25 @@ async def test_a_refusal_without_end_does_not_delay_the_next_attempt(monkeypatch
         async with HttpClient(HttpSpec(server.url), Tokens()) as http:
             with anyio.fail_after(5):
                 assert await sent(http) == (200, b"hello")
+
+
+@pytest.mark.parametrize(("challenge", "asked"), [("Bearer", 1), (None, 0)])
+async def test_a_lost_session_is_no_lack_of_credentials(challenge: str | None, asked: int):
+    """Some servers answer 401 then, without a challenge. The body is still there for those who handle that."""
+    tokens = Tokens(last=2)
+    with HostileServer({}) as server:
+
+        def answer(exchange: Exchange) -> bool:
+            extra = {} if challenge is None else {"www_authenticate": challenge}
+            exchange.send(b"Unauthorized: Session not found", 401, "text/plain", **extra)
+            return True
+
+        server.override = answer
+        async with HttpClient(HttpSpec(server.url), tokens) as http:
+            if challenge is not None:
+                with pytest.raises(SignInNeeded):
+                    await sent(http)
+            else:
+                async with http.stream("POST", http.url, {"mcp-session-id": "one"}, b"{}") as response:
+                    assert await read_start(response) == b"Unauthorized: Session not found"
+        assert len(tokens.refusals) == asked * 2
