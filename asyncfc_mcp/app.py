@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.config.caller_headers import uses_callers
-from asyncfc_mcp.config.settings import ANY_OWNER, EMBEDDED, BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import ANY_OWNER, EMBEDDED, BridgeConfig, HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.effects import declared_effect
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.core.state_roots import server_states
@@ -29,6 +29,7 @@ from asyncfc_mcp.upstream.metatools import METATOOLS
 
 if TYPE_CHECKING:
     from asyncfc_mcp.downstream.http.authorizer import Authorizer
+    from asyncfc_mcp.downstream.oauth.store import CredentialStore
     from asyncfc_mcp.engine.journal.sqlite_journal import SqliteJournal
     from asyncfc_mcp.engine.postgres.administration import Administration
 
@@ -44,6 +45,7 @@ def compose(
     ids: FutureIds | None = None,
     journal: Path | None = None,
     shared: bool = True,
+    credentials: "CredentialStore | None" = None,
 ) -> Bridge:
     """Return a bridge for a configuration, to be opened with `Bridge.open`.
 
@@ -56,6 +58,7 @@ def compose(
         ids: numbers of future IDs; None counts from 1 in this run only.
         journal: the file with which futures survive this run; None keeps them in memory only.
         shared: take part as a replica, if the engine is a database of several.
+        credentials: the tokens of servers that were signed in to; None: no server is signed in to.
 
     Raises:
         ConfigError: a declared state path is wrong.
@@ -83,6 +86,7 @@ def compose(
                 snapshot=listings.load(server),
                 child=(children or {}).get(server.name),
                 starts=starts,
+                authorizer=_authorizer(server, credentials),
             )
             for server in config.servers
             if not uses_callers(server)
@@ -105,6 +109,14 @@ def compose(
         connect_caller=connect_caller,
     )
     return bridge
+
+
+def _authorizer(server: ServerConfig, credentials: "CredentialStore | None") -> "Authorizer | None":
+    if credentials is None or not isinstance(server.spec, HttpSpec) or server.spec.oauth is None:
+        return None
+    from asyncfc_mcp.downstream.oauth.bearer import BearerAuthorizer  # most servers need none
+
+    return BearerAuthorizer(server.name, server.spec, credentials)
 
 
 def _engine(config: BridgeConfig, ids: FutureIds | None, journal: Path | None, *, shared: bool) -> Engine:

@@ -173,7 +173,7 @@ class CallerCredentialsRefused(SignInNeeded):
 
 
 class NotAuthorized(HttpRefused):
-    """There are no credentials for a request, and no sign-in would help. Nothing was sent.
+    """There are no credentials for a request, and no sign-in would help. The server did not process it.
 
     Args:
         why: a clause.

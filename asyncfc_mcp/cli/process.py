@@ -133,6 +133,7 @@ def make_bridge(
         ids=FutureIds(state_folder() / "ids", config.identity),
         journal=journal_path(config) if records else None,
         shared=records,
+        credentials=credential_store(config),
     )
 
 
