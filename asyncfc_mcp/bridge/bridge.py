@@ -108,7 +108,7 @@ class Bridge:
         hosting = engine.hosting
         relay = None if hosting is None else hosting.relay
         self._guests = Guests() if relay is None else Guests(lambda: relay.replicas)
-        self.forwarding = Forwarding(engine, self.downstreams, self.directory, relay, self._guests)
+        self.forwarding = Forwarding(engine, self.downstreams, relay, self._guests)
         self._hosts, self._relaying = None, None
         if hosting is not None:
             self._relaying = Relaying(

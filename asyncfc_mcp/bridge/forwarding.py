@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import anyio
 
-from asyncfc_mcp.bridge.directory import Directory
 from asyncfc_mcp.bridge.executor import passed_on
 from asyncfc_mcp.bridge.guests import Guests
+from asyncfc_mcp.bridge.views import View
 from asyncfc_mcp.core.identity import Scope
 from asyncfc_mcp.core.meta_keys import without_our_keys
 from asyncfc_mcp.core.owners import extension_owner, linking, resource_owner
@@ -42,19 +42,18 @@ class Forwarding:
         self,
         engine: Engine,
         downstreams: Mapping[str, Downstream],
-        directory: Directory,
         relay: Relay | None = None,
         guests: Guests | None = None,
     ) -> None:
         self._engine = engine
         self._downstreams = downstreams
-        self._directory = directory
         self._relay = relay
         self._guests = guests or Guests()
         self._users: dict[str, set[Scope]] = {server: set() for server in downstreams}
         """Server → the principals that had a request sent to it."""
-        self._subscribed: dict[str, tuple[str, Scope]] = {}
-        """URI → the server that was asked to announce its changes, and for whom."""
+        self._subscribed: dict[tuple[str, str], Scope] = {}
+        """Server and URI of which it was asked to announce changes → for whom. For two principals, one URI may be of
+        two servers."""
 
     async def ask(self, scope: Scope, server: str, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
         """Pass a request that is no tool call on to one server, for the principal of this scope.
@@ -85,56 +84,73 @@ class Forwarding:
             raise RunsElsewhere(server)
         return await self._relay.request(RelayedRequest(server, method, params, scope))
 
-    async def ask_extension(self, scope: Scope, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    async def ask_extension(self, scope: Scope, method: str, params: Mapping[str, Any], view: View) -> dict[str, Any]:
         """Pass a request that no revision of MCP defines on to the server that declared its extension.
+
+        Args:
+            view: what the principal may use.
 
         Raises:
             CallFailed: that server gave no answer, or it cannot be told which one it is.
         """
-        server = extension_owner(method, {name: d.snapshot.extensions for name, d in self._downstreams.items()})
+        declared = {name: d.snapshot.extensions for name, d in self._downstreams.items() if view.serves(name)}
+        server = extension_owner(method, declared)
         if server is None:
             raise ProtocolFailure(method, METHOD_NOT_FOUND, "Method not found", method)
         return await self.ask(scope, server, method, params)
 
-    async def read_resource(self, scope: Scope, uri: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    async def read_resource(self, scope: Scope, uri: str, params: Mapping[str, Any], view: View) -> dict[str, Any]:
         """Read a resource from its owner (see `owners`). No other server is asked, whatever that one answers.
+
+        Args:
+            view: what the principal may use. For it, there are no other servers.
 
         Raises:
             CallFailed: it gave no answer; or no server has resources.
         """
-        await self._directory.wait_for_catalog()
-        return await self.ask(scope, await self._owner_of(scope, uri, "resources/read"), "resources/read", params)
+        owner = await self._owner_of(scope, uri, "resources/read", view)
+        return await self.ask(scope, owner, "resources/read", params)
 
-    async def _owner_of(self, scope: Scope, uri: str, method: str) -> str:
-        """
+    async def _owner_of(self, scope: Scope, uri: str, method: str, view: View) -> str:
+        """Return the server that has a resource, of those that the principal may use.
+
         Raises:
             ProtocolFailure: no server has resources.
         """
-        catalog = self._directory.catalog
+        catalog = await view.wait_for_catalog()
         listed = uri in catalog.resources
         linked = () if listed else linking(uri, await self._engine.list_futures(scope))
         serving = [
-            name for name, d in self._downstreams.items() if d.snapshot.capabilities.get("resources") is not None
+            name
+            for name, d in self._downstreams.items()
+            if view.serves(name) and d.snapshot.capabilities.get("resources") is not None
         ]
         server = resource_owner(uri, catalog.resources, catalog.templates, linked, serving)
         if server is None:
             raise ProtocolFailure(method, RESOURCE_NOT_FOUND, f"Resource not found: {uri}", {"uri": uri})
         return server
 
-    async def subscribe(self, scope: Scope, uri: str) -> None:
-        """Have the owner of a resource (see `owners`) announce its changes.
+    async def owner_of(self, scope: Scope, uri: str, view: View) -> str:
+        """Return the server that announces the changes of a resource (see `owners`), of those that the principal may
+        use.
 
         Raises:
-            CallFailed: no server has it, or it refuses.
+            CallFailed: no server has resources.
         """
-        await self._directory.wait_for_catalog()
-        server = await self._owner_of(scope, uri, "resources/subscribe")
+        return await self._owner_of(scope, uri, "resources/subscribe", view)
+
+    async def subscribe(self, scope: Scope, server: str, uri: str) -> None:
+        """Have a server announce the changes of a resource.
+
+        Raises:
+            CallFailed: it refuses.
+        """
         self._users[server].add(scope)
-        self._subscribed[uri] = server, scope  # before its answer: a change may be announced right behind that
+        self._subscribed[server, uri] = scope  # before its answer: a change may be announced right behind that
         try:
             await self._subscribe_at(scope, server, uri)
         except BaseException:
-            self._subscribed.pop(uri, None)
+            self._subscribed.pop((server, uri), None)
             raise
 
     async def _subscribe_at(self, scope: Scope, server: str, uri: str) -> None:
@@ -145,10 +161,10 @@ class Forwarding:
         except RunsElsewhere:
             await self._ask_elsewhere(scope, server, "resources/subscribe", {"uri": uri})
 
-    async def unsubscribe(self, uri: str) -> None:
-        """End a subscription at the server that has it; best effort."""
-        server, scope = self._subscribed.pop(uri, (None, None))
-        if server is None or self._guests.wants(server, uri):
+    async def unsubscribe(self, server: str, uri: str) -> None:
+        """End a subscription at a server; best effort."""
+        scope = self._subscribed.pop((server, uri), None)
+        if scope is None or self._guests.wants(server, uri):
             return
         try:
             try:
@@ -159,15 +175,14 @@ class Forwarding:
         except CallFailed as exc:
             logger.debug("unsubscribing from %s: %s", uri, exc)
 
-    def subscribed_at(self, uri: str) -> str | None:
-        """Return the server that announces the changes of a resource."""
-        subscribed = self._subscribed.get(uri)
-        return None if subscribed is None else subscribed[0]
+    def has_subscribed(self, server: str, uri: str) -> bool:
+        """Return true where a server was asked to announce the changes of a resource, for clients here."""
+        return (server, uri) in self._subscribed
 
     async def renew(self, server: str) -> None:
         """Ask a server again for the notifications that clients want: it runs at another replica than before."""
         try:
-            for uri, (at, scope) in list(self._subscribed.items()):
+            for (at, uri), scope in list(self._subscribed.items()):
                 if at == server:
                     await self._subscribe_at(scope, server, uri)
             if (level := self._guests.own_level) is not None:
@@ -204,7 +219,8 @@ class Forwarding:
         except RunsElsewhere:
             await self._ask_elsewhere(None, downstream.name, "logging/setLevel", {"level": level})
 
-    async def notify_servers(self, method: str) -> None:
-        """Pass a client's notification on to all servers that shook hands."""
-        for downstream in self._downstreams.values():
-            await downstream.notify(method)
+    async def notify_servers(self, method: str, view: View) -> None:
+        """Pass a client's notification on to all servers that shook hands, and that its principal may use."""
+        for name, downstream in self._downstreams.items():
+            if view.touches(name):
+                await downstream.notify(method)

@@ -96,7 +96,7 @@ class Relaying:
 
     async def _subscribe(self, downstream: Downstream, replica: str, uri: str) -> None:
         server = downstream.name
-        known = self._guests.wants(server, uri) or self._forwarding.subscribed_at(uri) == server
+        known = self._guests.wants(server, uri) or self._forwarding.has_subscribed(server, uri)
         self._guests.subscribe(replica, server, uri)  # before its answer: a change may be announced right behind that
         if known:
             return
@@ -109,7 +109,7 @@ class Relaying:
     async def _unsubscribe(self, downstream: Downstream, replica: str, uri: str) -> None:
         server = downstream.name
         self._guests.unsubscribe(replica, server, uri)
-        if not self._guests.wants(server, uri) and self._forwarding.subscribed_at(uri) != server:
+        if not self._guests.wants(server, uri) and not self._forwarding.has_subscribed(server, uri):
             await downstream.unsubscribe(uri)
 
     # --- notifications of servers --------------------------------------------------------------------------------

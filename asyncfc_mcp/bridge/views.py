@@ -7,7 +7,7 @@ for listings to `directory`.
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Final
+from typing import ClassVar, Final
 
 from asyncfc_mcp.bridge.call_rules import CallRules, call_rules
 from asyncfc_mcp.bridge.directory import Directory
@@ -25,6 +25,9 @@ MOST_VIEWS: Final = 64
 
 class View:
     """All of the directory, where access is not restricted."""
+
+    restricted: ClassVar[bool] = False
+    """Something of the directory may be missing here."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
@@ -78,6 +81,8 @@ class View:
 
 class RestrictedView(View):
     """What principals may see to whom the same entries of `access` apply."""
+
+    restricted = True
 
     def __init__(self, directory: Directory, access: Access) -> None:
         super().__init__(directory)
@@ -143,7 +148,7 @@ class Views:
     def __init__(self, directory: Directory, rules: AccessRules | None) -> None:
         self._directory = directory
         self._rules = rules
-        self._everything = View(directory)
+        self.everything = View(directory)
         self._by_access: OrderedDict[Access, RestrictedView] = OrderedDict()
         self._by_principal: OrderedDict[tuple[object, ...], RestrictedView] = OrderedDict()
         """By all of a principal but its headers, which are kept no longer than their request."""
@@ -151,7 +156,7 @@ class Views:
     def of(self, principal: Principal) -> View:
         """Return what a principal may see and use now; its token may have had other grants before."""
         if self._rules is None:
-            return self._everything
+            return self.everything
         key = principal.scope.key, principal.name, principal.grants
         view = self._by_principal.get(key)
         if view is None:

@@ -136,7 +136,7 @@ def report(bridge: Bridge, journal: Mapping[str, Any] | None = None) -> dict[str
          "tools": 0, "prompts": 0, "resources": 0}
         for it in bridge.config.unusable
     ]  # fmt: skip
-    instructions = InstructionsFor(bridge).host(None)
+    instructions = InstructionsFor(bridge).host(bridge.views.everything, None)
     cut = [f"the instructions of server {name!r} are cut; whole: {uri_of_docs(name)}" for name in instructions.cut]
     return {
         "source": bridge.config.source,

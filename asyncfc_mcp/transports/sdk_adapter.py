@@ -7,6 +7,7 @@ Leaves every decision about a request to `Upstream`. Imported only where it is n
 """
 
 from collections.abc import Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,7 +53,10 @@ Context = ServerRequestContext[Any, Any]
 def sdk_server(upstream: Upstream, principal: Principal) -> Server[Any]:
     """Return a server that answers all requests with `upstream`, for this principal."""
     server: Server[Any] = Server(
-        INFO["name"], version=INFO["version"], title=INFO["title"], get_tool_input_schema=upstream.input_schema
+        INFO["name"],
+        version=INFO["version"],
+        title=INFO["title"],
+        get_tool_input_schema=partial(upstream.input_schema, principal),
     )
 
     async def answer(ctx: Context, call_next: CallNext) -> HandlerResult:

@@ -16,7 +16,7 @@ import anyio
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.config.hosts import UNKNOWN, HostProfile, profile_for
 from asyncfc_mcp.core.futures import Future, Question
-from asyncfc_mcp.core.identity import CallerIdentity, Scope
+from asyncfc_mcp.core.identity import CallerIdentity, Principal, Scope
 from asyncfc_mcp.upstream.callers import CallerIdentities, conversation_key
 from asyncfc_mcp.upstream.request import Progress, Request, Session
 
@@ -167,6 +167,7 @@ class Caller:
     """A client in the course of one request."""
 
     client: Client
+    principal: Principal
     report: Progress | None = None
     """Sends progress; None where the request has no progress token."""
     put: Callable[[Question], bool] | None = None
@@ -205,6 +206,7 @@ class Clients:
         identities = self._identities
         return Caller(
             self._client(request),
+            request.principal,
             request.report(),
             put,
             request.capabilities,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.futures import Future, Question, Result
-from asyncfc_mcp.core.identity import Scope, id_of
+from asyncfc_mcp.core.identity import Principal, Scope, id_of
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.keys import derived_key
 from asyncfc_mcp.protocol import INVALID_PARAMS, SERVER_HANDSHAKE_VERSIONS
@@ -96,17 +96,17 @@ class InputRounds:
             "requestState": self._seal.seal(json.dumps(state).encode()),
         }
 
-    async def resume(self, scope: Scope, params: Params, tool: str) -> list[Future]:
+    async def resume(self, principal: Principal, params: Params, tool: str) -> list[Future]:
         """Settle questions with the answers in a request, and return the futures that the call was waiting for.
 
         Raises:
             RpcError: the state was not made here, or the answers do not fit it.
         """
-        sealed = params.get("requestState")
+        sealed, scope = params.get("requestState"), principal.scope
         if sealed is None:
             return []
         opened = self._seal.open(str(sealed))
-        if opened is None and self._passes_questions(tool):  # the state may be the server's own
+        if opened is None and self._passes_questions(principal, tool):  # the state may be the server's own
             return []
         state: dict[str, Any] = json.loads(opened) if opened is not None else {}
         if state.get("scope") != scope.key:
@@ -130,9 +130,9 @@ class InputRounds:
             raise RpcError(INVALID_PARAMS, "the call that this requestState belongs to ended long ago and is forgotten")
         return futures
 
-    def _passes_questions(self, name: str) -> bool:
+    def _passes_questions(self, principal: Principal, name: str) -> bool:
         """Return whether this tool's questions go up unchanged, with the state of the server that asks them."""
-        tool = self.bridge.directory.catalog.tools.get(name)
+        tool = self.bridge.views.of(principal).catalog.tools.get(name)
         if tool is None or tool.policy.mode != "sync":
             return False
         offered = self.bridge.directory.snapshots()[tool.server]

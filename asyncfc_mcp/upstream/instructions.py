@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.call_rules import CallRules
+from asyncfc_mcp.bridge.views import View
 from asyncfc_mcp.config.hosts import profile_for
 from asyncfc_mcp.core.futures import Result
 from asyncfc_mcp.quotation import block, said
@@ -37,28 +38,28 @@ class InstructionsFor:
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
 
-    def host(self, host: str | None, *, takes_tasks: bool = False) -> "Instructions":
+    def host(self, view: View, host: str | None, *, takes_tasks: bool = False) -> "Instructions":
         """Return the instructions for a client.
 
         Args:
+            view: what its principal may see.
             host: its `clientInfo.name`.
             takes_tasks: it has declared the tasks extension.
         """
         profile = profile_for(host, self._bridge.settings.host_profiles)
         tasks = self._bridge.settings.tasks if takes_tasks else "handle"
-        rules = self._bridge.directory.call_rules()
-        own = own_instructions(rules, conversation=profile.single_conversation, tasks=tasks)
-        return together(own, self.servers())
+        own = own_instructions(view.call_rules(), conversation=profile.single_conversation, tasks=tasks)
+        return together(own, self.servers(view))
 
-    def servers(self) -> dict[str, str]:
+    def servers(self, view: View) -> dict[str, str]:
         """Return the whole instructions of each server that has any."""
-        snapshots = self._bridge.directory.snapshots()
+        snapshots = view.snapshots()
         return {name: seen.instructions for name, seen in snapshots.items() if seen is not None and seen.instructions}
 
-    def documents(self) -> dict[str, str]:
+    def documents(self, view: View) -> dict[str, str]:
         """Return URI and text of each server's instructions that unknown clients do not receive as a whole."""
-        servers = self.servers()
-        return {uri_of_docs(server): servers[server] for server in self.host(None).cut}
+        servers = self.servers(view)
+        return {uri_of_docs(server): servers[server] for server in self.host(view, None).cut}
 
 
 # --- the bridge's own ----------------------------------------------------------------------------------------------

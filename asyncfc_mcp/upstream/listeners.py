@@ -12,7 +12,7 @@ from typing import Any, Final
 import anyio
 
 from asyncfc_mcp.core.futures import Future
-from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.core.identity import Principal, Scope
 from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, LOG_LEVELS
 from asyncfc_mcp.signals import Signal, WakeUp
 from asyncfc_mcp.upstream.request import Request
@@ -37,7 +37,7 @@ class Listener:
 
     Args:
         notify: sends one notification to the client.
-        scope: the principal behind it.
+        principal: returns the principal behind it, as of its last request.
         lists: kinds of lists whose changes it wants.
         stamp: added to `_meta` of each notification.
         connection: the handshake connection; None for a stream.
@@ -45,14 +45,14 @@ class Listener:
     """
 
     __slots__ = (
-        "_closed", "_queue", "_queued", "_sending", "_start", "connection", "futures", "level", "lists", "notify",
-        "scope", "stamp", "uris", "watched",
+        "_queue", "_queued", "_sending", "_start", "closed", "connection", "futures", "level", "lists", "notify",
+        "principal", "stamp", "uris", "watched",
     )  # fmt: skip
 
     def __init__(
         self,
         notify: Notify,
-        scope: Scope,
+        principal: Callable[[], Principal],
         *,
         lists: Iterable[str],
         stamp: Mapping[str, Any] | None = None,
@@ -61,28 +61,34 @@ class Listener:
     ) -> None:
         self.notify = notify
         self.connection = connection
-        self.scope = scope
+        self.principal = principal
         self.lists = frozenset(lists)
         self.stamp = dict(stamp or {})
-        self.uris: dict[str, None] = {}
+        self.uris: dict[str, str | None] = {}
+        """URI of a subscription → the server that announces its changes; None for resources of the bridge."""
         self.futures: dict[str, Future] = {}
         self.level: str | None = None
         """The least severe log messages that it wants; None if the client has not set a level."""
         self.watched: dict[str, Callable[[Future], None]] = {}
         self._start = start
-        self._closed = self._sending = False
+        self.closed = self._sending = False
         self._queue: deque[tuple[str, dict[str, Any] | None]] | None = None
         """None while there is nothing to send: an empty deque takes 800 bytes."""
         self._queued: WakeUp | None = None
         """Set when a running stream has something to send, or was closed."""
+
+    @property
+    def scope(self) -> Scope:
+        """The futures that it may be notified of."""
+        return self.principal().scope
 
     def enqueue(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Queue a notification; drop it if the queue is full or the listener closed."""
         body = dict(params or {})
         if self.stamp:
             body["_meta"] = {**(body.get("_meta") or {}), **self.stamp}
-        if self._closed or (self._queue is not None and len(self._queue) >= MAX_QUEUED_NOTIFICATIONS):
-            logger.debug("dropped %s for a listener that is %s", method, "closed" if self._closed else "not reading")
+        if self.closed or (self._queue is not None and len(self._queue) >= MAX_QUEUED_NOTIFICATIONS):
+            logger.debug("dropped %s for a listener that is %s", method, "closed" if self.closed else "not reading")
             return
         if self._queue is None:
             self._queue = deque()
@@ -109,18 +115,18 @@ class Listener:
 
     async def run(self) -> None:
         """Send what is queued, until cancelled or closed."""
-        if self._closed:
+        if self.closed:
             return  # closed before its task began to run
         queued = self._queued = WakeUp()
         while True:
             await self.send()
-            if self._closed:
+            if self.closed:
                 return
             await queued.wait()
 
     def close(self) -> None:
         """Accept nothing more; what is queued is still sent."""
-        self._closed = True
+        self.closed = True
         if self._queued is not None:
             self._queued.set()
 
@@ -129,24 +135,24 @@ class RequestLogListener:
     """A request that waits for servers, and receives their log messages meanwhile.
 
     Args:
-        scope: the principal behind the request.
+        principal: the principal behind the request.
         notify: sends a notification on the request's own stream.
         level: the level that the request itself asks for (2026-07-28).
         connection: the handshake connection that it arrived on; None on 2026-07-28.
         on_pending: called when a message is about to be sent to it.
     """
 
-    __slots__ = ("_delivered", "connection", "level", "notify", "on_pending", "pending", "scope")
+    __slots__ = ("_delivered", "connection", "level", "notify", "on_pending", "pending", "principal")
 
     def __init__(
         self,
-        scope: Scope,
+        principal: Principal,
         notify: Notify,
         level: str | None,
         connection: object,
         on_pending: Callable[[], None] = lambda: None,
     ) -> None:
-        self.scope = scope
+        self.principal = principal
         self.notify, self.level, self.connection, self.on_pending = notify, level, connection, on_pending
         self.pending = 0
         """Messages that are about to be sent: the response to the request must not overtake them."""
@@ -181,7 +187,7 @@ def log_listener(request: Request, on_pending: Callable[[], None] = lambda: None
     """Return a listener for the log messages that a request receives while it waits."""
     meta = request.params.get("_meta")
     level = meta.get(LOG_LEVEL_META_KEY) if meta else None
-    return RequestLogListener(request.scope, request.channel.notify, level, request.session, on_pending)
+    return RequestLogListener(request.principal, request.channel.notify, level, request.session, on_pending)
 
 
 def severe_enough(level: object, wanted: str | None) -> bool:

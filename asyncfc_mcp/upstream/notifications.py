@@ -12,6 +12,7 @@ from typing import Any, Final
 import anyio
 
 from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.bridge.views import View
 from asyncfc_mcp.core.backoff import Throttle
 from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.core.identity import CallerIdentity
@@ -19,7 +20,7 @@ from asyncfc_mcp.core.meta_keys import without_our_keys
 from asyncfc_mcp.quotation import said
 from asyncfc_mcp.signals import WakeUp
 from asyncfc_mcp.upstream.future_resources import SCHEME
-from asyncfc_mcp.upstream.instructions import InstructionsFor, is_docs
+from asyncfc_mcp.upstream.instructions import InstructionsFor, is_docs, read_docs
 from asyncfc_mcp.upstream.listeners import LEVELS, Listener, RequestLogListener, severe_enough
 from asyncfc_mcp.values.sizes import approximate_size
 
@@ -58,6 +59,10 @@ class NotificationHub:
         self._instructions = instructions
         self._documents: dict[str, str] | None = None
         """Instructions that are resources, as they were when listeners last were notified."""
+        self._catalog = bridge.directory.catalog
+        """The listings after their last change."""
+        self._changed_in: dict[View, set[str]] = {}
+        """Restricted view of a listener → kinds of which it has changed since they were last announced."""
         self._task_of = task_of
         self._listeners: dict[Listener, None] = {}
         self._changed: set[str] = set()
@@ -72,7 +77,7 @@ class NotificationHub:
     def add(self, listener: Listener) -> None:
         self._listeners[listener] = None
         if self._documents is None:
-            self._documents = self._instructions.documents()
+            self._documents = self._instructions.documents(self._bridge.views.everything)
 
     async def discard(self, listener: Listener) -> None:
         """Remove a listener, and end the subscriptions that only it had."""
@@ -100,24 +105,51 @@ class NotificationHub:
                 self._changed -= {each for each, announced in LIST_CHANGES.items() if announced == kind}
                 throttles[kind].record_run(anyio.current_time())
                 for listener in tuple(self._listeners):
-                    if kind in listener.lists:
+                    if kind in listener.lists and self._is_changed_for(listener, kind):
                         listener.enqueue(f"notifications/{kind}/list_changed")
-            if self._changed:
+                for kinds in self._changed_in.values():
+                    kinds.discard(kind)
+            if not self._changed:
+                self._changed_in.clear()
+            else:
                 with anyio.move_on_after(min(left for left in waiting.values() if left > 0)):
                     await self._lists_changed.wait()
                 self._lists_changed.set()
 
     def _on_lists(self, kinds: frozenset[str]) -> None:
         self._changed |= kinds
-        before, after = self._documents or {}, self._instructions.documents()
+        before, after = self._documents or {}, self._instructions.documents(self._bridge.views.everything)
         self._documents = after
-        if before.keys() != after.keys():
+        listed_anew = before.keys() != after.keys()
+        if listed_anew:
             self._changed.add("resources")
+        self._compare(kinds, also={"resources"} if listed_anew else set())
         for uri in [uri for uri, text in after.items() if before.get(uri, text) != text]:
             for listener in tuple(self._listeners):
-                if uri in listener.uris:
+                if uri in listener.uris and self._may_read(listener, uri):
                     listener.enqueue("notifications/resources/updated", {"uri": uri})
         self._lists_changed.set()
+
+    def _compare(self, kinds: Iterable[str], also: set[str]) -> None:
+        """Record of which kinds the views of listeners have changed, with those in `also`."""
+        before, self._catalog = self._catalog, self._bridge.directory.catalog
+        for view in {self._view(listener): None for listener in self._listeners}:
+            if view.restricted:
+                was, now = view.of(before), view.of(self._catalog)
+                changed = self._changed_in.setdefault(view, set())
+                changed |= also | {LIST_CHANGES[kind] for kind in kinds if was.entries(kind) != now.entries(kind)}
+
+    def _is_changed_for(self, listener: Listener, kind: str) -> bool:
+        view = self._view(listener)
+        return not view.restricted or view not in self._changed_in or kind in self._changed_in[view]
+
+    def _may_read(self, listener: Listener, uri: str) -> bool:
+        """Return true for instructions of a server that the listener's principal may use."""
+        view = self._view(listener)
+        return not view.restricted or read_docs(uri, self._instructions.servers(view)) is not None
+
+    def _view(self, listener: Listener) -> View:
+        return self._bridge.views.of(listener.principal())
 
     # --- subscriptions -------------------------------------------------------------------------------------------
 
@@ -133,7 +165,6 @@ class NotificationHub:
         """
         if uri in listener.uris:
             return
-        first = not any(uri in other.uris for other in self._listeners)
         if uri.startswith(SCHEME):
             future = await self._bridge.engine.find(listener.scope, uri.removeprefix(SCHEME), namer)
             listener.uris[uri] = None
@@ -142,22 +173,32 @@ class NotificationHub:
                 # It may have ended before it was watched, after which nothing changes.
                 self._notify_if_done(listener, uri, future)
             return
-        listener.uris[uri] = None
-        if first and not is_docs(uri):
+        if is_docs(uri):
+            listener.uris[uri] = None
+            return
+        server = await self._bridge.forwarding.owner_of(listener.scope, uri, self._view(listener))
+        if uri in listener.uris or listener.closed:
+            return  # by another request meanwhile, or it has left
+        first = not self._has_subscribed(server, uri)
+        listener.uris[uri] = server
+        if first:
             try:
-                await self._bridge.forwarding.subscribe(listener.scope, uri)
+                await self._bridge.forwarding.subscribe(listener.scope, server, uri)
             except BaseException:  # a refusal, or its request was cancelled
                 listener.uris.pop(uri, None)
                 raise
+
+    def _has_subscribed(self, server: str, uri: str) -> bool:
+        return any(each.uris.get(uri) == server for each in self._listeners)
 
     async def unsubscribe(self, listener: Listener, uri: str) -> None:
         """End a listener's subscription, and the server's if it was the last one."""
         if uri not in listener.uris:
             return
-        del listener.uris[uri]
+        server = listener.uris.pop(uri)
         self._unwatch(listener, f"uri:{uri}")
-        if not uri.startswith(SCHEME) and not is_docs(uri) and not any(uri in other.uris for other in self._listeners):
-            await self._bridge.forwarding.unsubscribe(uri)
+        if server is not None and not self._has_subscribed(server, uri):
+            await self._bridge.forwarding.unsubscribe(server, uri)
 
     def follow(self, listener: Listener, future: Future, *, asks: bool = True) -> None:
         """Notify the listener of every change of this future's status (`notifications/tasks`).
@@ -203,9 +244,10 @@ class NotificationHub:
             uri = params.get("uri")
             for listener in tuple(self._listeners):
                 # Only from the server that has the subscription: another one may not speak for its resources.
-                if isinstance(uri, str) and any(
-                    _covers(wanted, uri) and self._bridge.forwarding.subscribed_at(wanted) == server
-                    for wanted in listener.uris
+                if (
+                    isinstance(uri, str)
+                    and any(at == server and _covers(wanted, uri) for wanted, at in listener.uris.items())
+                    and self._view(listener).serves(server)
                 ):
                     listener.enqueue(method, {key: value for key, value in params.items() if key != "_meta"})
         elif method == "notifications/message" and self._within_rate(server):
@@ -238,8 +280,13 @@ class NotificationHub:
             remove()
 
     def least_level(self) -> str | None:
-        """Return the least severe level that a listener wants; None if none has set a level."""
-        levels = [LEVELS.index(listener.level) for listener in self._listeners if listener.level in LEVELS]
+        """Return the least severe level that a listener wants which may receive messages; None if none has set a
+        level."""
+        levels = [
+            LEVELS.index(listener.level)
+            for listener in self._listeners
+            if listener.level in LEVELS and any(map(self._view(listener).serves, self._bridge.downstreams))
+        ]
         return LEVELS[min(levels)] if levels else None
 
     def _within_rate(self, server: str) -> bool:
@@ -266,11 +313,13 @@ class NotificationHub:
         served: set[object] = set()
         # A message does not name the call that it is about. Where several principals use a server, it might show one of
         # them another's call, so none of them receives it.
-        users = self._bridge.forwarding.users_of(server)
+        # Nor does one that may use only some of the server's tools, or none.
+        users, views = self._bridge.forwarding.users_of(server), self._bridge.views
         if len(users) > 1 or not all(scope.listed for scope in users):
             return None
         for request in self._requests.get(server, ()):
-            if not request.scope.listed or (users and request.scope not in users):
+            scope = request.principal.scope
+            if not scope.listed or (users and scope not in users) or not views.of(request.principal).serves(server):
                 continue
             wanted = request.level
             if (own := self._of_connection(request.connection)) is not None:
@@ -284,7 +333,11 @@ class NotificationHub:
         for listener in tuple(self._listeners):
             if listener in served or listener.stamp or not listener.scope.listed:
                 continue
-            if (not users or listener.scope in users) and severe_enough(level, listener.level):
+            if (
+                (not users or listener.scope in users)
+                and severe_enough(level, listener.level)
+                and (self._view(listener).serves(server))
+            ):
                 listener.enqueue(method, params)
         for request in receivers:
             # Delivered directly and counted as pending from now on, so that the response to this request, which may

@@ -15,6 +15,7 @@ import anyio.abc
 
 from asyncfc_mcp import __version__
 from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.bridge.views import View
 from asyncfc_mcp.core.futures import Question, Result
 from asyncfc_mcp.core.identity import Principal, Scope
 from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RpcError
@@ -144,8 +145,8 @@ class Upstream:
     async def resume(self, session: Session) -> None:
         """Serve a session that another replica has opened."""
         await self._subscriptions.resume(session)
-        if session.log_level is not None:
-            await self.bridge.set_log_level(self._subscriptions.least_level() or session.log_level)
+        if session.log_level is not None and (least := self._subscriptions.least_level()) is not None:
+            await self.bridge.set_log_level(least)
 
     def modern(self, principal: Principal, channel: Channel, method: str, params: Params | None) -> Result | Deferred:
         """Answer a request that carries its own envelope (2026-07-28), at once or deferred.
@@ -184,7 +185,7 @@ class Upstream:
             session.accepted = True
             self._subscriptions.listener(session)
         elif method == "notifications/roots/list_changed" and session.accepted:
-            return partial(self.bridge.forwarding.notify_servers, method)
+            return partial(self.bridge.forwarding.notify_servers, method, self.bridge.views.of(session.principal))
         return None
 
     def _answer(self, handler: Handler, request: Request) -> Result | Deferred:
@@ -241,33 +242,35 @@ class Upstream:
         session.host, session.capabilities = name, capabilities_of_client
         session.identity.host = name
         session.accepted = True
-        offered = self._capabilities()
+        view = self.bridge.views.of(session.principal)
+        offered = self._capabilities(view)
         if session.version == task_shapes.EXPERIMENTAL_VERSION:
             offered["tasks"] = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}
         return {
             "protocolVersion": session.version,
             "capabilities": offered,
             "serverInfo": INFO,
-            "instructions": self._instructions.host(name).text,
+            "instructions": self._instructions.host(view, name).text,
         }
 
     def _discover(self, request: Request) -> Result:
         # If several servers declare an extension, requests go to the first, so its declaration counts.
-        declared = reversed(self.bridge.directory.snapshots().values())
+        view = self.bridge.views.of(request.principal)
+        declared = reversed(view.snapshots().values())
         extensions = {k: v for offered in declared if offered is not None for k, v in offered.extensions.items()}
         return {
             "supportedVersions": list(MODERN_VERSIONS),
-            "capabilities": {**self._capabilities(), "extensions": {**extensions, TASKS_EXTENSION: {}}},
-            "instructions": self._instructions.host(request.host, takes_tasks=request.takes_tasks).text,
+            "capabilities": {**self._capabilities(view), "extensions": {**extensions, TASKS_EXTENSION: {}}},
+            "instructions": self._instructions.host(view, request.host, takes_tasks=request.takes_tasks).text,
         }
 
-    def _capabilities(self) -> dict[str, Any]:
+    def _capabilities(self, view: View) -> dict[str, Any]:
         capabilities: dict[str, Any] = {
             "tools": {"listChanged": True},
             # Futures are resources, whatever the servers have.
             "resources": {"listChanged": True, "subscribe": True},
         }
-        for offered in self.bridge.directory.snapshots().values():
+        for offered in view.snapshots().values():
             # A server that was never seen may have them; a capability too many does no harm.
             assumed: Mapping[str, Any] = {"prompts": {}, "completions": {}, "logging": {}}
             offers = assumed if offered is None else offered.capabilities

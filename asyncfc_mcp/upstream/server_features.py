@@ -40,13 +40,14 @@ class ServerFeatures:
         }
 
     async def _list_prompts(self, request: Request) -> Result:
-        catalog = await self.bridge.directory.wait_for_catalog("prompts")
+        catalog = await self.bridge.views.of(request.principal).wait_for_catalog("prompts")
         self.bridge.directory.hand_out()
         return paged(request.params, "prompts", [entry.listed for entry in catalog.prompts.values()])
 
     async def _get_prompt(self, request: Request) -> Result:
         params = request.params
-        entry = (await self.bridge.directory.wait_for_catalog("prompts")).prompts.get(str(params.get("name")))
+        catalog = await self.bridge.views.of(request.principal).wait_for_catalog("prompts")
+        entry = catalog.prompts.get(str(params.get("name")))
         if entry is None:
             raise RpcError(INVALID_PARAMS, f"Unknown prompt: {params.get('name')}")
         return await self.bridge.forwarding.ask(
@@ -57,22 +58,23 @@ class ServerFeatures:
         params = request.params
         newest = await self.bridge.engine.list_futures(request.scope)
         futures = islice((future for future in newest if not future.answered), LISTED_FUTURES)
-        resources = [raw for _, raw in (await self.bridge.directory.wait_for_catalog("resources")).resources.values()]
-        docs = listed_docs(self._instructions.host(request.host, takes_tasks=request.takes_tasks))
+        view = self.bridge.views.of(request.principal)
+        resources = [raw for _, raw in (await view.wait_for_catalog("resources")).resources.values()]
+        docs = listed_docs(self._instructions.host(view, request.host, takes_tasks=request.takes_tasks))
         return paged(params, "resources", [*resources, *docs, *map(future_resources.listed, futures)])
 
     async def _list_templates(self, request: Request) -> Result:
         params = request.params
-        templates = [
-            raw for _, raw in (await self.bridge.directory.wait_for_catalog("resourceTemplates")).templates.values()
-        ]
+        catalog = await self.bridge.views.of(request.principal).wait_for_catalog("resourceTemplates")
+        templates = [raw for _, raw in catalog.templates.values()]
         return paged(params, "resourceTemplates", [*templates, future_resources.TEMPLATE])
 
     async def _read_resource(self, request: Request) -> Result:
         params = request.params
         uri = uri_of(request)
+        view = self.bridge.views.of(request.principal)
         if is_docs(uri):
-            docs = read_docs(uri, self._instructions.servers())
+            docs = read_docs(uri, self._instructions.servers(view))
             if docs is None:
                 raise RpcError(RESOURCE_NOT_FOUND, f"Resource not found: {uri}", {"uri": uri})
             return docs
@@ -90,7 +92,7 @@ class ServerFeatures:
             fate = await self.bridge.engine.fate(request.scope, wanted[0])
             why = f" ({wanted[0]} {fate})" if fate else ""
             raise RpcError(RESOURCE_NOT_FOUND, f"Resource not found: {uri}{why}", {"uri": uri})
-        return await self.bridge.forwarding.read_resource(request.scope, uri, params)
+        return await self.bridge.forwarding.read_resource(request.scope, uri, params, view)
 
     async def _complete(self, request: Request) -> Result:
         params = request.params
@@ -98,7 +100,8 @@ class ServerFeatures:
         if not isinstance(ref, dict):
             raise RpcError(INVALID_PARAMS, "completion/complete: ref must be an object")
         target = cast("dict[str, Any]", ref)
-        catalog = await self.bridge.directory.wait_for_catalog("prompts", "resources", "resourceTemplates")
+        view = self.bridge.views.of(request.principal)
+        catalog = await view.wait_for_catalog("prompts", "resources", "resourceTemplates")
         if target.get("type") == "ref/prompt":
             prompt = catalog.prompts.get(str(target.get("name")))
             if prompt is None:
@@ -121,4 +124,5 @@ class ServerFeatures:
         Raises:
             RpcError: no server has it.
         """
-        return await self.bridge.forwarding.ask_extension(request.scope, request.method, request.params)
+        view = self.bridge.views.of(request.principal)
+        return await self.bridge.forwarding.ask_extension(request.scope, request.method, request.params, view)

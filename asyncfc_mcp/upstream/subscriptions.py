@@ -64,7 +64,7 @@ class Subscriptions:
         if listener is None:
             assert self._tasks is not None
             start = self._tasks.start_soon
-            listener = Listener(session.notify, session.scope, lists=LISTS, connection=session, start=start)
+            listener = Listener(session.notify, lambda: session.principal, lists=LISTS, connection=session, start=start)
             listener.level = session.log_level
             self._sessions[session] = listener
             self._hub.add(listener)
@@ -122,7 +122,8 @@ class Subscriptions:
         assert request.session is not None, "a method of the handshake versions"
         listener.level = request.session.log_level = str(level)
         await self._changed(request)
-        await self.bridge.set_log_level(self._hub.least_level() or str(level))
+        if (least := self._hub.least_level()) is not None:
+            await self.bridge.set_log_level(least)
         return {}
 
     def least_level(self) -> str | None:
@@ -145,7 +146,7 @@ class Subscriptions:
             tasks = [await self.bridge.engine.find(request.scope, task, namer) for task in task_ids]
         followed = [future for future in tasks if future is not None]
         stamp = {SUBSCRIPTION_ID_META_KEY: request_id}
-        listener = Listener(request.channel.notify, request.scope, lists=lists, stamp=stamp)
+        listener = Listener(request.channel.notify, lambda: request.principal, lists=lists, stamp=stamp)
         honored: dict[str, Any] = {f"{kind}ListChanged": True for kind in lists}
         self._hub.add(listener)
         try:

@@ -17,10 +17,12 @@ import anyio.lowlevel
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
+from asyncfc_mcp.bridge.views import View
 from asyncfc_mcp.config.hosts import profile_for
 from asyncfc_mcp.core import references
 from asyncfc_mcp.core.catalog import ToolEntry
 from asyncfc_mcp.core.futures import Result
+from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.core.names import HOST_PREFIX, NAME_LIMIT, SHORTEST_LIMIT
 from asyncfc_mcp.errors import BridgeError, CallFailed, RpcError, UnknownTool
 from asyncfc_mcp.protocol import INVALID_PARAMS, METHOD_NOT_FOUND, Deferred
@@ -81,16 +83,16 @@ class ToolCalls:
         """Names of tools that calls wait for, in the order of the calls."""
         self.methods: Mapping[str, Handler] = {"tools/list": awaited(self._list_tools), "tools/call": self._call}
 
-    def input_schema(self, name: str) -> Mapping[str, Any] | None:
-        """Return the schema that a tool is listed with; None if it is not listed."""
-        tool = self.bridge.directory.catalog.tools.get(name)
+    def input_schema(self, principal: Principal, name: str) -> Mapping[str, Any] | None:
+        """Return the schema that a tool is listed with for a principal; None if it is not listed."""
+        tool = self.bridge.views.of(principal).catalog.tools.get(name)
         return tool.listed.get("inputSchema") if tool is not None else None
 
     # --- tools/list ----------------------------------------------------------------------------------------------
 
     async def _list_tools(self, request: Request) -> Result:
         params = request.params
-        catalog = await self.bridge.directory.wait_for_catalog()
+        catalog = await self.bridge.views.of(request.principal).wait_for_catalog()
         profile = profile_for(request.host, self.bridge.settings.host_profiles)
         self.bridge.directory.hand_out()
         listed = catalog.tool_list(modern=request.modern, untyped=profile.untyped_arguments)
@@ -129,7 +131,8 @@ class ToolCalls:
         arguments = cast("dict[str, Any] | None", arguments)
         name = self.bridge.directory.published.aliases.get(name, name)
         caller = self._clients.caller(request)
-        route = self.bridge.directory.routes.get(name)
+        # A tool that the principal may not use goes the way of one that does not exist.
+        route = self.bridge.views.of(request.principal).routes.get(name)
         if (turn := self._turn(request, name, route, arguments)) is not None:
             return Deferred(partial(self._call_in_turn, turn, request, caller, name, arguments))
         if (
@@ -192,9 +195,9 @@ class ToolCalls:
         tool = METATOOLS.get(name)
         arrival = caller.client.arrive(request.channel.request_id) if tool is None else None
         try:
-            resumed = await self._rounds.resume(request.scope, params, name)
+            resumed = await self._rounds.resume(request.principal, params, name)
             if arrival is not None:
-                route = await self._announced_route(caller, name, arguments)
+                route = await self._announced_route(request.principal, caller, name, arguments)
                 mode = self._mode(request, route.entry, arguments)
                 if mode is AnswerMode.HANDLE:
                     return await self._handle_calls.call(request, caller, route, arguments, resumed, arrival)
@@ -318,12 +321,15 @@ class ToolCalls:
             return nullcontext()
         return self.bridge.engine.announcing(caller.client.scope, name, caller.namer)
 
-    async def _announced_route(self, caller: Caller, name: str, arguments: dict[str, Any] | None) -> ToolRoute:
+    async def _announced_route(
+        self, principal: Principal, caller: Caller, name: str, arguments: dict[str, Any] | None
+    ) -> ToolRoute:
         """Return the route of a tool, as `_route_of` does; meanwhile names wait for the call."""
-        if name in self.bridge.directory.routes:
-            return await self._route_of(name)
+        view = self.bridge.views.of(principal)
+        if name in view.routes:
+            return await self._route_of(view, name)
         with self._announcing(caller, name, arguments):
-            return await self._route_of(name)
+            return await self._route_of(view, name)
 
     def _resuming(self, before: list[str] | None = None) -> bool:
         """Return whether calls that waited for a listing are about to proceed: those that arrived `before` one, or
@@ -333,17 +339,17 @@ class ToolCalls:
         earlier = takewhile(lambda each: each is not before, self._awaiting_listing)
         return any(name in self.bridge.directory.routes for [name] in earlier)
 
-    async def _route_of(self, name: str) -> ToolRoute:
+    async def _route_of(self, view: View, name: str) -> ToolRoute:
         """Return the route of a tool, which may have to be listed first. Calls that waited for that proceed before
         later ones.
 
         Raises:
-            UnknownTool: there is no such tool.
+            UnknownTool: there is no such tool, or none that the principal may use.
         """
         entry = [name]  # compared by identity
         self._awaiting_listing.append(entry)
         try:
-            route = await self.bridge.directory.wait_for_tool(name)
+            route = await view.wait_for_tool(name)
             while self._resuming(entry):  # each of them takes a few steps of the event loop
                 await anyio.lowlevel.checkpoint()
             return route

@@ -13,7 +13,7 @@ import pytest
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.futures import Future, Question, State
-from asyncfc_mcp.core.identity import LOCAL, PUBLIC, CallerIdentity, Scope
+from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL, PUBLIC, CallerIdentity, Scope
 from asyncfc_mcp.engine.call import CallContext
 from asyncfc_mcp.engine.question_routing import HOLD_S
 from asyncfc_mcp.engine.question_rules import MAX_OPEN, can_answer, input_requests
@@ -64,7 +64,7 @@ class User:
     ) -> None:
         self.bridge = bridge
         self.asked: list[Question] = []
-        self.caller = Caller(Client(LOCAL), None, self._put if live else None, capabilities, identity)
+        self.caller = Caller(Client(LOCAL), LOCAL_PRINCIPAL, None, self._put if live else None, capabilities, identity)
 
     def _put(self, question: Question) -> bool:
         self.asked.append(question)
@@ -133,7 +133,7 @@ async def user_on(bridge: Bridge, line: Line) -> AsyncGenerator[User]:
     def put(question: Question) -> bool:
         return asking.start(bridge.engine, cast("Any", line), question)
 
-    user.caller = Caller(Client(LOCAL), None, put, FORMS)
+    user.caller = Caller(Client(LOCAL), LOCAL_PRINCIPAL, None, put, FORMS)
     async with anyio.create_task_group() as tg:
         await tg.start(asking.run)
         yield user

@@ -102,7 +102,7 @@ async def test_the_claim_follows_the_catalog(policy: dict[str, Any], server: dic
     """By what the tools that are listed declare; `fail` declares nothing."""
     async with stage(policy=policy, server=server) as it:
         await it.host.request("tools/list")
-        assert order in InstructionsFor(it.bridge).host(None).text
+        assert order in InstructionsFor(it.bridge).host(it.bridge.views.everything, None).text
 
 
 # --- those of the servers ------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ async def test_what_is_cut_is_a_resource(era: str):
     toy = Toy(instructions=long)
     async with stage(era, toy=toy) as it:
         await it.host.request("tools/list")
-        said = InstructionsFor(it.bridge).host(None).text
+        said = InstructionsFor(it.bridge).host(it.bridge.views.everything, None).text
         assert said.endswith("[cut; whole: asyncfc://docs/toy]")
         listed = (await it.host.request("resources/list"))["resources"]
         [entry] = [each for each in listed if each["uri"].startswith("asyncfc:")]

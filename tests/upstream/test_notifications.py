@@ -1,7 +1,7 @@
 """Who listens is told what they asked for, once, and holds up nobody."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from inspect import Signature, signature
 from itertools import pairwise
 from types import SimpleNamespace
@@ -11,8 +11,9 @@ import anyio
 import pytest
 
 from asyncfc_mcp.bridge.server_requests import OnNotification
+from asyncfc_mcp.core.catalog import Catalog
 from asyncfc_mcp.core.futures import Event, Future, Question
-from asyncfc_mcp.core.identity import LOCAL, PUBLIC, Scope
+from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL, PUBLIC, Principal, Scope
 from asyncfc_mcp.core.store import FutureStore
 from asyncfc_mcp.errors import ProtocolFailure
 from asyncfc_mcp.upstream.listeners import LEVELS, LOG_DELIVERY_S, MAX_QUEUED_NOTIFICATIONS, RequestLogListener
@@ -44,6 +45,15 @@ class Ear:
         return [params["uri"] for method, params in self.told if method == UPDATED]
 
 
+class Everything:
+    """The view of a principal that may use everything."""
+
+    restricted = False
+
+    def serves(self, server: str) -> bool:
+        return True
+
+
 class FakeBridge:
     """The part of a bridge that listeners know."""
 
@@ -51,7 +61,10 @@ class FakeBridge:
         self.store = FutureStore(anyio.current_time)
         self.on_lists: Callable[[frozenset[str]], None] = lambda _: None
         self.on_notification: OnNotification | None = None
-        self.downstreams: dict[str, object] = {}
+        self.downstreams: dict[str, object] = {"toy": None}
+        self.catalog = Catalog()
+        view = Everything()
+        self.views = SimpleNamespace(of=lambda principal: view, everything=view)
         self.directory = self.forwarding = self
         self.server_requests = SimpleNamespace(observe=self.observe_notifications)
         self.engine = self
@@ -70,17 +83,17 @@ class FakeBridge:
     def observe_notifications(self, observer: Any) -> None:
         self.on_notification = observer
 
-    async def subscribe(self, scope: Scope, uri: str) -> None:
+    async def owner_of(self, scope: Scope, uri: str, view: Any) -> str:
+        return "toy"
+
+    async def subscribe(self, scope: Scope, server: str, uri: str) -> None:
         self.asked.append(("subscribe", uri))
         if self.refuses:
             raise ProtocolFailure("resources/subscribe", -32055, "no")
 
-    async def unsubscribe(self, uri: str) -> None:
+    async def unsubscribe(self, server: str, uri: str) -> None:
         self.asked.append(("unsubscribe", uri))
         await self.answers.wait()
-
-    def subscribed_at(self, uri: str) -> str | None:
-        return "toy" if ("subscribe", uri) in self.asked else None
 
     def users_of(self, server: str) -> set[Scope]:
         return self.users
@@ -103,7 +116,7 @@ class Room:
         self.scope = scope
         self.documents: dict[str, str] = {}
         """Instructions of servers that are resources."""
-        instructions: Any = SimpleNamespace(documents=lambda: dict(self.documents))
+        instructions: Any = SimpleNamespace(documents=lambda view: dict(self.documents))
         self.hub = _NotificationHub(
             self.bridge, instructions, lambda future, asks: {"taskId": future.id, "status": future.state.value}
         )
@@ -113,7 +126,7 @@ class Room:
 
     def listener(self, *lists: str, running: bool = True, **options: Any) -> tuple[_Listener, Ear]:
         ear = Ear()
-        return self.add(_Listener(ear, self.scope, lists=lists, **options), running=running), ear
+        return self.add(_Listener(ear, lambda: Principal(self.scope), lists=lists, **options), running=running), ear
 
     def add(self, listener: _Listener, *, running: bool = True) -> _Listener:
         self.hub.add(listener)
@@ -173,7 +186,7 @@ async def test_a_list_that_never_stops_changing_is_announced_ever_more_rarely(ro
     async def notify(method: str, params: Mapping[str, Any] | None) -> None:
         told.append((anyio.current_time(), method.split("/")[1]))
 
-    room.add(_Listener(notify, room.scope, lists=("tools", "prompts")))
+    room.add(_Listener(notify, lambda: Principal(room.scope), lists=("tools", "prompts")))
     began = anyio.current_time()
     for number in range(6000):
         room.bridge.on_lists(frozenset({"tools", "prompts"} if number == 3000 else {"tools"}))
@@ -241,7 +254,7 @@ async def test_a_listener_that_cannot_be_told_costs_the_others_nothing(room: Roo
             raise OSError("gone")
 
     broken, ear = Broken(), room.listener()[1]
-    room.add(_Listener(broken, LOCAL, lists=()))
+    room.add(_Listener(broken, lambda: LOCAL_PRINCIPAL, lists=()))
     for _ in range(2):
         await room.bridge.say(MESSAGE, level="error", data="x")
         await settle()
@@ -252,7 +265,7 @@ async def test_a_listener_that_cannot_be_told_costs_the_others_nothing(room: Roo
 async def test_what_was_told_before_the_end_is_still_sent(room: Room):
     """Closing a listener ends its loop after its backlog; telling it later does no harm."""
     ear = Ear()
-    listener = _Listener(ear, LOCAL, lists=())
+    listener = _Listener(ear, lambda: LOCAL_PRINCIPAL, lists=())
     ended = anyio.Event()
 
     async def run() -> None:
@@ -483,7 +496,7 @@ async def test_where_nobody_is_authenticated_no_log_is_told():
         room = Room(tg, PUBLIC)
         _, ear = room.listener()
         request = Ear()
-        async with room.hub.logging_to(RequestLogListener(PUBLIC, request, "debug", None), ["toy"]):
+        async with room.hub.logging_to(RequestLogListener(Principal(PUBLIC), request, "debug", None), ["toy"]):
             await room.bridge.say(MESSAGE, level="error", data="x")
         await settle()
         assert ear.told == request.told == []
@@ -523,8 +536,8 @@ async def test_a_request_that_waits_hears_its_servers_on_its_own_stream(room: Ro
     """2026-07-28: of the level that it asked for, and only if it asked; nothing after it, and nothing of others."""
     asked, unasked = Ear(), Ear()
     async with (
-        room.hub.logging_to(RequestLogListener(LOCAL, asked, "warning", None), ["toy", "toy"]),
-        room.hub.logging_to(RequestLogListener(LOCAL, unasked, None, None), ["toy"]),
+        room.hub.logging_to(RequestLogListener(LOCAL_PRINCIPAL, asked, "warning", None), ["toy", "toy"]),
+        room.hub.logging_to(RequestLogListener(LOCAL_PRINCIPAL, unasked, None, None), ["toy"]),
     ):
         await room.bridge.say(MESSAGE, level="info", data="low")
         await room.bridge.say(MESSAGE, level="error", data="high")
@@ -541,7 +554,7 @@ async def test_a_connection_with_a_request_that_waits_is_told_once(room: Room):
     listener, ear = room.listener(connection=connection)
     listener.level = "error"
     request = Ear()
-    async with room.hub.logging_to(RequestLogListener(LOCAL, request, None, connection), ["toy"]):
+    async with room.hub.logging_to(RequestLogListener(LOCAL_PRINCIPAL, request, None, connection), ["toy"]):
         await room.bridge.say(MESSAGE, level="info", data="low")
         await room.bridge.say(MESSAGE, level="error", data="high")
     await settle()
@@ -556,8 +569,8 @@ async def test_a_request_that_does_not_take_its_messages_holds_up_nobody(room: R
     stuck.open = anyio.Event()
     _, ear = room.listener()
     async with (
-        room.hub.logging_to(RequestLogListener(LOCAL, stuck, "debug", None), ["toy"]),
-        room.hub.logging_to(RequestLogListener(LOCAL, other, "debug", None), ["toy"]),
+        room.hub.logging_to(RequestLogListener(LOCAL_PRINCIPAL, stuck, "debug", None), ["toy"]),
+        room.hub.logging_to(RequestLogListener(LOCAL_PRINCIPAL, other, "debug", None), ["toy"]),
     ):
         began = anyio.current_time()
         await room.bridge.say(MESSAGE, level="error", data="x")
@@ -575,11 +588,11 @@ async def test_log_messages_reach_the_only_principal_that_uses_the_server(room: 
     scopes = {"a": Scope("a"), "b": Scope("b"), "public": PUBLIC}
     ears, requests = {name: Ear() for name in "ab"}, {name: Ear() for name in "ab"}
     for name, ear in ears.items():
-        room.add(_Listener(ear, scopes[name], lists=()))
+        room.add(_Listener(ear, partial(Principal, scopes[name]), lists=()))
     room.bridge.users = {scopes[name] for name in users}
     async with (
-        room.hub.logging_to(RequestLogListener(scopes["a"], requests["a"], "debug", None), ["toy"]),
-        room.hub.logging_to(RequestLogListener(scopes["b"], requests["b"], "debug", None), ["toy"]),
+        room.hub.logging_to(RequestLogListener(Principal(scopes["a"]), requests["a"], "debug", None), ["toy"]),
+        room.hub.logging_to(RequestLogListener(Principal(scopes["b"]), requests["b"], "debug", None), ["toy"]),
     ):
         await room.bridge.say(MESSAGE, level="error", data="x")
     await settle()

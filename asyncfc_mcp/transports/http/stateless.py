@@ -135,10 +135,10 @@ class StatelessEndpoint:
     ) -> Result | Deferred:
         _check_headers(headers, method, params)
         if method == "tools/call":
-            self._check_declared(headers, params)
+            self._check_declared(principal, headers, params)
         return self._upstream.modern(principal, exchange, method, params)
 
-    def _check_declared(self, headers: Headers, params: Params) -> None:
+    def _check_declared(self, principal: Principal, headers: Headers, params: Params) -> None:
         """Compare a call with the `Mcp-Param-*` headers that its tool's schema declares.
 
         Raises:
@@ -148,7 +148,7 @@ class StatelessEndpoint:
         if not (isinstance(name, str) and (arguments is None or isinstance(arguments, dict))):
             return
         arguments = cast("dict[str, Any] | None", arguments)
-        schema = self._upstream.input_schema(name)
+        schema = self._upstream.input_schema(principal, name)
         if schema is None:
             return
         if not (arguments and self._declares(name, schema)) and _PARAM not in b"".join(headers.values):
