@@ -19,6 +19,7 @@ from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.cli import explanation, journal_report
 from asyncfc_mcp.cli.explanation import known_from, unbound
+from asyncfc_mcp.config.caller_headers import uses_callers
 from asyncfc_mcp.config.replicas import replica_name
 from asyncfc_mcp.config.settings import ANY_OWNER, AUTO_OWNER, EMBEDDED, BridgeConfig, Settings
 from asyncfc_mcp.core.effects import conflict
@@ -136,6 +137,12 @@ def report(bridge: Bridge, journal: Mapping[str, Any] | None = None) -> dict[str
          "tools": 0, "prompts": 0, "resources": 0}
         for it in bridge.config.unusable
     ]  # fmt: skip
+    servers += [
+        {"name": each.name, "status": PER_CALLER, "reason": "", "protocol": "", "profile": None,
+         "tools": 0, "prompts": 0, "resources": 0}
+        for each in bridge.config.servers
+        if uses_callers(each)
+    ]  # fmt: skip
     instructions = InstructionsFor(bridge).host(bridge.views.everything, None)
     cut = [f"the instructions of server {name!r} are cut; whole: {uri_of_docs(name)}" for name in instructions.cut]
     return {
@@ -192,6 +199,8 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+PER_CALLER: Final = "connected for each caller, with headers of its requests"
+"""Status of a server that gets credentials of callers: there is no caller here."""
 KINDS: Final = (
     "read", "act as barriers", "write everything", "write declared paths", "touch nothing", "declare nothing",
     "are not ordered",
@@ -414,7 +423,7 @@ async def run(
                 await downstream.wait_for_listings(LISTINGS)
         facts = report(bridge, journal)
     # After the block, since an exception inside would be wrapped in a group.
-    healthy = all(server["status"] == "ready" for server in facts["servers"])
+    healthy = all(server["status"] in ("ready", PER_CALLER) for server in facts["servers"])
     if explain is not None:
         return for_terminal(_explained(bridge, explain)), healthy
     return (_as_json(facts) if as_json else render(facts, names)), healthy

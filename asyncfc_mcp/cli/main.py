@@ -156,10 +156,12 @@ def serve(
     if http is None:
         if endpoint.token_env is not None:
             os.environ.pop(endpoint.token_env, None)  # not needed over stdio, and not for servers either
+        from asyncfc_mcp.config.caller_headers import without_callers
         from asyncfc_mcp.downstream.process import start_ahead
         from asyncfc_mcp.downstream.reaper import Reaper
         from asyncfc_mcp.downstream.start_queue import MAX_UNQUEUED
 
+        config = without_callers(config)
         reaper = Reaper()
         # A few servers start while modules are imported; many would compete for the processors. With a database,
         # another replica may run them.

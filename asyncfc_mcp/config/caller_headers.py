@@ -6,12 +6,13 @@ left to the transports, sending to `bridge.caller_views`.
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
-from asyncfc_mcp.config.settings import HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig, StdioSpec, UnusableServer
+from asyncfc_mcp.errors import ConfigError
 
-CALLER: Final = "caller:"
-"""What a variable begins with that has the value of a header of the caller's request."""
+AUTHORIZATION: Final = "authorization"
 
 _PART: Final = re.compile(r"\$\{caller:([^{}]*)\}")
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -94,3 +95,33 @@ def caller_names(spec: StdioSpec | HttpSpec) -> tuple[str, ...]:
 def all_caller_names(servers: Iterable[ServerConfig]) -> tuple[str, ...]:
     """Return the names of all headers that servers need of callers: transports put them into `Principal.headers`."""
     return tuple(sorted({name for server in servers for name in caller_names(server.spec)}))
+
+
+def without_callers(config: BridgeConfig) -> BridgeConfig:
+    """Return the configuration for a bridge whose client sends no headers, as over stdio: servers that need them are
+    unusable.
+
+    Raises:
+        ConfigError: no other server is left.
+    """
+    unusable = [
+        UnusableServer(
+            server.name,
+            f"it gets the caller's header {' and '.join(caller_names(server.spec))}, and a client over stdio sends no "
+            "headers: serve it with --transport http",
+        )
+        for server in config.servers
+        if uses_callers(server)
+    ]
+    if not unusable:
+        return config
+    kept = tuple(server for server in config.servers if not uses_callers(server))
+    if not kept:
+        found = f"found no other server than {unusable[0].name!r}: {unusable[0].reason}"
+        raise ConfigError(config.source, "", found, "a server with credentials of its own, or --transport http")
+    return replace(config, servers=kept, unusable=(*config.unusable, *unusable))
+
+
+def passes_on_authorization(servers: Iterable[ServerConfig]) -> str | None:
+    """Return the name of a server that gets the callers' `Authorization` header; None if there is none."""
+    return next((server.name for server in servers if AUTHORIZATION in caller_names(server.spec)), None)

@@ -4,8 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncfc_mcp.config.caller_headers import all_caller_names, filled, template_names, uses_callers
+from asyncfc_mcp.config.caller_headers import (
+    all_caller_names,
+    filled,
+    passes_on_authorization,
+    template_names,
+    uses_callers,
+    without_callers,
+)
 from asyncfc_mcp.config.settings import HttpSpec
+from asyncfc_mcp.errors import ConfigError
 from tests.support.configurations import Json, entry, parse, refused
 
 
@@ -101,3 +109,27 @@ def test_a_database_of_several_replicas_is_refused() -> None:
     assert "mcpServers.s.headers.Authorization" in said
     assert "in memory only" in said
     assert "a bridge of its own" in said
+
+
+def test_a_client_over_stdio_has_no_headers() -> None:
+    """The server is left out with a reason; where no other is left, that is the error."""
+    server = {"url": "http://h/mcp", "headers": {"A": "${caller:x-key}", "B": "${caller:x-other}"}}
+    config = parse({"mcpServers": {"own": server, "common": {"command": "x"}}})
+    local = without_callers(config)
+    assert [each.name for each in local.servers] == ["common"]
+    (left_out,) = local.unusable
+    assert left_out.name == "own"
+    assert "x-key and x-other" in left_out.reason
+    assert "--transport http" in left_out.reason
+    with pytest.raises(ConfigError, match="--transport http"):
+        without_callers(parse({"mcpServers": {"own": server}}))
+    plain = parse({"mcpServers": {"common": {"command": "x"}}})
+    assert without_callers(plain) is plain
+
+
+def test_the_authorization_of_callers_is_found() -> None:
+    """In whatever header it is sent, and however it is written."""
+    servers = parse({"mcpServers": {"s": {"url": "http://h", "headers": {"X": "a ${caller:AUTHORIZATION}"}}}}).servers
+    assert passes_on_authorization(servers) == "s"
+    servers = parse({"mcpServers": {"s": {"url": "http://h", "headers": {"Authorization": "${caller:x}"}}}}).servers
+    assert passes_on_authorization(servers) is None

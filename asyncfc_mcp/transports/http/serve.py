@@ -16,9 +16,10 @@ import anyio
 import anyio.lowlevel
 
 from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.config.caller_headers import AUTHORIZATION, passes_on_authorization
 from asyncfc_mcp.core.identity import PUBLIC
 from asyncfc_mcp.transports.http.auth.configured import anyone_at, authenticator_of, protected_resource
-from asyncfc_mcp.transports.http.options import HttpOptions
+from asyncfc_mcp.transports.http.options import HttpOptions, UnusableOptions
 from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.transports.http.routes import http_app
 from asyncfc_mcp.transports.lifecycle import hand_over, stop_on_signals, warn_of_unordered_tools
@@ -98,6 +99,7 @@ async def serve_http(
 
     settings = bridge.config.settings
     options.check()
+    _check_passed_on(bridge, options)
     persons = None if options.tokens is None else _token_file(options.tokens)
     public = not options.authenticated and anyone_at(options) is PUBLIC
     scopes = frozenset(scope for each in settings.required_scopes.values() for scope in each)
@@ -166,6 +168,28 @@ async def serve_http(
                 with anyio.CancelScope(shield=True):
                     await server.serve(sockets=[sock])
                 tg.cancel_scope.cancel()
+
+
+def _check_passed_on(bridge: Bridge, options: HttpOptions) -> None:
+    """Refuse to pass the bridge's own tokens on to a server.
+
+    Raises:
+        UnusableOptions: a server gets the `Authorization` header of callers, which has such a token.
+    """
+    server = passes_on_authorization(bridge.config.servers)
+    if server is None or not options.authenticated:
+        return
+    if options.token_env is not None or options.tokens is not None:
+        option = "--auth-token-env" if options.token_env is not None else "--auth-tokens"
+        raise UnusableOptions(
+            f"{option} with ${{caller:authorization}} would send the bridge's own tokens to server {server!r}; give "
+            f"it another header of the caller, such as ${{caller:x-{AUTHORIZATION}}}"
+        )
+    logger.warning(
+        "the tokens that --auth-jwt accepts for the bridge are sent to server %r too (${caller:authorization}), which "
+        "can use them as its callers; give it another header unless it is meant to",
+        server,
+    )
 
 
 def _token_file(path: Path) -> "Authenticator":
