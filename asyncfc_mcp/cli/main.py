@@ -17,6 +17,7 @@ import click
 
 from asyncfc_mcp import __version__
 from asyncfc_mcp.cli.endpoint import Endpoint, endpoint_options
+from asyncfc_mcp.cli.install.command import import_, install, uninstall
 from asyncfc_mcp.cli.process import (
     hide_secrets,
     journal_status,
@@ -133,6 +134,7 @@ def cli() -> None:
     Wrap one server:      asyncfc-mcp serve -- npx -y @modelcontextprotocol/server-filesystem /data
     Wrap several servers: asyncfc-mcp serve --config ~/.config/asyncfc/mcp.json
     Show their ordering:  asyncfc-mcp inspect --config ~/.config/asyncfc/mcp.json
+    Use it in a host:     asyncfc-mcp install cursor --wrap
     """
 
 
@@ -307,6 +309,10 @@ def demo() -> None:
     from asyncfc_mcp.cli import demo as player
 
     sys.exit(player.run())
+
+
+for _command in (install, uninstall, import_):
+    cli.add_command(_command)
 
 
 def main() -> None:

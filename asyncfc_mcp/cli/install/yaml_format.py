@@ -29,7 +29,8 @@ class YamlFormat:
         root = _compose(text)
         if not path:
             raise ValueError("servers have a table in YAML")
-        member = _member(root, path[0])
+        top = path[0]
+        member = _member(root, top)
         if member is None:
             if root is not None and (not _is_mapping(root) or root.flow_style):
                 raise ValueError("it is not a block of keys")
@@ -48,7 +49,7 @@ class YamlFormat:
         elif getattr(node, "value", None) == "" and node.start_mark.index == node.end_mark.index:
             at = _line_end(text, key.end_mark.index)
         else:
-            raise ValueError(f"{path[0]!r} is no block of keys")
+            raise ValueError(f"{top!r} is no block of keys")
         lines = raw.splitlines() if raw is not None else self._lines({name: entry}, " " * column)
         piece = "".join(newline + line for line in lines)
         return text[:at] + piece + text[at:], Insertion((*path, name), piece)
@@ -94,7 +95,7 @@ class YamlFormat:
         if member is None:
             raise ValueError(f"{path[-1]!r} is not there")
         if node.flow_style:
-            raise ValueError("its table is written in one line; remove the entry by hand")
+            return (*_flow_span(text, node, member), None)
         start = text.rfind("\n", 0, member[0].start_mark.index) + 1
         if text[start : member[0].start_mark.index].strip():
             raise ValueError("the entry does not begin in a line of its own")
@@ -126,6 +127,16 @@ def _member(node: Any, key: str) -> tuple[Any, Any] | None:
     if not _is_mapping(node):
         return None
     return next(((each, value) for each, value in node.value if each.value == key), None)
+
+
+def _flow_span(text: str, node: Any, member: tuple[Any, Any]) -> tuple[int, int]:
+    """Return the text of an entry of a table in braces, with the comma that belongs to it."""
+    start, end = member[0].start_mark.index, max(member[0].end_mark.index, member[1].end_mark.index)
+    if not text[end : node.end_mark.index].lstrip().startswith(","):  # the last one
+        before = text[:start].rstrip(" ")
+        return len(before) - before.endswith(","), end
+    end = text.index(",", end) + 1
+    return start, end + len(text[end:]) - len(text[end:].lstrip(" "))
 
 
 def _content_end(node: Any, least: int) -> int:
