@@ -231,7 +231,7 @@ def _show(plan: "Plan") -> None:
 
 
 def _on_terminal() -> bool:
-    return click.get_text_stream("stdout").isatty()
+    return os.isatty(1)
 
 
 def _finish(plan: "Plan", records: "Records", *, shown: bool = False) -> None:
