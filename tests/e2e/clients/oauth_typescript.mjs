@@ -22,6 +22,7 @@ const authProvider = {
     token_endpoint_auth_method: "none",
     grant_types: ["authorization_code", "refresh_token"],
     response_types: ["code"],
+    scope: "mcp",  // oidc-provider denies a request for no scope at all
   },
   clientInformation: () => kept.client,
   saveClientInformation: (client) => { kept.client = client; },

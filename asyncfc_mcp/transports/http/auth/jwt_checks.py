@@ -75,7 +75,7 @@ def read_header(token: str) -> Header:
     except ValueError:
         raise NotAuthenticated("the token's header is not a JSON object") from None
     algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
-    if algorithm not in _KNOWN:
+    if not isinstance(algorithm, str) or algorithm not in _KNOWN:
         raise NotAuthenticated("the token is not signed with an accepted algorithm")
     if "crit" in header or header.get("b64", True) is not True:
         raise NotAuthenticated("the token's header has an extension that is unknown here")
