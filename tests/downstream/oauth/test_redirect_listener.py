@@ -1,0 +1,201 @@
+"""The loopback redirect: one request ends the wait, and every other one changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from anyio.abc import SocketStream
+
+from asyncfc_mcp.downstream.oauth import redirect_listener
+from asyncfc_mcp.downstream.oauth.failures import CallbackUnavailable, NobodySignedIn
+from asyncfc_mcp.downstream.oauth.redirect_listener import MAX_CONNECTIONS, RedirectListener, listening
+
+pytestmark = pytest.mark.anyio
+STATE = "the-state"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+class Browser:
+    """Sends bytes to the listener."""
+
+    def __init__(self, listener: RedirectListener, port: int, host: str) -> None:
+        self.listener, self.port, self.host = listener, port, host
+
+    async def connect(self, address: str = "127.0.0.1") -> SocketStream:
+        return await anyio.connect_tcp(address, self.port)
+
+    async def send(self, raw: bytes, address: str = "127.0.0.1") -> bytes:
+        async with await self.connect(address) as stream:
+            await stream.send(raw)
+            answer = b""
+            while True:
+                try:
+                    answer += await stream.receive()
+                except (anyio.EndOfStream, anyio.BrokenResourceError):
+                    return answer
+
+    def request(self, target: str, method: str = "GET", host: str | None = None, more: str = "") -> bytes:
+        host = f"{self.host}:{self.port}" if host is None else host
+        return f"{method} {target} HTTP/1.1\r\nhost: {host}\r\n{more}\r\n".encode()
+
+
+@asynccontextmanager
+async def browser(host: str = "127.0.0.1", state: str | None = STATE) -> AsyncGenerator[Browser]:
+    port = free_port()
+    with anyio.fail_after(10):
+        async with listening("s", f"http://{host}:{port}/callback") as listener:
+            if state is not None:
+                listener.expect(state)
+            yield Browser(listener, port, host)
+
+
+async def test_the_redirect_is_returned_after_its_page_was_sent():
+    """The page says to close the window, and has nothing of the address."""
+    async with browser() as it:
+        page = await it.send(it.request(f"/callback?code=secret-code&state={STATE}"))
+        assert await it.listener.redirected() == f"http://127.0.0.1:{it.port}/callback?code=secret-code&state={STATE}"
+    head, _, body = page.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    for header in (b"cache-control: no-store", b"content-security-policy: default-src 'none'", b"no-referrer"):
+        assert header in head
+    assert b"close this window" in body
+    assert b"secret" not in page
+
+
+async def test_an_error_has_a_page_too():
+    """In words of ours: those of the redirect may be an attacker's."""
+    async with browser() as it:
+        page = await it.send(it.request(f"/callback?error=access_denied&error_description=<b>x&state={STATE}"))
+        assert "error=access_denied" in await it.listener.redirected()
+    assert b"was not completed" in page
+    assert b"<b>" not in page
+    assert b"access_denied" not in page
+
+
+@pytest.mark.parametrize(
+    ("make", "status"),
+    [
+        (lambda it: it.request("/callback?code=x&state=another"), b"404"),
+        (lambda it: it.request("/callback?code=x"), b"404"),
+        (lambda it: it.request("/callback"), b"404"),
+        (lambda it: it.request("/favicon.ico"), b"404"),
+        (lambda it: it.request(f"/callback/?code=x&state={STATE}"), b"404"),
+        (lambda it: it.request(f"/other?code=x&state={STATE}"), b"404"),
+        (lambda it: it.request(f"/callback?code=x&state={STATE}&state={STATE}"), b"404"),
+        (lambda it: it.request(f"/callback?code=x&state={STATE}&pad={'x' * 17_000}"), b"404"),
+        (lambda it: it.request(f"/callback?code=x&state={STATE}", "HEAD"), b"404"),
+        (lambda it: it.request(f"/callback?code=x&state={STATE}", "OPTIONS"), b"404"),
+        (lambda it: it.request(f"/callback?code=x&state={STATE}", "POST", more="content-length: 0\r\n"), b"404"),
+        (lambda it: it.request(f"/callback?code=x&state={STATE}", host="evil.example"), b"421"),
+        (lambda it: it.request(f"/callback?code=x&state={STATE}", host="localhost"), b"421"),
+        (lambda it: it.request(f"/callback?code=x&state={STATE}", host=f"127.0.0.1.evil.example:{it.port}"), b"421"),
+        (lambda it: it.request("/callback", more="host: localhost\r\n"), b"400"),
+        (lambda it: b"GET /callback HTTP/1.0\r\n\r\n", b"421"),
+        (lambda it: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
+        (lambda it: it.request("/callback", more="content-length: 5\r\ncontent-length: 6\r\n"), b"400"),
+    ],
+)
+async def test_every_other_request_changes_nothing(make: Callable[[Browser], bytes], status: bytes):
+    """Any page in the browser can send one. The redirect still arrives after it."""
+    async with browser() as it:
+        answer = await it.send(make(it))
+        assert answer.split(b" ")[1] == status
+        with anyio.move_on_after(0):
+            await it.listener.redirected()
+            pytest.fail("it was taken for the redirect")
+        await it.send(it.request(f"/callback?code=x&state={STATE}"))
+        await it.listener.redirected()
+
+
+async def test_an_endless_request_ends():
+    """Its head is bounded."""
+    async with browser() as it:
+        async with await it.connect() as stream:
+            with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+                while True:
+                    await stream.send(b"GET /callback HTTP/1.1\r\n" + b"x: " + b"y" * 100_000)
+                    await stream.receive()
+        await it.send(it.request(f"/callback?code=x&state={STATE}"))
+        await it.listener.redirected()
+
+
+async def test_nothing_is_taken_before_it_is_expected():
+    """Without a sign-in there is no redirect, whatever its state."""
+    async with browser(state=None) as it:
+        for state in ("", "None", STATE):
+            assert (await it.send(it.request(f"/callback?code=x&state={state}"))).split(b" ")[1] == b"404"
+
+
+async def test_a_redirect_of_an_earlier_attempt_is_refused():
+    """Each attempt has a state of its own."""
+    async with browser() as it:
+        it.listener.expect("second")
+        assert (await it.send(it.request(f"/callback?code=x&state={STATE}"))).split(b" ")[1] == b"404"
+        await it.send(it.request("/callback?code=y&state=second"))
+        assert "code=y" in await it.listener.redirected()
+
+
+async def test_silent_connections_do_not_keep_the_redirect_out(monkeypatch: pytest.MonkeyPatch):
+    """Browsers open connections ahead; more than a few are closed, and each ends after a while."""
+    monkeypatch.setattr(redirect_listener, "REQUEST_S", 0.2)
+    async with browser() as it:
+        silent = [await it.connect() for _ in range(MAX_CONNECTIONS + 4)]
+        for stream in silent:
+            with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                await stream.receive()
+            await stream.aclose()
+        await it.send(it.request(f"/callback?code=x&state={STATE}"))
+        await it.listener.redirected()
+
+
+async def test_a_port_in_use_is_said_with_what_to_do():
+    """In place of a browser that returns to another program."""
+    async with browser() as it:
+        with pytest.raises(CallbackUnavailable, match=f"port {it.port} .* is in use; .*callbackPort"):
+            async with listening("s", f"http://127.0.0.1:{it.port}/callback"):
+                pytest.fail("two listeners")
+
+
+async def test_localhost_is_served_on_both_stacks():
+    """A browser chooses the address of the name."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    for address in ("127.0.0.1", "::1"):
+        async with browser("localhost") as it:
+            await it.send(it.request(f"/callback?code=x&state={STATE}"), address)
+            assert (await it.listener.redirected()).startswith(f"http://localhost:{it.port}/callback?")
+
+
+async def test_a_machine_without_ipv6_serves_the_other_stack(monkeypatch: pytest.MonkeyPatch):
+    """As in many containers."""
+    create = anyio.create_tcp_listener
+
+    async def without_ipv6(*, local_host: str, local_port: int) -> object:
+        if local_host == "::1":
+            raise OSError(errno.EADDRNOTAVAIL, "no")
+        return await create(local_host=local_host, local_port=local_port)
+
+    monkeypatch.setattr(anyio, "create_tcp_listener", without_ipv6)
+    async with browser("localhost") as it:
+        await it.send(it.request(f"/callback?code=x&state={STATE}"))
+        await it.listener.redirected()
+
+
+async def test_the_port_is_free_after_the_sign_in_and_its_error_is_its_own():
+    """Not a group, which a caller would not catch."""
+    port = free_port()
+    for _ in range(2):
+        with pytest.raises(NobodySignedIn):
+            async with listening("s", f"http://127.0.0.1:{port}/callback"):
+                raise NobodySignedIn("s", 60)
