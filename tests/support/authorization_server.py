@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote_plus, urlencode, urlsplit
@@ -86,6 +86,8 @@ class AuthorizationServer(ThreadedApp):
         approves: the authorize endpoint approves; otherwise it redirects with `denial`.
         sends_iss: `iss` of redirects: right, absent, or of another server.
         registers: dynamic registration is offered; `registration_answers` are put into its responses.
+        refuses_registration: a registration → the error code with which it is refused; empty to accept it.
+        forgotten: clients that the token endpoint does not know any more, although the authorize endpoint does.
         metadata: members that replace those of the metadata; None removes one.
         requests: counts of requests, by `authorize`, `register`, `revoke`, `metadata`, `jwks` and `token:GRANT_TYPE`.
         seen: endpoint and parameters of each request, in order.
@@ -106,6 +108,8 @@ class AuthorizationServer(ThreadedApp):
         self.sends_iss: Literal["right", "absent", "wrong"] = "right"
         self.subject = "alice"
         self.registration_answers: Json = {}
+        self.refuses_registration: Callable[[Json], str] = lambda wanted: ""
+        self.forgotten: set[str] = set()
         self.metadata: Json = {}
         self.clients: dict[str, Client] = {}
         self.requests: Counter[str] = Counter()
@@ -209,6 +213,8 @@ class AuthorizationServer(ThreadedApp):
         self._count("register", wanted)
         if not self.registers:
             return JSONResponse({"error": "access_denied"}, 403)
+        if error := self.refuses_registration(wanted):
+            return JSONResponse({"error": error}, 400)
         method = wanted.get("token_endpoint_auth_method", "client_secret_basic")
         secret = secrets.token_urlsafe(24) if method.startswith("client_secret") else None
         client = self.add_client(
@@ -355,7 +361,7 @@ class AuthorizationServer(ThreadedApp):
             client_id, secret, method = params.get("client_id", ""), params["client_secret"], "client_secret_post"
         else:
             client_id, secret, method = params.get("client_id", ""), None, "none"
-        client = self.clients.get(client_id)
+        client = None if client_id in self.forgotten else self.clients.get(client_id)
         if client is None or client.auth_method != method or (method != "private_key_jwt" and client.secret != secret):
             raise _Refused("invalid_client", status=401)
         return client

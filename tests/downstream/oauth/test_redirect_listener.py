@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
@@ -120,10 +120,10 @@ async def test_an_endless_request_ends():
     """Its head is bounded."""
     async with browser() as it:
         async with await it.connect() as stream:
-            with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+            with suppress(anyio.BrokenResourceError, anyio.EndOfStream):
+                await stream.send(b"GET /callback HTTP/1.1\r\n" + b"x: " + b"y" * 10_000_000)
                 while True:
-                    await stream.send(b"GET /callback HTTP/1.1\r\n" + b"x: " + b"y" * 100_000)
-                    await stream.receive()
+                    assert b"200 OK" not in await stream.receive()
         await it.send(it.request(f"/callback?code=x&state={STATE}"))
         await it.listener.redirected()
 
