@@ -179,7 +179,8 @@ class OAuthSpec:
     def redirect_uri(self) -> str:
         """The loopback redirect of a sign-in with a browser."""
         port = DEFAULT_CALLBACK_PORT if self.callback_port is None else self.callback_port
-        return f"http://{self.callback_host}:{port}{self.callback_path}"
+        host = f"[{self.callback_host}]" if ":" in self.callback_host else self.callback_host
+        return f"http://{host}:{port}{self.callback_path}"
 
 
 @dataclass(frozen=True, slots=True)

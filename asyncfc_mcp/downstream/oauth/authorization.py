@@ -120,6 +120,8 @@ def code_of(server: str, request: AuthorizationRequest, redirected: str) -> str:
         AuthorizationRefused: the server says so.
     """
     redirected = redirected.strip()
+    if "://" not in redirected.partition("?")[0]:
+        redirected = f"http://{redirected}"  # as some browsers show it
     if not is_redirect(redirected, request.client.redirect_uri or ""):
         raise RedirectUnusable(server, f"does not begin with {request.client.redirect_uri}")
     params = read_params(redirected)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from asyncfc_mcp import __version__
 from asyncfc_mcp.config.settings import OAuthSpec
+from asyncfc_mcp.downstream.oauth.challenges import union
 from asyncfc_mcp.downstream.oauth.discovery import AuthorizationServer
 from asyncfc_mcp.downstream.oauth.failures import ClientUnknown, NoClientId, NoCredentials, RegistrationRefused
 from asyncfc_mcp.downstream.oauth.oauth_http import Answer, OAuthHttp
@@ -23,6 +24,8 @@ MAX_ID: Final = 2048
 _PREFERRED: Final[tuple[AuthMethod, ...]] = ("none", "client_secret_basic", "client_secret_post")
 """Methods for a registered client, best first: a program on a user's machine cannot keep a secret."""
 _REGISTERED: Final = frozenset({200, 201})
+_PERHAPS_LESS: Final = frozenset({400, 403, 422})
+"""Statuses of a registration that may succeed if it asks for less."""
 
 
 def configured_client(oauth: OAuthSpec, server: AuthorizationServer, redirect_uri: str | None) -> Registration | None:
@@ -119,7 +122,7 @@ async def register(
     """Register this program (RFC 7591). The registration is not saved.
 
     Args:
-        scopes: that may be asked for; some servers refuse others later.
+        scopes: that are asked for now. Some servers refuse others later, so all that the server knows are added.
 
     Raises:
         NoClientId: the server registers no clients.
@@ -130,14 +133,15 @@ async def register(
         raise NoClientId(http.server, server.issuer, redirect_uri)
     method = _registered_method(server.auth_methods)
     answer = Answer(0, b"")
-    # Some servers refuse a host name in a loopback redirect, or scopes that they do not give to such clients; what is
+    # Some servers refuse a host name in a loopback redirect, or scopes that they do not give to such clients. What is
     # asked for at last is the least that can work.
-    for full in (True, False):
-        document = client_document(server, redirect_uri, method, scopes if full else (), both_hosts=full)
+    scopes = tuple(scopes)
+    for wanted, both_hosts in ((union(scopes, server.scopes), True), (scopes, False), ((), False)):
+        document = client_document(server, redirect_uri, method, wanted, both_hosts=both_hosts)
         answer = await http.post_json(server.registration_endpoint, document)
         if (temporary := http.temporary(server.registration_endpoint, answer)) is not None:
             raise temporary
-        if answer.status != 400:
+        if answer.status not in _PERHAPS_LESS:
             break
     members = answer.members() or {}
     if answer.status not in _REGISTERED:
@@ -195,7 +199,7 @@ def read_registration(
     client_id, secret = (_text(members, name) for name in ("client_id", "client_secret"))
     method = _text(members, "token_endpoint_auth_method") or asked
     problem = ""
-    if not 0 < len(client_id) <= MAX_ID or len(secret) > MAX_ID:
+    if not 0 < len(client_id) <= MAX_ID or len(secret) > MAX_ID or not _is_ascii(client_id + secret):
         problem = "the answer has no usable client_id"
     elif method not in _PREFERRED:
         problem = f"the answer asks for authentication with {method}, which this client cannot do"
@@ -215,6 +219,10 @@ def read_registration(
         redirect_uri,
         None if expires is None else float(expires),
     )
+
+
+def _is_ascii(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def _text(members: Mapping[str, Any], name: str) -> str:

@@ -91,6 +91,8 @@ def resource_metadata_urls(challenged: str, url: str) -> tuple[str, ...]:
 
 def is_resource_of(resource: str, url: str) -> bool:
     """Return whether a resource identifier is that of a server: same origin, and the same path or one above it."""
+    if not resource.isascii() or not resource.isprintable():
+        return False
     try:
         named, own = urlsplit(resource), urlsplit(url)
         ports = [parts.port or (443 if parts.scheme == "https" else 80) for parts in (named, own)]

@@ -4,14 +4,22 @@ Pure. A text says what happened, where, and what to do. Callers pass addresses a
 shortened and cleared of secrets here. The common base is `errors.SignInFailed`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from asyncfc_mcp.errors import SignInFailed, TransportFailure
 from asyncfc_mcp.quotation import quoted, said
 from asyncfc_mcp.redaction import shown_url, without_secrets
 
-_SAID_CHARS = 200
-_URL_CHARS = 200
+_SAID_CHARS: Final = 200
+_URL_CHARS: Final = 200
+_ADVICE: Final[Mapping[str, str]] = {
+    "invalid_client": 'check "clientId" and "clientSecret" in the "oauth" of this server',
+    "unauthorized_client": 'check what the client in the "oauth" of this server may do',
+    "invalid_scope": 'check "scopes" in the "oauth" of this server',
+    "invalid_target": 'check "resource" in the "oauth" of this server',
+}
+"""OAuth error → what to do, where that is not to sign in again."""
 
 
 def _url(url: str) -> str:
@@ -201,7 +209,7 @@ class TokenRefused(SignInFailed):
         self, server: str, url: str, status: int, error: str, description: str, secrets: Iterable[str] = ()
     ) -> None:
         words = _words(error, description, secrets) or f"HTTP {status}"
-        super().__init__(server, f"{_url(url)} refused a token: {words}", "sign in again")
+        super().__init__(server, f"{_url(url)} refused a token: {words}", _ADVICE.get(error, "sign in again"))
         self.error, self.status = error, status
 
     @property
@@ -231,7 +239,7 @@ class AuthorizationRefused(SignInFailed):
 
     def __init__(self, server: str, issuer: str, error: str, description: str) -> None:
         denied = "access was denied" if error == "access_denied" else "it was not approved"
-        super().__init__(server, f"{denied} at {_url(issuer)}: {_words(error, description)}")
+        super().__init__(server, f"{denied} at {_url(issuer)}: {_words(error, description)}", _ADVICE.get(error, ""))
         self.error = error
 
 

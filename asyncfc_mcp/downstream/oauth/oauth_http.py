@@ -15,10 +15,10 @@ import anyio
 import httpx2
 
 from asyncfc_mcp import __version__
-from asyncfc_mcp.downstream.http.client import iter_body, same_origin
-from asyncfc_mcp.downstream.http.failures import phrase, redirected, transport_failure
+from asyncfc_mcp.downstream.http.client import read_start, same_origin
+from asyncfc_mcp.downstream.http.failures import phrase, transport_failure
 from asyncfc_mcp.downstream.oauth.failures import AddressRefused, AuthorizationServerUnreachable
-from asyncfc_mcp.errors import HttpRefused, TransportFailure, UnreadableAnswer
+from asyncfc_mcp.errors import HttpRefused, TransportFailure
 
 CONNECT_S: Final = 15.0
 ANSWER_S: Final = 30.0
@@ -78,7 +78,7 @@ def _reach(parts: SplitResult) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response, read completely."""
+    """A response, with at most `MAX_BYTES` of its body; a body that cannot be decompressed is empty."""
 
     status: int
     body: bytes
@@ -136,7 +136,7 @@ class OAuthHttp:
         """Read a URL that was checked.
 
         Args:
-            follow: follow redirects within its origin, and refuse others; otherwise a redirect is the answer.
+            follow: follow redirects within its origin. Every other redirect is the answer.
 
         Raises:
             AuthorizationServerUnreachable: there is no answer, or it has no end.
@@ -162,28 +162,20 @@ class OAuthHttp:
         answered = False
         try:
             with anyio.fail_after(ANSWER_S):
-                for hop in range(MAX_REDIRECTS + 1):
+                hops = 0
+                while True:
                     response = await self._client.send(request, stream=True)
                     answered = True
                     try:
                         target = response.next_request
-                        if target is None or not follow:
-                            return Answer(response.status_code, await _read(response))
+                        if target is None or not follow or hops == MAX_REDIRECTS or not _within(request, target):
+                            return Answer(response.status_code, await read_start(response, MAX_BYTES))
                     finally:
                         with anyio.CancelScope(shield=True):
                             await response.aclose()
-                    there = str(target.url)
-                    within = target.method == "GET" == request.method and same_origin(str(request.url), there)
-                    if not within or address_problem(there, url) or hop == MAX_REDIRECTS:
-                        raise redirected(response.status_code, url, there)
-                    request = target
-                raise AssertionError  # the last hop has returned or raised
+                    request, hops = target, hops + 1
         except TimeoutError:
             failure = TransportFailure(f"did not answer within {ANSWER_S:g} s", sent=answered)
-        except UnreadableAnswer as exc:
-            failure = TransportFailure(f"cannot be understood: {exc.message}")
-        except HttpRefused as exc:
-            failure = exc
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as exc:
             failure = transport_failure(exc, url, answered=answered, connect_s=CONNECT_S, proxied=False)
         raise AuthorizationServerUnreachable(self.server, url, failure)
@@ -196,17 +188,7 @@ class OAuthHttp:
         return None
 
 
-async def _read(response: httpx2.Response) -> bytes:
-    """Read a body.
-
-    Raises:
-        UnreadableAnswer: it is too large, or its compression is not one of those that are accepted.
-    """
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in iter_body(response):
-        parts.append(chunk)
-        size += len(chunk)
-        if size > MAX_BYTES:
-            raise UnreadableAnswer(f"is larger than {MAX_BYTES >> 10} KiB")
-    return b"".join(parts)
+def _within(request: httpx2.Request, target: httpx2.Request) -> bool:
+    """Return whether a redirect may be followed: it repeats a GET at the same origin."""
+    here, there = str(request.url), str(target.url)
+    return request.method == target.method == "GET" and same_origin(here, there) and not address_problem(there, here)

@@ -66,21 +66,26 @@ class RedirectListener:
     async def handle(self, stream: SocketStream) -> None:
         """Answer the request of one connection."""
         self._connections += 1
+        arrived: str | None = None
         try:
             async with stream:
                 if self._connections <= MAX_CONNECTIONS:
                     with anyio.move_on_after(REQUEST_S), suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                        await self._exchange(stream)
+                        arrived = await self._exchange(stream)
         finally:
             self._connections -= 1
+        if arrived is not None and not self._arrived.is_set():
+            self._redirected = arrived
+            self._arrived.set()
 
-    async def _exchange(self, stream: SocketStream) -> None:
+    async def _exchange(self, stream: SocketStream) -> str | None:
+        """Answer a request; return the address if it is the redirect that is waited for."""
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         arrived: str | None = None
         try:
             request = await _head(connection, stream)
             if request is None:
-                return
+                return None
             status, text = 404, "This is not the answer to a sign-in that is waiting."
             if not self._is_own_host(request):
                 status, text = 421, "This address is only for the sign-in of a program on this machine."
@@ -92,9 +97,7 @@ class RedirectListener:
         except h11.RemoteProtocolError as exc:
             status, text = exc.error_status_hint, "This request cannot be understood."
         await stream.send(_response(status, text))
-        if arrived is not None and not self._arrived.is_set():
-            self._redirected = arrived
-            self._arrived.set()
+        return arrived
 
     def _is_own_host(self, request: h11.Request) -> bool:
         """Refuse names that an attacker's DNS points at this machine."""
@@ -152,11 +155,11 @@ async def listening(server: str, redirect_uri: str) -> AsyncGenerator[RedirectLi
     failure: Exception | None = None
     async with AsyncExitStack() as stack:
         sockets: list[SocketListener] = []
-        for address in ("127.0.0.1", "::1") if parts.hostname == "localhost" else ("127.0.0.1",):
+        for address in ("127.0.0.1", "::1") if parts.hostname == "localhost" else (parts.hostname or "",):
             try:
                 opened = await anyio.create_tcp_listener(local_host=address, local_port=port)
             except OSError as exc:
-                if address == "::1" and _errno(exc) in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                if sockets and _errno(exc) in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     continue  # a machine without IPv6
                 raise CallbackUnavailable(server, port, _why(exc)) from None
             for each in opened.listeners:

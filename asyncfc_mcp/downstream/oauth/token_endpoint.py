@@ -41,7 +41,7 @@ async def refresh(server: str, spec: HttpSpec, store: CredentialStore, grant: Gr
     oauth = spec.oauth or OAuthSpec()
     client = client_of(server, oauth, store, grant)
     async with OAuthHttp(server, spec.url) as http:
-        endpoint = http.check(grant.token_endpoint, "token endpoint", named_by=grant.issuer)
+        endpoint = http.check(grant.token_endpoint, "token endpoint", named_by=grant.token_endpoint)
         token = grant.refresh_token or ""
         params = {"grant_type": "refresh_token", "refresh_token": token, "resource": grant.resource}
         answer = await _ask(http, endpoint, oauth, client, params, (token,))
@@ -49,7 +49,7 @@ async def refresh(server: str, spec: HttpSpec, store: CredentialStore, grant: Gr
 
 
 async def revoke(server: str, spec: HttpSpec, store: CredentialStore, grant: Grant) -> bool:
-    """Revoke a grant at its server (RFC 7009); return false if the server offers no revocation.
+    """Revoke a grant at its server (RFC 7009); return false if the server cannot.
 
     The refresh token is revoked first, since a server that revokes the access token only keeps the grant.
 
@@ -62,12 +62,20 @@ async def revoke(server: str, spec: HttpSpec, store: CredentialStore, grant: Gra
     oauth = spec.oauth or OAuthSpec()
     client = client_of(server, oauth, store, grant)
     async with OAuthHttp(server, spec.url) as http:
-        endpoint = http.check(grant.revocation_endpoint, "revocation endpoint", named_by=grant.issuer)
-        tokens = (("refresh_token", grant.refresh_token), ("access_token", grant.access_token))
-        for hint, token in tokens:
-            if token:
+        endpoint = http.check(grant.revocation_endpoint, "revocation endpoint", named_by=grant.revocation_endpoint)
+        revoked = False
+        for hint, token in (("refresh_token", grant.refresh_token), ("access_token", grant.access_token)):
+            if not token:
+                continue
+            try:
                 await _ask(http, endpoint, oauth, client, {"token": token, "token_type_hint": hint}, (token,))
-    return True
+            except TokenRefused as exc:
+                # An access token that is a JWT often cannot be revoked; it ends by itself.
+                if exc.error != "unsupported_token_type":
+                    raise
+            else:
+                revoked = True
+    return revoked
 
 
 async def exchange_code(
@@ -160,7 +168,7 @@ async def _ask(
     members = answer.members() or {}
     error = members.get("error")
     # Some servers report errors with the status 200.
-    if answer.status != 200 or isinstance(error, str):
+    if not 200 <= answer.status < 300 or isinstance(error, str):
         description = members.get("error_description")
         hidden = (*secrets, *([client.client_secret] if client.client_secret else []), *own.values())
         raise TokenRefused(
