@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
@@ -34,9 +35,12 @@ class HttpWire(Caller):
         name: str = "http-wire",
         conversation: str | None = None,
         capabilities: Json | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.name, self.conversation, self.capabilities = name, conversation, capabilities or {}
-        self.host, _, path = url.removeprefix("http://").partition("/")
+        self.context = context
+        """Verifies the server, where it is one with TLS."""
+        self.host, _, path = url.removeprefix("http://").removeprefix("https://").partition("/")
         self.path = "/" + path
         self.era = era
         self.headers = dict(headers or {})
@@ -50,7 +54,11 @@ class HttpWire(Caller):
         self, http_method: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
         """One HTTP exchange: status, headers in lower case, body."""
-        connection = http.client.HTTPConnection(self.host, timeout=PATIENCE)
+        connection = (
+            http.client.HTTPConnection(self.host, timeout=PATIENCE)
+            if self.context is None
+            else http.client.HTTPSConnection(self.host, timeout=PATIENCE, context=self.context)
+        )
         with contextlib.closing(connection):
             sent = {"Accept": "application/json, text/event-stream", **self.headers, **(headers or {})}
             if body is not None:

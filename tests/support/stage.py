@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import uuid
@@ -47,21 +48,23 @@ class HttpBridge:
     process: subprocess.Popen[bytes]
     port: int
     stderr_path: Path
+    context: ssl.SSLContext | None = None
+    """Verifies it, where it serves TLS."""
 
     @property
     def base(self) -> str:
         """http://host:port"""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'' if self.context is None else 's'}://127.0.0.1:{self.port}"
 
     def client(self, **options: Any) -> HttpWire:
         """A new Streamable HTTP client with its own session."""
-        client = HttpWire(f"{self.base}/mcp", **options)
+        client = HttpWire(f"{self.base}/mcp", context=self.context, **options)
         client.process = self.process
         return client.open()
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Status and body of a GET."""
-        status, _, body = HttpWire(self.base + path).exchange("GET", None, headers)
+        status, _, body = HttpWire(self.base + path, context=self.context).exchange("GET", None, headers)
         return status, body.decode(errors="replace")
 
     def stderr(self) -> str:
@@ -243,10 +246,11 @@ class Stage:
         env: Mapping[str, str] | None = None,
         descriptors: int | None = None,
         config: Path | None = None,
+        context: ssl.SSLContext | None = None,
         **settings: Any,
     ) -> HttpBridge:
         """A bridge over HTTP (or SSE) that answers `/healthz`; `descriptors` is its limit of open files. With `config`,
-        that file is used in place of servers and settings."""
+        that file is used in place of servers and settings; `context` verifies a bridge that serves TLS."""
         port = free_port()
         log = self._file("bridge.stderr")
         source = ["--config", str(config or self.config(servers, **settings))]
@@ -263,7 +267,7 @@ class Stage:
                 cwd=self.folder,
             )
         self.processes.append(process)
-        bridge = HttpBridge(process, port, log)
+        bridge = HttpBridge(process, port, log, context)
 
         def healthy() -> bool:
             assert process.poll() is None, f"the bridge ended with {process.returncode}:\n{bridge.stderr()}"
