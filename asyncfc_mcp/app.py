@@ -5,7 +5,7 @@ Owns wiring only. Reading files and the environment is the command line's job, s
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,6 +28,7 @@ from asyncfc_mcp.errors import ConfigError, EngineNotInstalled
 from asyncfc_mcp.upstream.metatools import METATOOLS
 
 if TYPE_CHECKING:
+    from asyncfc_mcp.bridge.sign_ins import Show, SignIn
     from asyncfc_mcp.downstream.http.authorizer import Authorizer
     from asyncfc_mcp.downstream.oauth.store import CredentialStore
     from asyncfc_mcp.engine.journal.sqlite_journal import SqliteJournal
@@ -107,6 +108,7 @@ def compose(
         starts=starts,
         reaper=guard,
         connect_caller=connect_caller,
+        sign_in=None if credentials is None else _sign_in(config, credentials),
     )
     return bridge
 
@@ -117,6 +119,19 @@ def _authorizer(server: ServerConfig, credentials: "CredentialStore | None") -> 
     from asyncfc_mcp.downstream.oauth.bearer import BearerAuthorizer  # most servers need none
 
     return BearerAuthorizer(server.name, server.spec, credentials)
+
+
+def _sign_in(config: BridgeConfig, credentials: "CredentialStore") -> "SignIn":
+    specs = {server.name: server.spec for server in config.servers}
+
+    async def sign_in(server: str, scopes: Sequence[str], show: "Show") -> None:
+        from asyncfc_mcp.downstream.oauth.sign_in import sign_in
+
+        spec = specs[server]
+        assert isinstance(spec, HttpSpec)
+        await sign_in(server, spec, credentials, scopes=scopes, show=show)
+
+    return sign_in
 
 
 def _engine(config: BridgeConfig, ids: FutureIds | None, journal: Path | None, *, shared: bool) -> Engine:

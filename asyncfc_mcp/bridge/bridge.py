@@ -23,11 +23,12 @@ from asyncfc_mcp.bridge.look_ups import LookUps
 from asyncfc_mcp.bridge.relaying import Relaying
 from asyncfc_mcp.bridge.server_requests import ServerRequests
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
+from asyncfc_mcp.bridge.sign_ins import SignIn, SignIns
 from asyncfc_mcp.bridge.stopping import Stopping
 from asyncfc_mcp.bridge.tool_routes import ToolRoute, as_typed
 from asyncfc_mcp.bridge.views import Views
 from asyncfc_mcp.config.caller_headers import uses_callers
-from asyncfc_mcp.config.settings import BridgeConfig
+from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig
 from asyncfc_mcp.core import references
 from asyncfc_mcp.core.access import AccessRules
 from asyncfc_mcp.core.futures import Future
@@ -56,6 +57,7 @@ class Bridge:
         reserved: names of the bridge's own tools, which no wrapped tool may have.
         starts: the order in which servers are started.
         reaper: ends the servers' processes if the bridge is killed.
+        sign_in: signs in to a server; None: calls do not ask their users for it.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Bridge:
         starts: StartQueue,
         reaper: Reaper,
         connect_caller: Connect | None = None,
+        sign_in: SignIn | None = None,
     ) -> None:
         self.config = config
         self.settings = config.settings
@@ -96,6 +99,13 @@ class Bridge:
         callers = self._callers
         access = config.settings.access
         self.views = Views(self.directory, None if access is None else AccessRules(access))
+        self.sign_ins = SignIns(
+            engine,
+            self.downstreams,
+            [server.name for server in common if _has_sign_in(server)],
+            sign_in,
+            timeout_s=config.settings.question_timeout_s,
+        )
         self.executor = Executor(
             engine,
             self.downstreams,
@@ -103,6 +113,7 @@ class Bridge:
             self.directory.wait_for_own_tool,
             lambda server, scope: self.forwarding.add_user(server, scope),
             None if callers is None else callers.downstream,
+            self.sign_ins,
         )
         self._look_ups = LookUps(engine)
         hosting = engine.hosting
@@ -129,6 +140,7 @@ class Bridge:
             async with self.engine.open(self.executor), anyio.create_task_group() as tg:
                 tg.start_soon(self.directory.run)
                 tg.start_soon(self.shapes.run)
+                await tg.start(self.sign_ins.run)
                 if self._callers is not None:
                     await tg.start(self._callers.run)
                 hosting = self.engine.hosting
@@ -332,6 +344,12 @@ class Bridge:
         """Have calls ask for log messages of the least level that this replica or another one wants; return it."""
         self.executor.log_level = self._guests.least_level()
         return self.executor.log_level
+
+
+def _has_sign_in(server: ServerConfig) -> bool:
+    """Return whether a user signs in to a server."""
+    oauth = server.spec.oauth if isinstance(server.spec, HttpSpec) else None
+    return oauth is not None and oauth.grant == "authorization_code"
 
 
 def _may_refer(value: object) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from asyncfc_mcp.bridge.argument_checks import Checker
 from asyncfc_mcp.bridge.server_tasks import follow_task
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
+from asyncfc_mcp.bridge.sign_ins import SignIns
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.core.futures import Result
 from asyncfc_mcp.core.identity import Scope
@@ -20,7 +21,14 @@ from asyncfc_mcp.engine.api import Engine
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.executor_api import ToolRules
 from asyncfc_mcp.engine.question_rules import CAPABILITY, MAX_ROUNDS
-from asyncfc_mcp.errors import AskedTooOften, CallFailed, ProtocolFailure, ServerDied, ServerUnavailable
+from asyncfc_mcp.errors import (
+    AskedTooOften,
+    CallFailed,
+    NotSignedIn,
+    ProtocolFailure,
+    ServerDied,
+    ServerUnavailable,
+)
 from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, TASKS_EXTENSION, Deferred, OnProgress, OnSent
 from asyncfc_mcp.values.large import is_large
 
@@ -39,6 +47,7 @@ class Executor:
         add_user: called with the server and the principal of each call of another replica.
         of_caller: returns the connection for these credentials to a server that is not among `downstreams`; raises
             `CallerCredentialsGone`.
+        sign_ins: asks the users of calls to sign in.
 
     Attributes:
         log_level: least level of log messages that clients want; None where none has said.
@@ -52,7 +61,9 @@ class Executor:
         find_tool: Callable[[str, str], Awaitable[ToolRoute | None]],
         add_user: Callable[[str, Scope], None],
         of_caller: Callable[[str | None, str], Downstream] | None = None,
+        sign_ins: SignIns | None = None,
     ) -> None:
+        self._sign_ins = sign_ins or SignIns(engine, downstreams)
         self._of_caller = of_caller
         self._engine = engine
         self._add_user = add_user
@@ -100,6 +111,8 @@ class Executor:
                 outcome = _for_client(call, outcome)
             elif isinstance(outcome, Deferred):
                 outcome = Deferred(partial(self._finish_deferred, call, params, outcome))
+            elif isinstance(outcome, NotSignedIn) and self._sign_ins.may_ask(call, outcome.needed):
+                outcome = Deferred(partial(self._after_sign_in, call, params, outcome))
             elif isinstance(outcome, CallFailed):
                 pass
             elif _is_final(call, outcome):
@@ -159,18 +172,32 @@ class Executor:
         on_progress: OnProgress,
         on_sent: OnSent | None = None,
     ) -> Result:
-        try:
-            return await self._downstream(call).request(
-                "tools/call",
-                params,
-                on_progress=on_progress,
-                on_sent=on_sent,
-                capabilities=self._capabilities.of(call.capabilities),
-                cause=call,
-                limited=call.policy.timeout_s is not None,
-            )
-        except ProtocolFailure as exc:
-            raise _for_client(call, exc) from None
+        signed_in = False
+        while True:
+            try:
+                return await self._downstream(call).request(
+                    "tools/call",
+                    params,
+                    on_progress=on_progress,
+                    on_sent=on_sent,
+                    capabilities=self._capabilities.of(call.capabilities),
+                    cause=call,
+                    limited=call.policy.timeout_s is not None,
+                )
+            except ProtocolFailure as exc:
+                raise _for_client(call, exc) from None
+            except NotSignedIn as exc:
+                if signed_in or not self._sign_ins.may_ask(call, exc.needed):
+                    raise
+                needed = exc.needed
+            await self._sign_ins.wait(call, needed)
+            signed_in = True
+
+    async def _after_sign_in(self, call: Call, params: dict[str, Any], failure: NotSignedIn) -> Result:
+        """Make a call again that its server has not processed, after its user has signed in."""
+        call.on_sent(False)
+        await self._sign_ins.wait(call, failure.needed)
+        return await self._finish(call, params, await self._request(call, params, call.on_progress, call.on_sent))
 
     async def _finish_deferred(self, call: Call, params: dict[str, Any], deferred: Deferred) -> Result:
         """Finish a call that had to be sent again."""

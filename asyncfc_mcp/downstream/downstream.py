@@ -155,6 +155,11 @@ class Downstream:
         """The reason of `failed` and of `needs sign-in`; while `starting`, a note on earlier failures."""
         return self._supervisor.reason
 
+    async def wait_until_ready(self) -> None:
+        """Wait until requests can be sent."""
+        while self.status is not Status.READY:
+            await self._supervisor.changed.wait()
+
     def signed_in(self) -> None:
         """Use new credentials at once."""
         self._supervisor.signed_in()

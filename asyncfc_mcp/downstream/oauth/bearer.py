@@ -60,6 +60,8 @@ class BearerAuthorizer:
         self._hidden: tuple[str, ...] = ()
         self._version: object = _UNREAD
         """Version of the store at which `_grant` was read."""
+        self._lacking: object = _UNREAD
+        """Version of the store at which a sign-in was needed."""
         self._renewing = anyio.Lock()
         """Held during a renewal, and never over a request to the server."""
         self._renewals = 0
@@ -77,7 +79,8 @@ class BearerAuthorizer:
         return self._hidden
 
     def renewed(self) -> bool:
-        return self._store.version(self._server, self._spec.url) != self._version
+        # Not compared with `_version`: a request may have read what is new before.
+        return self._store.version(self._server, self._spec.url) != self._lacking
 
     async def headers(self) -> Mapping[str, str]:
         grant = self._grant
@@ -110,11 +113,11 @@ class BearerAuthorizer:
             return grant is not None and await self._step_up(grant, challenge, challenges)
         if not (self._machine or (grant is not None and grant.refresh_token is not None)):
             why = "" if grant is None else "its token is no longer accepted"
-            raise SignInNeeded(self._server, self._wanted(challenge), why)
+            raise self._sign_in_needed(self._wanted(challenge), why)
         most, within_s = MAX_RENEWALS
         if len(self._refusals) == most and anyio.current_time() - self._refusals[0] < within_s:
             why = "it refuses the tokens that are issued for it"
-            raise NotAuthorized(why) if self._machine else SignInNeeded(self._server, self._wanted(challenge), why)
+            raise NotAuthorized(why) if self._machine else self._sign_in_needed(self._wanted(challenge), why)
         await self._renew(grant, challenges=challenges)
         return True
 
@@ -133,6 +136,10 @@ class BearerAuthorizer:
     def _wanted(self, challenge: BearerChallenge) -> tuple[str, ...]:
         """Return the scopes that a new sign-in should ask for."""
         return union(() if self._grant is None else self._grant.scopes, challenge.scopes)
+
+    def _sign_in_needed(self, scopes: Sequence[str] = (), why: str = "", *, status: int = 401) -> SignInNeeded:
+        self._lacking = self._version
+        return SignInNeeded(self._server, scopes, why, status=status)
 
     async def _has_other(self, token: str) -> bool:
         """Return whether there is another token than this one, from memory or from the store."""
@@ -239,7 +246,7 @@ class BearerAuthorizer:
             if self._machine:
                 return await self._of_machine(scopes, challenges)
             if grant is None:  # another process has signed out
-                raise SignInNeeded(self._server)
+                raise self._sign_in_needed()
             return await self._refreshed(grant)
         except AuthorizationServerUnreachable as exc:
             raise TransportFailure(f"could not be authorized: {exc}", sent=False) from None
@@ -247,7 +254,7 @@ class BearerAuthorizer:
             why = "" if self._machine else _because(exc)
             if not why:
                 raise NotAuthorized(str(exc)) from None
-            raise SignInNeeded(self._server, () if grant is None else grant.scopes, why) from None
+            raise self._sign_in_needed(() if grant is None else grant.scopes, why) from None
 
     async def _of_machine(self, scopes: tuple[str, ...], challenges: Sequence[str] | None) -> Grant:
         from asyncfc_mcp.downstream.oauth.sign_in import machine_grant
@@ -306,7 +313,7 @@ class BearerAuthorizer:
             return False  # there is nothing to ask for: its answer says what is wrong
         asked = f"it asks for the scopes {' '.join(challenge.scopes)}"
         if not self._machine:
-            raise SignInNeeded(self._server, wanted, asked, status=403)
+            raise self._sign_in_needed(wanted, asked, status=403)
         known = frozenset(wanted) in self._stepped_up
         if (known and not self._renewing.locked()) or len(self._stepped_up) >= MAX_STEP_UPS:
             raise NotAuthorized(f"{asked}, and does not accept the token that was issued for them", status=403)

@@ -174,7 +174,7 @@ async def test_a_sign_in_of_another_process_is_used_by_the_next_request(world: W
         world.sign_in()
         assert it.renewed()
         assert await world.send(http) == 200
-        assert not it.renewed()
+        assert it.renewed(), "whatever request was the first to find it"
 
 
 @pytest.mark.parametrize("resource", ["https://other.example/mcp", "{origin}/other", "{origin}/mcp/deeper", "garbage"])
