@@ -6,6 +6,7 @@ stands beside its neighbours and a cause has one place to look for.
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from heapq import nlargest
@@ -129,6 +130,8 @@ class SignInNeeded(HttpRefused):
         name = server if re.fullmatch(r"[A-Za-z0-9_.@%+=:,/-]+", server) else f"'{server}'"
         because = f" ({why})" if why else ""
         self.command = f"asyncfc-mcp login {name}"
+        if status == 403 and scopes:  # of a sign-in that works, only more is wanted
+            self.command += f" --scope {shlex.quote(' '.join(scopes))}"
         TransportFailure.__init__(self, f"needs sign-in{because}: {self.command}", sent=False)
         self.status, self.retry_after_s = status, None
         self.server, self.scopes, self.why = server, tuple(scopes), why

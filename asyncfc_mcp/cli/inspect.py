@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any, Final, cast
 
 import anyio
+import anyio.to_thread
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -19,12 +20,14 @@ from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.cli import explanation, journal_report
 from asyncfc_mcp.cli.explanation import known_from, unbound
+from asyncfc_mcp.cli.sign_in_report import credentials_of, described
 from asyncfc_mcp.config.caller_headers import uses_callers
 from asyncfc_mcp.config.replicas import replica_name
 from asyncfc_mcp.config.settings import ANY_OWNER, AUTO_OWNER, EMBEDDED, BridgeConfig, Settings
 from asyncfc_mcp.core.effects import conflict
+from asyncfc_mcp.downstream.oauth.store import CredentialStore
 from asyncfc_mcp.downstream.snapshot import LISTINGS
-from asyncfc_mcp.errors import BridgeError, nearest
+from asyncfc_mcp.errors import BridgeError, SignInNeeded, nearest
 from asyncfc_mcp.quotation import for_terminal, one_line
 from asyncfc_mcp.redaction import HIDDEN
 from asyncfc_mcp.upstream.instructions import InstructionsFor, uri_of_docs
@@ -90,12 +93,18 @@ def _limits(route: ToolRoute, server_limit: int | None) -> dict[str, Any]:
     }
 
 
-def report(bridge: Bridge, journal: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def report(
+    bridge: Bridge,
+    journal: Mapping[str, Any] | None = None,
+    credentials: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Return the whole report as JSON values.
 
     Args:
         journal: figures of the journal; None if it is off.
+        credentials: server at a URL → its credentials (`sign_in_report`).
     """
+    credentials = credentials or {}
     routes = {name: bridge.directory.route(name) for name in bridge.directory.catalog.tools}
     profiles = bridge.directory.profiles()
     tools: list[dict[str, Any]] = []
@@ -129,17 +138,19 @@ def report(bridge: Bridge, journal: Mapping[str, Any] | None = None) -> dict[str
             "tools": sum(tool["server"] == name for tool in tools),
             "prompts": sum(prompt.server == name for prompt in bridge.directory.catalog.prompts.values()),
             "resources": sum(server == name for server, _ in bridge.directory.catalog.resources.values()),
+            "credentials": _credentials(credentials.get(name), name, downstream.status.value),
         }
         for name, downstream in bridge.downstreams.items()
     ]
     servers += [
         {"name": it.name, "status": "misconfigured", "reason": it.reason, "protocol": "", "profile": None,
-         "tools": 0, "prompts": 0, "resources": 0}
+         "tools": 0, "prompts": 0, "resources": 0, "credentials": None}
         for it in bridge.config.unusable
     ]  # fmt: skip
     servers += [
         {"name": each.name, "status": PER_CALLER, "reason": "", "protocol": "", "profile": None,
-         "tools": 0, "prompts": 0, "resources": 0}
+         "tools": 0, "prompts": 0, "resources": 0,
+         "credentials": _credentials(credentials.get(each.name), each.name, PER_CALLER)}
         for each in bridge.config.servers
         if uses_callers(each)
     ]  # fmt: skip
@@ -161,6 +172,13 @@ def report(bridge: Bridge, journal: Mapping[str, Any] | None = None) -> dict[str
         "warnings": list(bridge.config.warnings),
         "notes": [*bridge.directory.notes(), *cut],
     }
+
+
+def _credentials(facts: Mapping[str, Any] | None, name: str, status: str) -> dict[str, Any] | None:
+    """Return what is known of a server's credentials, with a text; None for a process."""
+    if facts is None:
+        return None
+    return {**facts, "text": described(facts, status, SignInNeeded(name).command)}
 
 
 def _engine(config: BridgeConfig) -> dict[str, Any]:
@@ -301,13 +319,30 @@ def _overview(console: Console, facts: Mapping[str, Any]) -> None:
     if troubled := [server for server in facts["servers"] if server["reason"]]:
         console.print("\nUnavailable")
         for server in troubled:
-            console.print(Padding(f"{server['name']}: {server['reason']}", (0, 0, 0, 2)))
+            console.print(Padding(f"{server['name']}: {_reason(server)}", (0, 0, 0, 2)))
+    if shown := [(server["name"], text) for server in facts["servers"] if (text := _credentials_text(server))]:
+        console.print("\nCredentials")
+        for name, text in shown:
+            console.print(Padding(f"{name}: {text}", (0, 0, 0, 2)))
+
+
+def _reason(server: Mapping[str, Any]) -> str:
+    """Return why a server is not up. That of one that needs a sign-in is a command."""
+    return f"{server['status']}: {server['reason']}" if server["status"] == "needs sign-in" else server["reason"]
+
+
+def _credentials_text(server: Mapping[str, Any]) -> str:
+    """Return a server's credentials in words; empty for a process, and where its reason says the same."""
+    facts = server.get("credentials")
+    return "" if facts is None or facts["text"] in _reason(server) else facts["text"]
 
 
 def _server(console: Console, server: Mapping[str, Any], facts: Mapping[str, Any], *, with_reason: bool) -> None:
     """Print the tools of one server as a table."""
     state = [server["status"], server["protocol"], server["reason"] if with_reason else ""]
     console.print(f"\nServer {server['name']}: {', '.join(filter(None, state))}")
+    if with_reason and (text := _credentials_text(server)):
+        console.print(f"Credentials: {text}")
     if not server["tools"]:
         return
     table = Table(title="Tools", title_justify="left", box=None, pad_edge=False)
@@ -401,12 +436,14 @@ async def run(
     explain: tuple[str, str] | None,
     names: Sequence[str] = (),
     journal: Mapping[str, Any] | None = None,
+    store: CredentialStore | None = None,
 ) -> tuple[str, bool]:
     """Connect to the servers, and return the output and whether every server is up.
 
     Args:
         names: servers and tools whose details are shown; JSON is always complete.
         journal: figures of the journal; None if it is off.
+        store: tokens of servers that were signed in to.
 
     Raises:
         UnknownTool: `explain` names a tool that is not listed.
@@ -421,12 +458,20 @@ async def run(
         with anyio.move_on_after(LISTINGS_S):
             for downstream in bridge.downstreams.values():
                 await downstream.wait_for_listings(LISTINGS)
-        facts = report(bridge, journal)
+        # After the connections, which may have renewed tokens; in a thread, since a keyring may be locked.
+        credentials = {} if store is None else await anyio.to_thread.run_sync(_stored, bridge.config, store)
+        facts = report(bridge, journal, credentials)
     # After the block, since an exception inside would be wrapped in a group.
     healthy = all(server["status"] in ("ready", PER_CALLER) for server in facts["servers"])
     if explain is not None:
         return for_terminal(_explained(bridge, explain)), healthy
     return (_as_json(facts) if as_json else render(facts, names)), healthy
+
+
+def _stored(config: BridgeConfig, store: CredentialStore) -> dict[str, Mapping[str, Any]]:
+    """Return the credentials of each server at a URL."""
+    found = {server.name: credentials_of(server, store) for server in config.servers}
+    return {name: facts for name, facts in found.items() if facts is not None}
 
 
 def _as_json(facts: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ from asyncfc_mcp import __version__
 from asyncfc_mcp.cli.endpoint import Endpoint, endpoint_options
 from asyncfc_mcp.cli.install.command import import_, install, uninstall
 from asyncfc_mcp.cli.process import (
+    configurations_folder,
+    credential_store,
+    credentials_place,
     hide_secrets,
     journal_status,
     log_to_stderr,
@@ -30,11 +33,12 @@ from asyncfc_mcp.cli.process import (
 )
 from asyncfc_mcp.config.reader import config_for_command, config_for_url, load_config
 from asyncfc_mcp.config.settings import EMBEDDED, BridgeConfig
-from asyncfc_mcp.errors import BridgeError, UnknownTool
+from asyncfc_mcp.errors import BridgeError, SignInFailed, UnknownTool
+from asyncfc_mcp.quotation import for_terminal
 from asyncfc_mcp.redaction import shown_command
 
 if TYPE_CHECKING:
-    pass
+    from asyncfc_mcp.cli.sign_in_target import Target
 
 logger = logging.getLogger("asyncfc_mcp")
 
@@ -135,6 +139,7 @@ def cli() -> None:
     Wrap several servers: asyncfc-mcp serve --config ~/.config/asyncfc/mcp.json
     Show their ordering:  asyncfc-mcp inspect --config ~/.config/asyncfc/mcp.json
     Use it in a host:     asyncfc-mcp install cursor --wrap
+    Sign in to one:       asyncfc-mcp login NAME
     """
 
 
@@ -230,13 +235,109 @@ def inspect(
     if not verbose:
         logger.setLevel(logging.ERROR)  # the output contains problems of servers
     bridge = partial(make_bridge, config, verbose=verbose, records=False)
-    journal = journal_status(config)
+    journal, store = journal_status(config), credential_store(config)
     output, healthy = run(
-        lambda: inspection.run(bridge(), as_json=as_json, explain=explain, names=names, journal=journal)
+        lambda: inspection.run(bridge(), as_json=as_json, explain=explain, names=names, journal=journal, store=store)
     )
     click.echo(output, nl=False)
     if not healthy:
         sys.exit(1)
+
+
+def _of_server(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument and options that select one server to sign in to."""
+    for decorate in (
+        click.option("-v", "--verbose", is_flag=True, help="Log details to stderr."),
+        click.option("--url", metavar="URL", help="The URL of the server, in place of a configuration."),
+        click.option(
+            "--config",
+            "config_file",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="Configuration file with the server. Default: the one that a bridge was started with.",
+        ),
+        click.argument("server", required=False),
+    ):
+        function = decorate(function)
+    return function
+
+
+def _target(server: str | None, config_file: Path | None, url: str | None) -> "Target":
+    from asyncfc_mcp.cli.known_configurations import known
+    from asyncfc_mcp.cli.sign_in_target import find_target
+
+    file = None if config_file is None else config_file.expanduser()
+    target = find_target(server, file, url, os.environ, known(configurations_folder(), os.environ))
+    hide_secrets(target.config)
+    return target
+
+
+def _signing(main: Callable[[], Awaitable[Any]]) -> Any:
+    """Run a sign-in or sign-out; a refusal is one line, and the exit code 1."""
+    from asyncfc_mcp.downstream.oauth.store import StoreUnusable
+
+    try:
+        return run(main)
+    except (SignInFailed, StoreUnusable) as exc:
+        click.echo(f"asyncfc-mcp: {for_terminal(shown_error(exc))}", err=True)
+        sys.exit(1)
+
+
+@cli.command(short_help="Sign in to a server at a URL.")
+@_of_server
+@click.option("--no-browser", is_flag=True, help="Print the address to open, and take the pasted redirect.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    metavar="SCOPE",
+    help="Scope to ask for in place of those that the server names; those granted before are kept. Repeatable.",
+)
+@click.option("--force", is_flag=True, help="Sign in again, even if there is a sign-in that works.")
+def login(
+    config_file: Path | None,
+    url: str | None,
+    verbose: bool,
+    server: str | None,
+    no_browser: bool,
+    scopes: tuple[str, ...],
+    force: bool,
+) -> None:
+    """Sign in to SERVER, a server at a URL, with a browser. Bridges that run use the new sign-in at once.
+
+    SERVER may be left out if the configuration has only one server that is signed in to. The exit code is 0 if the
+    server can be used, 1 if the sign-in failed, and 2 if no such server is configured.
+    """
+    log_to_stderr(verbose)
+    target = _target(server, config_file, url)
+    from asyncfc_mcp.cli.login import Login, Wishes
+
+    if not verbose:
+        logger.setLevel(logging.ERROR)  # the output says what is wrong
+    attempt = Login(
+        target,
+        credential_store(target.config),
+        credentials_place(target.config),
+        partial(make_bridge, target.config, verbose=verbose, records=False),
+        click.echo,
+    )
+    wanted = tuple(scope for each in scopes for scope in each.split())
+    if not _signing(lambda: attempt.run(Wishes(not no_browser, wanted, force))):
+        sys.exit(1)
+
+
+@cli.command(short_help="Sign out of a server at a URL.")
+@_of_server
+@click.option(
+    "--forget", is_flag=True, help="Also delete the registration of this program at the authorization server."
+)
+def logout(config_file: Path | None, url: str | None, verbose: bool, server: str | None, forget: bool) -> None:
+    """Revoke the tokens for SERVER where its authorization server offers that, and delete them in any case."""
+    log_to_stderr(verbose)
+    target = _target(server, config_file, url)
+    from asyncfc_mcp.cli.login import log_out
+
+    _signing(lambda: log_out(target, credential_store(target.config), forget=forget, say=click.echo))
 
 
 @cli.group(short_help="Administer the database that replicas share.")

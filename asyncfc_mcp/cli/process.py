@@ -114,6 +114,7 @@ def make_bridge(
     import platformdirs
 
     from asyncfc_mcp.app import compose
+    from asyncfc_mcp.cli.known_configurations import remember
     from asyncfc_mcp.downstream.listing_cache import ListingCache
     from asyncfc_mcp.engine.future_ids import FutureIds
 
@@ -123,6 +124,7 @@ def make_bridge(
         logger.warning("%s", warning)
     for server in config.unusable:
         logger.warning("server %r was left out: %s", server.name, server.reason)
+    remember(configurations_folder(), config)
     return compose(
         config,
         cache=ListingCache(Path(cache)),
@@ -147,6 +149,18 @@ def credential_store(config: BridgeConfig) -> "CredentialStore":
     from asyncfc_mcp.downstream.oauth.file_store import FileStore
 
     return FileStore(folder)
+
+
+def credentials_place(config: BridgeConfig) -> str:
+    """Return the place of those tokens, in words."""
+    if config.settings.credentials == "keyring":
+        return "the keyring of the system, service asyncfc-mcp"
+    return f"{state_folder() / 'oauth'}, readable by this user only"
+
+
+def configurations_folder() -> Path:
+    """Return the folder of what `login` knows of configurations."""
+    return state_folder() / "configurations"
 
 
 def state_folder() -> Path:

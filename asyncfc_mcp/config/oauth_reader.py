@@ -40,7 +40,7 @@ _ALIASES: Final[Mapping[str, str]] = {
 """Key without case and punctuation → the key that it means: `clientId`, `CLIENT_ID` and `client_id` are one."""
 _OF_HOSTS: Final = frozenset(
     {
-        "audience", "audiences", "authorizationurl", "tokenurl", "registrationurl", "revocationendpoint", "issuer",
+        "audience", "audiences", "authorizationurl", "tokenurl", "registrationurl", "revocationendpoint",
         "clientname", "clienturi", "clientregistration", "tokenparamname", "tokenexchangemethod", "type", "provider",
         "tokenendpointauthmethodssupported", "granttypessupported", "responsetypessupported",
         "codechallengemethodssupported", "revocationendpointauthmethodssupported", "skipcodechallengecheck",
@@ -182,7 +182,7 @@ class OAuthReader:
                 return text
             case "redirect_uri":
                 return self._redirect(text, path)
-            case "metadata_url" | "client_metadata_url":
+            case "metadata_url" | "client_metadata_url" | "issuer":
                 self._check_url(text, path, seen)
             case "resource":
                 if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21\x22\x24-\x7e]+", text):

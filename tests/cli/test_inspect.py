@@ -136,6 +136,7 @@ async def test_servers_settings_and_remarks_are_shown():
         "tools": 7,
         "prompts": 0,
         "resources": 0,
+        "credentials": None,
     }
     assert facts["meta_tools"] == list(METATOOLS)
     assert facts["settings"]["max_wait_s"] == 20

@@ -1,12 +1,13 @@
 """Sign-in settings: the spellings of hosts mean the same, wrong values are explained, and no secret is shown."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from asyncfc_mcp.config.oauth_reader import algorithm_of
+from asyncfc_mcp.config.oauth_reader import KEYS, algorithm_of
 from asyncfc_mcp.config.reader import config_for_url, load_config
 from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec
 from tests.support.configurations import Json, entry, left_out, parse, refused
@@ -118,6 +119,7 @@ HOSTS: list[tuple[str, Json, OAuthSpec]] = [
         {
             "oauth": {
                 "client_id": "c",
+                "issuer": "https://auth.example.com",
                 "client_metadata_url": "https://example.com/client.json",
                 "scopes": ["a"],
                 "callback_host": "localhost",
@@ -133,6 +135,7 @@ HOSTS: list[tuple[str, Json, OAuthSpec]] = [
         },
         OAuthSpec(
             client_id="c",
+            issuer="https://auth.example.com",
             client_metadata_url="https://example.com/client.json",
             scopes=("a",),
             callback_host="localhost",
@@ -317,3 +320,11 @@ def test_a_setting_in_the_wrong_place_is_an_error() -> None:
     said = refused({"mcpServers": {"s": {"url": URL, "asyncfc": {"oauth": {}}}}})
     assert "mcpServers.s.asyncfc.oauth" in said
     assert 'beside "url"' in said
+
+
+def test_the_documentation_lists_every_key() -> None:
+    """In the table of the object's keys, and no others."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    table = page.partition("| key of `oauth` | meaning |")[2].partition("\n\n")[0]
+    listed = [key for row in table.splitlines()[2:] for key in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(listed) == sorted(KEYS)
