@@ -298,9 +298,11 @@ class Settings:
     )
     max_caller_share: float = setting(
         0.5,
-        "Share of `max_pending`, `max_result_bytes_total` and each `max_concurrency` that one caller may use with "
-        "`--insecure-no-auth`, at least one call. A caller is a session, or all clients of one name without a session. "
-        "A half means as much as is left for others; if several callers use much, each gets less.",
+        "Share of `max_pending`, `max_result_bytes_total`, `max_sessions`, `max_connections` and each "
+        "`max_concurrency` that one principal may use where there are several (`--auth-tokens`, `--auth-jwt`), at "
+        "least one call. A half means as much as is left for others; if several use much, each gets less. With "
+        "`--insecure-no-auth` it is the share of one caller in calls and memory: a session, or all clients of one name "
+        "without a session.",
     )
     public_order_s: float = setting(
         60.0,
@@ -399,6 +401,17 @@ class Settings:
         "Maximum HTTP sessions of handshake-era clients. Beyond it, the oldest session without a request since its "
         "handshake is evicted, or else one that has been idle for a minute; otherwise the new one is refused.",
         minimum=1,
+    )
+    max_requests_per_s: float | None = setting(
+        None,
+        "Maximum HTTP requests of one principal in a second, with bursts of ten seconds' worth; more are refused (429, "
+        "with `Retry-After`). If not set: 1,000 where there are several principals, otherwise unlimited.",
+        above=True,
+    )
+    max_requests_per_s_total: float | None = setting(
+        None,
+        "The same for all principals together; each that uses it gets an equal part. If not set: unlimited.",
+        above=True,
     )
     header_timeout_s: float = setting(
         10.0, "Timeout for receiving the head of an HTTP request, in seconds.", above=True

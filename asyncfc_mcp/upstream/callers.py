@@ -6,10 +6,10 @@ apart.
 """
 
 import hashlib
-from collections import OrderedDict
 from typing import Final
 
 from asyncfc_mcp.core.identity import HOST, LASTING, CallerIdentity
+from asyncfc_mcp.core.shared_lru import SharedLru
 from asyncfc_mcp.upstream.request import Params, Request
 
 CONVERSATION_KEY: Final = "asyncfc/conversation"
@@ -29,7 +29,8 @@ class CallerIdentities:
 
     def __init__(self, *, pipe: bool) -> None:
         self._pipe = CallerIdentity() if pipe else None
-        self._known: OrderedDict[tuple[str, str, str | None], CallerIdentity] = OrderedDict()
+        self._known = SharedLru[tuple[str, str | None], CallerIdentity](MAX_IDENTITIES)
+        """By scope; then by host and key."""
 
     def of(self, request: Request) -> CallerIdentity:
         """Return the client behind a request: that of the pipe, of the session, or of the conversation where there is
@@ -47,15 +48,13 @@ class CallerIdentities:
         return self.of(request) if key is None else self._kept(request, "", f"{LASTING}{key}", shared=False)
 
     def _kept(self, request: Request, host: str, key: str | None, *, shared: bool) -> CallerIdentity:
-        known = request.scope.key, host, key
-        identity = self._known.get(known)
+        scope = request.scope.key
+        identity = self._known.get(scope, (host, key))
         if identity is None:
-            identity = self._known[known] = CallerIdentity(host, shared=shared)
+            identity = CallerIdentity(host, shared=shared)
             identity.token = f"{HOST}{host}" if key is None else f"{LASTING}{host}/{key.removeprefix(LASTING)}"
-            if len(self._known) > MAX_IDENTITIES:
-                self._known.popitem(last=False)[1].ended = True
-        else:
-            self._known.move_to_end(known)
+            if (dropped := self._known.add(scope, (host, key), identity)) is not None:
+                dropped.ended = True
         return identity
 
 

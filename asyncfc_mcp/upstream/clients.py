@@ -5,7 +5,6 @@ decide whose names and questions are whose, are those of `callers`. Leaves waiti
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,11 +16,12 @@ from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.config.hosts import UNKNOWN, HostProfile, profile_for
 from asyncfc_mcp.core.futures import Future, Question
 from asyncfc_mcp.core.identity import CallerIdentity, Principal, Scope
+from asyncfc_mcp.core.shared_lru import SharedLru
 from asyncfc_mcp.upstream.callers import CallerIdentities, conversation_key
 from asyncfc_mcp.upstream.request import Progress, Request, Session
 
 MAX_CLIENTS: Final = 4096
-"""Bound on the clients whose records are kept; the least recently seen one is dropped."""
+"""Bound on the clients whose records are kept; the least recently seen one is dropped, of the principal with most."""
 SWEEP_AT: Final = 256
 """Unread futures of a client above which those that were read meanwhile are dropped."""
 
@@ -196,7 +196,8 @@ class Clients:
         self._identities = identities
         self._put = put
         self._pipe = pipe
-        self._known: OrderedDict[tuple[str, str, str | None], Client] = OrderedDict()
+        self._known = SharedLru[tuple[str, str | None], Client](MAX_CLIENTS)
+        """By scope; then by host and owner of the record."""
         self._last_key: tuple[object, ...] = ()
         self._last: Client | None = None
 
@@ -244,8 +245,8 @@ class Clients:
         owner = conversation or of_session
         if owner is None and not scope.listed:
             return Client(scope, None, profile)
-        known = scope.key, host or "", owner
-        client = self._known.get(known)
+        known = host or "", owner
+        client = self._known.get(scope.key, known)
         if client is None:
             client = Client(scope, conversation, profile)
             # A session that another replica has opened may have futures there.
@@ -255,9 +256,5 @@ class Clients:
                 client.unread_elsewhere = unread is None
                 for future in unread or ():
                     client.follow(future)
-            self._known[known] = client
-            if len(self._known) > MAX_CLIENTS:
-                self._known.popitem(last=False)
-        else:
-            self._known.move_to_end(known)
+            self._known.add(scope.key, known, client)
         return client

@@ -6,13 +6,14 @@ nothing about calls, and stores nothing of requests but their numbers.
 """
 
 from bisect import insort
-from collections import OrderedDict
 from collections.abc import Generator, Hashable
 from contextlib import contextmanager
 from typing import Final
 
 import anyio
 import anyio.lowlevel
+
+from asyncfc_mcp.core.shared_lru import SharedLru
 
 MAX_GAP: Final = 256
 """A larger step is no gap but the start of another numbering. Also the bound on missing IDs that are kept."""
@@ -191,19 +192,17 @@ class RequestOrders:
     """
 
     def __init__(self) -> None:
-        self._orders: OrderedDict[Hashable, RequestOrder] = OrderedDict()
+        self._orders = SharedLru[Hashable, RequestOrder](MAX_CLIENTS)
 
-    def of(self, client: Hashable) -> RequestOrder:
+    def of(self, client: Hashable, scope: str | None = None) -> RequestOrder:
         """Return the numbering of a client; a new one is created.
 
         Args:
             client: its identity; None for the one client of a pipe.
+            scope: key of the scope of its principal.
         """
-        order = self._orders.get(client)
+        order = self._orders.get(scope, client)
         if order is None:
-            order = self._orders[client] = RequestOrder(shared=client is not None)
-            if len(self._orders) > MAX_CLIENTS:
-                self._orders.popitem(last=False)
-        else:
-            self._orders.move_to_end(client)
+            order = RequestOrder(shared=client is not None)
+            self._orders.add(scope, client, order)
         return order

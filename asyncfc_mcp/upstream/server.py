@@ -176,7 +176,7 @@ class Upstream:
             return self._orders.of(None)
         if not scope.listed:
             return None
-        return self._orders.of((scope.key, host, conversation_key(params)))
+        return self._orders.of((host, conversation_key(params)), scope.key)
 
     def notified(self, session: Session, method: str) -> Callable[[], Awaitable[None]] | None:
         """Accept a notification of a client that shook hands; return what is left to be done about it, or None.

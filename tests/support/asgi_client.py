@@ -68,14 +68,14 @@ class Exchange:
         self.chunks: list[bytes] = []
         self.ended = False
 
-    async def run(self) -> "Exchange":
+    async def run(self, path: str = "/mcp") -> "Exchange":
         scope = {
             "type": "http",
             "http_version": "1.1",
             "method": self._post.method,
             "scheme": "http",
-            "path": "/mcp",
-            "raw_path": b"/mcp",
+            "path": path,
+            "raw_path": path.encode(),
             "root_path": "",
             "query_string": b"",
             "headers": self._post.raw_headers(),

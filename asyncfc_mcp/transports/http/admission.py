@@ -14,6 +14,7 @@ from asyncfc_mcp.jsonrpc.large import read_message
 from asyncfc_mcp.transports.http.asgi import Headers, JsonRpcRefusal, Refusal
 from asyncfc_mcp.transports.http.auth.authenticator import Access
 from asyncfc_mcp.transports.http.auth.entrance import Entrance
+from asyncfc_mcp.transports.http.traffic import Traffic
 
 if TYPE_CHECKING:
     from starlette.types import Receive
@@ -62,6 +63,7 @@ class AdmissionPolicy:
 
     Args:
         entrance: authentication of the endpoint.
+        traffic: bounds on the requests of each principal.
         hosts, origins: allowed values of `Host` and `Origin`, which keep a page in the user's browser from reaching the
             bridge by DNS rebinding; None allows all.
         max_body: largest body, in bytes.
@@ -71,11 +73,12 @@ class AdmissionPolicy:
         self,
         *,
         entrance: Entrance,
+        traffic: Traffic,
         hosts: HeaderAllowlist | None,
         origins: HeaderAllowlist | None,
         max_body: int,
     ) -> None:
-        self.entrance = entrance
+        self.entrance, self.traffic = entrance, traffic
         self._hosts, self._origins, self._max_body = hosts, origins, max_body
         self._last_values: tuple[object, ...] = ()
         self._accepted = False, False

@@ -14,6 +14,7 @@ from asyncfc_mcp.transports.http.auth.entrance import HEALTH_PATH, READY_PATH, A
 from asyncfc_mcp.transports.http.auth.resource import ProtectedResource
 from asyncfc_mcp.transports.http.options import MCP_PATH, is_loopback
 from asyncfc_mcp.transports.http.readiness import Readiness
+from asyncfc_mcp.transports.http.traffic import Traffic
 from asyncfc_mcp.upstream.server import Upstream
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def http_app(
         required_scopes=upstream.bridge.settings.required_scopes,
         resource=resource,
     )
+    traffic = Traffic(upstream.bridge.settings)
     routes: list[BaseRoute] = [Route(HEALTH_PATH, healthz), Route(READY_PATH, readyz)]
     if resource is not None:
         routes += [
@@ -105,11 +107,12 @@ def http_app(
         from asyncfc_mcp.transports.http.sse import sse_routes
 
         routes += sse_routes(upstream, entrance, hosts, origins, MAX_BODY_BYTES, readiness)
-    app: ASGIApp = AuthMiddleware(Starlette(routes=routes), entrance)
+    app: ASGIApp = AuthMiddleware(Starlette(routes=routes), entrance, traffic)
     if not streamable:
         return app, None
     admission = AdmissionPolicy(
         entrance=entrance,
+        traffic=traffic,
         hosts=None if hosts is None else HeaderAllowlist(hosts),
         origins=None if origins is None else HeaderAllowlist(origins),
         max_body=MAX_BODY_BYTES,

@@ -5,13 +5,15 @@ Owns the session IDs. Leaves the traffic of a session to `session`, and HTTP req
 
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
 import anyio.abc
 
-from asyncfc_mcp.core.identity import Principal
+from asyncfc_mcp.core.identity import Party, Principal, party_of
+from asyncfc_mcp.core.retention import allowance
 from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.errors import BridgeError, RpcError
 from asyncfc_mcp.protocol import CONNECTION_CLOSED
@@ -30,10 +32,15 @@ if it has been idle at least this long."""
 
 
 class TooManySessions(BridgeError):
-    """All sessions that the limit allows are in use."""
+    """All sessions that the limit allows are in use.
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} sessions are in use; end one (DELETE), or try again later")
+    Args:
+        own: sessions of the principal, if only these are too many.
+    """
+
+    def __init__(self, limit: int, own: int | None = None) -> None:
+        which = f"{limit} sessions" if own is None else f"{own} sessions of yours"
+        super().__init__(f"{which} are in use; end one (DELETE), or try again later")
 
 
 class SessionTable:
@@ -47,6 +54,8 @@ class SessionTable:
     def __init__(self, archive: SessionArchive | None = None) -> None:
         self._archive = archive
         self._sessions: dict[str, HttpSession] = {}
+        self._count_of: Counter[Party] = Counter()
+        """Party → its sessions."""
         self.closed = False
         """True once no session may be opened."""
 
@@ -85,12 +94,19 @@ class SessionTable:
 
     def add(self, session: HttpSession) -> None:
         """Add a session whose handshake succeeded; one that is there may shake hands again."""
-        self._sessions[str(session.session.id)] = session
+        session_id = str(session.session.id)
+        if session_id not in self._sessions:
+            self._count_of[party_of(session.session.scope, None)] += 1
+        self._sessions[session_id] = session
 
     async def end(self, session_id: str) -> None:
         """End a session, if there is one with this ID."""
         session = self._sessions.pop(session_id, None)
         if session is not None:
+            party = party_of(session.session.scope, None)
+            self._count_of[party] -= 1
+            if not self._count_of[party]:
+                del self._count_of[party]
             session.close(RpcError(CONNECTION_CLOSED, "The session has ended"))
             await session.session.close()
 
@@ -110,20 +126,35 @@ class SessionTable:
         for session in self._sessions.values():
             session.close(error)
 
-    async def make_room(self, limit: int) -> None:
-        """End a session if there are as many as the limit.
+    async def make_room(self, limit: int, party: Party = None, share: float = 1.0) -> None:
+        """End a session if there are as many as the limit, or as the share of a party in it allows.
+
+        Args:
+            party: the party that opens a session (see `identity.party_of`). One over its share loses its own ones.
+            share: see `retention.allowance`.
 
         Raises:
             TooManySessions: all are in use.
         """
-        if len(self._sessions) < limit:
-            return
-        unused = (key for key, session in self._sessions.items() if session.request_count <= 1 and session.idle_s() > 0)
-        evicted = next(unused, None)
+        free = limit - len(self._sessions)
+        own = self._count_of[party]
+        if party is not None and own >= max(1, allowance(share, free)):
+            await self._evict(party, TooManySessions(limit, own))
+        elif free <= 0:
+            await self._evict(max(self._count_of, key=self._count_of.__getitem__), TooManySessions(limit))
+
+    async def _evict(self, party: Party, refusal: TooManySessions) -> None:
+        """End one of the sessions of a party.
+
+        Raises:
+            TooManySessions: all of them are in use.
+        """
+        among = {key: each for key, each in self._sessions.items() if party_of(each.session.scope, None) == party}
+        evicted = next((key for key, each in among.items() if each.request_count <= 1 and each.idle_s() > 0), None)
         if evicted is None:
-            evicted = max(self._sessions, key=lambda session_id: self._sessions[session_id].idle_s())
-            if self._sessions[evicted].idle_s() < MIN_IDLE_TO_EVICT_S:
-                raise TooManySessions(limit)
+            evicted = max(among, key=lambda session_id: among[session_id].idle_s())
+            if among[evicted].idle_s() < MIN_IDLE_TO_EVICT_S:
+                raise refusal
         await self.end(evicted)
 
 

@@ -15,7 +15,7 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp.core.futures import Result
-from asyncfc_mcp.core.identity import Principal
+from asyncfc_mcp.core.identity import Principal, party_of
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.jsonrpc.codec import Message
 from asyncfc_mcp.protocol import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST, Deferred
@@ -65,35 +65,39 @@ class SessionEndpoint:
         method = scope["method"]
         try:
             admitted = await self._admission.admit(headers, post=method == "POST")
-            principal = admitted.principal
-            session_id = headers.get(SESSION_ID)
-            session = None
-            if session_id is not None:
-                session = self._table.get(session_id, principal) or await self._continued(session_id, principal)
-                if session is None:
-                    raise _unknown()
-                session.session.principal, session.access = principal, admitted.access
-            match method:
-                case "POST":
-                    if not (admitted.json and admitted.stream):
-                        raise _refusal(406, "Client must accept both application/json and text/event-stream")
-                    with session.busy() if session is not None else nullcontext():
-                        await self._post(admitted, session, receive, send)
-                case "GET":
-                    self._admission.entrance.require(principal, None)
-                    if not admitted.stream:
-                        raise _refusal(406, "Client must accept text/event-stream")
-                    self._in_flight.admit()
-                    await self._listen(admitted, _required(session), receive, send)
-                case "DELETE":
-                    if self._archive is not None:
-                        await self._archive.drop(str(_required(session).session.id))
-                    await self._table.end(str(_required(session).session.id))
-                    await respond(send, 200, b"", *_required(session).headers)
-                case _:
-                    raise _refusal(405, "Method Not Allowed", (b"allow", b"GET, POST, DELETE"))
+            with self._admission.traffic.request(admitted.principal):
+                await self._serve(method, admitted, headers, receive, send)
         except Refusal as exc:
             await refuse(send, exc)
+
+    async def _serve(self, method: str, admitted: Admitted, headers: Headers, receive: "Receive", send: "Send") -> None:
+        principal = admitted.principal
+        session_id = headers.get(SESSION_ID)
+        session = None
+        if session_id is not None:
+            session = self._table.get(session_id, principal) or await self._continued(session_id, principal)
+            if session is None:
+                raise _unknown()
+            session.session.principal, session.access = principal, admitted.access
+        match method:
+            case "POST":
+                if not (admitted.json and admitted.stream):
+                    raise _refusal(406, "Client must accept both application/json and text/event-stream")
+                with session.busy() if session is not None else nullcontext():
+                    await self._post(admitted, session, receive, send)
+            case "GET":
+                self._admission.entrance.require(principal, None)
+                if not admitted.stream:
+                    raise _refusal(406, "Client must accept text/event-stream")
+                self._in_flight.admit()
+                await self._listen(admitted, _required(session), receive, send)
+            case "DELETE":
+                if self._archive is not None:
+                    await self._archive.drop(str(_required(session).session.id))
+                await self._table.end(str(_required(session).session.id))
+                await respond(send, 200, b"", *_required(session).headers)
+            case _:
+                raise _refusal(405, "Method Not Allowed", (b"allow", b"GET, POST, DELETE"))
 
     async def _continued(self, session_id: str, principal: Principal) -> HttpSession | None:
         """Return the session of another replica, which this one continues; None if this principal has none with this
@@ -107,7 +111,7 @@ class SessionEndpoint:
         record = await self._archive.load(session_id, IDLE_S)
         if record is None or record.scope != principal.scope:
             return None
-        await self._make_room()
+        await self._make_room(principal)
         if (session := self._table.get(session_id, principal)) is not None:
             return session  # another request was faster
         session = HttpSession(principal, session_id)
@@ -181,7 +185,7 @@ class SessionEndpoint:
     ) -> None:
         """Handle `initialize`, which opens a session if it succeeds; an open session may shake hands again."""
         if session is None:
-            await self._make_room()
+            await self._make_room(admitted.principal)
             session = new_session(admitted.principal)
             session.access = admitted.access
         opened = session
@@ -200,8 +204,8 @@ class SessionEndpoint:
 
         await self._in_flight.handle(receive, exchange, handler)
 
-    async def _make_room(self) -> None:
-        """Ensure that one more session can be opened.
+    async def _make_room(self, principal: Principal) -> None:
+        """Ensure that this principal can open one more session.
 
         Raises:
             Refusal: all are in use, or the bridge is stopping.
@@ -209,7 +213,8 @@ class SessionEndpoint:
         if self._table.closed:
             raise _refusal(503, "The bridge is stopping", code=CONNECTION_CLOSED)
         try:
-            await self._table.make_room(self._upstream.bridge.settings.max_sessions)
+            settings, party = self._upstream.bridge.settings, party_of(principal.scope, None)
+            await self._table.make_room(settings.max_sessions, party, settings.max_caller_share)
         except TooManySessions as exc:
             raise _refusal(503, str(exc), code=INTERNAL_ERROR) from None
 

@@ -105,9 +105,10 @@ class StatelessEndpoint:
                 raise Refusal(405, b"", (b"allow", b"POST"))
             if not (admitted.json and admitted.stream):
                 raise Refusal(406)
-            body = await self._admission.read_body(receive)
-            if body is not None:
-                await self._post(admitted, body, headers, receive, send)
+            with self._admission.traffic.request(admitted.principal):
+                body = await self._admission.read_body(receive)
+                if body is not None:
+                    await self._post(admitted, body, headers, receive, send)
         except Refusal as exc:
             await refuse(send, exc)
 

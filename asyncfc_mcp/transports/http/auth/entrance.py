@@ -26,6 +26,7 @@ from asyncfc_mcp.transports.http.auth.authenticator import (
     is_over,
 )
 from asyncfc_mcp.transports.http.auth.resource import ProtectedResource, challenge
+from asyncfc_mcp.transports.http.traffic import Traffic
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Send
@@ -150,8 +151,8 @@ class AuthMiddleware:
     """ASGI middleware that passes on authenticated requests, with their principal. Exempt are `HEALTH_PATH`,
     `READY_PATH`, and the metadata of the endpoint, from which clients learn how to sign in."""
 
-    def __init__(self, app: "ASGIApp", entrance: Entrance) -> None:
-        self._app, self._entrance = app, entrance
+    def __init__(self, app: "ASGIApp", entrance: Entrance, traffic: Traffic) -> None:
+        self._app, self._entrance, self._traffic = app, entrance, traffic
         metadata = () if entrance.resource is None else entrance.resource.metadata_paths()
         self._exempt = _WITHOUT_TOKEN.union(metadata)
 
@@ -159,7 +160,9 @@ class AuthMiddleware:
         if scope["type"] == "http" and scope["path"] not in self._exempt:
             try:
                 admitted = await self._entrance.enter(Headers(scope["headers"]), scope["path"])
+                traffic = self._traffic.request(admitted[1])
             except Refusal as exc:
                 return await refuse(send, exc)
-            scope = {**scope, ADMITTED: admitted}
+            with traffic:
+                return await self._app({**scope, ADMITTED: admitted}, receive, send)
         await self._app(scope, receive, send)
