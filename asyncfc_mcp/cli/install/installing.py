@@ -93,6 +93,7 @@ class Request:
     Attributes:
         wrap: names of servers that move into the bridge's configuration; empty for all, None for none.
         via: edit the file or use the host's own command; None: as is proper for the host.
+        direct: servers that run mcp-remote move as the URL that it connects to.
     """
 
     host: Host
@@ -103,6 +104,7 @@ class Request:
     scope: Scope = "user"
     wrap: tuple[str, ...] | None = None
     via: Via | None = None
+    direct: bool = False
 
 
 def bridge_command(machine: Machine, scope: Scope) -> tuple[str, tuple[str, ...]]:
@@ -319,7 +321,7 @@ class _Moving:
                 raise UnknownServer(host, name, others)
         for name in others if not named else named:
             entry: Any = servers[name]
-            found = taken_over(host.key, name, entry)
+            found = taken_over(host.key, name, entry, direct=self._request.direct)
             if isinstance(found, dict) and not named and _is_disabled(entry):
                 found = Kept(name, "it is disabled")
             if isinstance(found, dict):
