@@ -62,7 +62,7 @@ async def _handshake_first(connection: Connection) -> ServerSnapshot:
             raise
         discovered = None
         with anyio.move_on_after(PROBE_S):
-            discovered = await _discover(connection)
+            discovered = await _discover(connection)  # that it wants credentials says more than this refusal
         if discovered is None:
             raise
         return _adopt(connection, discovered)
@@ -72,11 +72,15 @@ async def _probe_first(connection: Connection) -> ServerSnapshot:
     """Send `server/discover`; without a useful response within `PROBE_S`, shake hands while it is pending."""
     snapshot: ServerSnapshot | None = None
     discovered: dict[str, Any] | None = None
+    refused: HttpRefused | None = None
     answered = anyio.Event()
 
     async def discover() -> None:
-        nonlocal discovered
-        discovered = await _discover(connection)
+        nonlocal discovered, refused
+        try:
+            discovered = await _discover(connection)
+        except HttpRefused as exc:
+            refused = exc  # some servers want credentials for all but the handshake
         answered.set()
 
     async with anyio.create_task_group() as tg:
@@ -85,12 +89,13 @@ async def _probe_first(connection: Connection) -> ServerSnapshot:
             await answered.wait()
         try:
             snapshot = await _initialize(connection) if discovered is None else _adopt(connection, discovered)
-        except RpcError:
+        except RpcError as exc:
             # The server may be slow and have no handshake.
             with anyio.move_on_after(PROBE_S):
                 await answered.wait()
             if discovered is None:
-                raise
+                # A server without the handshake refuses that in its own way, whatever it wants.
+                raise refused or exc from None
             snapshot = _adopt(connection, discovered)
         tg.cancel_scope.cancel()
     assert snapshot is not None
@@ -101,6 +106,7 @@ async def _discover(connection: Connection) -> dict[str, Any] | None:
     """Return the result of `server/discover`; None if the server supports no common version of the stateless protocol.
 
     Raises:
+        HttpRefused: the server wants credentials, or other ones.
         ServerDied: the connection ended.
     """
     version = MODERN_VERSIONS[-1]
@@ -114,6 +120,8 @@ async def _discover(connection: Connection) -> dict[str, Any] | None:
     except RpcError as exc:
         if isinstance(exc, ConnectionEnded):
             raise ServerDied(connection.server, await connection.describe_end(exc)) from None
+        if isinstance(exc, HttpRefused) and exc.status in (401, 403):
+            raise
         return None
     return result if _common_versions(result) else None
 

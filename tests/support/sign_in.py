@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
@@ -66,6 +67,13 @@ def login(
                 with contextlib.suppress(OSError):
                     stream.close()
     return Ran(code, "".join(said), "")
+
+
+def login_options(said: str) -> list[str]:
+    """The options of the first `asyncfc-mcp login` that a text says to run, without the name of the server."""
+    command = said.partition("asyncfc-mcp login ")[2].splitlines()[0]
+    words = shlex.split(command)
+    return words[1:3] if words[1:2] == ["--scope"] else []
 
 
 def logged_in(stage: Stage, config: Path, server: str, *options: str, login_as: str = "alice") -> str:
