@@ -98,6 +98,12 @@ class AuthorizationServer(ThreadedApp):
         super().__init__(host)
         self.path = path
         self.issuer = f"{self.origin}{path}"
+        self.token_gate = threading.Event()
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, and behave well again."""
         self.expires_in: int | None = 3600
         self.says_expires_in: Any = None
         self.rotates = self.refreshes = self.approves = self.registers = True
@@ -114,10 +120,8 @@ class AuthorizationServer(ThreadedApp):
         self.clients: dict[str, Client] = {}
         self.requests: Counter[str] = Counter()
         self.seen: list[tuple[str, Json]] = []
-        self.token_gate = threading.Event()
         self.token_gate.set()
         self.clock = time.time
-        self._key = ec.generate_private_key(ec.SECP256R1())
         self._codes: dict[str, _Code] = {}
         self._access: dict[str, Issued] = {}
         self._refresh: dict[str, Issued] = {}
@@ -406,6 +410,10 @@ class ProtectedServer(ThreadedApp):
         self.authorization = authorization
         self.path = path
         self.url = f"{self.origin}{path}"
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, and behave well again."""
         self.challenge: str | None = None
         self.says_metadata = self.serves_metadata = True
         self.scope: str | None = None

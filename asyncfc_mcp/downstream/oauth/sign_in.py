@@ -5,8 +5,8 @@ the caller's, and so is asking before it opens: this only says which address to 
 """
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import anyio
@@ -42,8 +42,10 @@ from asyncfc_mcp.downstream.oauth.records import Grant, Registration
 from asyncfc_mcp.downstream.oauth.redirect_listener import listening
 from asyncfc_mcp.downstream.oauth.store import CredentialStore
 from asyncfc_mcp.downstream.oauth.token_endpoint import client_credentials, exchange_code
-from asyncfc_mcp.errors import SignInFailed
+from asyncfc_mcp.errors import SignInFailed, TransportFailure
 
+DISCOVERY_S: Final = 90.0
+"""Timeout for all that comes before the browser, and for tokens without one."""
 SIGN_IN_S: Final = 600.0
 """Timeout for the user in the browser."""
 _DEAD: Final = frozenset({"invalid_client", "unauthorized_client", "invalid_scope"})
@@ -56,12 +58,6 @@ _DEAD_PAGE: Final = re.compile(
     re.IGNORECASE,
 )
 """Matches the page of an authorization server that does not know a client. It may not redirect then (RFC 6749)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Discovered:
-    resource: ProtectedResource
-    server: AuthorizationServer
 
 
 class SignIn:
@@ -94,7 +90,7 @@ class SignIn:
         """
         redirect_uri = redirect_uri or self._oauth.redirect_uri
         earlier = self._store.load_grant(self._server, self._spec.url)
-        async with OAuthHttp(self._server, self._spec.url) as http:
+        async with self._in_time(), OAuthHttp(self._server, self._spec.url) as http:
             found, challenge = await self._resource(http)
             failure: SignInFailed | None = None
             for issuer in self._candidates(found, earlier):
@@ -146,7 +142,7 @@ class SignIn:
             StoreUnusable: the grant was not saved.
         """
         earlier = self._store.load_grant(self._server, self._spec.url)
-        async with OAuthHttp(self._server, self._spec.url) as http:
+        async with self._in_time(), OAuthHttp(self._server, self._spec.url) as http:
             found, challenge = await self._resource(http)
             failure: SignInFailed | None = None
             for issuer in self._candidates(found, earlier):
@@ -161,6 +157,16 @@ class SignIn:
                 self._store.save_grant(self._server, self._spec.url, grant)
                 return grant
             raise failure or NoAuthorizationServer(self._server, found.issuers)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncGenerator[None]:
+        """Limit the time of all requests together: servers that are slow one after the other name many addresses."""
+        try:
+            with anyio.fail_after(DISCOVERY_S):
+                yield
+        except TimeoutError:
+            failure = TransportFailure(f"did not lead to a sign-in within {DISCOVERY_S:g} s", sent=False)
+            raise AuthorizationServerUnreachable(self._server, self._spec.url, failure) from None
 
     # --- discovery ------------------------------------------------------------------------------------------------
 

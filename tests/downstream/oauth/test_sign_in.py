@@ -100,10 +100,17 @@ class World:
         return self.authorization.check(grant.access_token, self.mcp.url) is not None
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[AuthorizationServer, ProtectedServer]]:
     with AuthorizationServer() as authorization, ProtectedServer(authorization) as mcp:
-        yield World(authorization, mcp)
+        yield authorization, mcp
+
+
+@pytest.fixture
+def world(servers: tuple[AuthorizationServer, ProtectedServer]) -> World:
+    for each in servers:
+        each.reset()
+    return World(*servers)
 
 
 # --- the whole -----------------------------------------------------------------------------------------------------
@@ -570,6 +577,32 @@ async def test_an_unusable_key_is_said_without_its_text(world: World, algorithm:
         await machine_grant("s", world.spec(client_id="robot", private_key=private, algorithm=algorithm), world.store)
     assert "c2VjcmV0" not in str(caught.value)
     assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+async def test_a_server_of_the_older_transport_is_asked_in_its_way(world: World):
+    """With a GET: a POST to the address of its stream would be refused for another reason."""
+    world.mcp.scope = "write"
+    spec = replace(world.spec(), kind="sse")
+    request = await SignIn("s", spec, world.store).begin()
+    assert request.scopes == ("write", "offline_access")
+
+
+async def test_a_server_that_does_not_answer_can_be_signed_in_to_all_the_same(world: World):
+    """Its metadata say how; it may wake up only with a token."""
+    spec = replace(world.spec(), headers={"bad header": "x"})  # no request can be made
+    assert (await SignIn("s", spec, world.store).begin()).server.issuer == world.authorization.issuer
+
+
+async def test_slow_servers_do_not_hold_a_sign_in(world: World, monkeypatch: pytest.MonkeyPatch):
+    """All requests before the browser have one limit."""
+    monkeypatch.setattr(sign_in_module, "DISCOVERY_S", 0.2)
+    world.authorization.token_gate.clear()
+    world.authorization.add_client("robot", auth_method="client_secret_basic", secret="s3cret")
+    try:
+        with pytest.raises(AuthorizationServerUnreachable, match=r"within 0\.2 s; try again later"):
+            await machine_grant("s", world.spec(client_id="robot", client_secret="s3cret"), world.store)
+    finally:
+        world.authorization.token_gate.set()
 
 
 async def test_every_failure_is_a_text_for_people(world: World):
