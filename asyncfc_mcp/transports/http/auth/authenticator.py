@@ -9,7 +9,6 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import anyio
@@ -20,7 +19,8 @@ from asyncfc_mcp.errors import BridgeError
 
 MAX_TOKEN_BYTES: Final = 16 << 10
 """Longest token. Those of large directories, with hundreds of groups in them, take about half of it."""
-_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([!-~]+)")
+_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +")
+_PRINTABLE: Final = bytes(range(0x21, 0x7F))
 
 Clock = Callable[[], float]
 """Returns seconds since 1970: tokens expire by the time of day."""
@@ -42,28 +42,33 @@ class Access:
         """True once the token was taken away, before it expired by itself."""
 
 
-@dataclass(frozen=True, slots=True)
 class Token:
     """A bearer token of a request, which is not authenticated yet.
 
-    Args:
-        text: the token itself.
+    Attributes:
         digest: its SHA-256, by which tokens are looked up: the time that a look-up takes then says nothing of the
             tokens that there are, and they are not kept in memory.
     """
 
-    text: str
-    digest: bytes
+    __slots__ = ("_raw", "digest")
 
-    def __repr__(self) -> str:
-        return "Token(…)"
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self.digest = hashlib.sha256(raw).digest()
+
+    @property
+    def text(self) -> str:
+        return self._raw.decode("latin-1")
 
     @staticmethod
     def of(authorization: bytes | None) -> "Token | None":
         """Return the token in an `Authorization` header; None if it holds none."""
-        if authorization is None or (found := _BEARER.fullmatch(authorization)) is None:
+        if authorization is None:
             return None
-        return Token(found[1].decode("ascii"), hashlib.sha256(found[1]).digest())
+        found = _BEARER.match(authorization)
+        raw = b"" if found is None else authorization[found.end() :]
+        # Faster than a pattern for long tokens.
+        return Token(raw) if raw and not raw.translate(None, _PRINTABLE) else None
 
 
 class NotAuthenticated(BridgeError):
@@ -123,4 +128,4 @@ class Authenticator(Protocol):
 
 def is_over(access: Access, clock: Clock = time.time) -> bool:
     """Return whether an access has ended."""
-    return access.revoked or clock() >= access.expires_at
+    return access.revoked or (access.expires_at != math.inf and clock() >= access.expires_at)

@@ -122,7 +122,7 @@ class Entrance:
             except CannotAuthenticate as exc:
                 delay = (b"retry-after", str(exc.retry_after_s).encode())
                 raise Refusal(503, f"{exc}\n".encode(), _TEXT, delay) from None
-        if self.is_over(access):
+        if is_over(access, self._clock):
             raise self._refused("the token has expired", path)
         return access
 
