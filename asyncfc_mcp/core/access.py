@@ -138,4 +138,12 @@ class AccessRules:
             tokens: tokens of an authorization server are accepted, whose subjects and scopes are not known.
         """
         names = {EVERYONE, *people, *(f"{PERSON}{name}" for name in people)}
-        return [name for name in self._entries if name not in names and not (tokens and not name.startswith(PERSON))]
+
+        def may_apply(name: str) -> bool:
+            if name in names:
+                return True
+            if name.startswith(GRANT):
+                return tokens or bool(people)
+            return tokens and not name.startswith(PERSON)
+
+        return [name for name in self._entries if not may_apply(name)]

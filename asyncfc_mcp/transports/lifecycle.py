@@ -7,7 +7,7 @@ Owns the drain: after the end of input, or a first SIGTERM over HTTP, accepted r
 import logging
 import signal
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -15,10 +15,13 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.config.settings import Settings
+from asyncfc_mcp.core.access import AccessRules
 from asyncfc_mcp.core.futures import State
 from asyncfc_mcp.engine.api import Engine
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.errors import NotDrained
+from asyncfc_mcp.quotation import said
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +141,21 @@ async def stop_on_signals(terminate: Callable[[], bool] | None = None) -> AsyncG
         await tg.start(watch)
         yield
         tg.cancel_scope.cancel()
+
+
+def warn_of_useless_access(settings: Settings, people: Collection[str] = (), *, tokens: bool = False) -> None:
+    """Log a line about entries of `access` that apply to nobody who can use this endpoint.
+
+    Args:
+        people, tokens: see `AccessRules.useless`.
+    """
+    useless = [] if settings.access is None else AccessRules(settings.access).useless(people=people, tokens=tokens)
+    if useless:
+        logger.warning(
+            "asyncfc.access: %s: no principal of that name, or with that scope, can use this bridge as it was started "
+            "(--auth-tokens, --auth-jwt)",
+            ", ".join(map(said, useless[:10])),
+        )
 
 
 async def warn_of_unordered_tools(bridge: Bridge) -> None:

@@ -25,7 +25,7 @@ from asyncfc_mcp.jsonrpc.line_writer import LineWriter
 from asyncfc_mcp.jsonrpc.peer import Peer
 from asyncfc_mcp.jsonrpc.pipes import FdSink, FdSource
 from asyncfc_mcp.protocol import PROBES, Deferred
-from asyncfc_mcp.transports.lifecycle import drain, stop_on_signals, warn_of_unordered_tools
+from asyncfc_mcp.transports.lifecycle import drain, stop_on_signals, warn_of_unordered_tools, warn_of_useless_access
 from asyncfc_mcp.upstream.envelope import has_envelope, read_envelope, wrong_era
 from asyncfc_mcp.upstream.request import Params, Session
 from asyncfc_mcp.upstream.server import Upstream
@@ -155,6 +155,7 @@ async def serve_stdio(bridge: Bridge) -> None:
     """Serve one client on the standard streams until it closes them or the parent process exits, and accepted requests
     are finished (`drain_s`). A signal ends both at once."""
     parent = os.getppid()
+    warn_of_useless_access(bridge.settings)
     async with stop_on_signals(), bridge.open():
         upstream = Upstream(bridge, pipe=True)
         orphaned = anyio.Event()

@@ -22,13 +22,13 @@ from asyncfc_mcp.transports.http.auth.configured import anyone_at, authenticator
 from asyncfc_mcp.transports.http.options import HttpOptions, UnusableOptions
 from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.transports.http.routes import http_app
-from asyncfc_mcp.transports.lifecycle import hand_over, stop_on_signals, warn_of_unordered_tools
+from asyncfc_mcp.transports.lifecycle import hand_over, stop_on_signals, warn_of_unordered_tools, warn_of_useless_access
 from asyncfc_mcp.upstream.server import Upstream
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from asyncfc_mcp.transports.http.auth.authenticator import Authenticator
+    from asyncfc_mcp.transports.http.auth.token_file import TokenFile
     from asyncfc_mcp.transports.http.streamable import StreamableHttp
     from asyncfc_mcp.transports.http.uvicorn_protocol import HttpProtocol
 
@@ -101,6 +101,7 @@ async def serve_http(
     options.check()
     _check_passed_on(bridge, options)
     persons = None if options.tokens is None else _token_file(options.tokens)
+    warn_of_useless_access(settings, () if persons is None else persons.names, tokens=options.issuer is not None)
     public = not options.authenticated and anyone_at(options) is PUBLIC
     scopes = frozenset(scope for each in settings.required_scopes.values() for scope in each)
     proxies = TrustedProxies(options.proxies) if options.proxies else None
@@ -192,7 +193,7 @@ def _check_passed_on(bridge: Bridge, options: HttpOptions) -> None:
     )
 
 
-def _token_file(path: Path) -> "Authenticator":
+def _token_file(path: Path) -> "TokenFile":
     from asyncfc_mcp.transports.http.auth.token_file import TokenFile
 
     return TokenFile(path)

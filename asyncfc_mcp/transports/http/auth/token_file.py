@@ -154,6 +154,11 @@ class TokenFile:
         self._admit(self._read())
 
     @property
+    def names(self) -> set[str]:
+        """Names of the persons that have a token at present."""
+        return {access.principal.name for access in self._access.values() if access.principal.name is not None}
+
+    @property
     def anyone(self) -> Access | None:
         """See `Authenticator`."""
         return None
