@@ -155,7 +155,7 @@ class SignInFailed(BridgeError):
 
     def __init__(self, server: str, why: str, advice: str = "") -> None:
         super().__init__(f"sign-in to {server!r} failed: {why}" + (f"; {advice}" if advice else ""))
-        self.server = server
+        self.server, self.why = server, why
 
 
 class CallerCredentialsRefused(SignInNeeded):

@@ -89,7 +89,7 @@ A server at a URL that has no credentials in its entry (no header `Authorization
 | `metadata_url` | The URL of the authorization server's metadata, in place of discovery. |
 | `resource` | The resource indicator, in place of the server's URL. |
 
-`"oauth": false` turns sign-in off. The same keys in the spelling of hosts are accepted: Claude Code's (`clientId`, `callbackPort`, `authServerMetadataUrl`, `scopes`), those of VS Code, opencode and Gemini CLI, Cursor's `auth` (`CLIENT_ID`, `CLIENT_SECRET`, `scopes`), and Codex's `scopes` and `oauth_resource`. Other keys are ignored with a warning.
+`"oauth": false` turns sign-in off. See [Sign-in to servers](sign-in.md) for `asyncfc-mcp login`, several accounts, machines, and what is stored. The same keys in the spelling of hosts are accepted: Claude Code's (`clientId`, `callbackPort`, `authServerMetadataUrl`, `scopes`), those of VS Code, opencode and Gemini CLI, Cursor's `auth` (`CLIENT_ID`, `CLIENT_SECRET`, `scopes`), and Codex's `scopes` and `oauth_resource`. Other keys are ignored with a warning.
 
 ### Tool names
 

@@ -186,7 +186,7 @@ class Login:
                 except RedirectUnusable as exc:
                     if not pasted:
                         raise
-                    self._say(f"{exc}, or paste the whole address")
+                    self._say(f"Not used: {exc.why}. Paste the whole address, from http:// to its end.")
         raise NobodySignedIn(self._name, SIGN_IN_S)
 
     # --- what is said in the end ---------------------------------------------------------------------------------

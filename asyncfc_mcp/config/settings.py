@@ -361,7 +361,7 @@ class Settings:
     )
     credentials: Literal["file", "keyring"] = setting(
         "file",
-        "Where the tokens of servers that were [signed in](security.md) to are kept: in private files of the user's "
+        "Where the tokens of servers that were [signed in](sign-in.md) to are kept: in private files of the user's "
         "state folder, or in the `keyring` of the operating system. Needs `asyncfc-mcp[keyring]`.",
     )
     journal: str = setting(

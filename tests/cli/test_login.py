@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from asyncfc_mcp.cli.login import has_display
+from asyncfc_mcp.downstream.oauth.file_store import FileStore
 from tests.support.authorization_server import AuthorizationServer, ProtectedServer, browse, get
 from tests.support.client import PATIENCE, eventually, text_of
 from tests.support.stage import Ran, Stage, free_port, stage_in
@@ -160,12 +161,13 @@ def test_a_second_sign_in_is_not_made(scene: Scene) -> None:
 
 def test_a_running_bridge_goes_on_after_a_sign_in(scene: Scene) -> None:
     """It says what to run, and that needs no more than the name: the bridge's configuration is known."""
-    bridge = scene.stage.serve("--config", str(scene.config))
+    bridge = scene.stage.wire(scene.stage.command("serve", "--config", str(scene.config)), env=scene.browser)
 
     def listed() -> str:
         return text_of(bridge.call("list_futures", {}))
 
     eventually(lambda: "docs: needs sign-in: asyncfc-mcp login docs" in listed(), "the sign-in is asked for")
+    assert not (scene.stage.folder / "browsed").exists()  # the bridge itself opens none
     ran = scene.run("login", "docs", **scene.browser)
     assert ran.code == 0, ran
     bridge.wait_for_tools("docs__echo")
@@ -311,6 +313,28 @@ def test_a_machine_signs_in_without_a_browser(scene: Scene) -> None:
     assert scene.authorization.requests["authorize"] == 0
     shown = scene.run("inspect", "--config", str(scene.config)).stdout
     assert "docs: client credentials, token expires in 60 min, scopes: read" in shown
+
+
+def test_two_entries_with_one_url_are_two_accounts(scene: Scene) -> None:
+    """Each has tokens of its own; the registration of this program is shared."""
+    scene.config = scene.write({}, home={"url": scene.server.url, "oauth": {"callbackPort": scene.port}})
+    scene.login()
+    scene.authorization.subject = "bob"
+    ran = scene.run("login", "home", "--config", str(scene.config), **scene.browser)
+    assert "Signed in to home." in ran.stdout
+    assert scene.stored() == ["client", "grant", "grant"]
+    bridge = scene.stage.serve("--config", str(scene.config))
+    bridge.wait_for_tools("docs__echo", "home__echo")
+    for name, subject in (("docs", "alice"), ("home", "bob")):
+        assert text_of(bridge.outcome(bridge.submit(f"{name}__echo", {"text": name}).id)) == name
+        grant = FileStore(scene.stage.folder / "state" / "oauth").load_grant(name, scene.server.url)
+        assert grant is not None
+        issued = scene.authorization.check(grant.access_token)
+        assert issued is not None
+        assert issued.subject == subject
+        assert f"Bearer {grant.access_token}" in scene.server.authorizations
+    scene.run("logout", "docs", "--config", str(scene.config))
+    assert text_of(bridge.outcome(bridge.submit("home__echo", {"text": "still"}).id)) == "still"
 
 
 def test_signing_out_revokes_and_deletes(scene: Scene) -> None:
