@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncfc_mcp.errors import BridgeError
+from asyncfc_mcp.quotation import for_terminal
 
 if TYPE_CHECKING:
     from asyncfc_mcp.cli.install.hosts import Machine
@@ -236,7 +237,7 @@ def _carry_out(make: "Callable[[], Plan]", records: "Records", *, dry_run: bool,
 
 def _show(plan: "Plan") -> None:
     if plan.is_empty:
-        click.echo("\n".join([*plan.notes, plan.done]))
+        click.echo(for_terminal("\n".join([*plan.notes, plan.done])))
         return
     click.echo(plan.shown(colour=_on_terminal() and "NO_COLOR" not in os.environ))
 
@@ -251,8 +252,8 @@ def _finish(plan: "Plan", records: "Records", *, shown: bool = False) -> None:
     if not plan.is_empty and not shown:
         _show(plan)
     elif plan.is_empty and plan.notes:
-        click.echo("\n".join(plan.notes))
+        click.echo(for_terminal("\n".join(plan.notes)))
     copies = carry_out(plan, records)
-    click.echo(plan.done)
+    click.echo(for_terminal(plan.done))
     if copies:
         click.echo(f"Copies of what was there before: {', '.join(map(str, copies))}", err=True)

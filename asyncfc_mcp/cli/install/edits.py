@@ -1,10 +1,13 @@
 """Interface of the formats in which entries are inserted and removed.
 
-Pure. Owns what an edit is. Formats are `json_format`, `toml_format` and `yaml_format`; `documents` checks their edits.
+Pure. Owns what an edit is, and strings as all formats write them. Formats are `json_format`, `toml_format` and
+`yaml_format`; `documents` checks their edits.
 """
 
+import json
+import re
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 Path = tuple[str, ...]
 
@@ -55,3 +58,13 @@ class Format(Protocol):
     def rendered(self, path: Path, name: str, entry: Any) -> str:
         """Return a document of this entry only."""
         ...
+
+
+_ESCAPED: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
+"""Characters that some format takes for a line end, or does not allow."""
+
+
+def dumped(value: Any, indent: str | None = None) -> str:
+    """Return a value as JSON whose strings are also strings of YAML, and of TOML."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -72,9 +72,16 @@ class Snapshot:
             raise ConfigError(str(self.path), "", "the file is no text", "a text in UTF-8") from None
 
     def encoded(self, text: str) -> bytes:
-        """Return a new text in its encoding."""
+        """Return a new text in its encoding.
+
+        Raises:
+            NotWritable: it has characters that the encoding has not.
+        """
         mark, encoding = self._encoding()
-        return mark + text.encode(encoding)
+        try:
+            return mark + text.encode(encoding)
+        except ValueError:
+            raise NotWritable(self.path, f"a value cannot be written in {encoding}") from None
 
     def _encoding(self) -> tuple[bytes, str]:
         data = self.data or b""

@@ -266,7 +266,13 @@ def _merged(
         config_change = old
     elif old is not None and old.is_current(config.data):
         config_change = Change(config_change.file, old.before, config_change.after)
-    return _with(record, change, config_change, (*earlier.moved, *record.moved))
+    moved = {each.name: each for each in earlier.moved}
+    for each in record.moved:
+        # After a run that was killed, it is in the configuration already, and was added by that run.
+        known = moved.get(each.name)
+        again = known is not None and each.added is None and known.as_name == each.as_name
+        moved[each.name] = replace(each, added=known.added) if known is not None and again else each
+    return _with(record, change, config_change, tuple(moved.values()))
 
 
 def _with(

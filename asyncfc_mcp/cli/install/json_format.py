@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from asyncfc_mcp.cli.install.edits import Insertion, Path
+from asyncfc_mcp.cli.install.edits import Insertion, Path, dumped
 
 _TOKEN: Final = re.compile(
     r'(?P<skip>[ \t\r\n]+|//[^\n]*|/\*.*?\*/)|(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<mark>[{}\[\]:,])'
@@ -126,8 +126,8 @@ class _Style:
     def value(self, entry: Any, indentation: str) -> str:
         """Return the text of a value whose first line begins at this indentation."""
         if self.single_line:
-            return json.dumps(entry, ensure_ascii=False)
-        lines = json.dumps(entry, ensure_ascii=False, indent=self.unit).split("\n")
+            return dumped(entry)
+        lines = dumped(entry, self.unit).split("\n")
         return f"{self.newline}{indentation}".join(lines)
 
 
@@ -175,7 +175,7 @@ class JsonFormat:
         members = node.members
         if members is None:
             raise ValueError("there is no object at the top")
-        key = json.dumps(path[-1], ensure_ascii=False)
+        key = dumped(path[-1])
         last = members[-1] if members else None
         inline = style.single_line
         if last is None:
@@ -290,4 +290,4 @@ class JsonFormat:
         return self._document(value)
 
     def _document(self, value: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+        return dumped(value, "  ") + "\n"

@@ -106,7 +106,7 @@ class Plan:
         parts = [edit.diff(colour=colour) for edit in self.edits]
         if self.command is not None:
             parts.append(f"$ {shown_command([Path(self.command.words[0]).name, *self.command.words[1:]])}")
-        return "\n".join([*parts, *self.notes])
+        return "\n".join([*parts, *map(one_line, self.notes)])
 
 
 def carry_out(plan: Plan, records: Records) -> list[Path]:

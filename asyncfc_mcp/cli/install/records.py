@@ -121,7 +121,7 @@ class Records:
             OSError: it cannot be written.
         """
         make_folder(self.folder)
-        text = json.dumps(_to_json(installation), ensure_ascii=False)
+        text = json.dumps(_to_json(installation))
         replace_private(self._path(installation.file, installation.name), [text.encode()], durable=True)
 
     def forget(self, installation: Installation) -> None:

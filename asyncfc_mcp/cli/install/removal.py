@@ -58,14 +58,16 @@ def plan_uninstall(request: Request) -> Plan:
     if entry is not None and not is_bridge(entry):
         raise NotTheBridge(host, name, file)
     done = f"Removed from {host.name} ({file})."
-    command = None if moved or entry is None else _own_command(request, file, table)
+    # What was done by an edit of the file is undone by one.
+    edited = record is not None and record.change is not None and request.via is None
+    command = None if moved or entry is None or edited else _own_command(request, file, table)
     if command is not None:
         return Plan(done, command=command, forget=record)
     check_writable(before)
     notes: list[str] = []
     after = _host_after(request, record, before, document, table, notes)
     shown = shown_words([*servers.values(), *(each.entry for each in moved)])
-    edits = [FileEdit(before, after, shown)]
+    edits = [FileEdit(before, after, shown)] if after != before.data else []
     if record is not None and moved:
         edit = _config_edit(record, request.records, notes)
         if edit is not None:
@@ -126,7 +128,7 @@ def _put_back(document: Document, table: KeyPath, moved: Moved) -> None:
 
 def _config_edit(record: Installation, records: Records, notes: list[str]) -> FileEdit | None:
     """Return the edit of the bridge's configuration; None if it stays as it is."""
-    others = [each for each in records.all() if each.config == record.config and each != record]
+    others = [each for each in records.all() if each.config == record.config and each != record and _is_there(each)]
     if others:
         notes.append(f"{record.config} keeps the servers, since {others[0].host} uses it, too.")
         return None
@@ -153,6 +155,15 @@ def _config_edit(record: Installation, records: Records, notes: list[str]) -> Fi
     check_writable(config)
     emptied = change is not None and change.before is None and not _is_used(document.value, table)
     return FileEdit(config, None if emptied else config.encoded(document.text), shown)
+
+
+def _is_there(installation: Installation) -> bool:
+    """Return whether the host of another record still has the bridge."""
+    try:
+        document = Document(installation.file, snapshot(Path(installation.file)).text)
+        return is_bridge(document.table(installation.table).get(installation.name))
+    except BridgeError:
+        return True
 
 
 def _is_used(value: dict[str, Any], table: KeyPath) -> bool:

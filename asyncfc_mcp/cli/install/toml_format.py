@@ -4,14 +4,13 @@ Pure. Owns which lines belong to an entry. Values are written by tomlkit, which 
 (inline tables, dotted keys).
 """
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final, cast
 
-from asyncfc_mcp.cli.install.edits import Insertion, Path
+from asyncfc_mcp.cli.install.edits import Insertion, Path, dumped
 
 _HEADER: Final = re.compile(r"[ \t]*(\[\[?)([^\]\n]*(?:\"[^\"\n]*\"[^\]\n]*)*)\]\]?[ \t]*(?:#[^\n]*)?$")
 
@@ -28,7 +27,7 @@ class TomlFormat:
         """See `Format`."""
         newline = "\r\n" if "\r\n" in text else "\n"
         block = self.rendered(path, name, entry) if raw is None else raw
-        block = newline.join(block.splitlines()) + newline
+        block = newline.join(line.rstrip("\r") for line in block.rstrip("\n").split("\n")) + newline
         lead = ("" if not text or text.endswith("\n") else newline) + (newline if text.strip() else "")
         return text + lead + block, Insertion((*path, name), lead + block, 0)
 
@@ -46,7 +45,7 @@ class TomlFormat:
         inside = False
         # Blank lines and comments before a header belong to the table of that header.
         pending: list[str] = []
-        for line in text.splitlines(keepends=True):
+        for line in re.findall(r"[^\n]*\n|[^\n]+$", text):
             if match := _HEADER.match(line.rstrip("\r\n")):
                 inside = _key(match[2])[: len(path)] == path
                 (removed if inside and removed else kept).extend(pending)
@@ -108,14 +107,21 @@ class TomlFormat:
         lines.append(f"[{'.'.join(map(_bare, path))}]")
         for key, value in table.items():
             if not isinstance(value, dict):
-                lines.append(f"{_bare(key)} = {_tomlkit().item(value).as_string()}")
+                lines.append(f"{_bare(key)} = {_value(value)}")
         for key, value in table.items():
             if isinstance(value, dict):
                 self._table((*path, key), cast("dict[str, Any]", value), lines)
 
 
+def _value(value: Any) -> str:
+    """Return a value in one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, cast('list[Any]', value)))}]"
+    return dumped(value) if isinstance(value, str) else str(_tomlkit().item(value).as_string())
+
+
 def _bare(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else dumped(key)
 
 
 def _key(text: str) -> Path:

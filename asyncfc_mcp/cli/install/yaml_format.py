@@ -4,12 +4,11 @@ Pure. Owns the lines of an entry, and the text of a new one. Nodes are found by 
 used, since it changes quotes, widths and blank lines that it does not keep.
 """
 
-import json
 import re
 from importlib import import_module
 from typing import Any, Final, cast
 
-from asyncfc_mcp.cli.install.edits import Insertion, Path
+from asyncfc_mcp.cli.install.edits import Insertion, Path, dumped
 
 _PLAIN: Final = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _WORDS: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
@@ -40,7 +39,7 @@ class YamlFormat:
         key, node = member
         if _is_mapping(node) and node.flow_style:
             at = node.end_mark.index - 1
-            piece = (", " if node.value else "") + f"{json.dumps(name)}: {json.dumps(entry, ensure_ascii=False)}"
+            piece = (", " if node.value else "") + f"{dumped(name)}: {dumped(entry)}"
             return text[:at] + piece + text[at:], Insertion((*path, name), piece)
         column = 2
         if _is_mapping(node) and node.value:
@@ -50,7 +49,11 @@ class YamlFormat:
             at = _line_end(text, key.end_mark.index)
         else:
             raise ValueError(f"{top!r} is no block of keys")
-        lines = raw.splitlines() if raw is not None else self._lines({name: entry}, " " * column)
+        lines = (
+            [line.rstrip("\r") for line in raw.rstrip("\n").split("\n")]
+            if raw is not None
+            else self._lines({name: entry}, " " * column)
+        )
         piece = "".join(newline + line for line in lines)
         return text[:at] + piece + text[at:], Insertion((*path, name), piece)
 
@@ -164,4 +167,4 @@ def _scalar(value: Any) -> str:
     """Return a scalar, or an empty or nested collection, in YAML."""
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return dumped(value)

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asyncfc_mcp.cli.install.documents import Document, EditRefused
@@ -188,6 +188,45 @@ def test_a_broken_document_is_refused_with_its_place(file: str, text: str, words
     """Before anything is changed."""
     with pytest.raises(ConfigError, match=words):
         Document(file, text)
+
+
+ANY_ENTRY = st.fixed_dictionaries(
+    {"command": STRINGS, "args": st.lists(st.text(max_size=5), max_size=2)},
+    optional={"env": st.dictionaries(STRINGS, STRINGS, max_size=2), "enabled": st.booleans(), "n": st.integers(0, 9)},
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(["x.json", "x.toml", "x.yaml"]), STRINGS.filter(bool), ANY_ENTRY, ANY_ENTRY)
+@example(
+    "x.yaml",
+    "\x85",
+    {"command": "\u2028 a", "args": ["\ufeff", "\x7f", "a: b", "- c", "#", "~", "1e3"]},
+    {"command": "0o7"},
+)
+@example(
+    "x.toml",
+    "a.b\n",
+    {"command": "\x7f\x85", "args": ["\U0001f600", "\u2028[x]"], "env": {"a b": "\r\n"}},
+    {"command": ""},
+)
+def test_any_entry_can_be_written_in_every_format(file: str, name: str, entry: Any, other: Any) -> None:
+    """Its value is the same when it is read, moved and put back, whatever its texts hold."""
+    document = Document(file, "")
+    document.insert(TABLE, "other", other)
+    before = document.text
+    insertion = document.insert(TABLE, name, entry) if name != "other" else None
+    if insertion is None:
+        return
+    assert document.table(TABLE) == {"other": other, name: entry}
+    raw = document.remove(TABLE, name)
+    assert document.table(TABLE) == {"other": other}
+    document.insert(TABLE, name, entry, raw)
+    assert document.table(TABLE)[name] == entry
+    document = Document(file, before)
+    insertion = document.insert(TABLE, name, entry)
+    document.undo(TABLE, name, insertion)
+    assert document.text == before
 
 
 # --- TOML ----------------------------------------------------------------------------------------------------------

@@ -410,6 +410,17 @@ def test_encodings_are_kept(home: Home, run: Run, data: bytes) -> None:
     assert file.read_bytes() == data
 
 
+def test_texts_that_no_encoding_has_are_moved_as_escapes(home: Home, run: Run) -> None:
+    """A half of a surrogate pair, and what a terminal would take for a command."""
+    text = '{"mcpServers": {"a\\u001b[2J": {"command": "\\ud800", "args": ["\\u001b[31m"]}}}'
+    file = home.add("cursor", text)
+    output = run("install", "cursor", "--wrap", "--yes").output
+    assert json.loads(home.config.read_text()) == json.loads(text)
+    output += run("uninstall", "cursor", "--yes").output
+    assert file.read_text() == text
+    assert "\x1b" not in output
+
+
 def test_links_and_modes_are_kept(home: Home, run: Run) -> None:
     """Of a file that is kept elsewhere, as in a repository of dotfiles."""
     home.servers()
@@ -479,6 +490,54 @@ def test_a_failure_in_between_loses_nothing(home: Home, run: Run, monkeypatch: p
     assert "No space left" in run("install", "cursor", "--yes", code=2).error
     assert file.read_text() == text
     assert [path.name for path in file.parent.iterdir()] == ["mcp.json"]
+
+
+KILLED = """
+import os, sys
+from asyncfc_mcp.cli.install import plans
+from asyncfc_mcp.cli.main import main
+left = [int(sys.argv.pop(1))]
+def killed(function):
+    def call(*args, **kwargs):
+        if not left[0]:
+            os._exit(9)
+        left[0] -= 1
+        return function(*args, **kwargs)
+    return call
+plans.write = killed(plans.write)
+plans.Records.save = killed(plans.Records.save)
+plans.Records.forget = killed(plans.Records.forget)
+main()
+"""
+
+
+@pytest.mark.parametrize("host", ["cursor", "codex", "goose"])
+@pytest.mark.parametrize("steps", range(4))
+def test_a_run_that_is_killed_loses_no_server(home: Home, run: Run, host: str, steps: int) -> None:
+    """Between any two writes, in both directions: each server is in the host or in the configuration, and the next
+    run ends what was begun."""
+    file = home.add(host, file_of(host))
+    before = home.files()
+
+    def servers() -> set[str]:
+        found = set(Document(str(file), file.read_text()).table(HOSTS[host].table))
+        return found | set(json.loads(home.config.read_text())["mcpServers"] if home.config.exists() else ())
+
+    def kill(*words: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(steps), *words, "--yes"], cwd=home.project, check=False,
+            capture_output=True,
+        )  # fmt: skip
+        assert done.returncode == (9 if steps < 3 else 0)
+        assert {"github", "two"} <= servers()
+
+    kill("install", host, "--wrap")
+    run("install", host, "--wrap", "--yes")
+    assert set(json.loads(home.config.read_text())["mcpServers"]) == {"github", "two"}
+    kill("uninstall", host)
+    if steps < 3:
+        run("uninstall", host, "--yes")
+    assert home.files() == before
 
 
 def test_installations_at_the_same_time_wait_for_each_other(home: Home) -> None:
