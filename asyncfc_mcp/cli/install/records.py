@@ -16,6 +16,8 @@ from asyncfc_mcp.cli.install.edits import Insertion
 from asyncfc_mcp.private_files import make_folder, read_private, replace_private
 
 _VERSION: Final = 1
+MAX_COPIES: Final = 20
+"""Maximum number of copies of one file that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +145,6 @@ class Records:
         replace_private(path, [data])
         _prune(folder, file)
         return path
-
-
-MAX_COPIES: Final = 20
-"""Copies of one file that are kept."""
 
 
 def _prune(folder: Path, file: Path) -> None:
