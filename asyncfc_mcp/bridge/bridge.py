@@ -8,6 +8,7 @@ them together.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -26,7 +27,7 @@ from asyncfc_mcp.bridge.shape_learner import ShapeLearner
 from asyncfc_mcp.bridge.sign_ins import SignIn, SignIns
 from asyncfc_mcp.bridge.stopping import Stopping
 from asyncfc_mcp.bridge.tool_routes import ToolRoute, as_typed
-from asyncfc_mcp.bridge.views import Views
+from asyncfc_mcp.bridge.views import View, Views
 from asyncfc_mcp.config.caller_headers import uses_callers
 from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig
 from asyncfc_mcp.core import references
@@ -95,10 +96,11 @@ class Bridge:
                 connect_caller,
                 directory,
                 self.server_requests,
+                lambda credentials: self.forwarding.has_subscriptions(credentials),
             )
         callers = self._callers
         access = config.settings.access
-        self.views = Views(self.directory, None if access is None else AccessRules(access))
+        self.views = Views(self.directory, None if access is None else AccessRules(access), callers)
         self.sign_ins = SignIns(
             engine,
             self.downstreams,
@@ -119,7 +121,7 @@ class Bridge:
         hosting = engine.hosting
         relay = None if hosting is None else hosting.relay
         self._guests = Guests() if relay is None else Guests(lambda: relay.replicas)
-        self.forwarding = Forwarding(engine, self.downstreams, relay, self._guests)
+        self.forwarding = Forwarding(engine, self.downstreams, relay, self._guests, callers)
         self._hosts, self._relaying = None, None
         if hosting is not None:
             self._relaying = Relaying(
@@ -175,14 +177,21 @@ class Bridge:
 
     # --- callers -------------------------------------------------------------------------------------------------
 
-    def enter(self, principal: Principal) -> None:
+    def enter(self, principal: Principal) -> str | None:
         """Take note of a request: the servers that get credentials of its caller are connected with those that it has.
+        Return their key; None where no server gets any.
 
         Raises:
             TooManyCallers: see `CallerConnections.use`.
         """
+        return None if self._callers is None else self._callers.use(principal).key
+
+    def observe_lists(self, observer: Callable[[View, frozenset[str]], None]) -> None:
+        """Have `observer` called with the whole view whose listings changed, and their kinds (see
+        `Directory.observe`)."""
+        self.directory.observe(partial(observer, self.views.everything))
         if self._callers is not None:
-            self._callers.use(principal)
+            self._callers.observe(lambda connected, kinds: observer(self.views.whole_of(connected), kinds))
 
     # --- submitting ----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
@@ -50,7 +49,7 @@ MakeDirectory = Callable[[Mapping[str, Downstream], Sequence[tuple[str, str]]], 
 """Makes the directory of a caller, of its connections and of the servers that lack a credential, each with a reason."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Connected:
     """The connections of one caller, and their use."""
 
@@ -181,7 +180,7 @@ class CallerConnections:
         self._callers: dict[str, Connected] = {}
         """By key, least recently used first."""
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._observers: list[Callable[[str, frozenset[str]], None]] = []
+        self._observers: list[Callable[[Connected, frozenset[str]], None]] = []
         self.log_level: str | None = None
         """Least level of log messages that clients want of servers of handshake versions."""
 
@@ -200,8 +199,8 @@ class CallerConnections:
             self._tasks = None
             self._callers.clear()
 
-    def observe(self, observer: Callable[[str, frozenset[str]], None]) -> None:
-        """Have `observer` called with the key of each caller whose listings changed, and their kinds."""
+    def observe(self, observer: Callable[[Connected, frozenset[str]], None]) -> None:
+        """Have `observer` called with the connections of each caller whose listings changed, and their kinds."""
         self._observers.append(observer)
 
     # --- for requests --------------------------------------------------------------------------------------------
@@ -301,7 +300,7 @@ class CallerConnections:
                 own.append(downstreams[name])
         directory = handler.directory = self._directory(downstreams, lacking)
         each = Connected(key, directory, downstreams, own, principal.headers, now)
-        directory.observe(partial(self._on_lists, key))
+        directory.observe(lambda kinds: self._on_lists(key, kinds))
         self._tasks.start_soon(self._run, each)
         return each
 
@@ -322,8 +321,10 @@ class CallerConnections:
                 del self._callers[each.key]
 
     def _on_lists(self, key: str, kinds: frozenset[str]) -> None:
-        for observer in self._observers:
-            observer(key, kinds)
+        each = self._callers.get(key)
+        if each is not None:
+            for observer in self._observers:
+                observer(each, kinds)
 
     def _make_room(self, now: float) -> None:
         if len(self._callers) < self._max_callers:

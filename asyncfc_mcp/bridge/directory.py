@@ -165,6 +165,11 @@ class Directory:
         self._changed.set()
         await change.listed.wait()
 
+    @property
+    def downstreams(self) -> Mapping[str, Downstream]:
+        """Server → its connection."""
+        return self._downstreams
+
     def observe(self, observer: Callable[[frozenset[str]], None]) -> None:
         """Have `observer` called with the kinds of listings (see `snapshot.LISTINGS`) that changed."""
         self._observers.append(observer)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import anyio
 
+from asyncfc_mcp.bridge.caller_connections import CallerConnections
 from asyncfc_mcp.bridge.executor import passed_on
 from asyncfc_mcp.bridge.guests import Guests
 from asyncfc_mcp.bridge.views import View
@@ -36,6 +37,8 @@ class Forwarding:
     Args:
         relay: leads to the replicas that run the servers which do not run here; None where all do.
         guests: what other replicas want of servers that run here.
+        callers: connections of callers, where a server has one for each. Requests to such a server name the key of the
+            credentials (`View.credentials_for`).
     """
 
     def __init__(
@@ -44,30 +47,52 @@ class Forwarding:
         downstreams: Mapping[str, Downstream],
         relay: Relay | None = None,
         guests: Guests | None = None,
+        callers: CallerConnections | None = None,
     ) -> None:
         self._engine = engine
         self._downstreams = downstreams
+        self._callers = callers
         self._relay = relay
         self._guests = guests or Guests()
         self._users: dict[str, set[Scope]] = {server: set() for server in downstreams}
         """Server → the principals that had a request sent to it."""
-        self._subscribed: dict[tuple[str, str], Scope] = {}
-        """Server and URI of which it was asked to announce changes → for whom. For two principals, one URI may be of
-        two servers."""
+        self._subscribed: dict[tuple[str, str | None, str], Scope] = {}
+        """Server, credentials, and URI of which it was asked to announce changes → for whom. For two principals, one
+        URI may be of two servers."""
 
-    async def ask(self, scope: Scope, server: str, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _downstream(self, server: str, credentials: str | None) -> Downstream:
+        """
+        Raises:
+            CallerCredentialsGone: there is no connection with these credentials any more.
+        """
+        if credentials is None or self._callers is None:
+            return self._downstreams[server]
+        return self._callers.downstream(credentials, server)
+
+    def _of(self, view: View) -> Mapping[str, Downstream]:
+        """Return the connections that a principal uses."""
+        return self._downstreams if view.credentials is None else view.downstreams
+
+    async def ask(
+        self,
+        scope: Scope,
+        server: str,
+        method: str,
+        params: Mapping[str, Any] | None,
+        credentials: str | None = None,
+    ) -> dict[str, Any]:
         """Pass a request that is no tool call on to one server, for the principal of this scope.
 
         Raises:
             CallFailed: it gave no answer.
         """
-        self._users[server].add(scope)
+        self.add_user(server, scope)
         out = dict(params or {})
         meta = passed_on(out.pop("_meta", None))
         if meta:
             out["_meta"] = meta
         try:
-            result = await self._downstreams[server].request(method, out)
+            result = await self._downstream(server, credentials).request(method, out)
         except RunsElsewhere:
             result = await self._ask_elsewhere(scope, server, method, out)
         return without_our_keys(result)
@@ -93,11 +118,11 @@ class Forwarding:
         Raises:
             CallFailed: that server gave no answer, or it cannot be told which one it is.
         """
-        declared = {name: d.snapshot.extensions for name, d in self._downstreams.items() if view.serves(name)}
+        declared = {name: d.snapshot.extensions for name, d in self._of(view).items() if view.serves(name)}
         server = extension_owner(method, declared)
         if server is None:
             raise ProtocolFailure(method, METHOD_NOT_FOUND, "Method not found", method)
-        return await self.ask(scope, server, method, params)
+        return await self.ask(scope, server, method, params, view.credentials_for(server))
 
     async def read_resource(self, scope: Scope, uri: str, params: Mapping[str, Any], view: View) -> dict[str, Any]:
         """Read a resource from its owner (see `owners`). No other server is asked, whatever that one answers.
@@ -109,7 +134,7 @@ class Forwarding:
             CallFailed: it gave no answer; or no server has resources.
         """
         owner = await self._owner_of(scope, uri, "resources/read", view)
-        return await self.ask(scope, owner, "resources/read", params)
+        return await self.ask(scope, owner, "resources/read", params, view.credentials_for(owner))
 
     async def _owner_of(self, scope: Scope, uri: str, method: str, view: View) -> str:
         """Return the server that has a resource, of those that the principal may use.
@@ -122,7 +147,7 @@ class Forwarding:
         linked = () if listed else linking(uri, await self._engine.list_futures(scope))
         serving = [
             name
-            for name, d in self._downstreams.items()
+            for name, d in self._of(view).items()
             if view.serves(name) and d.snapshot.capabilities.get("resources") is not None
         ]
         server = resource_owner(uri, catalog.resources, catalog.templates, linked, serving)
@@ -139,36 +164,37 @@ class Forwarding:
         """
         return await self._owner_of(scope, uri, "resources/subscribe", view)
 
-    async def subscribe(self, scope: Scope, server: str, uri: str) -> None:
+    async def subscribe(self, scope: Scope, server: str, uri: str, credentials: str | None = None) -> None:
         """Have a server announce the changes of a resource.
 
         Raises:
             CallFailed: it refuses.
         """
-        self._users[server].add(scope)
-        self._subscribed[server, uri] = scope  # before its answer: a change may be announced right behind that
+        self.add_user(server, scope)
+        key = server, credentials, uri
+        self._subscribed[key] = scope  # before its answer: a change may be announced right behind that
         try:
-            await self._subscribe_at(scope, server, uri)
+            await self._subscribe_at(scope, server, uri, credentials)
         except BaseException:
-            self._subscribed.pop((server, uri), None)
+            self._subscribed.pop(key, None)
             raise
 
-    async def _subscribe_at(self, scope: Scope, server: str, uri: str) -> None:
+    async def _subscribe_at(self, scope: Scope, server: str, uri: str, credentials: str | None = None) -> None:
         if self._guests.wants(server, uri):
             return  # it was asked already, for another replica
         try:
-            await self._downstreams[server].subscribe(uri)
+            await self._downstream(server, credentials).subscribe(uri)
         except RunsElsewhere:
             await self._ask_elsewhere(scope, server, "resources/subscribe", {"uri": uri})
 
-    async def unsubscribe(self, server: str, uri: str) -> None:
+    async def unsubscribe(self, server: str, uri: str, credentials: str | None = None) -> None:
         """End a subscription at a server; best effort."""
-        scope = self._subscribed.pop((server, uri), None)
+        scope = self._subscribed.pop((server, credentials, uri), None)
         if scope is None or self._guests.wants(server, uri):
             return
         try:
             try:
-                await self._downstreams[server].unsubscribe(uri)
+                await self._downstream(server, credentials).unsubscribe(uri)
             except RunsElsewhere:
                 with anyio.move_on_after(UNSUBSCRIBE_S):  # perhaps no replica runs it, and then nothing has to be ended
                     await self._ask_elsewhere(scope, server, "resources/unsubscribe", {"uri": uri})
@@ -177,12 +203,16 @@ class Forwarding:
 
     def has_subscribed(self, server: str, uri: str) -> bool:
         """Return true where a server was asked to announce the changes of a resource, for clients here."""
-        return (server, uri) in self._subscribed
+        return (server, None, uri) in self._subscribed
+
+    def has_subscriptions(self, credentials: str) -> bool:
+        """Return true where a server was asked to announce changes to the caller with these credentials."""
+        return any(key == credentials for _, key, _ in self._subscribed)
 
     async def renew(self, server: str) -> None:
         """Ask a server again for the notifications that clients want: it runs at another replica than before."""
         try:
-            for (at, uri), scope in list(self._subscribed.items()):
+            for (at, _, uri), scope in list(self._subscribed.items()):
                 if at == server:
                     await self._subscribe_at(scope, server, uri)
             if (level := self._guests.own_level) is not None:
@@ -192,11 +222,11 @@ class Forwarding:
 
     def add_user(self, server: str, scope: Scope) -> None:
         """Record that a principal has a call sent to a server."""
-        self._users[server].add(scope)
+        self._users.setdefault(server, set()).add(scope)
 
     def users_of(self, server: str) -> Set[Scope]:
         """Return the principals that had a request sent to a server, in this run of the bridge."""
-        return self._users[server]
+        return self._users.get(server, set())
 
     async def set_log_level(self, level: str) -> None:
         """Ask all servers that have log messages for those of this level and above."""
@@ -209,7 +239,8 @@ class Forwarding:
 
         with anyio.move_on_after(SET_LEVEL_S):
             async with anyio.create_task_group() as tg:
-                for downstream in self._downstreams.values():
+                of_callers = () if self._callers is None else self._callers.all_downstreams()
+                for downstream in (*self._downstreams.values(), *of_callers):
                     tg.start_soon(set_level, downstream)
 
     async def _set_level_at(self, downstream: Downstream, level: str) -> None:
@@ -221,6 +252,6 @@ class Forwarding:
 
     async def notify_servers(self, method: str, view: View) -> None:
         """Pass a client's notification on to all servers that shook hands, and that its principal may use."""
-        for name, downstream in self._downstreams.items():
+        for name, downstream in self._of(view).items():
             if view.touches(name):
                 await downstream.notify(method)

@@ -8,13 +8,16 @@ for listings to `directory`.
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import ClassVar, Final
+from weakref import WeakKeyDictionary
 
 from asyncfc_mcp.bridge.call_rules import CallRules, call_rules
+from asyncfc_mcp.bridge.caller_connections import CallerConnections, Connected
 from asyncfc_mcp.bridge.directory import Directory
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.core.access import Access, AccessRules
 from asyncfc_mcp.core.catalog import Catalog
 from asyncfc_mcp.core.identity import Principal
+from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.downstream.snapshot import ServerSnapshot
 
 MOST_KEPT: Final = 1024
@@ -29,8 +32,21 @@ class View:
     restricted: ClassVar[bool] = False
     """Something of the directory may be missing here."""
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, directory: Directory, connected: Connected | None = None) -> None:
+        self.directory = self._directory = directory
+        self.credentials = None if connected is None else connected.key
+        """Key of the credentials with which servers are reached that get those of the caller; None without any."""
+        self.own_servers = frozenset[str]() if connected is None else frozenset(each.name for each in connected.own)
+        """Servers with a connection of the caller's own."""
+
+    @property
+    def downstreams(self) -> Mapping[str, Downstream]:
+        """Server → the connection that requests of the principal use, whether or not they may."""
+        return self.directory.downstreams
+
+    def credentials_for(self, server: str) -> str | None:
+        """Return the key of the credentials with which a server is reached; None for one that all callers share."""
+        return self.credentials if server in self.own_servers else None
 
     def serves(self, server: str) -> bool:
         """Return true where a server may be used as a whole, and not only some of its tools."""
@@ -84,8 +100,9 @@ class RestrictedView(View):
 
     restricted = True
 
-    def __init__(self, directory: Directory, access: Access) -> None:
-        super().__init__(directory)
+    def __init__(self, whole: View, access: Access) -> None:
+        super().__init__(whole.directory)
+        self.credentials, self.own_servers = whole.credentials, whole.own_servers
         self._access = access
         self._catalog: tuple[Catalog, Catalog] | None = None
         """The last catalog of the directory that was looked at, and the visible part of it."""
@@ -143,27 +160,66 @@ class Views:
 
     Args:
         rules: the setting `access`; None where everything may be used.
+        callers: connections of callers, where a server has one for each.
     """
 
-    def __init__(self, directory: Directory, rules: AccessRules | None) -> None:
-        self._directory = directory
+    def __init__(
+        self, directory: Directory, rules: AccessRules | None, callers: CallerConnections | None = None
+    ) -> None:
         self._rules = rules
+        self._callers = callers
         self.everything = View(directory)
+        """All that principals share."""
+        self._common = _Part(self.everything)
+        self._of_callers: WeakKeyDictionary[Connected, _Part] = WeakKeyDictionary()
+
+    def of(self, principal: Principal) -> View:
+        """Return what a principal may see and use now; its token may have had other grants before."""
+        if self._callers is None:
+            return self.everything if self._rules is None else self._common.of(principal, self._rules)
+        part = self._part(self._callers.current(principal))
+        return part.everything if self._rules is None else part.of(principal, self._rules)
+
+    def whole(self, principal: Principal) -> View:
+        """Return all that principals with the same connections may see, which is more than one of them may."""
+        if self._callers is None:
+            return self.everything
+        return self.whole_of(self._callers.current(principal))
+
+    def whole_of(self, connected: Connected | None) -> View:
+        """Return all that is reached over the connections of a caller."""
+        return self.everything if connected is None else self._part(connected).everything
+
+    def _part(self, connected: Connected | None) -> "_Part":
+        if connected is None:
+            return self._common
+        part = self._of_callers.get(connected)
+        if part is None:
+            part = self._of_callers[connected] = _Part(View(connected.directory, connected))
+        return part
+
+
+class _Part:
+    """The views of one directory.
+
+    Args:
+        everything: all of it.
+    """
+
+    def __init__(self, everything: View) -> None:
+        self.everything = everything
         self._by_access: OrderedDict[Access, RestrictedView] = OrderedDict()
         self._by_principal: OrderedDict[tuple[object, ...], RestrictedView] = OrderedDict()
         """By all of a principal but its headers, which are kept no longer than their request."""
 
-    def of(self, principal: Principal) -> View:
-        """Return what a principal may see and use now; its token may have had other grants before."""
-        if self._rules is None:
-            return self.everything
+    def of(self, principal: Principal, rules: AccessRules) -> View:
         key = principal.scope.key, principal.name, principal.grants
         view = self._by_principal.get(key)
         if view is None:
-            access = self._rules.of(principal)
+            access = rules.of(principal)
             view = self._by_access.get(access)
             if view is None:
-                view = self._by_access[access] = RestrictedView(self._directory, access)
+                view = self._by_access[access] = RestrictedView(self.everything, access)
                 if len(self._by_access) > MOST_VIEWS:
                     self._by_access.popitem(last=False)
                     self._by_principal.clear()

@@ -286,6 +286,7 @@ def call_context(
         caller.namer,
         after,
         reply_before_send=reply_before_send,
+        credentials=request.credentials,
     )
 
 

@@ -132,8 +132,9 @@ class InputRounds:
 
     def _passes_questions(self, principal: Principal, name: str) -> bool:
         """Return whether this tool's questions go up unchanged, with the state of the server that asks them."""
-        tool = self.bridge.views.of(principal).catalog.tools.get(name)
+        view = self.bridge.views.of(principal)
+        tool = view.catalog.tools.get(name)
         if tool is None or tool.policy.mode != "sync":
             return False
-        offered = self.bridge.directory.snapshots()[tool.server]
+        offered = view.directory.snapshots()[tool.server]
         return offered is None or offered.protocol_version not in SERVER_HANDSHAKE_VERSIONS

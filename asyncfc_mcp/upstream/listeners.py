@@ -64,8 +64,9 @@ class Listener:
         self.principal = principal
         self.lists = frozenset(lists)
         self.stamp = dict(stamp or {})
-        self.uris: dict[str, str | None] = {}
-        """URI of a subscription → the server that announces its changes; None for resources of the bridge."""
+        self.uris: dict[str, tuple[str, str | None] | None] = {}
+        """URI of a subscription → the server that announces its changes, and the key of the credentials of its
+        connection (see `View.credentials_for`); None for resources of the bridge."""
         self.futures: dict[str, Future] = {}
         self.level: str | None = None
         """The least severe log messages that it wants; None if the client has not set a level."""

@@ -13,35 +13,27 @@ import anyio
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.views import View
-from asyncfc_mcp.core.backoff import Throttle
 from asyncfc_mcp.core.futures import Future, State
-from asyncfc_mcp.core.identity import CallerIdentity
+from asyncfc_mcp.core.identity import CallerIdentity, Scope
 from asyncfc_mcp.core.meta_keys import without_our_keys
 from asyncfc_mcp.quotation import said
 from asyncfc_mcp.signals import WakeUp
 from asyncfc_mcp.upstream.future_resources import SCHEME
 from asyncfc_mcp.upstream.instructions import InstructionsFor, is_docs, read_docs
+from asyncfc_mcp.upstream.list_changes import ListChanges
 from asyncfc_mcp.upstream.listeners import LEVELS, Listener, RequestLogListener, severe_enough
 from asyncfc_mcp.values.sizes import approximate_size
 
 COALESCE_S: Final = 0.05
 """List changes within this time are announced once."""
-ANNOUNCE_S: Final = (0.2, 5.0)
-"""First and longest pause between two announcements of a list that keeps changing."""
 LOGS_PER_S: Final = 50
 """Log messages of one server forwarded in a second; more than that cannot be read."""
+MAX_LOG_COUNTS: Final = 1024
+"""Connections whose log messages are counted; beyond it, those that are quiet are dropped."""
 LOG_BYTES: Final = 64 << 10
 """Longest log message that is forwarded whole, in bytes: it is written for each listener."""
 UNSUBSCRIBE_S: Final = 2.0
 """Longest wait for servers to end the subscriptions of a listener that has left."""
-
-LIST_CHANGES: Final[Mapping[str, str]] = {
-    "tools": "tools",
-    "prompts": "prompts",
-    "resources": "resources",
-    "resourceTemplates": "resources",
-}
-"""Kind of a listing → the kind in the notification to clients."""
 
 
 class NotificationHub:
@@ -57,27 +49,28 @@ class NotificationHub:
     ) -> None:
         self._bridge = bridge
         self._instructions = instructions
-        self._documents: dict[str, str] | None = None
-        """Instructions that are resources, as they were when listeners last were notified."""
-        self._catalog = bridge.directory.catalog
-        """The listings after their last change."""
-        self._changed_in: dict[View, set[str]] = {}
-        """Restricted view of a listener → kinds of which it has changed since they were last announced."""
+        self._lists: dict[View, ListChanges] = {}
+        """Whole view of each directory that a listener sees → its changes."""
         self._task_of = task_of
         self._listeners: dict[Listener, None] = {}
-        self._changed: set[str] = set()
         self._lists_changed = WakeUp()
-        self._log_counts: dict[str, tuple[float, int]] = {}
-        """Server → the beginning of the present second, and its log messages since."""
+        self._log_counts: dict[tuple[str, str | None], tuple[float, int]] = {}
+        """Server and credentials of its connection → the beginning of the present second, and its log messages
+        since."""
+        self._servers = [server.name for server in bridge.config.servers]
         self._requests: dict[str, dict[RequestLogListener, None]] = {}
         """Server → the requests that wait for it."""
-        bridge.directory.observe(self._on_lists)
+        bridge.observe_lists(self._on_lists)
         bridge.server_requests.observe(self._on_notification)
 
     def add(self, listener: Listener) -> None:
         self._listeners[listener] = None
-        if self._documents is None:
-            self._documents = self._instructions.documents(self._bridge.views.everything)
+        views = self._bridge.views
+        seen = {views.everything, *(views.whole(each.principal()) for each in self._listeners)}
+        # Views of callers that have left are dropped.
+        self._lists = {
+            view: self._lists.get(view) or ListChanges(view, self._instructions.documents(view)) for view in seen
+        }
 
     async def discard(self, listener: Listener) -> None:
         """Remove a listener, and end the subscriptions that only it had."""
@@ -93,55 +86,42 @@ class NotificationHub:
 
     async def run(self) -> None:
         """Announce list changes, until cancelled; each kind with pauses that grow while it keeps changing."""
-        throttles = {kind: Throttle(*ANNOUNCE_S) for kind in LIST_CHANGES.values()}
         while True:
             await self._lists_changed.wait()
             await anyio.sleep(COALESCE_S)
-            waiting = {
-                kind: throttles[kind].remaining(anyio.current_time())
-                for kind in {LIST_CHANGES[each] for each in self._changed}
-            }
-            for kind in sorted(kind for kind, left in waiting.items() if left <= 0):
-                self._changed -= {each for each, announced in LIST_CHANGES.items() if announced == kind}
-                throttles[kind].record_run(anyio.current_time())
-                for listener in tuple(self._listeners):
-                    if kind in listener.lists and self._is_changed_for(listener, kind):
-                        listener.enqueue(f"notifications/{kind}/list_changed")
-                for kinds in self._changed_in.values():
-                    kinds.discard(kind)
-            if not self._changed:
-                self._changed_in.clear()
-            else:
-                with anyio.move_on_after(min(left for left in waiting.values() if left > 0)):
+            now = anyio.current_time()
+            waiting = [left for whole in tuple(self._lists) if (left := self._announce(whole, now)) is not None]
+            if waiting:
+                with anyio.move_on_after(min(waiting)):
                     await self._lists_changed.wait()
                 self._lists_changed.set()
 
-    def _on_lists(self, kinds: frozenset[str]) -> None:
-        self._changed |= kinds
-        before, after = self._documents or {}, self._instructions.documents(self._bridge.views.everything)
-        self._documents = after
-        listed_anew = before.keys() != after.keys()
-        if listed_anew:
-            self._changed.add("resources")
-        self._compare(kinds, also={"resources"} if listed_anew else set())
-        for uri in [uri for uri, text in after.items() if before.get(uri, text) != text]:
-            for listener in tuple(self._listeners):
+    def _announce(self, whole: View, now: float) -> float | None:
+        """Announce the changes of one directory that are due; return the seconds until the next are."""
+        lists = self._lists[whole]
+        kinds = lists.due(now)
+        listeners = self._listeners_of(whole) if kinds else ()
+        for kind in kinds:
+            for listener in listeners:
+                if kind in listener.lists and lists.is_changed_for(self._view(listener), kind):
+                    listener.enqueue(f"notifications/{kind}/list_changed")
+        return lists.announced(kinds, now)
+
+    def _on_lists(self, whole: View, kinds: frozenset[str]) -> None:
+        lists = self._lists.get(whole)
+        if lists is None:
+            return  # the directory of a caller to which nobody listens
+        listeners = self._listeners_of(whole)
+        views = dict.fromkeys(map(self._view, listeners))
+        for uri in lists.record(kinds, self._instructions.documents(whole), views):
+            for listener in listeners:
                 if uri in listener.uris and self._may_read(listener, uri):
                     listener.enqueue("notifications/resources/updated", {"uri": uri})
         self._lists_changed.set()
 
-    def _compare(self, kinds: Iterable[str], also: set[str]) -> None:
-        """Record of which kinds the views of listeners have changed, with those in `also`."""
-        before, self._catalog = self._catalog, self._bridge.directory.catalog
-        for view in {self._view(listener): None for listener in self._listeners}:
-            if view.restricted:
-                was, now = view.of(before), view.of(self._catalog)
-                changed = self._changed_in.setdefault(view, set())
-                changed |= also | {LIST_CHANGES[kind] for kind in kinds if was.entries(kind) != now.entries(kind)}
-
-    def _is_changed_for(self, listener: Listener, kind: str) -> bool:
-        view = self._view(listener)
-        return not view.restricted or view not in self._changed_in or kind in self._changed_in[view]
+    def _listeners_of(self, whole: View) -> list[Listener]:
+        whole_of = self._bridge.views.whole
+        return [listener for listener in self._listeners if whole_of(listener.principal()) is whole]
 
     def _may_read(self, listener: Listener, uri: str) -> bool:
         """Return true for instructions of a server that the listener's principal may use."""
@@ -163,6 +143,10 @@ class NotificationHub:
             AmbiguousName: several callers gave this name.
             CallFailed: the server that offers the resource refuses.
         """
+        view = self._view(listener)
+        known = listener.uris.get(uri)
+        if known is not None and known[1] not in (None, view.credentials):
+            await self.unsubscribe(listener, uri)  # its client has other credentials now
         if uri in listener.uris:
             return
         if uri.startswith(SCHEME):
@@ -176,29 +160,30 @@ class NotificationHub:
         if is_docs(uri):
             listener.uris[uri] = None
             return
-        server = await self._bridge.forwarding.owner_of(listener.scope, uri, self._view(listener))
+        server = await self._bridge.forwarding.owner_of(listener.scope, uri, view)
         if uri in listener.uris or listener.closed:
             return  # by another request meanwhile, or it has left
-        first = not self._has_subscribed(server, uri)
-        listener.uris[uri] = server
+        at = server, view.credentials_for(server)
+        first = not self._has_subscribed(at, uri)
+        listener.uris[uri] = at
         if first:
             try:
-                await self._bridge.forwarding.subscribe(listener.scope, server, uri)
+                await self._bridge.forwarding.subscribe(listener.scope, server, uri, at[1])
             except BaseException:  # a refusal, or its request was cancelled
                 listener.uris.pop(uri, None)
                 raise
 
-    def _has_subscribed(self, server: str, uri: str) -> bool:
-        return any(each.uris.get(uri) == server for each in self._listeners)
+    def _has_subscribed(self, at: tuple[str, str | None], uri: str) -> bool:
+        return any(each.uris.get(uri) == at for each in self._listeners)
 
     async def unsubscribe(self, listener: Listener, uri: str) -> None:
         """End a listener's subscription, and the server's if it was the last one."""
         if uri not in listener.uris:
             return
-        server = listener.uris.pop(uri)
+        at = listener.uris.pop(uri)
         self._unwatch(listener, f"uri:{uri}")
-        if server is not None and not self._has_subscribed(server, uri):
-            await self._bridge.forwarding.unsubscribe(server, uri)
+        if at is not None and not self._has_subscribed(at, uri):
+            await self._bridge.forwarding.unsubscribe(at[0], uri, at[1])
 
     def follow(self, listener: Listener, future: Future, *, asks: bool = True) -> None:
         """Notify the listener of every change of this future's status (`notifications/tasks`).
@@ -237,21 +222,23 @@ class NotificationHub:
     def _on_notification(
         self, server: str, method: str, params: Mapping[str, Any], credentials: str | None
     ) -> Callable[[], Awaitable[None]] | None:
-        """Accept a notification of a server; return what is left to be done about it, or None."""
-        if credentials is not None:
-            return None
+        """Accept a notification of a server; return what is left to be done about it, or None.
+
+        Args:
+            credentials: key of those of the only caller that it is for, if the server has a connection for each.
+        """
         if method == "notifications/resources/updated":
-            uri = params.get("uri")
+            uri, source = params.get("uri"), (server, credentials)
             for listener in tuple(self._listeners):
                 # Only from the server that has the subscription: another one may not speak for its resources.
                 if (
                     isinstance(uri, str)
-                    and any(at == server and _covers(wanted, uri) for wanted, at in listener.uris.items())
+                    and any(at == source and _covers(wanted, uri) for wanted, at in listener.uris.items())
                     and self._view(listener).serves(server)
                 ):
                     listener.enqueue(method, {key: value for key, value in params.items() if key != "_meta"})
-        elif method == "notifications/message" and self._within_rate(server):
-            return self._distribute_log(server, method, self._attributed(server, _bounded_log(params)))
+        elif method == "notifications/message" and self._within_rate(server, credentials):
+            return self._distribute_log(server, method, self._attributed(server, _bounded_log(params)), credentials)
         return None
 
     # --- log messages --------------------------------------------------------------------------------------------
@@ -285,41 +272,50 @@ class NotificationHub:
         levels = [
             LEVELS.index(listener.level)
             for listener in self._listeners
-            if listener.level in LEVELS and any(map(self._view(listener).serves, self._bridge.downstreams))
+            if listener.level in LEVELS and any(map(self._view(listener).serves, self._servers))
         ]
         return LEVELS[min(levels)] if levels else None
 
-    def _within_rate(self, server: str) -> bool:
+    def _within_rate(self, server: str, credentials: str | None) -> bool:
         now = anyio.current_time()
-        since, count = self._log_counts.get(server, (now, 0))
+        if len(self._log_counts) >= MAX_LOG_COUNTS:
+            self._log_counts = {key: each for key, each in self._log_counts.items() if now - each[0] < 1}
+        key = server, credentials
+        since, count = self._log_counts.get(key, (now, 0))
         if now - since >= 1:
             since, count = now, 0
-        self._log_counts[server] = (since, count + 1)
+        self._log_counts[key] = (since, count + 1)
         return count < LOGS_PER_S
 
     def _attributed(self, server: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a log message without keys of the bridge, and with its server's name where there are several."""
         params = without_our_keys(dict(params))
-        if len(self._bridge.downstreams) < 2:
+        if len(self._servers) < 2:
             return params
         own = params.get("logger")
         return {**params, "logger": f"{server}/{said(own)}" if isinstance(own, str) and own else server}
 
     def _distribute_log(
-        self, server: str, method: str, params: Mapping[str, Any]
+        self, server: str, method: str, params: Mapping[str, Any], credentials: str | None
     ) -> Callable[[], Awaitable[None]] | None:
         level = params.get("level")
         receivers: list[RequestLogListener] = []
         served: set[object] = set()
         # A message does not name the call that it is about. Where several principals use a server, it might show one of
         # them another's call, so none of them receives it.
-        # Nor does one that may use only some of the server's tools, or none.
-        users, views = self._bridge.forwarding.users_of(server), self._bridge.views
+        # Nor does one that may use only some of the server's tools, or none. A connection of one caller's own has no
+        # other user.
+        views = self._bridge.views
+        users = self._bridge.forwarding.users_of(server) if credentials is None else frozenset[Scope]()
+
+        def may_receive(view: View) -> bool:
+            return view.serves(server) and view.credentials_for(server) == credentials
+
         if len(users) > 1 or not all(scope.listed for scope in users):
             return None
         for request in self._requests.get(server, ()):
             scope = request.principal.scope
-            if not scope.listed or (users and scope not in users) or not views.of(request.principal).serves(server):
+            if not scope.listed or (users and scope not in users) or not may_receive(views.of(request.principal)):
                 continue
             wanted = request.level
             if (own := self._of_connection(request.connection)) is not None:
@@ -336,7 +332,7 @@ class NotificationHub:
             if (
                 (not users or listener.scope in users)
                 and severe_enough(level, listener.level)
-                and (self._view(listener).serves(server))
+                and may_receive(self._view(listener))
             ):
                 listener.enqueue(method, params)
         for request in receivers:

@@ -147,6 +147,8 @@ class Request:
     """The connection that it arrived on; None on 2026-07-28, which has no sessions."""
     order: RequestOrder | None = None
     """The numbering of its client's requests; None where clients cannot be distinguished."""
+    credentials: str | None = None
+    """Key of the caller's credentials with which servers are reached that get those (`Bridge.enter`)."""
 
     @property
     def scope(self) -> Scope:

@@ -18,7 +18,7 @@ from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.views import View
 from asyncfc_mcp.core.futures import Question, Result
 from asyncfc_mcp.core.identity import Principal, Scope
-from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RpcError
+from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RpcError, TooManyCallers
 from asyncfc_mcp.protocol import (
     CLIENT_METHODS,
     HANDSHAKE_VERSIONS,
@@ -98,7 +98,6 @@ class Upstream:
         }
         self._envelopes = EnvelopeReader()
         self._extension: Handler = awaited(self._server_features.extension)
-        self.input_schema = calls.input_schema
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run the tasks beside requests, until cancelled: notifications, and questions to clients."""
@@ -121,6 +120,7 @@ class Upstream:
             RpcError: the error to answer with; so does the deferred result.
         """
         params = with_checked_meta(params)
+        credentials = self._enter(session.principal)
         if method == "initialize":
             session.order.restart(channel.request_id)
             return self._initialize(session, params)
@@ -138,7 +138,7 @@ class Upstream:
         request = Request(
             method, params, session.principal, session.version, session.host, session.capabilities, channel, session
         )
-        request.order = session.order
+        request.order, request.credentials = session.order, credentials
         # A method that MCP does not define may belong to a server's extension.
         return self._answer(handler or self._extension, request)
 
@@ -166,7 +166,25 @@ class Upstream:
         if handler is None and method in CLIENT_METHODS:
             raise RpcError(METHOD_NOT_FOUND, "Method not found", method)
         request = Request(method, params, principal, version, host, capabilities, channel, order=order)
+        request.credentials = self._enter(principal)
         return self._answer(handler or self._extension, request)
+
+    def _enter(self, principal: Principal) -> str | None:
+        """Take note of a request; return the key of its caller's credentials.
+
+        Raises:
+            RpcError: there are too many callers with credentials of their own.
+        """
+        try:
+            return self.bridge.enter(principal)
+        except TooManyCallers as exc:
+            raise RpcError(INTERNAL_ERROR, str(exc)) from None
+
+    def input_schema(self, principal: Principal, name: str) -> Mapping[str, Any] | None:
+        """Return the schema that a tool is listed with for a principal; None if it is not listed."""
+        self._enter(principal)
+        tool = self.bridge.views.of(principal).catalog.tools.get(name)
+        return tool.listed.get("inputSchema") if tool is not None else None
 
     def _order_of(self, scope: Scope, host: str | None, params: Params) -> RequestOrder | None:
         """Return the request numbering of a client without a session: of the one connection, else of the conversation

@@ -40,18 +40,24 @@ class ServerFeatures:
         }
 
     async def _list_prompts(self, request: Request) -> Result:
-        catalog = await self.bridge.views.of(request.principal).wait_for_catalog("prompts")
-        self.bridge.directory.hand_out()
+        view = self.bridge.views.of(request.principal)
+        catalog = await view.wait_for_catalog("prompts")
+        view.directory.hand_out()
         return paged(request.params, "prompts", [entry.listed for entry in catalog.prompts.values()])
 
     async def _get_prompt(self, request: Request) -> Result:
         params = request.params
-        catalog = await self.bridge.views.of(request.principal).wait_for_catalog("prompts")
+        view = self.bridge.views.of(request.principal)
+        catalog = await view.wait_for_catalog("prompts")
         entry = catalog.prompts.get(str(params.get("name")))
         if entry is None:
             raise RpcError(INVALID_PARAMS, f"Unknown prompt: {params.get('name')}")
         return await self.bridge.forwarding.ask(
-            request.scope, entry.server, "prompts/get", {**params, "name": entry.prompt}
+            request.scope,
+            entry.server,
+            "prompts/get",
+            {**params, "name": entry.prompt},
+            view.credentials_for(entry.server),
         )
 
     async def _list_resources(self, request: Request) -> Result:
@@ -111,12 +117,14 @@ class ServerFeatures:
                 prompt.server,
                 "completion/complete",
                 {**params, "ref": {**target, "name": prompt.prompt}},
+                view.credentials_for(prompt.server),
             )
         uri = str(target.get("uri"))
-        server = catalog.templates.get(uri) or catalog.resources.get(uri)
-        if server is None:
+        found = catalog.templates.get(uri) or catalog.resources.get(uri)
+        if found is None:
             raise RpcError(INVALID_PARAMS, f"Unknown resource template: {uri}")
-        return await self.bridge.forwarding.ask(request.scope, server[0], "completion/complete", params)
+        server, credentials = found[0], view.credentials_for(found[0])
+        return await self.bridge.forwarding.ask(request.scope, server, "completion/complete", params, credentials)
 
     async def extension(self, request: Request) -> Result:
         """Forward a method that no revision of MCP defines to the server whose extension has it.

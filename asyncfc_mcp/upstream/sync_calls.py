@@ -209,6 +209,7 @@ def _context(request: Request, caller: Caller, after: tuple[str, ...]) -> CallCo
         answers={key: params[key] for key in ("inputResponses", "requestState") if key in params},
         forward_questions=request.modern,
         ends_with_request=True,
+        credentials=request.credentials,
     )
 
 

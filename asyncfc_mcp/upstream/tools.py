@@ -7,6 +7,7 @@ Leaves answers with the real result to `sync_calls`, those with a handle to `han
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from itertools import takewhile
@@ -16,6 +17,7 @@ import anyio
 import anyio.lowlevel
 
 from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.bridge.directory import Directory
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.bridge.views import View
 from asyncfc_mcp.config.hosts import profile_for
@@ -53,6 +55,14 @@ class AnswerMode(Enum):
     """The real result if it comes within the grace, else the future as a task."""
 
 
+@dataclass(slots=True, eq=False)
+class _AwaitedTool:
+    """Tool that a call waits for. Compared by identity."""
+
+    directory: Directory
+    name: str
+
+
 class ToolCalls:
     """Answers the calls of one server's clients.
 
@@ -79,24 +89,20 @@ class ToolCalls:
         """Calls received but not yet taken up by their tasks: they may have to wait before they are submitted."""
         self._taken_up = Signal()
         """Set when one of them is taken up."""
-        self._awaiting_listing: list[list[str]] = []
-        """Names of tools that calls wait for, in the order of the calls."""
+        self._awaiting_listing: list[_AwaitedTool] = []
+        """Tools that calls wait for, in the order of the calls."""
         self.methods: Mapping[str, Handler] = {"tools/list": awaited(self._list_tools), "tools/call": self._call}
-
-    def input_schema(self, principal: Principal, name: str) -> Mapping[str, Any] | None:
-        """Return the schema that a tool is listed with for a principal; None if it is not listed."""
-        tool = self.bridge.views.of(principal).catalog.tools.get(name)
-        return tool.listed.get("inputSchema") if tool is not None else None
 
     # --- tools/list ----------------------------------------------------------------------------------------------
 
     async def _list_tools(self, request: Request) -> Result:
         params = request.params
-        catalog = await self.bridge.views.of(request.principal).wait_for_catalog()
+        view = self.bridge.views.of(request.principal)
+        catalog = await view.wait_for_catalog()
         profile = profile_for(request.host, self.bridge.settings.host_profiles)
-        self.bridge.directory.hand_out()
+        view.directory.hand_out()
         listed = catalog.tool_list(modern=request.modern, untyped=profile.untyped_arguments)
-        wrapped = self._fitting(listed, profile.name_limit)
+        wrapped = _fitting(view.directory, listed, profile.name_limit)
         if request.version == task_shapes.EXPERIMENTAL_VERSION and self.bridge.settings.tasks == "task":
             # Clients of that version must not ask for a task where a tool does not declare that it can be one. Only
             # with this setting: some clients (pydantic-ai) then ask for nothing else, and their model would wait for
@@ -104,19 +110,6 @@ class ToolCalls:
             wrapped = [{**tool, "execution": {"taskSupport": "optional"}} for tool in wrapped]
         tools = [*metatools.listed(wrapped, reads_instructions=profile.reads_instructions), *wrapped]
         return paged(params, "tools", tools)
-
-    def _fitting(self, tools: list[dict[str, Any]], name_limit: int) -> list[dict[str, Any]]:
-        """Return the tools with names within a host's limit; `published.aliases` maps shortened names back."""
-        limit = max(name_limit - len(HOST_PREFIX), SHORTEST_LIMIT)
-        short = (
-            self.bridge.directory.catalog.short_names(limit, self.bridge.directory.published)
-            if limit < NAME_LIMIT
-            else {}
-        )
-        if not short:
-            return tools
-        self.bridge.directory.published.aliases |= {alias: name for name, alias in short.items()}
-        return [{**tool, "name": short.get(tool["name"], tool["name"])} for tool in tools]
 
     # --- tools/call ----------------------------------------------------------------------------------------------
 
@@ -129,10 +122,11 @@ class ToolCalls:
         if arguments is not None and not isinstance(arguments, dict):
             raise RpcError(INVALID_PARAMS, f"tools/call: arguments must be an object; found {arguments!r:.80}")
         arguments = cast("dict[str, Any] | None", arguments)
-        name = self.bridge.directory.published.aliases.get(name, name)
+        view = self.bridge.views.of(request.principal)
+        name = view.directory.published.aliases.get(name, name)
         caller = self._clients.caller(request)
         # A tool that the principal may not use goes the way of one that does not exist.
-        route = self.bridge.views.of(request.principal).routes.get(name)
+        route = view.routes.get(name)
         if (turn := self._turn(request, name, route, arguments)) is not None:
             return Deferred(partial(self._call_in_turn, turn, request, caller, name, arguments))
         if (
@@ -331,13 +325,13 @@ class ToolCalls:
         with self._announcing(caller, name, arguments):
             return await self._route_of(view, name)
 
-    def _resuming(self, before: list[str] | None = None) -> bool:
+    def _resuming(self, before: _AwaitedTool | None = None) -> bool:
         """Return whether calls that waited for a listing are about to proceed: those that arrived `before` one, or
         all."""
         if not self._awaiting_listing:
             return False
         earlier = takewhile(lambda each: each is not before, self._awaiting_listing)
-        return any(name in self.bridge.directory.routes for [name] in earlier)
+        return any(each.name in each.directory.routes for each in earlier)
 
     async def _route_of(self, view: View, name: str) -> ToolRoute:
         """Return the route of a tool, which may have to be listed first. Calls that waited for that proceed before
@@ -346,7 +340,7 @@ class ToolCalls:
         Raises:
             UnknownTool: there is no such tool, or none that the principal may use.
         """
-        entry = [name]  # compared by identity
+        entry = _AwaitedTool(view.directory, name)
         self._awaiting_listing.append(entry)
         try:
             route = await view.wait_for_tool(name)
@@ -355,3 +349,13 @@ class ToolCalls:
             return route
         finally:
             self._awaiting_listing = [each for each in self._awaiting_listing if each is not entry]
+
+
+def _fitting(directory: Directory, tools: list[dict[str, Any]], name_limit: int) -> list[dict[str, Any]]:
+    """Return the tools with names within a host's limit; `published.aliases` maps shortened names back."""
+    limit = max(name_limit - len(HOST_PREFIX), SHORTEST_LIMIT)
+    short = directory.catalog.short_names(limit, directory.published) if limit < NAME_LIMIT else {}
+    if not short:
+        return tools
+    directory.published.aliases |= {alias: name for name, alias in short.items()}
+    return [{**tool, "name": short.get(tool["name"], tool["name"])} for tool in tools]

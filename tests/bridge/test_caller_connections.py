@@ -253,15 +253,15 @@ async def test_a_failure_ends_the_connections_of_one_caller_only():
 
 @on_virtual_time
 async def test_a_changed_listing_of_a_shared_server_reaches_all_callers():
-    """And what changes for one caller is reported with its key."""
+    """And what changes for one caller is reported as its."""
     async with Bench().open() as callers:
         alice, bob = callers.use(principal(ALICE, "a")), callers.use(principal(BOB, "b"))
         await callers.update(cast("Any", callers), "tools")
         assert [cast("Any", each.directory).updates for each in (alice, bob)] == [[(callers, "tools")]] * 2
         seen: list[Any] = []
-        callers.observe(lambda key, kinds: seen.append((key, kinds)))
+        callers.observe(lambda connected, kinds: seen.append((connected, kinds)))
         cast("Any", bob.directory).observers[0](frozenset({"tools"}))
-        assert seen == [(bob.key, frozenset({"tools"}))]
+        assert seen == [(bob, frozenset({"tools"}))]
 
 
 @on_virtual_time

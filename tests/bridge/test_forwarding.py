@@ -70,7 +70,13 @@ def view(*, without: str = "", **resources: str) -> Any:
     def serves(server: str) -> bool:
         return server != without
 
-    return SimpleNamespace(wait_for_catalog=wait_for_catalog, serves=serves, touches=serves)
+    return SimpleNamespace(
+        wait_for_catalog=wait_for_catalog,
+        serves=serves,
+        touches=serves,
+        credentials=None,
+        credentials_for=lambda server: None,  # pyright: ignore[reportUnknownLambdaType]
+    )
 
 
 def forwarding_to(*servers: Server) -> Forwarding:

@@ -16,9 +16,10 @@ from asyncfc_mcp.core.futures import Event, Future, Question
 from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL, PUBLIC, Principal, Scope
 from asyncfc_mcp.core.store import FutureStore
 from asyncfc_mcp.errors import ProtocolFailure
+from asyncfc_mcp.upstream.list_changes import ANNOUNCE_S
 from asyncfc_mcp.upstream.listeners import LEVELS, LOG_DELIVERY_S, MAX_QUEUED_NOTIFICATIONS, RequestLogListener
 from asyncfc_mcp.upstream.listeners import Listener as _Listener
-from asyncfc_mcp.upstream.notifications import ANNOUNCE_S, COALESCE_S, LOGS_PER_S, UNSUBSCRIBE_S
+from asyncfc_mcp.upstream.notifications import COALESCE_S, LOGS_PER_S, UNSUBSCRIBE_S
 from asyncfc_mcp.upstream.notifications import NotificationHub as _NotificationHub
 from tests.support.virtual_time import on_virtual_time, settle
 
@@ -49,9 +50,14 @@ class Everything:
     """The view of a principal that may use everything."""
 
     restricted = False
+    credentials = None
+    catalog = Catalog()
 
     def serves(self, server: str) -> bool:
         return True
+
+    def credentials_for(self, server: str) -> str | None:
+        return None
 
 
 class FakeBridge:
@@ -59,12 +65,11 @@ class FakeBridge:
 
     def __init__(self) -> None:
         self.store = FutureStore(anyio.current_time)
-        self.on_lists: Callable[[frozenset[str]], None] = lambda _: None
+        self._on_lists: Callable[[Any, frozenset[str]], None] = lambda *_: None
         self.on_notification: OnNotification | None = None
-        self.downstreams: dict[str, object] = {"toy": None}
-        self.catalog = Catalog()
-        view = Everything()
-        self.views = SimpleNamespace(of=lambda principal: view, everything=view)
+        self.config = SimpleNamespace(servers=[SimpleNamespace(name="toy")])
+        self._view = view = Everything()
+        self.views = SimpleNamespace(of=lambda principal: view, whole=lambda principal: view, everything=view)
         self.directory = self.forwarding = self
         self.server_requests = SimpleNamespace(observe=self.observe_notifications)
         self.engine = self
@@ -74,8 +79,11 @@ class FakeBridge:
         self.answers = anyio.Event()
         self.answers.set()
 
-    def observe(self, observer: Callable[[frozenset[str]], None]) -> None:
-        self.on_lists = observer
+    def observe_lists(self, observer: Callable[[Any, frozenset[str]], None]) -> None:
+        self._on_lists = observer
+
+    def on_lists(self, kinds: frozenset[str]) -> None:
+        self._on_lists(self._view, kinds)
 
     async def find(self, scope: Scope, ref: str, namer: Any = None) -> Future | None:
         return self.store.find(scope, ref, namer)
@@ -86,12 +94,12 @@ class FakeBridge:
     async def owner_of(self, scope: Scope, uri: str, view: Any) -> str:
         return "toy"
 
-    async def subscribe(self, scope: Scope, server: str, uri: str) -> None:
+    async def subscribe(self, scope: Scope, server: str, uri: str, credentials: str | None) -> None:
         self.asked.append(("subscribe", uri))
         if self.refuses:
             raise ProtocolFailure("resources/subscribe", -32055, "no")
 
-    async def unsubscribe(self, server: str, uri: str) -> None:
+    async def unsubscribe(self, server: str, uri: str, credentials: str | None) -> None:
         self.asked.append(("unsubscribe", uri))
         await self.answers.wait()
 
