@@ -40,6 +40,20 @@ def test_verdicts_are_the_same_through_the_bridge_but_for_the_list() -> None:
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
 
 
+@pytest.mark.node
+@pytest.mark.slow
+@pytest.mark.timeout(LIMIT_S + 30)
+@pytest.mark.usefixtures("conformance")
+def test_every_scenario_of_sign_in_passes_but_for_the_list() -> None:
+    """Every check of the authorization scenarios for clients: a bridge, and `asyncfc-mcp login` beside it."""
+    program = PROGRAM.with_name("sign_in.py")
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=REPO
+    )
+    print(done.stdout)
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
+
+
 def test_a_difference_that_is_not_listed_fails(comparison: ModuleType) -> None:
     """Whichever way it differs: a check that passes only through the bridge is no verdict of the server either."""
     listed = comparison.Known("run", "scenario", "check/*", "SUCCESS", "WARNING", "because")
