@@ -18,6 +18,7 @@ ALLOWED = {
     "mcp.client": set(),
     "mcp.server": {"transports.sdk_adapter", "transports.stdio", "transports.http.sse", "upstream.input_required"},
 }
+OAUTH = ("bearer", "sign_in", "token_endpoint", "discovery", "oauth_http")
 
 
 def name_of(module: Path) -> str:
@@ -71,6 +72,34 @@ from asyncfc_mcp.config.reader import load_config
 import asyncfc_mcp.cli.main, asyncfc_mcp.transports.stdio
 make_bridge(load_config(Path({str(config)!r}), {{}}), verbose=False)
 print("sqlite3" in sys.modules)
+"""
+    env = {**os.environ, "ASYNCFC_STATE_DIR": str(tmp_path), "ASYNCFC_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.strip() == str(loaded)
+
+
+@pytest.mark.parametrize(
+    ("entry", "loaded"),
+    [
+        ({"command": "x"}, []),
+        ({"url": "https://mcp.example/", "headers": {"Authorization": "Bearer x"}}, []),
+        ({"url": "https://mcp.example/"}, ["asyncfc_mcp.downstream.oauth.bearer"]),
+    ],
+    ids=["command", "token", "sign-in"],
+)
+def test_sign_in_is_loaded_where_it_is_needed(tmp_path: Path, entry: dict[str, object], loaded: list[str]):
+    """Neither the HTTP library, nor that of JWTs or of keyrings, delays the first answer of a bridge."""
+    config = tmp_path / "mcp.json"
+    config.write_text(json.dumps({"mcpServers": {"s": entry}, "asyncfc": {"credentials": "keyring"}}))
+    heavy = ("httpx2", "jwt", "keyring", "cryptography", *(f"{PACKAGE.name}.downstream.oauth.{n}" for n in OAUTH))
+    program = f"""
+import sys
+from pathlib import Path
+from asyncfc_mcp.cli.process import make_bridge
+from asyncfc_mcp.config.reader import load_config
+import asyncfc_mcp.cli.main, asyncfc_mcp.transports.stdio
+make_bridge(load_config(Path({str(config)!r}), {{}}), verbose=False)
+print([name for name in {heavy!r} if name in sys.modules])
 """
     env = {**os.environ, "ASYNCFC_STATE_DIR": str(tmp_path), "ASYNCFC_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)

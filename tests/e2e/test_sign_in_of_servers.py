@@ -181,6 +181,30 @@ def test_a_grant_that_dies_while_the_server_is_up(world: World) -> None:
     eventually(lambda: NEEDED not in condition(bridge), "it is up again")
 
 
+def test_an_authorization_server_that_does_not_answer_delays_no_start(world: World) -> None:
+    """The client is answered while the token is being renewed; tools are those of the last run, and calls wait."""
+    world.listed_before()
+    world.sign_in(expires_at=1.0)
+    world.authorization.token_gate.clear()
+    bridge = world.bridge()
+    assert "p__echo" in bridge.tools()
+    call = bridge.start_call("p__echo", {"text": "hello", "_wait": "this"})
+    eventually(lambda: world.authorization.requests["token:refresh_token"], "the token is being renewed")
+    world.authorization.token_gate.set()
+    assert "hello" in text_of(call.result())
+
+
+def test_a_machine_needs_no_sign_in(world: World) -> None:
+    """Client credentials are used by themselves, also for the scopes that a call turns out to need."""
+    world.authorization.add_client("machine", secret="machine-secret", auth_method="client_secret_basic")
+    oauth = {"clientId": "machine", "clientSecret": "machine-secret", "grant": "client_credentials"}
+    bridge = world.stage.bridge({"p": {"url": world.mcp.url, "oauth": oauth}})
+    bridge.wait_for_tools("p__write")
+    assert "hello" in said(bridge)
+    assert "hello" in text_of(bridge.call("p__write", {"text": "hello", "_wait": "this"}))
+    assert "machine-secret" not in bridge.stderr() + condition(bridge)
+
+
 def test_no_token_is_shown(world: World) -> None:
     """Neither in answers nor in the log, whatever a server quotes."""
     grant = world.sign_in()

@@ -114,7 +114,7 @@ class HttpClient:
         response: httpx2.Response | None = None
         # Credentials belong to the origin of the configured URL, whatever URL the server names.
         authorizer = self._authorizer
-        if authorizer is not None and not same_origin(self.url, url):
+        if authorizer is not None and url != self.url and not same_origin(self.url, url):
             authorizer = None
         try:
             added: Mapping[str, str] = {} if authorizer is None else await authorizer.headers()

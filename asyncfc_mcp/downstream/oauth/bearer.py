@@ -9,6 +9,7 @@ waits for nothing. (Rejected: the provider of the SDK, which holds a lock over t
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -35,6 +36,9 @@ CANCELLED_S: Final = 5.0
 may have rotated the refresh token already, and the answer holds the only one that is valid."""
 MAX_RENEWALS: Final = (4, 10.0)
 """Renewals after a refusal within as many seconds; beyond that, the server refuses whatever token it is sent."""
+UNREACHABLE_S: Final = 1.0
+"""After a renewal for which the authorization server could not be reached, no other one is tried for this long: the
+request is repeated sooner, several times, and each attempt may take until a timeout."""
 MAX_STEP_UPS: Final = 8
 """Sets of scopes that are asked for without a user, because a server asks for them."""
 
@@ -68,6 +72,7 @@ class BearerAuthorizer:
         """Renewals that have ended."""
         self._failure: Callable[[], RpcError] | None = None
         """Makes the error of the last renewal, if it failed."""
+        self._unreachable_until = -math.inf
         self._refusals: deque[float] = deque(maxlen=MAX_RENEWALS[0])
         """Times of the last renewals after a refusal, on the event loop's clock."""
         self._stepped_up: set[frozenset[str]] = set()
@@ -199,8 +204,9 @@ class BearerAuthorizer:
         async with self._renewing:
             if self._grant is not None and self._grant is not stale:
                 return self._grant
-            if self._renewals != ended and self._failure is not None:
-                raise self._failure()  # of the renewal that this request has waited for
+            waited = self._renewals != ended or anyio.current_time() < self._unreachable_until
+            if waited and self._failure is not None:
+                raise self._failure()  # of the renewal that this request has waited for, or just missed
             self._failure = None
             try:
                 renewed = await self._renew_alone(stale, scopes, challenges)
@@ -215,6 +221,7 @@ class BearerAuthorizer:
                 raise
             except TransportFailure as exc:
                 self._failure = partial(TransportFailure, exc.message, sent=False)
+                self._unreachable_until = anyio.current_time() + UNREACHABLE_S
                 raise
             finally:
                 self._renewals += self._failure is not None or self._grant is not stale
@@ -283,6 +290,12 @@ class BearerAuthorizer:
             await _in_thread(partial(self._store.drop_grant, self._server, self._spec.url))
             await self._read()
             raise
+        current = await self._read()
+        if current is not grant:
+            # Someone has signed in, or out, in the meantime: what is stored now counts.
+            if current is None:
+                raise self._sign_in_needed()
+            return current
         try:
             await _in_thread(partial(self._store.save_grant, self._server, self._spec.url, renewed))
         except StoreUnusable as exc:

@@ -325,6 +325,58 @@ async def test_a_grant_that_replaced_a_dead_one_is_kept(world: World):
     assert world.stored() == signed_in
 
 
+@pytest.mark.parametrize("out", [False, True])
+async def test_a_sign_in_or_out_during_a_refresh_counts(world: World, out: bool):
+    """Its result does not replace what was stored since."""
+    world.sign_in(expires_at=1.0)
+    world.authorization.token_gate.clear()
+    failures: list[SignInNeeded] = []
+
+    async def send(http: HttpClient) -> None:
+        try:
+            await world.send(http)
+        except SignInNeeded as exc:
+            failures.append(exc)
+
+    signed_in = None
+    async with world.open() as http, anyio.create_task_group() as tg:
+        tg.start_soon(send, http)
+        while world.refreshes == 0:  # noqa: ASYNC110 - it counts in another thread
+            await anyio.sleep(0.002)
+        if out:
+            world.store.drop_grant("s", world.mcp.url)
+        else:
+            signed_in = world.sign_in()
+        world.authorization.token_gate.set()
+    assert world.stored() == signed_in
+    assert (world.statuses, len(failures)) == (([], 1) if out else ([200], 0))
+
+
+async def test_an_authorization_server_that_is_down_is_not_asked_all_the_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """A request that is repeated at once fails at once."""
+    before = world.sign_in(expires_at=1.0)
+    world.sign_in(expires_at=1.0, token_endpoint="http://127.0.0.1:1/token")
+    it = world.authorizer()
+    async with world.open(it) as http:
+        with pytest.raises(TransportFailure):
+            await world.send(http)
+        asked: list[Grant | None] = []
+
+        async def renew(stale: Grant | None, *rest: object) -> Grant:
+            asked.append(stale)
+            return before
+
+        monkeypatch.setattr(it, "_renew_alone", renew)
+        with pytest.raises(TransportFailure):
+            await world.send(http)
+        assert asked == []
+        monkeypatch.setattr(it, "_unreachable_until", 0.0)
+        await world.send(http)
+        assert len(asked) == 1
+
+
 async def test_an_authorization_server_that_is_down_is_no_reason_to_sign_in(world: World):
     """The failure is one of transport, for all that waited, after one attempt; the grant is kept."""
     grant = world.sign_in(expires_at=1.0, token_endpoint="http://127.0.0.1:1/token")
@@ -391,6 +443,7 @@ async def test_another_process_that_keeps_the_lock_does_not_block_for_ever(
 ):
     """The request fails after a bounded time; while it waits, a token in the store ends the wait."""
     monkeypatch.setattr(bearer, "LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(bearer, "UNREACHABLE_S", 0.0)
     world.sign_in()
     world.authorization.expire_all()
     async with world.open() as http:
