@@ -59,6 +59,16 @@ def test_a_bridge_does_not_load_the_sdk(module: str):
     assert done.stdout.strip() == "[]"
 
 
+def test_authentication_is_loaded_where_it_is_used():
+    """A bridge over HTTP without tokens of an authorization server pays for none of it."""
+    program = """
+import sys, asyncfc_mcp.cli.main, asyncfc_mcp.transports.http.serve, asyncfc_mcp.transports.http.routes
+print([name for name in ("jwt", "cryptography", "httpx2") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(("journal", "loaded"), [("off", False), ("auto", True)])
 def test_sqlite_is_loaded_for_a_journal_only(tmp_path: Path, journal: str, loaded: bool):
     """A bridge that keeps futures in memory does not pay for it."""

@@ -9,6 +9,7 @@ import ssl
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -17,7 +18,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.support.certificates import Certificate, self_signed
-from tests.support.client import HANDSHAKE, MODERN, text_of
+from tests.support.client import HANDSHAKE, MODERN, eventually, text_of
 from tests.support.process_servers import big_text
 from tests.support.stage import HttpBridge, Stage
 
@@ -172,6 +173,25 @@ def test_files_that_cannot_be_used_are_refused_with_words(stage: Stage, tmp_path
         assert ran.code == 2, options
         assert words in ran.stderr, options
         assert "Traceback" not in ran.stderr
+
+
+def test_a_renewed_certificate_is_used_without_a_restart(stage: Stage, tmp_path: Path):
+    """For new connections; files that do not fit together change nothing."""
+    one, other = self_signed(tmp_path, "one"), self_signed(tmp_path, "other")
+    servers = {"toy": {**stage.toy(), "asyncfc": {"prefix": ""}}}
+    bridge = stage.http_bridge(servers, *one.options, context=one.context())
+    one.key.write_bytes(other.key.read_bytes())
+    eventually(lambda: "was not renewed" in bridge.stderr(), "it is reported")
+    assert bridge.get("/healthz")[0] == 200
+    one.certificate.write_bytes(other.certificate.read_bytes())
+    bridge = replace(bridge, context=other.context())
+
+    def renewed() -> bool:
+        with contextlib.suppress(ssl.SSLError):
+            return bridge.get("/healthz")[0] == 200
+        return False
+
+    eventually(renewed, "the other certificate is used")
 
 
 def test_tls_needs_http(stage: Stage, tmp_path: Path):

@@ -11,6 +11,7 @@ from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.jsonrpc.codec import MalformedMessage, Message, Oversized
 from asyncfc_mcp.jsonrpc.large import read_message
+from asyncfc_mcp.protocol import RequestId
 from asyncfc_mcp.transports.http.asgi import Headers, JsonRpcRefusal, Refusal
 from asyncfc_mcp.transports.http.auth.authenticator import Access
 from asyncfc_mcp.transports.http.auth.entrance import Entrance
@@ -103,6 +104,19 @@ class AdmissionPolicy:
             self._last_values = checked
         json, stream = self._accepted
         return Admitted(principal, access, json, stream)
+
+    def permit(self, admitted: Admitted, method: str | None, request_id: RequestId | None = None) -> None:
+        """Check an admitted request once its method is known.
+
+        Args:
+            method: None for what is no request: an answer, or the opening of a stream.
+
+        Raises:
+            Refusal: the token lacks a scope, or was taken away while the body arrived.
+        """
+        self.entrance.require(admitted.principal, method, request_id)
+        if admitted.access.revoked:
+            raise self.entrance.revoked()
 
     def _check(self, headers: Headers, *, post: bool) -> None:
         if post and not (headers.get(b"content-type") or "").lower().startswith("application/json"):

@@ -7,7 +7,7 @@ of connections to `connections`.
 import logging
 import math
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -105,7 +105,7 @@ async def serve_http(
     public = not options.authenticated and anyone_at(options) is PUBLIC
     scopes = frozenset(scope for each in settings.required_scopes.values() for scope in each)
     proxies = TrustedProxies(options.proxies) if options.proxies else None
-    protocol = _protocol(options)
+    protocol, renewing = _protocol(options)
     # Declared once for all clients; each call passes on the capabilities of its own client.
     bridge.server_requests.set_client_capabilities(ALL_CLIENT_CAPABILITIES)
     readiness, terminated = Readiness(bridge), Terminated()
@@ -152,6 +152,8 @@ async def serve_http(
                 await tg.start(connections.run)
                 await tg.start(principals.run)
                 tg.start_soon(warn_of_unordered_tools, bridge)
+                if renewing is not None:
+                    tg.start_soon(renewing)
                 listening(options.base(port))
                 server = HttpServer(config)
 
@@ -199,15 +201,19 @@ def _token_file(path: Path) -> "TokenFile":
     return TokenFile(path)
 
 
-def _protocol(options: HttpOptions) -> "Callable[..., HttpProtocol]":
-    """Return what makes the protocol of a connection. TLS is loaded only where it is served."""
+def _protocol(
+    options: HttpOptions,
+) -> "tuple[Callable[..., HttpProtocol], Callable[[], Coroutine[Any, Any, None]] | None]":
+    """Return what makes the protocol of a connection, and what renews its certificate. TLS is loaded only where it is
+    served."""
     if options.certificate is None or options.key is None:
         from asyncfc_mcp.transports.http.uvicorn_protocol import HttpProtocol
 
-        return HttpProtocol
-    from asyncfc_mcp.transports.http.tls import TlsHttpProtocol, server_context
+        return HttpProtocol, None
+    from asyncfc_mcp.transports.http.tls import TlsHttpProtocol, renew, server_context
 
-    return partial(TlsHttpProtocol, server_context(options.certificate, options.key))
+    context = server_context(options.certificate, options.key)
+    return partial(TlsHttpProtocol, context), partial(renew, context, options.certificate, options.key)
 
 
 async def _stop_when_cancelled(server: "uvicorn.Server", streamable_http: "StreamableHttp | None") -> None:

@@ -86,7 +86,7 @@ class SessionEndpoint:
                 with session.busy() if session is not None else nullcontext():
                     await self._post(admitted, session, receive, send)
             case "GET":
-                self._admission.entrance.require(principal, None)
+                self._admission.permit(admitted, None)
                 if not admitted.stream:
                     raise _refusal(406, "Client must accept text/event-stream")
                 self._in_flight.admit()
@@ -159,7 +159,7 @@ class SessionEndpoint:
             raise _unknown()  # it ended while the body was received
         message = await parse_body(body)
         method, params = message.get("method"), cast("Params | None", message.get("params"))
-        self._admission.entrance.require(admitted.principal, method, message.get("id") if method else None)
+        self._admission.permit(admitted, method, message.get("id") if method else None)
         if method is not None and "id" in message:
             self._in_flight.admit()
         if method == "initialize" and "id" in message:
@@ -168,6 +168,8 @@ class SessionEndpoint:
         if method is not None and "id" in message:
             exchange = SessionExchange(send, message["id"], params or {}, session, streams=method != "tools/call")
             exchange.access = admitted.access
+            # Once more: another request, whose token has other grants, may have come while the body arrived.
+            session.session.principal = admitted.principal
             handler = partial(self._upstream.handshake, session.session, exchange, method, params)
             return await self._in_flight.handle(receive, exchange, handler)
         if method is None and message.get("id") is None:

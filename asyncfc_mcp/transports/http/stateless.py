@@ -114,7 +114,7 @@ class StatelessEndpoint:
 
     async def _post(self, admitted: Admitted, body: bytes, headers: Headers, receive: "Receive", send: "Send") -> None:
         message = await parse_body(body)
-        self._admission.entrance.require(admitted.principal, message.get("method"), message.get("id"))
+        self._admission.permit(admitted, message.get("method"), message.get("id"))
         if "method" not in message:
             problem = "Invalid Request: an answer; post a request or a notification"
             raise JsonRpcRefusal(400, RpcError(INVALID_REQUEST, problem))

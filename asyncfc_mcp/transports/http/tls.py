@@ -11,6 +11,8 @@ import ssl
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
+
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.transports.http.connections import Connections
 from asyncfc_mcp.transports.http.uvicorn_protocol import HttpProtocol
@@ -18,6 +20,8 @@ from asyncfc_mcp.transports.http.uvicorn_protocol import HttpProtocol
 logger = logging.getLogger(__name__)
 
 READ_BYTES: Final = 256 << 10
+RENEW_S: Final = 10.0
+"""Interval between two looks at the files of the certificate."""
 WRITE_BYTES: Final = 256 << 10
 """Bytes that are encrypted in one step: a copy of each step is in memory."""
 
@@ -68,6 +72,37 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
         reason = (exc.reason or "invalid").lower().replace("_", " ")
         raise UnusableCertificate(f"--tls-cert: {certificate} and {key} cannot be used: {reason}") from None
     return context
+
+
+async def renew(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Use the files anew whenever they have changed, until cancelled. Connections that are open keep what they have,
+    and files that do not fit together change nothing: they may be about to be replaced one after the other."""
+    used = _versions(certificate, key)
+    while True:
+        await anyio.sleep(RENEW_S)
+        found = _versions(certificate, key)
+        if found == used:
+            continue
+        used = found
+        try:
+            server_context(certificate, key)  # a chain that cannot be loaded would leave the context without one
+            context.load_cert_chain(certificate, key, password=lambda: b"")
+        except (UnusableCertificate, ssl.SSLError, OSError) as exc:
+            logger.error("the certificate was not renewed, and the one before is still used: %s", exc)
+        else:
+            logger.info("the certificate was renewed")
+
+
+def _versions(*paths: Path) -> tuple[object, ...]:
+    """Return what changes with the content of files."""
+    found: list[object] = []
+    for path in paths:
+        try:
+            state = path.stat()
+            found.append((state.st_mtime_ns, state.st_size, state.st_ino))
+        except OSError:
+            found.append(None)
+    return tuple(found)
 
 
 class TlsTransport:

@@ -130,6 +130,10 @@ class Entrance:
         """Return whether an access has ended."""
         return is_over(access, self._clock)
 
+    def revoked(self) -> Refusal:
+        """Return the refusal of a request whose access was taken away after it was admitted."""
+        return self._refused("the token is no longer accepted", "")
+
     def _refused(self, why: str | None, path: str) -> Refusal:
         """Return the refusal of a request without a token, or with one that is not accepted (for the reason `why`)."""
         words = "send the bridge's token as 'Authorization: Bearer …'" if why is None else why

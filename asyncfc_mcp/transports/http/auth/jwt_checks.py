@@ -108,6 +108,8 @@ def read_claims(payload: bytes, *, issuer: str, audiences: Collection[str], now:
         raise NotAuthenticated("the token's claims are not a JSON object, or repeat a claim") from None
     if claims.get("iss") != issuer:
         raise NotAuthenticated("the token is from another issuer")
+    if _is_id_token(claims):
+        raise NotAuthenticated("the token is an ID token, which says who signed in to a client")
     if not _is_for(claims.get("aud"), audiences):
         raise NotAuthenticated("the token is for another audience")
     expires_at = _time(claims, "exp")
@@ -124,6 +126,13 @@ def read_claims(payload: bytes, *, issuer: str, audiences: Collection[str], now:
     if not (isinstance(subject, str) and 0 < len(subject) <= MAX_SUBJECT and subject.isprintable()):
         raise NotAuthenticated("the token has no subject that can be used")
     return Claims(subject, _scopes(claims.get("scope")) | _scopes(claims.get("scp")), expires_at + LEEWAY_S)
+
+
+def _is_id_token(claims: Mapping[str, Any]) -> bool:
+    """Return whether claims are those of an ID token. Its audience is a client, so it is refused anyway unless that is
+    configured as the audience. The last two are how Cognito and Keycloak mark them."""
+    marked = claims.get("token_use") == "id" or claims.get("typ") == "ID"
+    return marked or not {"at_hash", "c_hash"}.isdisjoint(claims)
 
 
 def _is_for(value: Any, audiences: Collection[str]) -> bool:

@@ -46,6 +46,7 @@ class Lab:
     file: TokenFile
     path: Path
     alice: str
+    upstream: Upstream
     sessions: dict[str, str] = field(default_factory=dict[str, str])
 
     def post(self, era: str, token: str | None, method: str, params: Json | None = None, **more: Any) -> Exchange:
@@ -114,7 +115,7 @@ async def lab(tmp_path: Path, **settings: Any) -> AsyncGenerator[Lab]:
         assert front is not None
         front._entrance._clock = now
         async with alive(app):
-            yield Lab(app, issuer, toy, tg, file, path, alice)
+            yield Lab(app, issuer, toy, tg, file, path, alice, upstream)
             tg.cancel_scope.cancel()
 
 
@@ -326,6 +327,65 @@ async def test_a_session_is_its_principals_only(tmp_path: Path):
         for token in ("all", it.issuer.token(sub="alice"), it.issuer.token(sub="bob")):
             it.sessions[token] = it.sessions[it.alice]
             assert (await it.post(ERAS[0], token, "tools/list").run()).status == 404
+
+
+def held(exchange: Exchange, arrives: anyio.Event) -> Exchange:
+    """The same request, whose body arrives later."""
+    app = exchange._app
+
+    async def slow(scope: Json, receive: Any, send: Any) -> None:
+        async def later() -> Any:
+            await arrives.wait()
+            return await receive()
+
+        await app(scope, later, send)
+
+    exchange._app = slow
+    return exchange
+
+
+@pytest.mark.parametrize("era", ERAS)
+@on_virtual_time
+async def test_a_token_that_is_taken_away_while_a_body_arrives_does_nothing(tmp_path: Path, era: str):
+    """The call is not made."""
+    async with lab(tmp_path) as it:
+        await it.open(it.alice)
+        arrives = anyio.Event()
+        call = held(it.post(era, it.alice, "tools/call", {"name": "echo", "arguments": {"text": "x"}}), arrives)
+        it.tg.start_soon(call.run)
+        await settle()
+        it.path.write_text("")
+        # Before the search for what has lapsed ends the session.
+        it.file.refresh()
+        arrives.set()
+        await settle()
+        assert call.status == 401
+        assert challenge_of(call)["error"] == "invalid_token"
+        assert not it.toy.got
+
+
+@on_virtual_time
+async def test_a_request_has_the_grants_of_its_own_token(tmp_path: Path):
+    """And not those of another token that was used in its session while its body arrived."""
+    async with lab(tmp_path) as it:
+        little, much = it.issuer.token(scope="little"), it.issuer.token(scope="much")
+        await it.open(little)
+        it.sessions[much] = it.sessions[little]
+        seen: list[Any] = []
+
+        def peek(request: Any) -> Json:
+            seen.append(request.principal.grants)
+            return {}
+
+        it.upstream._handshake = {**it.upstream._handshake, "x/peek": peek}
+        arrives = anyio.Event()
+        first = held(it.post(ERAS[0], little, "x/peek"), arrives)
+        it.tg.start_soon(first.run)
+        await settle()
+        await it.post(ERAS[0], much, "x/peek").run()
+        arrives.set()
+        await settle()
+        assert seen == [{"much"}, {"little"}]
 
 
 @on_virtual_time
