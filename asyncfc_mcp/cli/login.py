@@ -8,12 +8,14 @@ import os
 import sys
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass, replace
 from threading import Thread
 from typing import Final
 
 import anyio
+import anyio.from_thread
+from anyio.lowlevel import current_token
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.cli.pasted_redirect import PastedLines, unseen
@@ -165,7 +167,7 @@ class Login:
         self._say("Opening this address in the browser:" if lines is None else "Open this address in a browser:")
         self._say(f"\n  {request.url}\n")
         if lines is None:
-            open_browser(request.url)
+            open_browser(request.url, lambda: self._say("No browser could be opened: open the address yourself."))
             self._say("Waiting for the browser to return (Ctrl-C ends this) …")
         else:
             self._say(
@@ -260,9 +262,24 @@ def has_display(environ: Mapping[str, str]) -> bool:
     return bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY") or environ.get("WSL_DISTRO_NAME"))
 
 
-def open_browser(url: str) -> None:
-    """Open an address in the user's browser. Not waited for: some browsers run until they are closed."""
-    Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+def open_browser(url: str, failed: Callable[[], None]) -> None:
+    """Open an address in the user's browser. Not waited for: some browsers run until they are closed.
+
+    Args:
+        failed: called if there is no browser.
+    """
+    token = current_token()
+
+    def run() -> None:
+        try:
+            opened = webbrowser.open(url)
+        except (OSError, webbrowser.Error):
+            opened = False
+        if not opened:
+            with suppress(RuntimeError):  # the event loop has ended
+                anyio.from_thread.run_sync(failed, token=token)
+
+    Thread(target=run, daemon=True).start()
 
 
 async def log_out(target: Target, store: CredentialStore, *, forget: bool, say: Callable[[str], None]) -> None:
@@ -277,7 +294,9 @@ async def log_out(target: Target, store: CredentialStore, *, forget: bool, say: 
     name, spec = target.server.name, target.spec
     grant = store.load_grant(name, spec.url)
     if grant is None:
-        say(for_terminal(f"Not signed in to {name}: nothing is stored."))
+        # Its registration belongs to an authorization server, which only the tokens name.
+        hint = "; a registration is found only while signed in" if forget else ""
+        say(for_terminal(f"Not signed in to {name}: nothing is stored{hint}."))
         return
     try:
         revoked, why = await revoke(name, spec, store, grant), "it offers no revocation"

@@ -7,11 +7,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from asyncfc_mcp.config.mcp_remote import url_entry
 from asyncfc_mcp.config.reader import config_for_url, load_config
 from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig
 from asyncfc_mcp.errors import BridgeError, ConfigError, nearest
+
+_OF_REPLICAS: Final = ("engine", "secret", "replica")
+"""Settings that are not read: their variables are those of a service, and not of the shell of its user."""
+_MOST_SHOWN: Final = 5
 
 
 class NoTarget(BridgeError):
@@ -52,7 +57,7 @@ def find_target(
             config = replace(config, servers=(replace(config.servers[0], name=name),))
         return _target(config, config.servers[0].name)
     if file is not None:
-        config = load_config(file, environ)
+        config = load_config(file, environ, without=_OF_REPLICAS)
         return _target(config, _only(config, str(file)) if name is None else name)
     return _in_known(name, environ, known)
 
@@ -62,17 +67,22 @@ def _in_known(name: str | None, environ: Mapping[str, str], known: Sequence[Path
     if name is None:
         raise NoTarget("expected the name of a server, with --config FILE, or --url URL")
     found: list[tuple[Path, BridgeConfig]] = []
+    unreadable: list[str] = []
     for path in known:
         try:
-            config = load_config(path, environ)
-        except ConfigError:
+            config = load_config(path, environ, without=_OF_REPLICAS)
+        except ConfigError as exc:
+            unreadable.append(str(exc))
             continue
         if name in (*(server.name for server in config.servers), *(server.name for server in config.unusable)):
             found.append((path, config))
     if len(found) == 1:
         return _target(found[0][1], name)
     if not found:
-        looked = f"none of {', '.join(map(str, known))} has it" if known else "no bridge was started with one so far"
+        looked = "no bridge was started with one so far"
+        if known:
+            more = f" and {len(known) - _MOST_SHOWN} more" if len(known) > _MOST_SHOWN else ""
+            looked = "; ".join([f"it is not in {', '.join(map(str, known[:_MOST_SHOWN]))}{more}", *unreadable[:1]])
         raise NoTarget(
             f"the configuration with server {name!r} is not known ({looked}); add --config FILE or --url URL"
         )

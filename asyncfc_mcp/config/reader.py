@@ -7,7 +7,7 @@ Owns the shape of the file as a whole: where its servers are, and whether any of
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -38,20 +38,24 @@ from asyncfc_mcp.errors import ConfigError, nearest
 from asyncfc_mcp.redaction import shown_url
 
 
-def load_config(path: Path, environ: Mapping[str, str]) -> BridgeConfig:
+def load_config(path: Path, environ: Mapping[str, str], *, without: Collection[str] = ()) -> BridgeConfig:
     """Read a configuration file.
+
+    Args:
+        without: settings at the top of the file that are not read.
 
     Raises:
         ConfigError: the file cannot be read, or is invalid in a way that affects more than one server.
     """
-    return parse_config(read_text(path), str(path), environ)
+    return parse_config(read_text(path), str(path), environ, without=without)
 
 
-def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConfig:
+def parse_config(text: str, file: str, environ: Mapping[str, str], *, without: Collection[str] = ()) -> BridgeConfig:
     """Read the text of a configuration file. An invalid entry makes its server unusable; the others are read.
 
     Args:
         file: name of the file in errors; its suffix selects JSON or TOML.
+        without: see `load_config`.
 
     Raises:
         ConfigError: the error affects more than one server, is in a setting of the bridge, or leaves no usable server.
@@ -62,7 +66,10 @@ def parse_config(text: str, file: str, environ: Mapping[str, str]) -> BridgeConf
     check.unique_keys(root, "", nested=False)
     check.unique_keys(root.get("asyncfc"), "asyncfc")
     settings = SettingsReader(check)
-    top = settings.section(root.get("asyncfc", {}), "asyncfc", TOP)
+    section = root.get("asyncfc", {})
+    if isinstance(section, dict):
+        section = {key: item for key, item in cast("dict[str, Any]", section).items() if key not in without}
+    top = settings.section(section, "asyncfc", TOP)
     entries = cast("dict[str, Any]", check.typed(table, where, dict, "an object: name → server"))
     check.unique_keys(entries, where, nested=False)
     reader = ServerReader(check, settings, top, braces=has_braces(root, where))

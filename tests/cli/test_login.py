@@ -254,6 +254,29 @@ def test_a_server_that_refuses_the_token_is_a_failure(scene: Scene) -> None:
     assert scene.stored() == ["client", "grant"]
 
 
+def test_a_browser_that_cannot_be_opened_is_no_end(scene: Scene) -> None:
+    """The address is shown, and the user may open it."""
+    with (scene.stage.folder / "login.stdout").open("wb") as sink:
+        process = subprocess.Popen(
+            scene.stage.command("login", "docs", "--config", str(scene.config)),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=scene.stage.env | {"BROWSER": f"{sys.executable} -c exit(1) %s"},
+            cwd=scene.stage.folder,
+        )
+    scene.stage.processes.append(process)
+
+    def output() -> str:
+        return (scene.stage.folder / "login.stdout").read_text()
+
+    eventually(lambda: "No browser could be opened: open the address yourself." in output(), "it says so")
+    [url] = [line.strip() for line in output().splitlines() if "code_challenge=" in line]
+    get(browse(url))
+    assert process.wait(PATIENCE) == 0, output()
+    scene.check_output(output())
+
+
 def test_a_port_in_use_is_explained(scene: Scene) -> None:
     """And with `--no-browser` it is not needed."""
     with socket.create_server(("127.0.0.1", scene.port)):

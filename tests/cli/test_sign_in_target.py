@@ -56,6 +56,19 @@ def test_the_name_may_be_left_out_if_only_one_is_meant(tmp_path: Path) -> None:
     assert "has no server that is signed in to" in refused(None, none)
 
 
+def test_settings_of_replicas_are_not_needed(tmp_path: Path) -> None:
+    """Their variables are those of a service; its user signs in from a shell without them."""
+    servers = {"github": {"url": URL}}
+    top = {"engine": "postgresql://u:${PASSWORD}@h/d", "secret": "${SECRET}", "credentials": "keyring"}
+    (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": servers, "asyncfc": top}))
+    for target in (
+        find_target("github", tmp_path / "mcp.json", None, {}, ()),
+        find_target("github", None, None, {}, (tmp_path / "mcp.json",)),
+    ):
+        assert target.config.settings.engine == "embedded"
+        assert target.config.settings.credentials == "keyring"
+
+
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
@@ -101,7 +114,8 @@ def test_a_name_alone_is_looked_for_in_known_configurations(tmp_path: Path) -> N
     said = refused("both", paths=paths)
     assert said == f"2 configurations have a server 'both'; add --config {one} or --config {two}"
     said = refused("zzz", paths=paths)
-    assert said.startswith("the configuration with server 'zzz' is not known (none of ")
+    assert said.startswith("the configuration with server 'zzz' is not known (it is not in ")
+    assert "broken.json: line 1, column 2" in said
     assert said.endswith("add --config FILE or --url URL")
     assert "no bridge was started with one so far" in refused("zzz")
     assert "expected the name of a server" in refused(None, paths=paths)

@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asyncfc_mcp.config.oauth_reader import KEYS, algorithm_of
 from asyncfc_mcp.config.reader import config_for_url, load_config
@@ -328,3 +330,28 @@ def test_the_documentation_lists_every_key() -> None:
     table = page.partition("| key of `oauth` | meaning |")[2].partition("\n\n")[0]
     listed = [key for row in table.splitlines()[2:] for key in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert sorted(listed) == sorted(KEYS)
+
+
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 70_000)
+    | st.text(max_size=8)
+    | st.sampled_from(["hunter2", "${S}", KEY]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+_SECTIONS = _VALUES | st.dictionaries(
+    st.sampled_from([*KEYS, "clientId", "CLIENT_SECRET", "scope", "enabled"]), _VALUES
+)
+
+
+@given(_SECTIONS, _SECTIONS, _VALUES)
+def test_whatever_stands_there_is_read_or_refused(oauth: object, auth: object, scopes: object) -> None:
+    """As a usable server, or with a reason; no text shows what a variable or a secret holds."""
+    own = {"url": URL, "oauth": oauth, "auth": auth, "scopes": scopes}
+    config = parse({"mcpServers": {"s": own, "other": {"command": "x"}}}, {"S": "sesame-open"})
+    said = [*config.warnings, *(each.reason for each in config.unusable)]
+    assert len(config.servers) + len(config.unusable) == 2
+    assert "sesame-open" not in " ".join(said)
+    assert all(text.isprintable() for text in said)
