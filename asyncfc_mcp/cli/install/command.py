@@ -38,10 +38,11 @@ def _options(*wanted: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     known: dict[str, Callable[..., Any]] = {
         "scope": click.option(
             "--scope",
-            type=click.Choice(["user", "project"]),
+            type=click.Choice(["user", "project", "local"]),
             default="user",
             show_default=True,
-            help="The host's file for all projects, or that of the project in the current folder.",
+            help="The host's file for all projects, that of the project in the current folder, or this project in the "
+            "user's own file (Claude Code).",
         ),
         "name": click.option(
             "--name", metavar="NAME", default="asyncfc", show_default=True, help="Name of the bridge in the host."

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from typing import Final
 
 from asyncfc_mcp.errors import BridgeError, ConfigError
@@ -22,6 +22,10 @@ _ENCODINGS: Final = (
 )  # fmt: skip
 LOCK_WAIT_S: Final = 20.0
 """Maximum wait for another installation, in seconds."""
+HOST_LOCK_WAIT_S: Final = 5.0
+"""Maximum wait for a host that writes its file, in seconds."""
+STALE_HOST_LOCK_S: Final = 30.0
+"""Age from which the lock of a host is that of a process that was killed, in seconds, as Claude Code takes it."""
 
 
 class FileChanged(BridgeError):
@@ -163,6 +167,39 @@ def write(before: Snapshot, data: bytes | None) -> None:
 def _check_unchanged(before: Snapshot) -> None:
     if before.path.resolve() != before.target or snapshot(before.target).data != before.data:
         raise FileChanged(before.path)
+
+
+@contextlib.contextmanager
+def host_lock(path: Path, suffix: str | None) -> Generator[None]:
+    """Hold the lock of a host that makes a folder beside its file while it writes it (Claude Code).
+
+    Raises:
+        NotWritable: the host holds it for too long.
+    """
+    if suffix is None or not path.parent.is_dir():
+        yield
+        return
+    folder = path.with_name(path.name + suffix)
+    until = monotonic() + HOST_LOCK_WAIT_S
+    while True:
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            with contextlib.suppress(OSError):
+                if time() - folder.stat().st_mtime > STALE_HOST_LOCK_S:
+                    folder.rmdir()
+                    continue
+            if monotonic() > until:
+                raise NotWritable(path, "the host is writing it") from None
+            sleep(0.02)
+        except OSError as exc:
+            raise NotWritable(path, exc.strerror or str(exc)) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 @contextlib.contextmanager

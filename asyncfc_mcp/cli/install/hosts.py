@@ -17,7 +17,8 @@ from asyncfc_mcp.errors import BridgeError, nearest
 Entry = dict[str, Any]
 Shape = Callable[[str, str, Sequence[str]], Entry]
 """Function of a name, a command and its arguments that returns the entry."""
-Scope = Literal["user", "project"]
+Scope = Literal["user", "project", "local"]
+"""All projects; one project, in a file that it shares; one project, in the user's own file (Claude Code)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +68,20 @@ class OwnCommand:
     """A host's own command for its servers.
 
     Attributes:
+        add, remove: its words, from name, entry and scope.
         default: it is used unless a file is asked for, since the running host writes its file as well.
         stdin: the entry is read from standard input, so that it is not in the list of processes.
     """
 
     program: str
-    add: Callable[[str, Entry], Sequence[str]]
-    remove: Callable[[str], Sequence[str]] | None
+    add: Callable[[str, Entry, Scope], Sequence[str]]
+    remove: Callable[[str, Scope], Sequence[str]] | None
     default: bool = False
     stdin: bool = False
 
-    def adding(self, name: str, entry: Entry) -> tuple[list[str], str | None]:
+    def adding(self, name: str, entry: Entry, scope: Scope) -> tuple[list[str], str | None]:
         """Return the words of the command that adds an entry, and its standard input."""
-        return [self.program, *self.add(name, entry)], json.dumps(entry) if self.stdin else None
+        return [self.program, *self.add(name, entry, scope)], json.dumps(entry) if self.stdin else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class Host:
         signs: templates of files or folders that show that it is there.
         programs: commands that show the same.
         table: key path of the servers.
+        lock: suffix of a folder that the host makes beside its file while it writes it.
+        local: its file also has servers of single projects, at `projects`, the folder, `mcpServers`.
         note: what the user has to do for the change to take effect.
     """
 
@@ -105,6 +109,8 @@ class Host:
     table: tuple[str, ...] = ("mcpServers",)
     windows: tuple[str, ...] = ()
     own: OwnCommand | None = None
+    lock: str | None = None
+    local: bool = False
     note: str = "Restart it to use the bridge."
 
     def users(self, machine: Machine) -> tuple[str, ...]:
@@ -113,6 +119,8 @@ class Host:
 
     def file(self, scope: Scope, machine: Machine) -> Path | None:
         """Return its file; None if it has none in this scope."""
+        if scope == "local":
+            return self.file("user", machine) if self.local else None
         paths = [machine.path(each) for each in (self.users(machine) if scope == "user" else self.project)]
         return next((path for path in paths if path.exists()), paths[0] if paths else None)
 
@@ -172,10 +180,10 @@ HOSTS: Final[Mapping[str, Host]] = {
             "claude-code", "Claude Code", typed, ("${CLAUDE_CONFIG_DIR:-~}/.claude.json",), (".mcp.json",),
             ("${CLAUDE_CONFIG_DIR:-~/.claude}",), ("claude",),
             own=OwnCommand(
-                "claude", lambda name, _: ("mcp", "add-json", "--scope", "user", name, "-"),
-                lambda name: ("mcp", "remove", "--scope", "user", name), default=True, stdin=True,
+                "claude", lambda name, _, scope: ("mcp", "add-json", "--scope", scope, name, "-"),
+                lambda name, scope: ("mcp", "remove", "--scope", scope, name), default=True, stdin=True,
             ),
-            note=_RUNNING,
+            lock=".lock", local=True, note=_RUNNING,
         ),
         # https://cursor.com/docs/mcp
         Host("cursor", "Cursor", plain, ("~/.cursor/mcp.json",), (".cursor/mcp.json",), ("~/.cursor",), ("cursor",)),
@@ -183,7 +191,7 @@ HOSTS: Final[Mapping[str, Host]] = {
         Host(
             "vscode", "VS Code", typed, ("$CONFIG/Code/User/mcp.json",), (".vscode/mcp.json",),
             ("$CONFIG/Code/User",), ("code",), ("servers",),
-            own=OwnCommand("code", lambda name, entry: ("--add-mcp", json.dumps({"name": name, **entry})), None),
+            own=OwnCommand("code", lambda name, entry, _: ("--add-mcp", json.dumps({"name": name, **entry})), None),
             note="Start the server in its list of MCP servers.",
         ),
         # https://developers.openai.com/codex/mcp
@@ -191,8 +199,8 @@ HOSTS: Final[Mapping[str, Host]] = {
             "codex", "Codex", plain, ("${CODEX_HOME:-~/.codex}/config.toml",), (".codex/config.toml",),
             ("${CODEX_HOME:-~/.codex}",), ("codex",), ("mcp_servers",),
             own=OwnCommand(
-                "codex", lambda name, entry: ("mcp", "add", name, "--", entry["command"], *entry["args"]),
-                lambda name: ("mcp", "remove", name),
+                "codex", lambda name, entry, _: ("mcp", "add", name, "--", entry["command"], *entry["args"]),
+                lambda name, _: ("mcp", "remove", name),
             ),
             note=_RUNNING,
         ),

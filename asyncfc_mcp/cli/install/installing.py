@@ -150,8 +150,10 @@ def host_file(host: Host, scope: Scope, machine: Machine) -> Path:
     return file
 
 
-def table_of(host: Host, document: Document, machine: Machine) -> KeyPath:
-    """Return the key path of a host's servers, which differs between the versions of opencode."""
+def table_of(host: Host, document: Document, machine: Machine, scope: Scope) -> KeyPath:
+    """Return the key path of a host's servers, which differs between projects and between the versions of opencode."""
+    if scope == "local":
+        return ("projects", _project(document, machine.folder), *host.table)
     if host.key != "opencode":
         return host.table
     mcp = document.table(host.table)
@@ -159,6 +161,16 @@ def table_of(host: Host, document: Document, machine: Machine) -> KeyPath:
         return OPENCODE_2
     program = machine.program("opencode")
     return OPENCODE_2 if not mcp and program is not None and _major(program) >= 2 else host.table
+
+
+def _project(document: Document, folder: Path) -> str:
+    """Return the key of the project that a folder belongs to: one that is there, or else its repository."""
+    known = document.table(("projects",))
+    parents = [folder, *folder.parents]
+    repository = next((each for each in parents if (each / ".git").exists()), folder)
+    return next(
+        (str(each) for each in parents if str(each) in known and each.is_relative_to(repository)), str(repository)
+    )
 
 
 def _major(program: str) -> int:
@@ -196,7 +208,7 @@ def plan_install(request: Request) -> Plan:
     if config.target == before.target:
         raise SameFile(request.config)
     document = Document(str(before.path), before.text)
-    table = table_of(host, document, machine)
+    table = table_of(host, document, machine, request.scope)
     servers = document.table(table)
     entry, existing = bridge_entry(request, table), servers.get(name)
     if existing is not None and not is_bridge(existing):
@@ -227,7 +239,7 @@ def plan_install(request: Request) -> Plan:
         document.remove(table, name)
     insertion = document.insert(table, name, wanted)
     after = before.encoded(document.text)
-    edits = [FileEdit(before, after, shown)]
+    edits = [FileEdit(before, after, shown, host.lock)]
     config_change = None
     if config_document.text != config.text:
         check_writable(config)
@@ -235,7 +247,7 @@ def plan_install(request: Request) -> Plan:
         config_change = Change.of(config.target, config.data, written)
         # First: if the second file cannot be written, the servers are still in the host.
         edits.insert(0, FileEdit(config, written, shown))
-    earlier = request.records.find(before.target, name)
+    earlier = request.records.find(before.target, name, table[1] if request.scope == "local" else "")
     record = Installation(
         host.key, request.scope, name, str(before.target), table, str(request.config),
         Change.of(before.target, before.data, after), insertion, moved, config_change,
@@ -287,16 +299,16 @@ def _with(
 def _own_command(request: Request, entry: Entry, file: Path, table: KeyPath) -> Command | None:
     """Return the host's own command if it is to be used."""
     own, via = request.host.own, request.via
-    if own is None or request.scope != "user":
+    if own is None or request.scope == "project":
         if via == "command":
-            raise NoOwnCommand(request.host, "it has none" if own is None else "it is for the scope 'user'")
+            raise NoOwnCommand(request.host, "it has none" if own is None else "it is for the user's own file")
         return None
     program = request.machine.program(own.program)
     if via == "command" and program is None:
         raise NoOwnCommand(request.host, f"there is no `{own.program}` on the PATH")
     if program is None or via == "file" or (via is None and not own.default):
         return None
-    words, stdin = own.adding(request.name, entry)
+    words, stdin = own.adding(request.name, entry, request.scope)
 
     def is_there() -> bool:
         found = snapshot(file)

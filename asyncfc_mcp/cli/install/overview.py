@@ -15,7 +15,7 @@ from asyncfc_mcp.cli.install.installing import table_of
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.quotation import one_line
 
-SCOPES: Sequence[Scope] = ("user", "project")
+SCOPES: Sequence[Scope] = ("user", "local", "project")
 
 
 def overview(machine: Machine) -> str:
@@ -46,10 +46,12 @@ def _row(host: Host, scope: Scope, machine: Machine, here: bool) -> tuple[str, .
     shown = _shown(file, machine)
     try:
         document = Document(str(file), snapshot(file).text)
-        servers = document.table(table_of(host, document, machine))
+        servers = document.table(table_of(host, document, machine, scope))
     except BridgeError as exc:
         reason = str(exc).removeprefix(f"{file}: ").removeprefix(f"{file} ")
-        return (host.key, scope, shown, "unreadable", one_line(reason))
+        return (host.key, scope, shown, "unreadable", one_line(reason)) if scope != "local" else None
+    if scope == "local" and not servers:
+        return None
     bridges = [
         name + (f" → {_shown(Path(config), machine)}" if (config := config_of(entry)) is not None else "")
         for name, entry in servers.items()

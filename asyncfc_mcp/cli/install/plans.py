@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from asyncfc_mcp.cli.install.files import FileChanged, NotWritable, Snapshot, check_writable, snapshot, write
+from asyncfc_mcp.cli.install.files import FileChanged, NotWritable, Snapshot, check_writable, host_lock, snapshot, write
 from asyncfc_mcp.cli.install.records import Installation, Records
 from asyncfc_mcp.cli.install.showing import diff
 from asyncfc_mcp.errors import BridgeError
@@ -34,11 +34,13 @@ class CommandFailed(BridgeError):
 
 @dataclass(frozen=True, slots=True)
 class FileEdit:
-    """A file to be written; `after` is None if it is to be deleted, `shown` are the texts that may be shown."""
+    """A file to be written; `after` is None if it is to be deleted, `shown` are the texts that may be shown, and `lock`
+    is the suffix of the host's own lock."""
 
     before: Snapshot
     after: bytes | None
     shown: frozenset[str]
+    lock: str | None = None
 
     def diff(self, *, colour: bool) -> str:
         """Return what changes in the file."""
@@ -129,7 +131,8 @@ def carry_out(plan: Plan, records: Records) -> list[Path]:
     written: list[FileEdit] = []
     try:
         for edit in plan.edits:
-            write(edit.before, edit.after)
+            with host_lock(edit.before.path, edit.lock):
+                write(edit.before, edit.after)
             written.append(edit)
         if plan.command is not None:
             plan.command.run()

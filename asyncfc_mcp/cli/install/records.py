@@ -83,6 +83,11 @@ class Installation:
     config_change: Change | None = None
     when: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
+    @property
+    def project(self) -> str:
+        """The folder of its project, with the scope `local`."""
+        return self.table[1] if self.scope == "local" else ""
+
 
 def digest(data: bytes) -> str:
     """Return the SHA-256 of bytes."""
@@ -95,12 +100,17 @@ class Records:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def _path(self, file: str, name: str) -> Path:
-        return self.folder / f"{digest(json.dumps([file, name]).encode())[:24]}.json"
+    def _path(self, file: str, name: str, project: str) -> Path:
+        key = [file, name, *([project] if project else [])]
+        return self.folder / f"{digest(json.dumps(key).encode())[:24]}.json"
 
-    def find(self, file: Path, name: str) -> Installation | None:
-        """Return the record of an entry in a file; None if there is none that can be read."""
-        return self._read(self._path(str(file), name))
+    def find(self, file: Path, name: str, project: str = "") -> Installation | None:
+        """Return the record of an entry in a file; None if there is none that can be read.
+
+        Args:
+            project: the folder of a project that has servers of its own in that file.
+        """
+        return self._read(self._path(str(file), name, project))
 
     def _read(self, path: Path) -> Installation | None:
         try:
@@ -124,11 +134,13 @@ class Records:
         """
         make_folder(self.folder)
         text = json.dumps(_to_json(installation))
-        replace_private(self._path(installation.file, installation.name), [text.encode()], durable=True)
+        replace_private(
+            self._path(installation.file, installation.name, installation.project), [text.encode()], durable=True
+        )
 
     def forget(self, installation: Installation) -> None:
         """Delete a record."""
-        self._path(installation.file, installation.name).unlink(missing_ok=True)
+        self._path(installation.file, installation.name, installation.project).unlink(missing_ok=True)
 
     def keep_copy(self, file: Path, data: bytes | None) -> Path | None:
         """Keep a copy of a file as it is before a change, and return its path. It is not read again: it is for people.

@@ -45,9 +45,10 @@ def plan_uninstall(request: Request) -> Plan:
     if file is None:
         raise NoSuchScope(host, request.scope)
     before = snapshot(file)
-    record = request.records.find(before.target, name)
     document = Document(str(before.path), before.text)
-    table = table_of(host, document, machine) if record is None else record.table
+    table = table_of(host, document, machine, request.scope)
+    record = request.records.find(before.target, name, table[1] if request.scope == "local" else "")
+    table = table if record is None else record.table
     servers = document.table(table)
     entry = servers.get(name)
     moved = () if record is None else record.moved
@@ -67,7 +68,7 @@ def plan_uninstall(request: Request) -> Plan:
     notes: list[str] = []
     after = _host_after(request, record, before, document, table, notes)
     shown = shown_words([*servers.values(), *(each.entry for each in moved)])
-    edits = [FileEdit(before, after, shown)] if after != before.data else []
+    edits = [FileEdit(before, after, shown, host.lock)] if after != before.data else []
     if record is not None and moved:
         edit = _config_edit(record, request.records, notes)
         if edit is not None:
@@ -79,7 +80,7 @@ def plan_uninstall(request: Request) -> Plan:
 def _own_command(request: Request, file: Path, table: KeyPath) -> Command | None:
     own, via = request.host.own, request.via
     program = None if own is None else request.machine.program(own.program)
-    usable = own is not None and own.remove is not None and program is not None and request.scope == "user"
+    usable = own is not None and own.remove is not None and program is not None and request.scope != "project"
     if via == "command" and not usable:
         raise NoOwnCommand(request.host, "it has none that removes a server")
     if own is None or own.remove is None or program is None or not usable:
@@ -90,7 +91,7 @@ def _own_command(request: Request, file: Path, table: KeyPath) -> Command | None
     def is_gone() -> bool:
         return request.name not in Document(str(file), snapshot(file).text).table(table)
 
-    return Command((program, *own.remove(request.name)), None, is_gone)
+    return Command((program, *own.remove(request.name, request.scope)), None, is_gone)
 
 
 def _host_after(

@@ -646,6 +646,50 @@ def test_an_own_command_that_does_nothing_is_an_error(home: Home, run: Run, monk
         assert "cannot be changed by its own command" in error
 
 
+def test_the_lock_of_claude_code_is_respected(home: Home, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is not written while a session does; the lock of a process that was killed is no obstacle."""
+    home.servers()
+    file = home.add("claude-code", "{}")
+    lock = home.path / ".claude.json.lock"
+    lock.mkdir()
+    monkeypatch.setattr(files, "HOST_LOCK_WAIT_S", 0.1)
+    assert "the host is writing it" in run("install", "claude-code", "--yes", code=2).error
+    assert file.read_text() == "{}"
+    os.utime(lock, (1, 1))
+    run("install", "claude-code", "--yes")
+    assert "asyncfc" in file.read_text()
+    assert not lock.exists()
+
+
+def test_servers_of_one_project_of_claude_code_move_and_come_back(home: Home, run: Run) -> None:
+    """Those of its repository, in the user's own file; those of all projects and of others stay."""
+    (home.project / ".git").mkdir()
+    below = home.project / "below"
+    below.mkdir()
+    os.chdir(below)
+    entries: Any = {"mcpServers": {"s": {"command": "s"}}}
+    text = json.dumps(
+        {"mcpServers": {"all": {"command": "all"}}, "projects": {str(home.project): entries, str(home.path): entries}},
+        indent=2,
+    )
+    file = home.add("claude-code", text)
+    before = home.files()
+    run("install", "claude-code", "--scope", "local", "--wrap", "--yes")
+    root = json.loads(file.read_text())
+    assert root["mcpServers"] == {"all": {"command": "all"}}
+    assert list(root["projects"][str(home.project)]["mcpServers"]) == ["asyncfc"]
+    assert root["projects"][str(home.path)] == entries
+    assert list(json.loads(home.config.read_text())["mcpServers"]) == ["s"]
+    run("install", "claude-code", "--yes")
+    rows = [line.split()[:2] for line in run("install").output.splitlines() if line.startswith("claude-code")]
+    assert rows == [["claude-code", "user"], ["claude-code", "local"]]
+    run("uninstall", "claude-code", "--yes")
+    run("uninstall", "claude-code", "--scope", "local", "--yes")
+    assert home.files() == before
+    home.add("cursor", "{}")
+    assert "scope 'local'" in run("install", "cursor", "--scope", "local", "--yes", code=2).error
+
+
 # --- tables and paths ----------------------------------------------------------------------------------------------
 
 

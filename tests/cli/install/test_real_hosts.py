@@ -98,6 +98,22 @@ def test_a_project_of_claude_code_has_the_bridge(home: Home, run: Run, host: Cal
     assert not (home.project / ".mcp.json").exists()
 
 
+@pytest.mark.parametrize("host", ["claude-code"], indirect=True)
+def test_servers_of_one_project_move_and_come_back(home: Home, run: Run, host: Callable[..., str]) -> None:
+    """Those that its own command has added without a scope."""
+    (home.project / ".git").mkdir()
+    host("mcp", "add", "mine", "--", "cat", "-u")
+    run("install", "claude-code", "--scope", "local", "--wrap", "--yes")
+    assert "Scope: Local config" in host("mcp", "get", "asyncfc")
+    assert json.loads(home.config.read_text())["mcpServers"]["mine"]["args"] == ["-u"]
+    run("uninstall", "claude-code", "--scope", "local", "--yes")
+    assert "Scope: Local config" in host("mcp", "get", "mine")
+    run("install", "claude-code", "--scope", "local", "--config", str(home.servers()), "--yes")
+    assert "Scope: Local config" in host("mcp", "get", "asyncfc")
+    run("uninstall", "claude-code", "--scope", "local", "--yes")
+    assert "asyncfc" not in host("mcp", "list")
+
+
 @pytest.mark.parametrize("host", ["codex"], indirect=True)
 @pytest.mark.parametrize("via", ["file", "command"])
 def test_codex_lists_the_bridge(home: Home, run: Run, host: Callable[..., str], via: str) -> None:
