@@ -143,6 +143,9 @@ class Catalog:
     resources: Mapping[str, tuple[str, Json]] = field(default_factory=dict[str, tuple[str, Json]])
     """URI → its server and its entry; a URI of several servers belongs to the first one in the config."""
     templates: Mapping[str, tuple[str, Json]] = field(default_factory=dict[str, tuple[str, Json]])
+    offered_again: tuple[tuple[str, str, str, Json], ...] = ()
+    """Kind, URI, server and entry of resources and templates whose URI belongs to an earlier server: they are those of
+    who may not use that one."""
     notes: tuple[str, ...] = ()
     """Notes for `inspect`: equal names and URIs, settings of tools that do not exist."""
     repairs: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
@@ -180,12 +183,17 @@ class Catalog:
             serves: returns true for a server that they may use as a whole.
         """
         servers = {config.name: serves(config.name) for config in self.servers}
+        resources = {uri: entry for uri, entry in self.resources.items() if servers.get(entry[0])}
+        templates = {uri: entry for uri, entry in self.templates.items() if servers.get(entry[0])}
+        for kind, uri, server, entry in self.offered_again:
+            if servers.get(server):
+                (resources if kind == "resources" else templates).setdefault(uri, (server, entry))
         return replace(
             self,
             tools={name: entry for name, entry in self.tools.items() if allows(entry.server, entry.tool)},
             prompts={name: entry for name, entry in self.prompts.items() if servers.get(entry.server)},
-            resources={uri: entry for uri, entry in self.resources.items() if servers.get(entry[0])},
-            templates={uri: entry for uri, entry in self.templates.items() if servers.get(entry[0])},
+            resources=resources,
+            templates=templates,
         )
 
     def short_names(self, limit: int, published: PublishedNames) -> dict[str, str]:

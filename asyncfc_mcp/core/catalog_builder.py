@@ -134,6 +134,7 @@ class CatalogBuilder:
         prompts: dict[str, PromptEntry] = {}
         resources: dict[str, tuple[str, Json]] = {}
         templates: dict[str, tuple[str, Json]] = {}
+        again: list[tuple[str, str, str, Json]] = []
         names, _ = yield from assigning([each.prompts for each in built], held=published.prompts)
         for part in built:
             server = part.source.config.name
@@ -160,13 +161,22 @@ class CatalogBuilder:
                     if uri not in uris:
                         uris[uri] = (server, each.entry)
                     elif uris[uri][0] != server:
+                        again.append((kind, uri, server, each.entry))
                         notes.append(f"{said(uri)} is offered by {uris[uri][0]!r} and {server!r}; the first serves it")
                     if number % PAUSE_AFTER == 0:
                         yield
         notes += [f"server {server!r}: {remark}" for server, remarks in repairs.items() for remark in remarks]
         configs = tuple(source.config for source in sources)
         return Catalog(
-            tools, prompts, resources, templates, (*misfits, *notes), repairs, configs, misfits=tuple(misfits)
+            tools,
+            prompts,
+            resources,
+            templates,
+            tuple(again),
+            (*misfits, *notes),
+            repairs,
+            configs,
+            misfits=tuple(misfits),
         )
 
     def _list_tools(

@@ -9,6 +9,7 @@ from typing import Final
 
 from asyncfc_mcp.bridge.views import View
 from asyncfc_mcp.core.backoff import Throttle
+from asyncfc_mcp.upstream.instructions import uri_of_docs
 
 ANNOUNCE_S: Final = (0.2, 5.0)
 """First and longest pause between two announcements of a list that keeps changing."""
@@ -47,16 +48,17 @@ class ListChanges:
         """
         self._changed |= set(kinds)
         known, self._documents = self._documents, documents
-        also: set[str] = set()
-        if known.keys() != documents.keys():
+        listed_anew = known.keys() ^ documents.keys()
+        if listed_anew:
             self._changed.add("resources")
-            also.add("resources")
         before, self._catalog = self._catalog, self._view.catalog
         for view in views:
             if view.restricted:
                 was, now = view.of(before), view.of(self._catalog)
                 changed = self._changed_in.setdefault(view, set())
-                changed |= also | {LIST_CHANGES[kind] for kind in kinds if was.entries(kind) != now.entries(kind)}
+                changed |= {LIST_CHANGES[kind] for kind in kinds if was.entries(kind) != now.entries(kind)}
+                if not listed_anew.isdisjoint(map(uri_of_docs, view.snapshots())):
+                    changed.add("resources")
         return [uri for uri, text in documents.items() if known.get(uri, text) != text]
 
     def due(self, now: float) -> list[str]:

@@ -122,9 +122,10 @@ class ToolCalls:
         if arguments is not None and not isinstance(arguments, dict):
             raise RpcError(INVALID_PARAMS, f"tools/call: arguments must be an object; found {arguments!r:.80}")
         arguments = cast("dict[str, Any] | None", arguments)
-        view = self.bridge.views.of(request.principal)
-        name = view.directory.published.aliases.get(name, name)
-        caller = self._clients.caller(request)
+        caller, view = self._clients.caller(request), self.bridge.views.of(request.principal)
+        named = view.directory.published.aliases.get(name, name)
+        if named in view.routes or not view.restricted:  # else the name of a tool that may not be seen stays unknown
+            name = named
         # A tool that the principal may not use goes the way of one that does not exist.
         route = view.routes.get(name)
         if (turn := self._turn(request, name, route, arguments)) is not None:

@@ -33,11 +33,15 @@ async def submit(table: FuturesTable, *batch: NewFuture) -> list[Row]:
 
 
 async def make_ready(
-    table: FuturesTable, rows: Iterable[Row], server_limit: int | None = None, tool_limit: int | None = None
+    table: FuturesTable,
+    rows: Iterable[Row],
+    server_limit: int | None = None,
+    tool_limit: int | None = None,
+    share: float = 1.0,
 ) -> None:
     """Make calls ready, with the names of their records."""
     await table.make_ready(
-        [Ready(row.seq, row.record.server, row.record.tool, "any", server_limit, tool_limit) for row in rows]
+        [Ready(row.seq, row.record.server, row.record.tool, "any", server_limit, tool_limit, share) for row in rows]
     )
 
 

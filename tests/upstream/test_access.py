@@ -79,7 +79,8 @@ class Full(Toy):
             case "prompts/list":
                 return {"prompts": [{"name": f"ask_{self.name}"}]}
             case "resources/list":
-                return {"resources": [{"uri": f"{self.name}://one", "name": "one"}]}
+                uris = (f"{self.name}://one", "all://one")
+                return {"resources": [{"uri": uri, "name": f"one of {self.name}"} for uri in uris]}
             case "resources/templates/list":
                 return {"resourceTemplates": [{"uriTemplate": f"{self.name}://{{x}}", "name": "any"}]}
             case "resources/read":
@@ -136,7 +137,7 @@ async def stage(version: str, *toys: Full, access: Mapping[str, AccessEntry] | N
 
 def restricted() -> tuple[Full, ...]:
     """The servers of a bridge where Bob may not use everything."""
-    return Full("open", "see", "erase"), Full("partly", "see", "change", "erase"), Full("hidden", "see", "get")
+    return Full("hidden", "see", "get"), Full("open", "see", "erase"), Full("partly", "see", "change", "erase")
 
 
 def reduced() -> tuple[Full, ...]:
@@ -170,7 +171,7 @@ REQUESTS: Mapping[str, list[Json]] = {
     "resources/read": [
         {"uri": uri}
         for uri in (
-            "hidden://one", "hidden://two", "partly://one", "open://one", "open://two", "nobody://one",
+            "hidden://one", "hidden://two", "partly://one", "open://one", "open://two", "nobody://one", "all://one",
             "asyncfc://docs", "asyncfc://docs/hidden", "asyncfc://docs/partly", "asyncfc://docs/open", "future://f1",
         )
     ],
@@ -183,7 +184,7 @@ REQUESTS: Mapping[str, list[Json]] = {
             {"type": "ref/resource", "uri": f"{name}://one"},
         )
     ],
-    "resources/subscribe": [{"uri": f"{name}://one"} for name in ("hidden", "partly", "open")],
+    "resources/subscribe": [{"uri": f"{name}://one"} for name in ("hidden", "partly", "open", "all")],
     "resources/unsubscribe": [{"uri": f"{name}://one"} for name in ("hidden", "partly", "open")],
     "logging/setLevel": [{"level": "debug"}],
     "subscriptions/listen": [],  # see below

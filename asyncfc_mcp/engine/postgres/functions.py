@@ -31,6 +31,22 @@ BEGIN
 END $$;
 """
 
+_PARTY: Final = """
+-- The party whose share of places a call counts for (see `identity.party_of`); empty where all callers are one
+-- principal, and where nobody is authenticated.
+CREATE FUNCTION party_of(scope text, listed boolean) RETURNS text LANGUAGE sql IMMUTABLE AS
+$$ SELECT CASE WHEN listed AND scope NOT IN ('local', 'token') THEN scope ELSE '' END $$;
+"""
+
+_ADMITS: Final = """
+-- Whether a party that has `own` places may get one more of those that are free (null: there is no limit).
+CREATE FUNCTION admits(party text, own numeric, free numeric, share double precision) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT free IS NULL
+        OR (free > 0 AND (party = '' OR share >= 1 OR own < share / nullif(1 - share, 0) * free::double precision))
+$$;
+"""
+
 _LOCK: Final = """
 CREATE FUNCTION lock_servers(servers text[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -139,6 +155,74 @@ END $$;
 """
 
 _GIVE: Final = """
+-- Gives a place to the queued call of this row, unless it does not wait any more; returns whether it did.
+CREATE FUNCTION give_place(call queued) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM queued q
+        WHERE q.server = call.server AND q.party = call.party AND q.call_tool = call.call_tool AND q.seq = call.seq;
+    UPDATE futures f SET placed = true WHERE f.seq = call.seq AND f.state = 'waiting' AND NOT f.placed;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO places VALUES (call.server, call.call_tool, call.seq, true, call.party);
+    RETURN true;
+END $$;
+-- Gives the free places of a server to the calls that wait for one, where several parties wait: one at a time, to the
+-- party with the fewest places, then to the one that was given one longest ago. Each may have a share of the places
+-- (see `retention.allowance`).
+CREATE FUNCTION share_places(of_server text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    call queued;
+    seqs bigint[] := '{}';
+    queues text[] := '{}';
+BEGIN
+    LOOP
+        WITH RECURSIVE keys AS (
+            (SELECT q.party, q.call_tool FROM queued q WHERE q.server = of_server
+                ORDER BY q.party, q.call_tool LIMIT 1)
+            UNION ALL
+            SELECT n.party, n.call_tool FROM keys k CROSS JOIN LATERAL (
+                SELECT q.party, q.call_tool FROM queued q
+                    WHERE q.server = of_server AND (q.party, q.call_tool) > (k.party, k.call_tool)
+                    ORDER BY q.party, q.call_tool LIMIT 1
+            ) n
+        ), heads AS (
+            SELECT h.call, h.party, h.call_tool, h.seq, h.server_limit, h.tool_limit, h.share
+            FROM keys k CROSS JOIN LATERAL (
+                SELECT q AS call, q.* FROM queued q
+                    WHERE q.server = of_server AND q.party = k.party AND q.call_tool = k.call_tool
+                    ORDER BY q.seq LIMIT 1
+            ) h
+        ), taken AS (
+            SELECT p.call_tool, p.party, count(*) AS number FROM places p WHERE p.server = of_server
+                GROUP BY p.call_tool, p.party
+        ), counted AS (
+            SELECT h.*,
+                h.server_limit - (SELECT coalesce(sum(t.number), 0) FROM taken t) AS server_free,
+                (SELECT coalesce(sum(t.number), 0) FROM taken t WHERE t.party = h.party) AS server_own,
+                h.tool_limit - (
+                    SELECT coalesce(sum(t.number), 0) FROM taken t WHERE t.call_tool = h.call_tool
+                ) AS tool_free,
+                (
+                    SELECT coalesce(sum(t.number), 0) FROM taken t
+                        WHERE t.call_tool = h.call_tool AND t.party = h.party
+                ) AS tool_own
+            FROM heads h
+        )
+        SELECT (c.call).* INTO call FROM counted c LEFT JOIN turns t ON t.server = of_server AND t.party = c.party
+            WHERE admits(c.party, c.server_own, c.server_free, c.share)
+                AND admits(c.party, c.tool_own, c.tool_free, c.share)
+            ORDER BY c.server_own, t.given_at NULLS FIRST, c.seq LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        IF give_place(call) THEN
+            seqs := seqs || call.seq;
+            queues := queues || call.queue;
+            INSERT INTO turns VALUES (of_server, call.party, now_s())
+                ON CONFLICT (server, party) DO UPDATE SET given_at = excluded.given_at;
+        END IF;
+    END LOOP;
+    PERFORM defer_calls(seqs, queues);
+END $$;
 -- Gives the free places of a server to the calls that wait for one. Under the lock of the server.
 CREATE FUNCTION give_places(of_server text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -148,18 +232,24 @@ DECLARE
     seqs bigint[] := '{}';
     queues text[] := '{}';
 BEGIN
+    IF EXISTS (SELECT 1 FROM queued q WHERE q.server = of_server AND q.party > '') THEN
+        PERFORM share_places(of_server);
+        RETURN;
+    END IF;
     LOOP
         -- The calls of each tool are a queue of their own, so that the calls of a full tool are not looked through.
         WITH RECURSIVE tools AS (
-            (SELECT q.call_tool FROM queued q WHERE q.server = of_server ORDER BY q.call_tool LIMIT 1)
+            (SELECT q.call_tool FROM queued q WHERE q.server = of_server AND q.party = ''
+                ORDER BY q.call_tool LIMIT 1)
             UNION ALL
-            SELECT (SELECT q.call_tool FROM queued q WHERE q.server = of_server AND q.call_tool > t.call_tool
+            SELECT (SELECT q.call_tool FROM queued q
+                WHERE q.server = of_server AND q.party = '' AND q.call_tool > t.call_tool
                 ORDER BY q.call_tool LIMIT 1)
             FROM tools t WHERE t.call_tool IS NOT NULL
         ), heads AS (
             SELECT t.call_tool, h.seq, h.server_limit, h.tool_limit FROM tools t CROSS JOIN LATERAL (
                 SELECT q.seq, q.server_limit, q.tool_limit FROM queued q
-                    WHERE q.server = of_server AND q.call_tool = t.call_tool ORDER BY q.seq LIMIT 1
+                    WHERE q.server = of_server AND q.party = '' AND q.call_tool = t.call_tool ORDER BY q.seq LIMIT 1
             ) h
         ), room AS (
             -- Null without a limit.
@@ -173,17 +263,15 @@ BEGIN
         )
         SELECT array_agg(c.call) INTO chosen FROM (
             SELECT q.call FROM room r CROSS JOIN tool_room t CROSS JOIN LATERAL (
-                SELECT q AS call, q.seq FROM queued q WHERE q.server = of_server AND q.call_tool = t.call_tool
+                SELECT q AS call, q.seq FROM queued q
+                    WHERE q.server = of_server AND q.party = '' AND q.call_tool = t.call_tool
                     ORDER BY q.seq LIMIT least(r.free, t.free)
             ) q ORDER BY q.seq LIMIT (SELECT free FROM room)
         ) c;
         EXIT WHEN chosen IS NULL;
         missed := false;
         FOREACH call IN ARRAY chosen LOOP
-            DELETE FROM queued q WHERE q.server = of_server AND q.call_tool = call.call_tool AND q.seq = call.seq;
-            UPDATE futures f SET placed = true WHERE f.seq = call.seq AND f.state = 'waiting' AND NOT f.placed;
-            IF FOUND THEN
-                INSERT INTO places VALUES (of_server, call.call_tool, call.seq, true);
+            IF give_place(call) THEN
                 seqs := seqs || call.seq;
                 queues := queues || call.queue;
             ELSE
@@ -209,26 +297,29 @@ DECLARE
     item record;
     seqs bigint[] := '{}';
     queues text[] := '{}';
+    party text;
     each text;
 BEGIN
     PERFORM lock_servers(limited);
     FOR item IN
         SELECT * FROM json_to_recordset(batch)
-                AS r(seq bigint, server text, tool text, queue text, server_limit int, tool_limit int)
+                AS r(seq bigint, server text, tool text, queue text, server_limit int, tool_limit int,
+                    share double precision)
             ORDER BY r.seq
     LOOP
         UPDATE futures f SET call_tool = item.tool,
                 placed = item.server_limit IS NULL AND item.tool_limit IS NULL
-            WHERE f.seq = item.seq AND f.state = 'waiting' AND NOT f.placed;
+            WHERE f.seq = item.seq AND f.state = 'waiting' AND NOT f.placed
+            RETURNING party_of(f.scope, f.listed) INTO party;
         CONTINUE WHEN NOT FOUND;
         IF item.server_limit IS NULL AND item.tool_limit IS NULL THEN
-            INSERT INTO places VALUES (item.server, item.tool, item.seq, false);
+            INSERT INTO places VALUES (item.server, item.tool, item.seq, false, party);
             seqs := seqs || item.seq;
             queues := queues || item.queue;
         ELSE
-            INSERT INTO queued
-                VALUES (item.server, item.tool, item.seq, item.queue, item.server_limit, item.tool_limit)
-                ON CONFLICT DO NOTHING;
+            INSERT INTO queued VALUES (
+                item.server, party, item.tool, item.seq, item.queue, item.server_limit, item.tool_limit, item.share
+            ) ON CONFLICT DO NOTHING;
         END IF;
     END LOOP;
     PERFORM defer_calls(seqs, queues);
@@ -246,9 +337,11 @@ CREATE FUNCTION has_limited_place(of_server text, of_tool text, of_seq bigint) R
         SELECT p.limited FROM places p WHERE p.server = of_server AND p.call_tool = of_tool AND p.seq = of_seq
     ), false)
 $$;
-CREATE FUNCTION is_queued(of_server text, of_tool text, of_seq bigint) RETURNS boolean LANGUAGE sql AS $$
+CREATE FUNCTION is_queued(of_server text, of_party text, of_tool text, of_seq bigint) RETURNS boolean
+LANGUAGE sql AS $$
     SELECT EXISTS (
-        SELECT 1 FROM queued q WHERE q.server = of_server AND q.call_tool = of_tool AND q.seq = of_seq
+        SELECT 1 FROM queued q
+            WHERE q.server = of_server AND q.party = of_party AND q.call_tool = of_tool AND q.seq = of_seq
     )
 $$;
 CREATE FUNCTION lock_futures(seqs bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
@@ -258,7 +351,7 @@ BEGIN
     PERFORM lock_servers(ARRAY(
         SELECT f.server FROM futures f WHERE f.seq = ANY (seqs) AND f.call_tool IS NOT NULL
             AND CASE WHEN f.placed THEN has_limited_place(f.server, f.call_tool, f.seq)
-                ELSE is_queued(f.server, f.call_tool, f.seq) END
+                ELSE is_queued(f.server, party_of(f.scope, f.listed), f.call_tool, f.seq) END
     ));
     SELECT array_agg(l.seq) FILTER (WHERE l.placed AND has_limited_place(l.server, l.call_tool, l.seq)) INTO places
         FROM (SELECT * FROM futures f WHERE f.seq = ANY (seqs) ORDER BY f.seq FOR UPDATE) l;
@@ -273,11 +366,13 @@ DECLARE
     each text;
 BEGIN
     FOREACH seq_left IN ARRAY seqs LOOP
-        SELECT f.server, f.call_tool INTO call FROM futures f WHERE f.seq = seq_left;
+        SELECT f.server, f.call_tool, party_of(f.scope, f.listed) AS party INTO call
+            FROM futures f WHERE f.seq = seq_left;
         CONTINUE WHEN call.call_tool IS NULL;
         DELETE FROM places p WHERE p.server = call.server AND p.call_tool = call.call_tool AND p.seq = seq_left;
         IF NOT FOUND THEN
-            DELETE FROM queued q WHERE q.server = call.server AND q.call_tool = call.call_tool AND q.seq = seq_left;
+            DELETE FROM queued q WHERE q.server = call.server AND q.party = call.party
+                AND q.call_tool = call.call_tool AND q.seq = seq_left;
         END IF;
     END LOOP;
     servers := ARRAY(
@@ -383,6 +478,8 @@ END $$;
 FUNCTIONS: Final[tuple[LiteralString, ...]] = (
     _NOW,
     _NOTIFY,
+    _PARTY,
+    _ADMITS,
     _LOCK,
     _DEFER,
     _SUBMIT,

@@ -87,6 +87,8 @@ class Ready:
     server_limit: int | None = None
     """`max_concurrency` of its server over all replicas; None without one."""
     tool_limit: int | None = None
+    share: float = 1.0
+    """Share of its party in both (see `retention.allowance`)."""
 
 
 @dataclass(slots=True)
@@ -190,6 +192,7 @@ class FuturesTable:
                 "queue": escaped(ready.queue),
                 "server_limit": ready.server_limit,
                 "tool_limit": ready.tool_limit,
+                "share": ready.share,
             }
             for ready in batch
         ]

@@ -371,7 +371,8 @@ class Replica(MemoryEngine):
         else:
             queue = queue_of(future.server) if future.server in self._owners else ANY
         limits = self._server_limits.get(future.server), call.policy.max_concurrency
-        self._ready.add(Ready(seq, future.server, call.tool, queue, *limits), partial(self._made_ready, seq))
+        ready = Ready(seq, future.server, call.tool, queue, *limits, share=self._settings.max_caller_share)
+        self._ready.add(ready, partial(self._made_ready, seq))
 
     async def _make_ready(self, batch: Sequence[Ready]) -> Sequence[None]:
         await self._table.make_ready(batch)

@@ -85,17 +85,24 @@ CREATE INDEX futures_kept_until ON futures (kept_until) WHERE kept_until IS NOT 
 -- plan that was made while it was empty takes another.
 CREATE TABLE queued (
     server text COLLATE "C",
+    party text COLLATE "C",
     call_tool text COLLATE "C",
     seq bigint,
     queue text NOT NULL,
     server_limit integer,
     tool_limit integer,
-    PRIMARY KEY (server, call_tool, seq)
+    share double precision NOT NULL,
+    PRIMARY KEY (server, party, call_tool, seq)
 ) WITH (autovacuum_vacuum_scale_factor = 0.01);
 CREATE TABLE places (
     server text COLLATE "C", call_tool text COLLATE "C", seq bigint, limited boolean NOT NULL,
+    party text COLLATE "C" NOT NULL,
     PRIMARY KEY (server, call_tool, seq)
 ) WITH (autovacuum_vacuum_scale_factor = 0.01);
+-- When each party was last given a place, where several wait.
+CREATE TABLE turns (
+    server text COLLATE "C", party text COLLATE "C", given_at double precision NOT NULL, PRIMARY KEY (server, party)
+) WITH (fillfactor = 50);
 
 -- Apart from the futures, so that a change of a future does not write arguments and results again. Both are JSON, as
 -- bytes: `json` and `jsonb` hold neither NUL nor lone surrogates, and `jsonb` changes numbers.

@@ -92,6 +92,64 @@ async def test_the_end_of_a_call_at_a_dead_replica_frees_its_place(table: Future
     assert await table.claim(second.seq) is not None
 
 
+# --- between principals --------------------------------------------------------------------------------------------
+
+
+def of(person: str) -> str:
+    return f"person:{person}"
+
+
+async def run_next(table: FuturesTable, database: Database, done: list[int]) -> int:
+    """Run the first job that has not run; return its call."""
+    seq = next(each for each in await jobs(database) if each not in done)
+    assert await table.claim(seq) is not None
+    await table.end([end_of(seq)])
+    done.append(seq)
+    return seq
+
+
+async def test_one_principal_cannot_keep_all_places(table: FuturesTable, database: Database):
+    """A share of those of the server, and of those of a tool; the only principal of an endpoint has all of them."""
+    alice = await submit(table, *(new(scope=of("alice")) for _ in range(6)))
+    await make_ready(table, alice, server_limit=4, share=0.5)
+    assert await jobs(database) == [row.seq for row in alice[:2]]
+    bob = await submit(table, *(new(scope=of("bob")) for _ in range(3)))
+    await make_ready(table, bob, server_limit=4, share=0.5)
+    assert await jobs(database) == [alice[0].seq, alice[1].seq, bob[0].seq]
+    one = await submit(table, *(new(server="t", scope="token") for _ in range(6)))
+    await make_ready(table, one, server_limit=4, share=0.5)
+    assert (await jobs(database))[3:] == [row.seq for row in one[:4]]
+
+
+async def test_places_that_become_free_go_to_principals_in_turn(table: FuturesTable, database: Database):
+    """However many calls one of them has queued before; also where there is one place only."""
+    alice = await submit(table, *(new(scope=of("alice")) for _ in range(8)))
+    await make_ready(table, alice, server_limit=1, share=0.5)
+    others = await submit(table, *(new(scope=of(who)) for who in ("bob", "carol", "bob")))
+    await make_ready(table, others, server_limit=1, share=0.5)
+    done: list[int] = []
+    order = [await run_next(table, database, done) for _ in range(11)]
+    names = {row.seq: row.record.scope.removeprefix("person:") for row in (*alice, *others)}
+    assert [names[seq] for seq in order[:6]] == ["alice", "bob", "carol", "alice", "bob", "alice"]
+    assert sorted(order) == [row.seq for row in (*alice, *others)]
+    assert await left(database, "s") == []
+
+
+async def test_a_full_tool_of_one_principal_does_not_keep_others_waiting(table: FuturesTable, database: Database):
+    """Nor its calls of other tools, and a cancelled call takes no place."""
+    slow = await submit(table, *(new(tool="slow", scope=of("alice")) for _ in range(4)))
+    await make_ready(table, slow, server_limit=6, tool_limit=2, share=0.5)
+    assert await jobs(database) == [slow[0].seq]
+    quick = await submit(table, new(tool="quick", scope=of("alice")), new(tool="slow", scope=of("bob")))
+    await table.end([end_of(slow[1].seq, ran=False)])
+    await make_ready(table, quick[:1], server_limit=6, share=0.5)
+    await make_ready(table, quick[1:], server_limit=6, tool_limit=2, share=0.5)
+    assert await jobs(database) == [slow[0].seq, quick[0].seq, quick[1].seq]
+    assert await table.claim(slow[0].seq) is not None
+    await table.end([end_of(slow[0].seq)])
+    assert (await jobs(database))[3:] == [slow[2].seq]
+
+
 # --- against a model -----------------------------------------------------------------------------------------------
 
 TOOLS = ("a", "b", "c")
