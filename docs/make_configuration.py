@@ -81,9 +81,10 @@ A server at a URL that has no credentials in its entry (no header `Authorization
 |---|---|
 | `client_id`, `client_secret` | A client that was registered by hand, for authorization servers without registration. |
 | `issuer` | The authorization server where that client was registered; its credentials are sent to no other one. |
+| `issuer` | The authorization server where that client was registered: its credentials go to no other one. Default: the one of the first sign-in. |
 | `client_metadata_url` | The URL of a client ID metadata document, which is then the client ID. |
 | `scopes` | The scopes to request, as a list or as one string with spaces. Default: those that the server asks for. |
-| `callback_host`, `callback_port`, `callback_path` | The redirect to this machine that was registered with the client: `http://HOST:PORT/PATH`. The host is `127.0.0.1` (default) or `localhost`, the path `/callback` unless it is set. |
+| `callback_host`, `callback_port`, `callback_path` | The redirect to this machine that was registered with the client: `http://HOST:PORT/PATH`. The host is `127.0.0.1` (default) or `localhost`, the port 28463 and the path `/callback` unless they are set. |
 | `grant` | `client_credentials`: for machines, without a user and a browser; needs `client_id`, with `client_secret` or `private_key`. Default: `authorization_code`. |
 | `private_key`, `key_id`, `algorithm` | A private key in PEM, or the path of its file: the client authenticates with a signed JWT in place of a secret. The algorithm follows from the key. |
 | `metadata_url` | The URL of the authorization server's metadata, in place of discovery. |
