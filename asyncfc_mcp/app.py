@@ -30,6 +30,7 @@ from asyncfc_mcp.upstream.metatools import METATOOLS
 if TYPE_CHECKING:
     from asyncfc_mcp.bridge.sign_ins import Show, SignIn
     from asyncfc_mcp.downstream.http.authorizer import Authorizer
+    from asyncfc_mcp.downstream.oauth.redirect_listener import Callbacks
     from asyncfc_mcp.downstream.oauth.store import CredentialStore
     from asyncfc_mcp.engine.journal.sqlite_journal import SqliteJournal
     from asyncfc_mcp.engine.postgres.administration import Administration
@@ -123,13 +124,17 @@ def _authorizer(server: ServerConfig, credentials: "CredentialStore | None") -> 
 
 def _sign_in(config: BridgeConfig, credentials: "CredentialStore") -> "SignIn":
     specs = {server.name: server.spec for server in config.servers}
+    shared: list[Callbacks] = []
 
     async def sign_in(server: str, scopes: Sequence[str], show: "Show") -> None:
+        from asyncfc_mcp.downstream.oauth.redirect_listener import Callbacks
         from asyncfc_mcp.downstream.oauth.sign_in import sign_in
 
+        if not shared:
+            shared.append(Callbacks())  # users may sign in to several servers at once, all at one port
         spec = specs[server]
         assert isinstance(spec, HttpSpec)
-        await sign_in(server, spec, credentials, scopes=scopes, show=show)
+        await sign_in(server, spec, credentials, scopes=scopes, show=show, callbacks=shared[0])
 
     return sign_in
 

@@ -7,8 +7,9 @@ one. The contents of the redirect are left to `authorization`; nothing of them i
 
 import errno
 import os
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from html import escape
 from typing import Final
 from urllib.parse import urlsplit
@@ -23,6 +24,8 @@ from asyncfc_mcp.downstream.oauth.failures import CallbackUnavailable
 
 REQUEST_S: Final = 10.0
 """Timeout of one connection, which has one request."""
+LINGER_S: Final = 0.5
+"""Time for connections that are open at the end of a sign-in, where another one waits."""
 MAX_CONNECTIONS: Final = 16
 """At once; more are closed. A browser needs two."""
 MAX_HEAD: Final = MAX_REDIRECT + 16_384
@@ -38,24 +41,80 @@ _HEADERS: Final = (
 )
 
 
+class Callbacks:
+    """The sign-ins of one process that wait for redirects, several of them at one port.
+
+    Each sign-in accepts connections in tasks of its own, on a duplicate of the port's socket, and any of them may get
+    the redirect of another one. So none depends on how long another one lasts. (Rejected: one sign-in at a time, since
+    a user who leaves the first page open would keep all others out.)
+    """
+
+    def __init__(self) -> None:
+        self._sockets: dict[tuple[str, int], tuple[socket.socket, int]] = {}
+        """Address and port → a listening socket, and its users."""
+        self._waiting: dict[str, RedirectListener] = {}
+
+    @contextmanager
+    def accepting(self, address: str, port: int) -> Generator[socket.socket]:
+        """Yield a listening socket, which the caller closes.
+
+        Raises:
+            OSError: the port is not available.
+        """
+        key = address, port
+        if key not in self._sockets:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            self._sockets[key] = socket.create_server(key, family=family), 0
+        shared, users = self._sockets[key]
+        self._sockets[key] = shared, users + 1
+        try:
+            yield shared.dup()
+        finally:
+            users = self._sockets[key][1] - 1
+            self._sockets[key] = shared, users
+            if not users:
+                del self._sockets[key]
+                shared.close()
+
+    def expect(self, listener: "RedirectListener", state: str | None) -> None:
+        """Take the redirect with this `state` for a sign-in, and no other one; None: none."""
+        for old in [key for key, each in self._waiting.items() if each is listener]:
+            del self._waiting[old]
+        if state is not None:
+            self._waiting[state] = listener
+
+    def waiting_for(self, target: str) -> "RedirectListener | None":
+        """Return the sign-in that waits for a redirect; None if there is none."""
+        params = read_params(target)
+        found = "" if params is None else params.get("state", "")
+        return next((listener for state, listener in self._waiting.items() if is_state(found, state)), None)
+
+    def has_others(self, listener: "RedirectListener") -> bool:
+        """Return whether another sign-in waits."""
+        return any(each is not listener for each in self._waiting.values())
+
+
 class RedirectListener:
-    """Waits for the redirect of one sign-in after another.
+    """Waits for the redirect of a sign-in, or of several one after the other.
 
     Args:
         redirect_uri: on loopback, with a port.
+        callbacks: the sign-ins of this process.
     """
 
-    def __init__(self, redirect_uri: str) -> None:
+    def __init__(self, redirect_uri: str, callbacks: Callbacks) -> None:
         parts = urlsplit(redirect_uri)
-        self._origin, self._path, self._port = f"{parts.scheme}://{parts.netloc}", parts.path, parts.port
-        self._state: str | None = None
+        self._origin, self._path, self._port = f"{parts.scheme}://{parts.netloc}", parts.path, parts.port or 80
+        self._callbacks = callbacks
         self._redirected: str | None = None
         self._arrived = anyio.Event()
         self._connections = 0
+        self._idle = anyio.Event()
 
     def expect(self, state: str) -> None:
         """Take the redirect with this `state`, and no other one, from now on."""
-        self._state, self._redirected, self._arrived = state, None, anyio.Event()
+        self._redirected, self._arrived = None, anyio.Event()
+        self._callbacks.expect(self, state)
 
     async def redirected(self) -> str:
         """Wait for the redirect, and return its address. Its page has been sent."""
@@ -63,58 +122,70 @@ class RedirectListener:
         assert self._redirected is not None
         return self._redirected
 
+    def arrive(self, redirected: str) -> None:
+        """Take the redirect; of two, the first."""
+        if not self._arrived.is_set():
+            self._redirected = redirected
+            self._arrived.set()
+
     async def handle(self, stream: SocketStream) -> None:
-        """Answer the request of one connection."""
+        """Answer the request of one connection, which may be the redirect of another sign-in."""
         self._connections += 1
-        arrived: str | None = None
+        if self._idle.is_set():
+            self._idle = anyio.Event()
+        found: tuple[RedirectListener, str] | None = None
         try:
             async with stream:
                 if self._connections <= MAX_CONNECTIONS:
                     with anyio.move_on_after(REQUEST_S), suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                        arrived = await self._exchange(stream)
+                        status, text, found = await self._read(stream)
+                        # A browser that does not wait for the page has brought the redirect all the same.
+                        await stream.send(_response(status, text))
         finally:
             self._connections -= 1
-        if arrived is not None and not self._arrived.is_set():
-            self._redirected = arrived
-            self._arrived.set()
+            if found is not None:
+                listener, redirected = found
+                listener.arrive(redirected)
+            if not self._connections:
+                self._idle.set()
 
-    async def _exchange(self, stream: SocketStream) -> str | None:
-        """Answer a request; return the address if it is the redirect that is waited for."""
+    async def wait_idle(self) -> None:
+        """Wait until no connection is open."""
+        if self._connections:
+            await self._idle.wait()
+
+    async def _read(self, stream: SocketStream) -> tuple[int, str, "tuple[RedirectListener, str] | None"]:
+        """Read a request; return the status and the text of its answer, and the sign-in whose redirect it is."""
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-        arrived: str | None = None
         try:
             request = await _head(connection, stream)
-            if request is None:
-                return None
-            status, text = 404, "This is not the answer to a sign-in that is waiting."
-            if not self._is_own_host(request):
-                status, text = 421, "This address is only for the sign-in of a program on this machine."
-            elif (target := self._answer_in(request)) is not None:
-                status, arrived = 200, f"{self._origin}{target}"
-                text = "The sign-in has an answer. You can close this window; the program goes on by itself."
-                if "error" in (read_params(target) or {}):
-                    text = "The sign-in was not completed. You can close this window; the program says why."
         except h11.RemoteProtocolError as exc:
-            status, text = exc.error_status_hint, "This request cannot be understood."
-        await stream.send(_response(status, text))
-        return arrived
+            return exc.error_status_hint, "This request cannot be understood.", None
+        if not self._is_own_host(request):
+            return 421, "This address is only for the sign-in of a program on this machine.", None
+        target = request.target.decode("latin-1")
+        listener = self._callbacks.waiting_for(target) if request.method == b"GET" else None
+        if listener is None or (target.partition("?")[0], self._port) != (listener._path, listener._port):
+            return 404, "This is not the answer to a sign-in that is waiting.", None
+        text = "The sign-in has an answer. You can close this window; the program goes on by itself."
+        if "error" in (read_params(target) or {}):
+            text = "The sign-in was not completed. You can close this window; the program says why."
+        return 200, text, (listener, f"{listener._origin}{target}")
 
     def _is_own_host(self, request: h11.Request) -> bool:
         """Refuse names that an attacker's DNS points at this machine."""
         hosts = [value.decode("latin-1").lower() for name, value in request.headers if name == b"host"]
-        return len(hosts) == 1 and hosts[0] in {f"{name}:{self._port}" for name in ("127.0.0.1", "localhost", "[::1]")}
-
-    def _answer_in(self, request: h11.Request) -> str | None:
-        """Return the target of a request if it is the redirect that is waited for."""
-        target = request.target.decode("latin-1")
-        if request.method != b"GET" or target.partition("?")[0] != self._path or self._state is None:
-            return None
-        params = read_params(target)
-        return target if params is not None and is_state(params.get("state", ""), self._state) else None
+        port = "" if self._port == 80 else f":{self._port}"
+        return len(hosts) == 1 and hosts[0] in {f"{name}{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
 
 
-async def _head(connection: h11.Connection, stream: SocketStream) -> h11.Request | None:
-    """Read the head of a request; None if the connection ends before."""
+async def _head(connection: h11.Connection, stream: SocketStream) -> h11.Request:
+    """Read the head of a request.
+
+    Raises:
+        h11.RemoteProtocolError: it is malformed, or larger than allowed.
+        ClosedResourceError: the connection ended before.
+    """
     while True:
         match connection.next_event():
             case h11.Request() as request:
@@ -123,9 +194,9 @@ async def _head(connection: h11.Connection, stream: SocketStream) -> h11.Request
                 try:
                     connection.receive_data(await stream.receive())
                 except anyio.EndOfStream:
-                    return None
+                    raise anyio.ClosedResourceError from None
             case _:
-                return None
+                raise anyio.ClosedResourceError
 
 
 def _response(status: int, text: str) -> bytes:
@@ -140,49 +211,53 @@ def _response(status: int, text: str) -> bytes:
 
 
 @asynccontextmanager
-async def listening(server: str, redirect_uri: str) -> AsyncGenerator[RedirectListener]:
+async def listening(
+    server: str, redirect_uri: str, callbacks: Callbacks | None = None
+) -> AsyncGenerator[RedirectListener]:
     """Listen at a redirect URI while the block runs. `localhost` is served on both stacks: a browser chooses.
 
     Args:
         server: name in the configuration, for errors.
+        callbacks: the sign-ins of this process that may use the port at the same time; None: only this one.
 
     Raises:
         CallbackUnavailable: the port is in use, or not this user's to take.
     """
     parts = urlsplit(redirect_uri)
     port = parts.port or 80
-    listener = RedirectListener(redirect_uri)
+    callbacks = Callbacks() if callbacks is None else callbacks
+    listener = RedirectListener(redirect_uri, callbacks)
     failure: Exception | None = None
     async with AsyncExitStack() as stack:
         sockets: list[SocketListener] = []
         for address in ("127.0.0.1", "::1") if parts.hostname == "localhost" else (parts.hostname or "",):
             try:
-                opened = await anyio.create_tcp_listener(local_host=address, local_port=port)
+                opened = stack.enter_context(callbacks.accepting(address, port))
             except OSError as exc:
-                if sockets and _errno(exc) in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                if sockets and exc.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     continue  # a machine without IPv6
                 raise CallbackUnavailable(server, port, _why(exc)) from None
-            for each in opened.listeners:
-                assert isinstance(each, SocketListener)
-                sockets.append(await stack.enter_async_context(each))
-        async with anyio.create_task_group() as tasks:
+            sockets.append(await stack.enter_async_context(await SocketListener.from_socket(opened)))
+        async with anyio.create_task_group() as handlers, anyio.create_task_group() as accepting:
             for each in sockets:
-                tasks.start_soon(each.serve, listener.handle)
+                accepting.start_soon(each.serve, listener.handle, handlers)
             try:
                 yield listener
             except Exception as exc:  # noqa: BLE001 - raised below: from within the task group it would become a group
                 failure = exc
-            tasks.cancel_scope.cancel()
+            finally:
+                callbacks.expect(listener, None)
+            accepting.cancel_scope.cancel()
+            if callbacks.has_others(listener):
+                # A connection may be bringing the redirect of another sign-in at this moment.
+                with anyio.move_on_after(LINGER_S):
+                    await listener.wait_idle()
+            handlers.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
 
-def _errno(exc: OSError) -> int | None:
-    return exc.errno if exc.errno is not None or not isinstance(exc.__cause__, OSError) else exc.__cause__.errno
-
-
 def _why(exc: OSError) -> str:
-    code = _errno(exc)
-    if code == errno.EADDRINUSE:
+    if exc.errno == errno.EADDRINUSE:
         return "is in use"
-    return f"cannot be listened at ({os.strerror(code).lower() if code is not None else 'no reason given'})"
+    return f"cannot be listened at ({os.strerror(exc.errno).lower() if exc.errno is not None else 'no reason given'})"

@@ -39,7 +39,7 @@ from asyncfc_mcp.downstream.oauth.failures import (
 from asyncfc_mcp.downstream.oauth.oauth_http import OAuthHttp
 from asyncfc_mcp.downstream.oauth.probe import Probe, probe
 from asyncfc_mcp.downstream.oauth.records import Grant, Registration
-from asyncfc_mcp.downstream.oauth.redirect_listener import listening
+from asyncfc_mcp.downstream.oauth.redirect_listener import Callbacks, listening
 from asyncfc_mcp.downstream.oauth.store import CredentialStore
 from asyncfc_mcp.downstream.oauth.token_endpoint import client_credentials, exchange_code
 from asyncfc_mcp.errors import SignInFailed, TransportFailure
@@ -253,6 +253,10 @@ class SignIn:
                 return authorization_request(server, kept, resource, scopes, reused=True)
             self._drop(kept)
         client = await register(http, server, redirect_uri, union(scopes, found.scopes))
+        # Another sign-in may have been registered meanwhile: its tokens would be lost with its registration.
+        kept = stored_client(self._store, server.issuer, redirect_uri)
+        if kept is not None:
+            return authorization_request(server, kept, resource, scopes, reused=True)
         self._store.save_registration(client)
         return authorization_request(server, client, resource, scopes)
 
@@ -291,6 +295,7 @@ async def sign_in(
     challenges: Sequence[str] | None = None,
     show: Callable[[str], Awaitable[None]],
     timeout_s: float = SIGN_IN_S,
+    callbacks: Callbacks | None = None,
 ) -> Grant:
     """Sign in with a browser that returns to a loopback address, and save the grant.
 
@@ -300,6 +305,7 @@ async def sign_in(
         server, spec, store, scopes, challenges: see `SignIn`.
         show: show an address to the user, or open it; the sign-in goes on when it returns.
         timeout_s: for the user, in seconds.
+        callbacks: the sign-ins of this process that may wait at the same port; None: only this one.
 
     Raises:
         SignInFailed: see its subclasses in `failures`.
@@ -307,7 +313,7 @@ async def sign_in(
     """
     attempt = SignIn(server, spec, store, challenges=challenges)
     redirect_uri = (spec.oauth or OAuthSpec()).redirect_uri
-    async with listening(server, redirect_uri) as listener:
+    async with listening(server, redirect_uri, callbacks) as listener:
 
         async def in_browser() -> Grant:
             request = await attempt.begin(redirect_uri, scopes)

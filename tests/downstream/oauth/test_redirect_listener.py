@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
-from anyio.abc import SocketStream
+from anyio.abc import SocketAttribute, SocketStream
 
 from asyncfc_mcp.downstream.oauth import redirect_listener
 from asyncfc_mcp.downstream.oauth.failures import CallbackUnavailable, NobodySignedIn
-from asyncfc_mcp.downstream.oauth.redirect_listener import MAX_CONNECTIONS, RedirectListener, listening
+from asyncfc_mcp.downstream.oauth.redirect_listener import MAX_CONNECTIONS, Callbacks, RedirectListener, listening
 
 pytestmark = pytest.mark.anyio
 STATE = "the-state"
@@ -165,6 +166,48 @@ async def test_a_port_in_use_is_said_with_what_to_do():
                 pytest.fail("two listeners")
 
 
+async def test_several_sign_ins_wait_at_one_port():
+    """Each gets its own redirect, whatever connection brings it, and none ends the others."""
+    port, callbacks = free_port(), Callbacks()
+    arrived: dict[str, str] = {}
+    ready = {name: anyio.Event() for name in "abc"}
+    ended = {name: anyio.Event() for name in "abc"}
+
+    async def wait(name: str, host: str, path: str) -> None:
+        async with listening("s", f"http://{host}:{port}{path}", callbacks) as listener:
+            listener.expect(f"state-{name}")
+            ready[name].set()
+            arrived[name] = await listener.redirected()
+        ended[name].set()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            for name, host, path in (("a", "127.0.0.1", "/x"), ("b", "127.0.0.1", "/y"), ("c", "localhost", "/x")):
+                tasks.start_soon(wait, name, host, path)
+                await ready[name].wait()
+            it = Browser(RedirectListener("http://127.0.0.1/x", callbacks), port, "127.0.0.1")
+            assert (await it.send(it.request("/y?code=1&state=state-a"))).split(b" ")[1] == b"404"
+            for name, path in (("b", "/y"), ("a", "/x"), ("c", "/x")):
+                assert (await it.send(it.request(f"{path}?code={name}&state=state-{name}"))).split(b" ")[1] == b"200"
+                await ended[name].wait()
+    assert arrived == {
+        "a": f"http://127.0.0.1:{port}/x?code=a&state=state-a",
+        "b": f"http://127.0.0.1:{port}/y?code=b&state=state-b",
+        "c": f"http://localhost:{port}/x?code=c&state=state-c",
+    }
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+async def test_a_browser_that_does_not_wait_for_the_page_has_brought_the_redirect():
+    """The window may be closed at once."""
+    async with browser() as it:
+        async with await it.connect() as stream:
+            await stream.send(it.request(f"/callback?code=x&state={STATE}"))
+            connection = stream.extra(SocketAttribute.raw_socket)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await it.listener.redirected()
+
+
 async def test_localhost_is_served_on_both_stacks():
     """A browser chooses the address of the name."""
     try:
@@ -179,14 +222,14 @@ async def test_localhost_is_served_on_both_stacks():
 
 async def test_a_machine_without_ipv6_serves_the_other_stack(monkeypatch: pytest.MonkeyPatch):
     """As in many containers."""
-    create = anyio.create_tcp_listener
+    create = socket.create_server
 
-    async def without_ipv6(*, local_host: str, local_port: int) -> object:
-        if local_host == "::1":
+    def without_ipv6(address: tuple[str, int], **options: object) -> socket.socket:
+        if address[0] == "::1":
             raise OSError(errno.EADDRNOTAVAIL, "no")
-        return await create(local_host=local_host, local_port=local_port)
+        return create(address)
 
-    monkeypatch.setattr(anyio, "create_tcp_listener", without_ipv6)
+    monkeypatch.setattr(socket, "create_server", without_ipv6)
     async with browser("localhost") as it:
         await it.send(it.request(f"/callback?code=x&state={STATE}"))
         await it.listener.redirected()

@@ -37,6 +37,7 @@ from asyncfc_mcp.downstream.oauth.failures import (
     WrongResponseIssuer,
 )
 from asyncfc_mcp.downstream.oauth.records import Grant, Registration
+from asyncfc_mcp.downstream.oauth.redirect_listener import Callbacks
 from asyncfc_mcp.downstream.oauth.sign_in import SignIn, machine_grant, sign_in
 from asyncfc_mcp.downstream.oauth.token_endpoint import refresh, revoke
 from asyncfc_mcp.errors import SignInFailed
@@ -223,6 +224,34 @@ async def test_given_challenges_spare_the_probe(world: World):
     request = await SignIn("s", world.spec(), world.store, challenges=[challenge]).begin()
     assert request.scopes == ("write", "offline_access")
     assert world.mcp.authorizations == []
+
+
+async def test_users_sign_in_to_several_servers_at_once(world: World):
+    """All pages are open before the first is answered, and all return to one port."""
+    callbacks = Callbacks()
+    grants: list[Grant] = []
+    both = anyio.Event()
+    with ProtectedServer(world.authorization) as other:
+
+        async def one(name: str, url: str) -> None:
+            async def show(url: str) -> None:
+                world.shown.append(url)
+                if len(world.shown) == 2:
+                    both.set()
+                await both.wait()
+                await anyio.to_thread.run_sync(visit, url)
+
+            spec = replace(world.spec(), url=url)
+            grants.append(await sign_in(name, spec, world.store, show=show, callbacks=callbacks))
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one, "a", world.mcp.url)
+                tasks.start_soon(one, "b", other.url)
+        assert {grant.resource for grant in grants} == {world.mcp.url, other.url}
+        assert {name for name, _ in world.store.grants} == {"a", "b"}
+        for grant in grants:  # both belong to the one registration that is kept
+            assert (await refresh("s", world.spec(), world.store, grant)).access_token
 
 
 # --- scopes --------------------------------------------------------------------------------------------------------
