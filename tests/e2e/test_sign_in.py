@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import stat
 import sys
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -24,7 +25,7 @@ from tests.support.browser import Browser
 from tests.support.client import HANDSHAKE, MODERN, Json, eventually, text_of
 from tests.support.oidc_provider import OidcProvider, oidc_provider
 from tests.support.protected_server import ProtectedServer, protected_server
-from tests.support.sign_in import logged_in, login, login_options
+from tests.support.sign_in import login, login_options
 from tests.support.stage import REPO, Stage, free_port
 from tests.support.stdio_client import Wire
 
@@ -89,6 +90,7 @@ class Bench:
 
     def __init__(self, stage: Stage, protected: ProtectedServer, **oauth: Any) -> None:
         self.stage, self.url = stage, protected.url
+        self.secrets: set[str] = set()
         # A port of its own: tests run beside each other.
         settings = {"callback_port": free_port(), **oauth}
         entry = {"url": protected.url, "oauth": settings, "asyncfc": {"max_concurrency": 2 * CALLS}}
@@ -102,11 +104,42 @@ class Bench:
 
     def login(self, *options: str, login_as: str = "alice") -> str:
         """Sign in; what the command has printed."""
-        return logged_in(self.stage, self.config, "srv", *options, login_as=login_as)
+        redirects: list[str] = []
+
+        def browse(url: str) -> str:
+            redirects.append(Browser(login_as).authorize(url))
+            return redirects[-1]
+
+        ran = login(self.stage, self.config, "srv", *options, browse=browse)
+        assert ran.code == 0, ran.stdout
+        self.remember()
+        for redirect in redirects:
+            self.secrets |= set(parse_qs(urlsplit(redirect).query)["code"])
+        assert not [secret for secret in self.secrets if secret in ran.stdout]
+        return ran.stdout
+
+    def remember(self) -> None:
+        """Note the credentials that there are now, which must not be found anywhere else."""
+        with contextlib.suppress(StopIteration):
+            grant = self.store.load_grant("srv", self.url)
+            if grant is not None:
+                self.secrets |= {grant.access_token, grant.refresh_token or grant.access_token}
+
+    def leaks(self) -> list[str]:
+        """Where credentials are found: files other than the store, command lines and environments of processes."""
+        self.remember()
+        places = [path for path in self.stage.folder.rglob("*") if path.is_file() and path.parent.name != "oauth"]
+        places += [Path(f"/proc/{each.pid}/{name}") for each in self.stage.alive() for name in ("cmdline", "environ")]
+        found: list[str] = []
+        for place in places:
+            with contextlib.suppress(OSError):
+                data = place.read_bytes()
+                found += [str(place) for secret in self.secrets if secret.encode() in data]
+        return found
 
     def bridge(self, era: str = HANDSHAKE) -> Wire:
         """A bridge over stdio."""
-        return self.stage.serve("--config", str(self.config), era=era)
+        return self.stage.serve("--config", str(self.config), "-v", era=era)
 
     def grant(self) -> Grant:
         """What is stored."""
@@ -128,9 +161,11 @@ class Bench:
 
 
 @pytest.fixture
-def bench(stage: Stage, protected: ProtectedServer) -> Bench:
-    """A user who has not signed in yet."""
-    return Bench(stage, protected)
+def bench(stage: Stage, protected: ProtectedServer) -> Iterator[Bench]:
+    """A user who has not signed in yet. No test leaves a credential anywhere but in the store."""
+    bench = Bench(stage, protected)
+    yield bench
+    assert not bench.leaks()
 
 
 def call(bridge: Wire, tool: str = "echo", **arguments: Any) -> Json:

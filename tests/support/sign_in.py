@@ -74,10 +74,3 @@ def login_options(said: str) -> list[str]:
     command = said.partition("asyncfc-mcp login ")[2].splitlines()[0]
     words = shlex.split(command)
     return words[1:3] if words[1:2] == ["--scope"] else []
-
-
-def logged_in(stage: Stage, config: Path, server: str, *options: str, login_as: str = "alice") -> str:
-    """Sign in, which must succeed; what the command has printed."""
-    ran = login(stage, config, server, *options, browse=Browser(login_as).authorize)
-    assert ran.code == 0, ran.stdout
-    return ran.stdout
