@@ -19,9 +19,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from asyncfc_mcp.downstream.oauth.file_store import FileStore
+from asyncfc_mcp.downstream.oauth.keyring_store import KeyringStore
 from asyncfc_mcp.downstream.oauth.records import Grant
 from tests.support.authorization_server import AuthorizationServer, ProtectedServer, browse, get
 from tests.support.client import HANDSHAKE, MODERN, Json, eventually, records, text_of
+from tests.support.file_keyring import FileKeyring
 from tests.support.stage import Stage, free_port
 from tests.support.stdio_client import Wire
 from tests.support.users import User
@@ -60,11 +62,11 @@ class World:
     def entry(self, **oauth: Any) -> Json:
         return {"url": self.mcp.url, "oauth": {"clientId": "client", "callbackPort": self.port, **oauth}}
 
-    def sign_in(self, scopes: tuple[str, ...] = ("read",), **members: Any) -> Grant:
-        """Store a grant, as `asyncfc-mcp login` does."""
+    def grant(self, scopes: tuple[str, ...] = ("read",), **members: Any) -> Grant:
+        """Issue tokens as if someone had signed in, and return the grant."""
         answer = self.authorization.grant_tokens("client", scopes, self.mcp.url)
         now = self.authorization.clock()
-        grant = Grant(
+        return Grant(
             **{
                 "issuer": self.authorization.issuer,
                 "token_endpoint": f"{self.authorization.issuer}/token",
@@ -78,6 +80,10 @@ class World:
                 **members,
             }
         )
+
+    def sign_in(self, scopes: tuple[str, ...] = ("read",), **members: Any) -> Grant:
+        """Store a grant, as `asyncfc-mcp login` does."""
+        grant = self.grant(scopes, **members)
         self.store.save_grant("p", self.mcp.url, grant)
         return grant
 
@@ -233,6 +239,27 @@ def test_two_bridges_renew_a_token_once(world: World) -> None:
     ]
     assert all(f"t{i // 2}" in text_of(call.result()) for i, call in enumerate(calls))
     assert world.authorization.requests["token:refresh_token"] == 1
+
+
+def test_tokens_are_kept_in_the_keyring_of_the_system(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bridge finds them there, and renews them there; no file holds any."""
+    file = world.stage.folder / "keyring.json"
+    monkeypatch.setenv("FILE_KEYRING", str(file))
+    backend = {"PYTHON_KEYRING_BACKEND": "tests.support.file_keyring.FileKeyring", "FILE_KEYRING": str(file)}
+    folder = Path(world.stage.env["ASYNCFC_STATE_DIR"]) / "oauth"
+    store = KeyringStore(folder, FileKeyring())
+    before = world.grant(expires_at=1.0)
+    store.save_grant("p", world.mcp.url, before)
+    world.stage.env |= backend
+    bridge = world.bridge(credentials="keyring")
+    bridge.wait_for_tools("p__echo")
+    assert "hello" in said(bridge)
+    after = store.load_grant("p", world.mcp.url)
+    assert after is not None
+    assert after.refresh_token not in (None, before.refresh_token)
+    assert world.authorization.requests["token:refresh_token"] == 1
+    for each in folder.iterdir():
+        assert not any(token.encode() in each.read_bytes() for token in (after.access_token, before.access_token))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")

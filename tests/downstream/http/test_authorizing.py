@@ -125,6 +125,14 @@ async def test_credentials_are_for_the_origin_of_the_server():
         assert ["authorization" in headers for headers in other.headers] == [False]
 
 
+async def test_every_url_of_the_origin_gets_the_credentials():
+    """Such as the endpoint that an HTTP+SSE server names."""
+    with HostileServer({}) as server:
+        protected(server, "t1")
+        async with HttpClient(HttpSpec(server.url), Tokens()) as http:
+            assert await sent(http, server.url.replace("/mcp", "/messages?session=1")) == (200, b"hello")
+
+
 async def test_a_redirect_within_the_origin_keeps_the_credentials():
     """And the request is sent again to the URL of the configuration after a refusal."""
     tokens = Tokens()

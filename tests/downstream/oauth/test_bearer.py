@@ -310,6 +310,25 @@ async def test_a_revoked_grant_needs_a_sign_in(world: World):
     assert not it.renewed(), "its own change is none"
 
 
+async def test_a_client_that_is_no_longer_accepted_needs_a_sign_in(world: World):
+    """The grant is kept: the registration may come back with the configuration."""
+    grant = world.sign_in(expires_at=1.0)
+    world.authorization.clients.clear()
+    async with world.open() as http:
+        with pytest.raises(SignInNeeded, match="registration of this client is no longer accepted"):
+            await world.send(http)
+    assert world.stored() == grant
+
+
+async def test_tokens_of_a_client_that_is_not_configured_any_more_need_a_sign_in(world: World):
+    """There is neither a configured client nor a registration that could renew them."""
+    world.sign_in(expires_at=1.0)
+    world.oauth = OAuthSpec()
+    async with world.open() as http:
+        with pytest.raises(SignInNeeded, match="not configured any more"):
+            await world.send(http)
+
+
 async def test_a_grant_that_replaced_a_dead_one_is_kept(world: World):
     """A sign-in while the refresh was out."""
     world.sign_in()
