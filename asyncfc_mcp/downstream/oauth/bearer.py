@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeGuard, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -39,6 +39,8 @@ MAX_RENEWALS: Final = (4, 10.0)
 UNREACHABLE_S: Final = 1.0
 """After a renewal for which the authorization server could not be reached, no other one is tried for this long: the
 request is repeated sooner, several times, and each attempt may take until a timeout."""
+UNREADABLE_S: Final = 30.0
+"""Pause between two attempts to read a store that cannot be read: a keyring may ask the user each time."""
 MAX_STEP_UPS: Final = 8
 """Sets of scopes that are asked for without a user, because a server asks for them."""
 
@@ -64,6 +66,8 @@ class BearerAuthorizer:
         self._hidden: tuple[str, ...] = ()
         self._version: object = _UNREAD
         """Version of the store at which `_grant` was read."""
+        self._unreadable: tuple[str, float] = "", -math.inf
+        """Why the store could not be read, and until when it is not tried again, on the event loop's clock."""
         self._lacking: object = _UNREAD
         """Version of the store at which a sign-in was needed."""
         self._renewing = anyio.Lock()
@@ -90,7 +94,11 @@ class BearerAuthorizer:
     async def headers(self) -> Mapping[str, str]:
         grant = self._grant
         if grant is None:
-            grant = await self._read()
+            try:
+                grant = await self._read()
+            except NotAuthorized:
+                if self._machine:
+                    raise
         if grant is None:
             if not self._machine:
                 return {}  # some servers need none, and the others say what they need
@@ -159,14 +167,19 @@ class BearerAuthorizer:
         Raises:
             NotAuthorized: the store cannot be read.
         """
-        version = self._store.version(self._server, self._spec.url)  # before: a change in between is found next time
-        if version != self._version:
+        # The version is taken before, so that a change in between is found next time.
+        while (version := self._store.version(self._server, self._spec.url)) != self._version:
+            before, (why, until) = self._version, self._unreadable
+            if anyio.current_time() < until:
+                raise NotAuthorized(why)
             try:
                 grant = await _in_thread(partial(self._store.load_grant, self._server, self._spec.url))
             except StoreUnusable as exc:
+                self._unreadable = str(exc), anyio.current_time() + UNREADABLE_S
                 raise NotAuthorized(str(exc)) from None
-            self._version = version
-            self._use(grant if grant is not None and self._is_usable(grant) else None)
+            if self._version == before:  # else another request has read it, maybe a later version
+                self._version = version
+                self._use(grant if grant is not None and self._is_usable(grant) else None)
         return self._grant
 
     def _is_usable(self, grant: Grant) -> bool:
@@ -202,7 +215,7 @@ class BearerAuthorizer:
         """
         ended = self._renewals
         async with self._renewing:
-            if self._grant is not None and self._grant is not stale:
+            if _is_other(self._grant, stale):
                 return self._grant
             waited = self._renewals != ended or anyio.current_time() < self._unreachable_until
             if waited and self._failure is not None:
@@ -224,7 +237,7 @@ class BearerAuthorizer:
                 self._unreachable_until = anyio.current_time() + UNREACHABLE_S
                 raise
             finally:
-                self._renewals += self._failure is not None or self._grant is not stale
+                self._renewals += self._failure is not None or _is_other(self._grant, stale)
 
     async def _renew_alone(
         self, stale: Grant | None, scopes: tuple[str, ...], challenges: Sequence[str] | None
@@ -235,7 +248,7 @@ class BearerAuthorizer:
             try:
                 with self._store.lock_nowait(self._server, self._spec.url) as held:
                     grant = await self._read()
-                    if grant is not None and grant is not stale:
+                    if _is_other(grant, stale):
                         return grant
                     if held:
                         return await _finished(partial(self._obtain, grant, scopes, challenges))
@@ -285,16 +298,16 @@ class BearerAuthorizer:
                 raise
             # A sign-in may have replaced it meanwhile; that one is not dropped.
             current = await self._read()
-            if current is not None and current is not grant:
+            if _is_other(current, grant):
                 return current
             await _in_thread(partial(self._store.drop_grant, self._server, self._spec.url))
             await self._read()
             raise
+        # Someone may have signed in, or out, in the meantime: what is stored now counts.
         current = await self._read()
-        if current is not grant:
-            # Someone has signed in, or out, in the meantime: what is stored now counts.
-            if current is None:
-                raise self._sign_in_needed()
+        if current is None:
+            raise self._sign_in_needed()
+        if _is_other(current, grant):
             return current
         try:
             await _in_thread(partial(self._store.save_grant, self._server, self._spec.url, renewed))
@@ -333,6 +346,11 @@ class BearerAuthorizer:
         self._stepped_up.add(frozenset(wanted))
         await self._renew(grant, scopes=wanted, challenges=challenges)
         return True
+
+
+def _is_other(grant: Grant | None, than: Grant | None) -> TypeGuard[Grant]:
+    """Return whether there is a grant, with another token than this one."""
+    return grant is not None and (than is None or grant.access_token != than.access_token)
 
 
 def _because(exc: SignInFailed) -> str:

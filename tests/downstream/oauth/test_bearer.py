@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from asyncfc_mcp.downstream.oauth.file_store import FileStore
 from asyncfc_mcp.downstream.oauth.records import Grant
 from asyncfc_mcp.downstream.oauth.store import CredentialStore, StoreUnusable
 from asyncfc_mcp.errors import NotAuthorized, SignInNeeded, TransportFailure
-from tests.support.authorization_server import AuthorizationServer, ProtectedServer
+from tests.support.authorization_server import AuthorizationServer, Issued, ProtectedServer
 from tests.support.credential_stores import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -560,6 +561,55 @@ async def test_a_token_that_cannot_be_stored_is_used_nevertheless(world: World, 
         assert await world.send(http) == 200, "with the refresh token in memory"
     assert "is not stored: the disk is full" in caplog.text
     assert not any(token.removeprefix("Bearer ") in caplog.text for token in world.mcp.authorizations if token)
+
+
+class Locked(MemoryStore):
+    """A keyring that the user does not unlock."""
+
+    attempts = 0
+
+    def load_grant(self, server: str, url: str) -> Grant | None:
+        self.attempts += 1
+        raise StoreUnusable("the keyring cannot be read")
+
+
+async def test_a_server_that_needs_no_sign_in_needs_no_store(world: World):
+    """One that cannot be read fails requests only where a token is asked for, and is not tried for each of them."""
+    world.store = store = Locked()
+    async with world.open() as http:
+        for _ in range(3):
+            with pytest.raises(NotAuthorized, match="the keyring cannot be read"):
+                await world.send(http)
+        world.authorization.check = lambda token, resource=None: Issued(  # type: ignore[method-assign]
+            "client", (), None, "alice", 0.0, ""
+        )
+        assert await world.send(http) == 200
+    assert store.attempts == 1
+
+
+async def test_requests_that_read_the_store_at_once_agree(world: World):
+    """A slow read does not replace what a later one has found."""
+    world.sign_in()
+    store, it = world.store, world.authorizer()
+    slow, go_on = threading.Event(), threading.Event()
+    load = store.load_grant
+
+    def load_slowly(server: str, url: str) -> Grant | None:
+        found = load(server, url)
+        if not slow.is_set():
+            slow.set()
+            go_on.wait(10)
+        return found
+
+    store.load_grant = load_slowly  # type: ignore[method-assign]
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(it.headers)
+        while not slow.is_set():  # noqa: ASYNC110 - it is set in another thread
+            await anyio.sleep(0.002)
+        later = world.sign_in()
+        assert await it.headers() == {"authorization": f"Bearer {later.access_token}"}
+        go_on.set()
+    assert await it.headers() == {"authorization": f"Bearer {later.access_token}"}
 
 
 async def test_tokens_are_secrets_while_a_response_may_quote_them(world: World):
