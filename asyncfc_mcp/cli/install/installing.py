@@ -20,8 +20,9 @@ from asyncfc_mcp.cli.install.hosts import Entry, Host, HostMissing, Machine, Sco
 from asyncfc_mcp.cli.install.plans import Command, FileEdit, Plan
 from asyncfc_mcp.cli.install.records import Change, Installation, Moved, Records
 from asyncfc_mcp.cli.install.showing import shown_words
-from asyncfc_mcp.config.formats import SERVER_TABLES
+from asyncfc_mcp.config.formats import SERVER_TABLES, canonical
 from asyncfc_mcp.errors import BridgeError, nearest
+from asyncfc_mcp.redaction import is_secret_name
 
 Via = Literal["file", "command"]
 OPENCODE_2: Final = ("mcp", "servers")
@@ -361,6 +362,11 @@ class _Moving:
                 self._config.insert(self._config_table, as_name, entry)
             if as_name != name:
                 self.notes += (f"{name!r} becomes {as_name!r}, since the configuration has another {name!r}.",)
+            if _may_need_sign_in(entry):
+                self.notes += (
+                    f"{name!r} is at a URL: if {self._request.host.name} has signed in to it, sign in once more with "
+                    f"`asyncfc-mcp login {as_name} --config {self._request.config}`.",
+                )
             raw = self._document.remove(self._table, name)
             done.append(Moved(name, _json(original), raw, as_name, added))
         return tuple(done)
@@ -369,6 +375,14 @@ class _Moving:
 def _json(value: Any) -> Any:
     """Return a value of TOML or YAML as JSON holds it."""
     return json.loads(json.dumps(value, default=str))
+
+
+def _may_need_sign_in(entry: dict[str, Any]) -> bool:
+    """Return whether a host may hold tokens of a server: one at a URL, without credentials in its entry."""
+    read = canonical(entry, lambda _key, _problem: None)
+    headers: Any = read.get("headers")
+    names = {name.lower() for name in cast("dict[str, Any]", headers)} if isinstance(headers, dict) else set[str]()
+    return "command" not in read and not any(is_secret_name(name) for name in names)
 
 
 def _is_disabled(entry: Any) -> bool:

@@ -51,6 +51,10 @@ def plan_uninstall(request: Request) -> Plan:
     table = table if record is None else record.table
     servers = document.table(table)
     entry = servers.get(name)
+    if before.data is None and record is not None and not host.is_here(machine):
+        # It would be created for a host that is gone.
+        kept = f" Its servers stay in {record.config}." if record.moved else ""
+        return Plan(f"{host.name} is no longer here; its record was deleted.{kept}", forget=record)
     moved = () if record is None else record.moved
     if entry is None and not moved:
         if record is not None:

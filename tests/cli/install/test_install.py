@@ -307,6 +307,30 @@ def test_a_server_that_the_host_has_again_is_not_overwritten(home: Home, run: Ru
     assert json.loads(file.read_text()) == {"mcpServers": {"a": {"command": "newer"}}}
 
 
+def test_a_host_that_is_gone_is_not_created_again(home: Home, run: Run) -> None:
+    """Its servers stay in the configuration, and nothing is recorded of it any more."""
+    file = home.add("cursor", '{"mcpServers": {"a": {"command": "a"}}}')
+    run("install", "cursor", "--wrap", "--yes")
+    file.unlink()
+    file.parent.rmdir()
+    assert "Its servers stay" in run("uninstall", "cursor", "--yes").output
+    assert not file.parent.exists()
+    assert list(json.loads(home.config.read_text())["mcpServers"]) == ["a"]
+    assert list((home.path / "asyncfc-state" / "install").glob("*.json")) == []
+
+
+def test_a_sign_in_that_stays_in_the_host_is_pointed_out(home: Home, run: Run) -> None:
+    """For servers at a URL without credentials in their entry."""
+    with_header = {"url": "https://h", "headers": {"Authorization": "x"}}
+    entries: Any = {"a": {"url": "https://h"}, "b": with_header, "c": {"command": "c"}}
+    home.add("cursor", json.dumps({"mcpServers": entries}))
+    output = run("install", "cursor", "--wrap", "--yes").output
+    assert [line for line in output.splitlines() if "asyncfc-mcp login" in line] == [
+        f"'a' is at a URL: if Cursor has signed in to it, sign in once more with "
+        f"`asyncfc-mcp login a --config {home.config}`."
+    ]
+
+
 def test_a_bridge_needs_servers(home: Home, run: Run) -> None:
     """It says what to do."""
     home.add("cursor", "{}")
