@@ -115,7 +115,10 @@ class Login:
         else:
             grant = await self._in_browser(wishes)
         self._say(f"Signed in to {self._name}.")
-        return self._report(grant, machine, await self._check())
+        works = self._report(grant, machine, await self._check())
+        if missing := [scope for scope in wishes.scopes if scope not in grant.scopes]:
+            self._say(f"But these scopes were not granted: {' '.join(missing)}")
+        return works and not missing
 
     # --- the browser ---------------------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ def described(facts: Mapping[str, Any], status: str, login: str, now: float | No
             return (
                 f"needs sign-in: {login}"
                 if needs
-                else ("none needed" if status == Status.READY.value else "not signed in")
+                else ("none needed" if status == Status.READY.value else "no sign-in is stored")
             )
         case "expired":
             return f"the sign-in has expired: {login}"

@@ -228,6 +228,14 @@ def test_more_scopes_are_asked_for(scene: Scene) -> None:
     assert text_of(bridge.outcome(bridge.submit("docs__write", {"text": "hello"}).id)) == "hello"
 
 
+def test_scopes_that_are_not_granted_are_named(scene: Scene) -> None:
+    """The sign-in works, but is not what was asked for."""
+    scene.authorization.narrows = True
+    ran = scene.login("--scope", "read", "--scope", "write")
+    assert ran.code == 1
+    assert ran.stdout.endswith("But these scopes were not granted: write\n")
+
+
 def test_configured_scopes_are_kept_beside_those_of_the_command(scene: Scene) -> None:
     """Where the configuration says which to ask for."""
     scene.config = scene.write({"scopes": "read"})
@@ -320,6 +328,60 @@ def test_an_input_that_has_ended_is_no_answer(scene: Scene) -> None:
         ran = scene.run("login", "docs", "--config", str(scene.config), "--no-browser", "--force")
     assert ran.code == 1
     assert "no address was pasted" in ran.stderr
+
+
+RING = """
+import json, pathlib
+from keyring.backend import KeyringBackend
+
+class Ring(KeyringBackend):
+    priority = 1
+    file = pathlib.Path(__file__).with_name("ring.json")
+
+    def _all(self):
+        return json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    def get_password(self, service, username):
+        return self._all().get(f"{service}/{username}")
+
+    def set_password(self, service, username, password):
+        self.file.write_text(json.dumps({**self._all(), f"{service}/{username}": password}))
+
+    def delete_password(self, service, username):
+        self.file.write_text(json.dumps({k: v for k, v in self._all().items() if k != f"{service}/{username}"}))
+"""
+
+
+def test_a_keyring_keeps_what_files_would(scene: Scene) -> None:
+    """The tokens, and the secret of a client that the configuration names; no file holds either."""
+    pytest.importorskip("keyring", reason="comes with the extra `keyring`")
+    folder = scene.stage.folder
+    (folder / "testring.py").write_text(RING)
+    ring = {"PYTHON_KEYRING_BACKEND": "testring.Ring", "PYTHONPATH": f"{scene.stage.env['PYTHONPATH']}:{folder}"}
+    (folder / "ring.json").write_text(json.dumps({"asyncfc-mcp/docs": "sesame-ring"}))
+    scene.authorization.add_client("c", secret="sesame-ring", auth_method="client_secret_basic")
+    scene.config = scene.write({"clientId": "c", "clientSecret": "${keyring:docs}"})
+    content = json.loads(scene.config.read_text())
+    scene.config.write_text(json.dumps(content | {"asyncfc": {"credentials": "keyring"}}))
+    ran = scene.run("login", "docs", "--config", str(scene.config), **ring, **scene.browser)
+    assert ran.code == 0, ran
+    assert "stored in     the keyring of the system, service asyncfc-mcp" in ran.stdout
+    assert "docs: signed in" in scene.run("inspect", "--config", str(scene.config), **ring).stdout
+    tokens = [header.removeprefix("Bearer ") for header in scene.server.authorizations if header]
+    files = [path for path in (folder / "state").rglob("*") if path.is_file()]
+    assert [path for path in files if any(token.encode() in path.read_bytes() for token in [*tokens, "sesame"])] == []
+    assert any(token in (folder / "ring.json").read_text() for token in tokens)
+
+
+def test_a_keyring_that_cannot_be_used_is_one_line(scene: Scene) -> None:
+    """With what to set in place of it."""
+    pytest.importorskip("keyring", reason="comes with the extra `keyring`")
+    content = json.loads(scene.config.read_text())
+    scene.config.write_text(json.dumps(content | {"asyncfc": {"credentials": "keyring"}}))
+    ran = scene.run("login", "--config", str(scene.config), PYTHON_KEYRING_BACKEND="keyring.backends.fail.Keyring")
+    assert ran.code == 1
+    [line] = ran.stderr.splitlines()
+    assert line == 'asyncfc-mcp: this system has no keyring that can be used; set "credentials": "file"'
 
 
 def test_a_machine_signs_in_without_a_browser(scene: Scene) -> None:

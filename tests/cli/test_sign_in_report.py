@@ -46,7 +46,7 @@ def text(own: dict[str, Any], grant: Grant | None, status: str, store: FileStore
         ({"url": URL, "oauth": False}, None, "ready", "none; sign-in is off"),
         ({"url": URL, "headers": {"X": "${caller:x}"}}, None, "ready", "credentials of each caller"),
         ({"url": URL}, None, "ready", "none needed"),
-        ({"url": URL}, None, "failed", "not signed in"),
+        ({"url": URL}, None, "failed", "no sign-in is stored"),
         ({"url": URL}, None, "needs sign-in", "needs sign-in: LOGIN"),
         ({"url": URL}, GRANT, "ready", "signed in, token expires in 52 min, scopes: read write"),
         ({"url": URL}, GRANT, "failed", "signed in, token expires in 52 min, scopes: read write"),

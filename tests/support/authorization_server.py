@@ -83,6 +83,7 @@ class AuthorizationServer(ThreadedApp):
         rotates: a refresh yields a new refresh token, and the use of an old one revokes all of the family.
         refreshes: refresh tokens are issued.
         token_format: `opaque`, or `jwt`, signed with ES256 by the key at `/jwks`.
+        narrows: only the first scope that is asked for is granted.
         approves: the authorize endpoint approves; otherwise it redirects with `denial`.
         sends_iss: `iss` of redirects: right, absent, or of another server.
         registers: dynamic registration is offered; `registration_answers` are put into its responses.
@@ -110,6 +111,7 @@ class AuthorizationServer(ThreadedApp):
         self.token_format: Literal["opaque", "jwt"] = "opaque"
         self.scopes: tuple[str, ...] = ("read", "write", "offline_access")
         self.default_scopes: tuple[str, ...] = ("read",)
+        self.narrows = False
         self.denial = "access_denied"
         self.sends_iss: Literal["right", "absent", "wrong"] = "right"
         self.subject = "alice"
@@ -255,9 +257,10 @@ class AuthorizationServer(ThreadedApp):
         elif not set(asked) <= set(self.scopes):
             answer |= {"error": "invalid_scope"}
         else:
+            given = asked[:1] if self.narrows else asked
             answer["code"] = code = secrets.token_urlsafe(16)
             self._codes[code] = _Code(
-                client.client_id, redirect_uri, params.get("code_challenge", ""), asked, params.get("resource")
+                client.client_id, redirect_uri, params.get("code_challenge", ""), given, params.get("resource")
             )
         mark = "&" if "?" in redirect_uri else "?"
         return RedirectResponse(f"{redirect_uri}{mark}{urlencode(answer)}", 302)
