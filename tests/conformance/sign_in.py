@@ -4,8 +4,8 @@
 
 Every check must pass. What does not is listed in `known_sign_in.json` with its reason, and that list only shrinks: the
 exit code is 1 for a check that fails and is not listed, and for a listed one that passes. Scenarios of extensions that
-the bridge does not have (DPoP, ID-JAG, workload identity), and of the protocol of March 2025, whose servers have no
-protected-resource metadata, are not run.
+the bridge does not have (DPoP, ID-JAG, workload identity) are not run, and neither is the one of March 2025 whose
+authorization server has no metadata: that it supports PKCE could not be known.
 
 Owns running the suite and judging; the client is `sign_in_client.py`, the suite comes from npm, pinned in
 `npm/package-lock.json`.
@@ -34,7 +34,7 @@ KNOWN = HERE / "known_sign_in.json"
 CLIENT = HERE / "sign_in_client.py"
 TIMEOUT_S = 60
 PACKAGE = "conformance-0.2"
-MODERN, HANDSHAKE = "2026-07-28", "2025-11-25"
+MODERN, HANDSHAKE, OLDEST = "2026-07-28", "2025-11-25", "2025-03-26"
 BOTH = (
     "metadata-default",
     "metadata-var1",
@@ -82,6 +82,7 @@ class Run:
 RUNS = (
     *(Run(f"auth/{name}", MODERN) for name in (*BOTH, *MODERN_ONLY)),
     Run("auth/metadata-default", HANDSHAKE),
+    Run("auth/2025-03-26-oauth-metadata-backcompat", OLDEST),
     Run("auth/scope-step-up", HANDSHAKE),
     *(Run(f"auth/{name}", None) for name in EXTENSIONS),
 )
