@@ -36,7 +36,7 @@ class Places:
     """Places of a server or a tool; unlimited without a limit.
 
     Args:
-        share: the most that one party gets (see `retention.allowance`).
+        share: the most that one party gets, at least one place (see `retention.allowance`).
     """
 
     __slots__ = ("limit", "of", "running", "share")
@@ -52,7 +52,9 @@ class Places:
         if self.limit is None:
             return True
         free = self.limit - self.running
-        return free > 0 and (party is None or self.of[party] < allowance(self.share, free))
+        if party is None or free <= 0:
+            return free > 0
+        return (own := self.of[party]) == 0 or own < allowance(self.share, free)
 
     def take(self, party: Party) -> None:
         self.running += 1

@@ -84,6 +84,13 @@ def test_a_long_line_of_one_caller_is_not_before_the_others():
     assert len(order) == 52
 
 
+def test_each_party_may_have_one_place_whatever_its_share():
+    """Also with a share of nothing: a call that never starts would help nobody."""
+    capacity = Capacity[Call]({"s": 3}, 0.0)
+    tool = capacity.tool("s", "t")
+    assert [enter(capacity, tool, party)[1] for party in "abca"] == [True, True, True, False]
+
+
 def test_those_who_left_do_not_fill_a_line():
     """Calls that are cancelled while nothing moves."""
     capacity = Capacity[Call]({"s": 1}, 0.5)

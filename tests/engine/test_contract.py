@@ -491,6 +491,27 @@ async def test_limits_of_servers_and_tools_hold_in_order_of_submission(bench: Op
         it.assert_nothing_is_left()
 
 
+async def test_principals_get_the_places_of_a_server_in_turn(bench: OpenBench):
+    """However many calls one has queued before; and none of them has all places."""
+    alice, bob = Scope("person:alice"), Scope("person:bob")
+    async with bench({"s": 1, "t": 4}, max_caller_share=0.5) as it:
+        many = [await it.submit(scope=alice) for _ in range(4)]
+        one = await it.submit(scope=bob)
+        for future in (many[0], one, *many[1:]):
+            await it.parked(future)
+            await it.end(future)
+        some = [await it.submit(scope=alice, server="t") for _ in range(4)]
+        for future in some[:2]:
+            await it.parked(future)
+        late = await it.submit(scope=bob, server="t")
+        await it.parked(late)
+        assert [future.state for future in some[2:]] == [State.WAITING] * 2
+        for future in (*some[:2], late, *some[2:]):
+            await it.parked(future)
+            await it.end(future)
+        it.assert_nothing_is_left()
+
+
 # --- tried again and shared ----------------------------------------------------------------------------------------
 
 

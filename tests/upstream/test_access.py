@@ -236,6 +236,19 @@ async def test_what_is_denied_cannot_be_told_from_what_is_not_there(method: str,
 
 
 @on_virtual_time
+async def test_a_shortened_name_does_not_tell_the_name_of_a_denied_tool():
+    """One that another principal's host was given: the error has the name that was sent."""
+    long = "see_what_is_in_there_tell_nobody"
+    async with stage(ERAS[1], Full("hidden", long), access=RULES) as it:
+        published = it.upstream.bridge.directory.published
+        published.aliases |= {"see_w_1a2b": f"{long}_hidden"}
+        refused = await it.bob.ask("tools/call", call("see_w_1a2b"))
+        assert "Unknown tool: see_w_1a2b" in refused["error"]["message"]
+        assert "nobody" not in refused["error"]["message"]
+        assert "used" in await it.alice.text("see_w_1a2b", _wait="this")
+
+
+@on_virtual_time
 async def test_headers_that_repeat_arguments_say_nothing_of_a_denied_tool():
     """Its schema, which declares them, is not looked at."""
     heard: list[list[Json]] = []

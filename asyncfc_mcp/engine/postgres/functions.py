@@ -43,7 +43,9 @@ _ADMITS: Final = """
 CREATE FUNCTION admits(party text, own numeric, free numeric, share double precision) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
     SELECT free IS NULL
-        OR (free > 0 AND (party = '' OR share >= 1 OR own < share / nullif(1 - share, 0) * free::double precision))
+        OR (free > 0 AND (
+            party = '' OR own = 0 OR share >= 1 OR own < share / nullif(1 - share, 0) * free::double precision
+        ))
 $$;
 """
 

@@ -41,6 +41,7 @@ class Traffic:
         common = None if total is None else CommonRate(total, settings.max_caller_share)
         self._several = Rates(PartyRates(RATE_OF_SEVERAL if rate is None else rate), common)
         self._only = Rates(None if rate is None else PartyRates(rate), common)
+        self._limits_only = rate is not None or total is not None
         self._most, self._share = settings.max_connections, settings.max_caller_share
         self._answering: Counter[Party] = Counter()
         """Party → its requests that are being answered."""
@@ -53,6 +54,8 @@ class Traffic:
             Refusal: the principal has made too many.
         """
         party = party_of(principal.scope, None)
+        if party is None and not self._limits_only:
+            return _UNCOUNTED
         wait_s = (self._only if party is None else self._several).admit(party, self._clock())
         if wait_s > 0:
             seconds = math.ceil(wait_s)
