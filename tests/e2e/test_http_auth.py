@@ -15,7 +15,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.support.certificates import self_signed
-from tests.support.client import HANDSHAKE, MODERN, eventually, records
+from tests.support.client import HANDSHAKE, MODERN, RpcError, eventually, records
 from tests.support.http_client import HttpWire
 from tests.support.stage import HttpBridge, Stage
 from tests.support.token_issuer import TokenIssuer, serving
@@ -80,6 +80,32 @@ def test_persons_share_a_bridge_and_nothing_else(stage: Stage, era: str):
             found[token] = [each["future_id"] for each in records(wire.call("list_futures"))]
     assert list(found.values()) == [["f1"]] * 3
     assert not [token for token in (alice, bob, "common") if token in bridge.stderr()]
+
+
+@ERAS
+def test_each_person_sees_what_is_allowed_and_has_a_rate_of_its_own(stage: Stage, era: str):
+    """`access` and `max_requests_per_s` of a configuration; entries for nobody are a warning at the start."""
+    (alice, hers), (bob, his) = new_token(stage, "alice"), new_token(stage, "bob", "--scope", "ops")
+    file = stage.folder / "tokens.toml"
+    file.write_text(hers + his)
+    file.chmod(0o600)
+    servers = {**toy(stage), "second": {**stage.toy(), "asyncfc": {"prefix": "second_"}}}
+    access = {"alice": {"allow": ["toy"], "deny": ["*/sleep"]}, "scope:ops": {"allow": ["second/echo"]}, "carol": {}}
+    bridge = stage.http_bridge(servers, "--auth-tokens", str(file), access=access, max_requests_per_s=5)
+    with client(bridge, alice, era) as wire:
+        names = wire.wait_for_tools("echo")
+        assert not [name for name in names if name == "sleep" or name.startswith("second")]
+        assert "hers" in str(wire.call("echo", {"text": "hers", "_wait": "this"}))
+        for tool in ("sleep", "second_echo", "none"):
+            with pytest.raises(RpcError, match=f"Unknown tool: {tool}"):
+                wire.request("tools/call", {"name": tool, "arguments": {}})
+    with client(bridge, bob, era) as wire:
+        assert [name for name in wire.wait_for_tools("second_echo") if "echo" in name] == ["second_echo"]
+        assert "his" in str(wire.call("second_echo", {"text": "his", "_wait": "this"}))
+    statuses = [status_of(bridge, alice) for _ in range(200)]
+    assert statuses.count(429) > 50
+    assert status_of(bridge, bob) == 200
+    assert "carol: no principal of that name" in bridge.stderr()
 
 
 def test_who_is_removed_is_out_at_once(stage: Stage):
