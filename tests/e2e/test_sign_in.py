@@ -428,6 +428,19 @@ def test_a_token_endpoint_that_is_down_for_a_moment(bench: Bench, provider: Oidc
         eventually(lambda: text_of(call(bridge)) == "hi", "the bridge tries again")
 
 
+def test_a_server_over_http_with_sse(stage: Stage, provider: OidcProvider):
+    """The older transport is authorized too: its stream and its messages, and again when its token is refused."""
+    with protected_server(provider.issuer, "--sse") as server:
+        bench = Bench(stage, server)
+        bench.login()
+        bridge = bench.bridge()
+        assert text_of(call(bridge)) == "hi"
+        server.refuse_known_tokens()
+        assert text_of(call(bridge)) == "hi"
+        assert provider.refreshes == 1
+        assert not bench.leaks()
+
+
 # --- where the client can be asked -------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """An MCP server of the official SDK that an authorization server protects, as a process.
 
-    python tests/support/protected_server.py ISSUER [--scope mcp] [--admin-scope mcp:admin] [--static TOKEN]
+    python tests/support/protected_server.py ISSUER [--scope mcp] [--admin-scope mcp:admin] [--static TOKEN] [--sse]
 
 Prints {url, control} once it listens. Tokens are JWTs, checked against the issuer's keys, this server's URL as their
 audience, and the scope; `--static` accepts one more token that is none. A call of `admin` needs a further scope, and is
@@ -208,10 +208,12 @@ def main() -> None:
     parser.add_argument("--scope", default="mcp")
     parser.add_argument("--admin-scope", default="mcp:admin")
     parser.add_argument("--static")
+    parser.add_argument("--sse", action="store_true", help="serve HTTP+SSE in place of Streamable HTTP")
     options = parser.parse_args()
     listener = socket.create_server(("127.0.0.1", 0))
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    url = f"{base}/mcp"
+    path = "sse" if options.sse else "mcp"
+    url = f"{base}/{path}"
 
     class Verifier:
         """Checks JWTs of the issuer for this server."""
@@ -291,11 +293,11 @@ def main() -> None:
         return f"admin {text}"
 
     app = Watched(
-        server.streamable_http_app(),
+        server.sse_app() if options.sse else server.streamable_http_app(),
         counts,
         verifier,
         options.admin_scope,
-        f"{base}/.well-known/oauth-protected-resource/mcp",
+        f"{base}/.well-known/oauth-protected-resource/{path}",
     )
 
     async def run() -> None:
