@@ -88,11 +88,11 @@ def read_header(token: str) -> Header:
 
 def verified_payload(token: str, header: Header, key: Any) -> bytes | None:
     """Return the payload of a token; None if this key did not sign it."""
-    from jwt import InvalidTokenError, PyJWS
+    from jwt import PyJWS, PyJWTError
 
     try:
         return PyJWS().decode_complete(token, key, algorithms=[header.algorithm])["payload"]
-    except InvalidTokenError:
+    except (PyJWTError, ValueError):
         return None
 
 

@@ -134,11 +134,12 @@ def _key(entry: Any) -> SigningKey | None:
         algorithms &= {jwk["alg"]} if isinstance(jwk["alg"], str) else frozenset()
     if not algorithms:
         return None
-    from jwt import PyJWK, PyJWTError
+    from jwt import PyJWK
 
     try:
         key = PyJWK(members, min(algorithms)).key
-    except (PyJWTError, ValueError, TypeError):
+    except Exception as exc:  # noqa: BLE001 - whatever the libraries make of a malformed key
+        logger.debug("a key of the authorization server is ignored: %s", type(exc).__name__)
         return None
     if kind == "RSA" and key.key_size < MIN_RSA_BITS:
         logger.warning("a key of the authorization server is ignored: RSA with fewer than %d bits", MIN_RSA_BITS)
@@ -206,8 +207,10 @@ class SigningKeys:
         """Fetch the keys, and keep those that there are if that fails."""
         try:
             keys = await self._load()
-        except FetchFailed as exc:
-            if not self._failed or self._tried_at is None:
+        except Exception as exc:
+            if not isinstance(exc, FetchFailed):  # neither the bridge nor a request may end with it
+                logger.exception("fetching the keys of %s failed", shown_url(self._issuer))
+            elif not self._failed or self._tried_at is None:
                 logger.error("the keys of %s cannot be fetched: %s", shown_url(self._issuer), exc)
             self._failed = True
             if self._fetched_at is not None and self._clock() - self._fetched_at > STALE_S:

@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncfc_mcp.transports.http.auth.authenticator import Access, NotAuthenticated, Token
-from asyncfc_mcp.transports.http.auth.jwt_checks import LEEWAY_S, Claims, read_claims, read_header
+from asyncfc_mcp.transports.http.auth.jwt_checks import (
+    LEEWAY_S,
+    Claims,
+    Header,
+    read_claims,
+    read_header,
+    verified_payload,
+)
 from asyncfc_mcp.transports.http.auth.jwt_tokens import JwtAuthenticator
 from asyncfc_mcp.transports.http.auth.signing_keys import SigningKeys
 from tests.support.token_issuer import AUDIENCE, TokenIssuer
@@ -180,6 +187,17 @@ def test_no_header_breaks_the_check(data: bytes):
     except NotAuthenticated:
         return
     assert header.algorithm.startswith(("RS", "PS", "ES", "Ed"))
+
+
+SIGNATURES = st.binary(max_size=80) | st.binary(min_size=64, max_size=64) | st.binary(min_size=256, max_size=256)
+
+
+@given(st.sampled_from(["k1", "rsa", "ed"]), SIGNATURES)
+def test_no_signature_breaks_the_check(key_id: str, signature: bytes):
+    """Whatever its length: it is not that of the key."""
+    private, algorithm = ISSUER.keys[key_id]
+    token = f"{ISSUER.token(key_id).rpartition('.')[0]}.{b64(signature) or 'AA'}"
+    assert verified_payload(token, Header(algorithm, key_id), private.public_key()) is None
 
 
 JSON = st.recursive(

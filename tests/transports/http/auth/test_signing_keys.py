@@ -191,6 +191,36 @@ async def test_the_openid_form_of_the_metadata_is_found():
     assert asked == [*metadata_urls("https://login.example/a"), "https://keys.example/k"]
 
 
+@pytest.mark.parametrize(
+    "document",
+    [b"", b"[]", b"{" * 99_999, b'{"keys": {}}', b'{"keys": []}', b"\xff", b'{"keys": [[[]]]}', RuntimeError()],
+)
+@on_virtual_time
+async def test_no_answer_of_the_server_ends_the_bridge(document: Any):
+    """Whatever it sends as metadata or keys: tokens cannot be checked until it sends better."""
+    for broken in ("/.well-known/oauth-authorization-server", "/keys"):
+        it = Lab()
+        fetch = it.issuer.fetch
+
+        async def hostile(url: str, broken: str = broken, fetch: Any = fetch) -> bytes:
+            if not url.endswith(broken):
+                return await fetch(url)
+            if isinstance(document, Exception):
+                raise document
+            return document
+
+        it.keys._fetch = hostile
+        async with anyio.create_task_group() as tg:
+            await tg.start(it.authenticator.run)
+            await anyio.sleep(20)
+            with pytest.raises(CannotAuthenticate):
+                await it.enter(it.issuer.token())
+            it.keys._fetch = fetch
+            await anyio.sleep(20)
+            await it.enter(it.issuer.token())
+            tg.cancel_scope.cancel()
+
+
 @on_virtual_time
 async def test_checked_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch):
     """The least recently used one is dropped, and checked again if it is used."""
