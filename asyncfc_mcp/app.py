@@ -134,6 +134,8 @@ def _sign_in(config: BridgeConfig, credentials: "CredentialStore") -> "SignIn":
             shared.append(Callbacks())  # users may sign in to several servers at once, all at one port
         spec = specs[server]
         assert isinstance(spec, HttpSpec)
+        # It listens while the user is being asked. Listening only once they have agreed would leave the port to others
+        # until then, but a client may open the browser before it answers, and the browser may return at once.
         await sign_in(server, spec, credentials, scopes=scopes, show=show, callbacks=shared[0])
 
     return sign_in
