@@ -54,7 +54,7 @@ def parse_config(text: str, file: str, environ: Mapping[str, str], *, without: C
     """Read the text of a configuration file. An invalid entry makes its server unusable; the others are read.
 
     Args:
-        file: name of the file in errors; its suffix selects JSON or TOML.
+        file: name of the file in errors; its suffix selects JSON, TOML or YAML.
         without: see `load_config`.
 
     Raises:
