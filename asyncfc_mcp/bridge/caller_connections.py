@@ -26,6 +26,7 @@ from asyncfc_mcp.core.identity import OAUTH, PERSON, Principal
 from asyncfc_mcp.downstream.downstream import Downstream, DownstreamHandler
 from asyncfc_mcp.downstream.http.authorizer import Authorizer
 from asyncfc_mcp.errors import CallerCredentialsGone, CallerCredentialsRefused, TooManyCallers
+from asyncfc_mcp.redaction import SHORTEST_SECRET
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ SWEEP_S: Final = 30.0
 """Interval between two searches for idle ones."""
 MAX_CALLERS: Final = 256
 """Bound on callers with connections of their own. Beyond it, those make room that have been idle for longest."""
+_SCHEMES: Final = frozenset({"bearer", "basic", "token", "digest", "apikey", "negotiate"})
+"""Words before a credential, which are not hidden in texts."""
 MIN_IDLE_TO_EVICT_S: Final = 10.0
 """Idle time after which connections may make room for another caller's."""
 
@@ -93,9 +96,9 @@ class CallerAuthorizer:
 
     @property
     def secrets(self) -> Sequence[str]:
-        values = [self._headers()[name] for name in self._names]
-        parts = {part for value in values for part in (value, *value.split(" ")[1:]) if part}
-        return sorted(parts, key=len, reverse=True)
+        words = {word for name in self._names for word in self._headers()[name].split()}
+        found = [word for word in words if len(word) >= SHORTEST_SECRET and word.lower() not in _SCHEMES]
+        return sorted(found, key=len, reverse=True)
 
     def renewed(self) -> bool:
         return self._refused is not None and self._filled() != self._refused

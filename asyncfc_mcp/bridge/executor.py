@@ -4,7 +4,8 @@ Owns the parameters of `tools/call`, and what leads to a result after the first 
 answered and the call sent again. When a call runs, and how often it is tried, is the engine's to decide.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
 
@@ -16,6 +17,7 @@ from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.core.futures import Result
 from asyncfc_mcp.core.identity import Scope
 from asyncfc_mcp.core.outcome import CancelRequest, CompletionCallback, Outcome
+from asyncfc_mcp.core.overridden_tools import without_values
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.engine.api import Engine
 from asyncfc_mcp.engine.call import Call
@@ -23,6 +25,7 @@ from asyncfc_mcp.engine.executor_api import ToolRules
 from asyncfc_mcp.engine.question_rules import CAPABILITY, MAX_ROUNDS
 from asyncfc_mcp.errors import (
     AskedTooOften,
+    CallerCredentialsGone,
     CallFailed,
     NotSignedIn,
     ProtocolFailure,
@@ -108,7 +111,7 @@ class Executor:
 
         def answered(outcome: Outcome) -> None:
             if isinstance(outcome, ProtocolFailure):
-                outcome = _for_client(call, outcome)
+                outcome = self._for_client(call, outcome)
             elif isinstance(outcome, Deferred):
                 outcome = Deferred(partial(self._finish_deferred, call, params, outcome))
             elif isinstance(outcome, NotSignedIn) and self._sign_ins.may_ask(call, outcome.needed):
@@ -116,7 +119,7 @@ class Executor:
             elif isinstance(outcome, CallFailed):
                 pass
             elif _is_final(call, outcome):
-                outcome = _without_secrets(call, outcome)
+                outcome = _without_secrets(outcome, self._secrets(call))
                 self._shapes.observe(call, outcome)
             else:
                 outcome = Deferred(partial(self._finish, call, params, outcome))
@@ -185,7 +188,7 @@ class Executor:
                     limited=call.policy.timeout_s is not None,
                 )
             except ProtocolFailure as exc:
-                raise _for_client(call, exc) from None
+                raise self._for_client(call, exc) from None
             except NotSignedIn as exc:
                 if signed_in or not self._sign_ins.may_ask(call, exc.needed):
                     raise
@@ -199,12 +202,28 @@ class Executor:
         await self._sign_ins.wait(call, failure.needed)
         return await self._finish(call, params, await self._request(call, params, call.on_progress, call.on_sent))
 
+    def _secrets(self, call: Call) -> Sequence[str]:
+        """Return the values that no error of a call shows: servers quote the arguments and credentials that they
+        refuse. Those that the configuration put in, and the caller's credentials."""
+        secrets = () if call.preset is None else call.preset.secrets
+        if call.credentials is not None:
+            with suppress(CallerCredentialsGone):
+                secrets = (*secrets, *self._downstream(call).secrets)
+        return secrets
+
+    def _for_client(self, call: Call, failure: ProtocolFailure) -> ProtocolFailure:
+        """Return a server's error under the name that clients know, without secrets."""
+        message, data = failure.message, failure.data
+        if secrets := self._secrets(call):
+            message, data = without_values([message, None if is_large(data) else data], secrets)
+        return ProtocolFailure(call.future.tool, failure.code, message, data)
+
     async def _finish_deferred(self, call: Call, params: dict[str, Any], deferred: Deferred) -> Result:
         """Finish a call that had to be sent again."""
         try:
             result = await deferred()
         except ProtocolFailure as exc:
-            raise _for_client(call, exc) from None
+            raise self._for_client(call, exc) from None
         return await self._finish(call, params, result)
 
     async def _finish(self, call: Call, params: dict[str, Any], result: Result) -> Result:
@@ -218,7 +237,7 @@ class Executor:
             result = await self._finish_sent(call, params, result)
         except ServerUnavailable as exc:
             raise ServerDied(exc.server, exc.how) from None
-        result = _without_secrets(call, result)
+        result = _without_secrets(result, self._secrets(call))
         self._shapes.observe(call, result)
         return result
 
@@ -253,23 +272,14 @@ def passed_on(meta: object) -> dict[str, Any]:
     }
 
 
-def _for_client(call: Call, failure: ProtocolFailure) -> ProtocolFailure:
-    """Return a server's error under the name that clients know, without values that the configuration put in: servers
-    quote arguments that they refuse."""
-    message, data = failure.message, failure.data
-    if call.preset is not None and call.preset.secrets:
-        message, data = call.preset.without_secrets([message, None if is_large(data) else data])
-    return ProtocolFailure(call.future.tool, failure.code, message, data)
-
-
-def _without_secrets(call: Call, result: Result) -> Result:
-    """Return a result, of an error without values that the configuration put in; any other as it is."""
-    if call.preset is None or not call.preset.secrets or result.get("isError") is not True:
+def _without_secrets(result: Result, secrets: Sequence[str]) -> Result:
+    """Return a result, of an error without these values; any other as it is."""
+    if not secrets or result.get("isError") is not True:
         return result
     if is_large(result):
-        text = "the tool failed; its error is not shown: it is too long to be searched for values of the configuration"
+        text = "the tool failed; its error is not shown: it is too long to be searched for secrets"
         return {"content": [{"type": "text", "text": text}], "isError": True}
-    return call.preset.without_secrets(result)
+    return without_values(result, secrets)
 
 
 def _is_final(call: Call, result: Result) -> bool:

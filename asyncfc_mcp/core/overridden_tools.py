@@ -6,7 +6,7 @@ executor, right before a call is sent, so that no record of a call contains a hi
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -54,17 +54,22 @@ class Preset:
         return {**dict.fromkeys((*self.defaults, *self.fixed), MASK), **own}
 
     def without_secrets(self, value: Any) -> Any:
-        """Return a JSON value, of an error, in which no text contains a secret or a longer piece of one: servers quote
-        the arguments that they refuse, some of them shortened in the middle."""
-        if isinstance(value, str):
-            for secret in self.secrets:
-                value = _without(value, secret)
-            return value
-        if isinstance(value, list):
-            return [self.without_secrets(item) for item in cast("list[Any]", value)]
-        if isinstance(value, dict):
-            return {key: self.without_secrets(item) for key, item in cast("Json", value).items()}
+        """See `without_values`."""
+        return without_values(value, self.secrets)
+
+
+def without_values(value: Any, secrets: Sequence[str]) -> Any:
+    """Return a JSON value, of an error, in which no text contains a secret or a longer piece of one: servers quote what
+    they refuse, some of it shortened in the middle."""
+    if isinstance(value, str):
+        for secret in secrets:
+            value = _without(value, secret)
         return value
+    if isinstance(value, list):
+        return [without_values(item, secrets) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {key: without_values(item, secrets) for key, item in cast("Json", value).items()}
+    return value
 
 
 def _without(text: str, secret: str) -> str:

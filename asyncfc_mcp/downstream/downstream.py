@@ -160,6 +160,11 @@ class Downstream:
         while self.status is not Status.READY:
             await self._supervisor.changed.wait()
 
+    @property
+    def secrets(self) -> Sequence[str]:
+        """The credentials that the server gets at this moment, as far as they change or are a caller's."""
+        return self._supervisor.secrets
+
     def signed_in(self) -> None:
         """Use new credentials at once."""
         self._supervisor.signed_in()

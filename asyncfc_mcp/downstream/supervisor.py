@@ -6,7 +6,7 @@ requests is left to `downstream`, what a connection does to `connection` and `ne
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -210,6 +210,11 @@ class Supervisor:
         (403) concerns one request only."""
         if self.connection is connection and self.status is Status.READY and needed.status == 401:
             self._set_sign_in(needed)
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """The current credentials, without those of the configuration."""
+        return () if self._authorizer is None else self._authorizer.secrets
 
     def signed_in(self) -> None:
         """Use new credentials at once."""

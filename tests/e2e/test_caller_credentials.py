@@ -130,6 +130,9 @@ def test_refused_credentials_are_said_to_be_the_callers(stage: Stage, simple: Cr
     said = text_of(wire.call("forbidden", {"_wait": "this"}))
     assert "refused the caller's credentials (HTTP 403)" in said
     assert "x-token" in said
+    said = json.dumps(wire.call("leak", {"_wait": "this"}))
+    assert "cannot use Bearer" in said
+    assert ALICE not in said
     simple.refuse(f"Bearer {ALICE}")
     said = text_of(wire.call("whoami", {"_wait": "this"}))
     assert "'own'" in said
