@@ -111,6 +111,7 @@ In `command`, `args`, `env`, `cwd`, `url`, `headers`, `oauth` and the values of 
 | `${NAME:-default}` | the environment variable, or `default` if it is unset or empty; a default may contain variables |
 | `${file:PATH}` | the text of a file, such as a secret of Docker or Kubernetes (`/run/secrets/…`), without the line end at its end; at most 64 KB. `~` is the home folder, other paths are relative to the folder of the configuration, and a path may contain variables (`${file:${CREDENTIALS_DIRECTORY}/token}`) |
 | `${keyring:NAME}` | an entry of the system keyring, set with `keyring set asyncfc-mcp NAME`; needs `pip install 'asyncfc-mcp[keyring]'` |
+| `${caller:NAME}` | the header `NAME` of each client's own request, in `headers` only: [credentials of callers](security.md#credentials-of-callers) |
 | `${userHome}`, `${workspaceFolder}`, `${workspaceFolderBasename}`, `${pathSeparator}`, `${/}` | as in Cursor and VS Code; the workspace is the folder that the bridge was started in |
 | `${input:…}`, `${command:…}`, `${config:…}` | the server is left out: only VS Code can resolve them; use an environment variable |
 
