@@ -26,7 +26,7 @@ def credentials_of(server: ServerConfig, store: CredentialStore, now: float | No
     if any(name.lower() == "authorization" for name in spec.headers):
         return {"kind": "header"}
     if spec.oauth is None:
-        return {"kind": "url" if "@" in spec.url else "off"}
+        return {"kind": "url" if spec.has_user else "off"}
     try:
         grant = store.load_grant(server.name, spec.url)
     except StoreUnusable as exc:

@@ -130,4 +130,4 @@ def _own_credentials(spec: HttpSpec) -> str:
         return "it is called with the credentials of each caller"
     if any(name.lower() == "authorization" for name in spec.headers):
         return "its entry has a header Authorization"
-    return "its URL has a user" if "@" in spec.url else 'its entry has "oauth": false'
+    return "its URL has a user" if spec.has_user else 'its entry has "oauth": false'

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from asyncfc_mcp.config.environment import Inherit
 from asyncfc_mcp.config.overrides import OVERRIDES, ToolOverride
@@ -199,6 +200,11 @@ class HttpSpec:
 
     def __repr__(self) -> str:
         return f"HttpSpec({self.shown!r}, kind={self.kind!r}, oauth={self.oauth!r})"
+
+    @property
+    def has_user(self) -> bool:
+        """True if the URL has a user or a password, which are sent as credentials."""
+        return urlsplit(self.url).username is not None
 
     @property
     def shown(self) -> str:

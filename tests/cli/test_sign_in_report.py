@@ -44,6 +44,7 @@ def text(own: dict[str, Any], grant: Grant | None, status: str, store: FileStore
         ({"url": URL, "headers": {"Authorization": "Bearer sesame"}}, None, "ready", "header in the configuration"),
         ({"url": "https://sesame@h/mcp"}, None, "ready", "user in the URL"),
         ({"url": URL, "oauth": False}, None, "ready", "none; sign-in is off"),
+        ({"url": "https://h/@scope/mcp", "oauth": False}, None, "ready", "none; sign-in is off"),
         ({"url": URL, "headers": {"X": "${caller:x}"}}, None, "ready", "credentials of each caller"),
         ({"url": URL}, None, "ready", "none needed"),
         ({"url": URL}, None, "failed", "no sign-in is stored"),
