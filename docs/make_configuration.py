@@ -80,7 +80,6 @@ A server at a URL that has no credentials in its entry (no header `Authorization
 | key of `oauth` | meaning |
 |---|---|
 | `client_id`, `client_secret` | A client that was registered by hand, for authorization servers without registration. |
-| `issuer` | The authorization server where that client was registered; its credentials are sent to no other one. |
 | `issuer` | The authorization server where that client was registered: its credentials go to no other one. Default: the one of the first sign-in. |
 | `client_metadata_url` | The URL of a client ID metadata document, which is then the client ID. |
 | `scopes` | The scopes to request, as a list or as one string with spaces. Default: those that the server asks for. |
