@@ -120,6 +120,31 @@ def test_a_server_that_wants_no_token_for_what_it_does_not_know(scene: Scene):
         eventually(lambda: "login srv" in text_of(bridge.call("list_futures")), "the bridge says what to run")
 
 
+class Lazy(ProtectedServer):
+    """Wants a token for calls only."""
+
+    async def _mcp(self, request: Request) -> Response:
+        message = await request.json() if request.method == "POST" else {}
+        if request.method != "POST" or message.get("method") == "tools/call":
+            return await super()._mcp(request)
+        if "id" not in message:
+            return Response(status_code=202)
+        answer = self._answer(message["method"], message.get("params") or {})
+        return JSONResponse({"jsonrpc": "2.0", "id": message["id"], **answer})
+
+
+def test_a_server_that_wants_a_token_for_calls_only(scene: Scene):
+    """Its tools are listed without a sign-in, a call says what to run, and is made after that."""
+    with Lazy(scene.authorization) as server:
+        bridge = scene.bridge(server.url)
+        failed = call(bridge)
+        assert failed["isError"]
+        assert "asyncfc-mcp login srv" in text_of(failed)
+        assert "srv__echo" in bridge.tools()
+        scene.sign_in(server.url)
+        assert text_of(call(bridge)) == "hi"
+
+
 def test_a_server_that_asks_for_more_and_more_scopes(scene: Scene):
     """403 with a new scope each time: the call fails at once, and says so."""
     count = iter(range(1000))
