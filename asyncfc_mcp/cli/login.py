@@ -296,6 +296,9 @@ async def log_out(target: Target, store: CredentialStore, *, forget: bool, say: 
     """
     name, spec = target.server.name, target.spec
     grant = store.load_grant(name, spec.url)
+    if grant is not None and not grant.access_token:
+        store.drop_grant(name, spec.url)
+        grant = None
     if grant is None:
         # Its registration belongs to an authorization server, which only the tokens name.
         hint = "; a registration is found only while signed in" if forget else ""

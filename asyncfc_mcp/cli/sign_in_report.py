@@ -32,7 +32,7 @@ def credentials_of(server: ServerConfig, store: CredentialStore, now: float | No
     except StoreUnusable as exc:
         return {"kind": "unreadable", "reason": str(exc)}
     machine = spec.oauth.grant == "client_credentials"
-    if grant is None:
+    if grant is None or not grant.access_token:
         return {"kind": "client credentials" if machine else "none"}
     facts = {
         "kind": "client credentials" if machine else "signed in",

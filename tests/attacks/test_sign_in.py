@@ -26,7 +26,7 @@ from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec
 from asyncfc_mcp.downstream.oauth.challenges import BearerChallenge, bearer_challenge
 from asyncfc_mcp.downstream.oauth.discovery import read_server
 from asyncfc_mcp.downstream.oauth.file_store import FileStore
-from asyncfc_mcp.downstream.oauth.oauth_http import OAuthHttp
+from asyncfc_mcp.downstream.oauth.oauth_http import OAuthHttp, address_problem
 from asyncfc_mcp.downstream.oauth.records import Grant
 from asyncfc_mcp.downstream.oauth.sign_in import SignIn, sign_in
 from asyncfc_mcp.errors import SignInFailed
@@ -215,6 +215,26 @@ async def test_a_challenge_with_a_bad_address(scene: Scene, url: str):
     """The challenge comes from the server; the address in it is checked like any other."""
     scene.server.challenge = f'Bearer resource_metadata="{url}"'
     await scene.refused()
+
+
+INSIDE = (
+    *("127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "[::1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]"),
+    *("10.1", "0xa9fea9fe", "192.168.257", "0", "[2002:a00:1::]", "[fd00::1]", "LOCALHOST.", "a.localhost"),
+)
+OUTSIDE = ("8.8.8.8", "[2001:4860:4860::8888]", "[64:ff9b::808:808]", "1.example", "0x7f.example")
+
+
+@pytest.mark.parametrize("host", INSIDE)
+def test_numbers_of_this_machine_and_of_private_networks(host: str):
+    """A server outside cannot name them, in whatever notation a resolver takes for a number."""
+    assert address_problem(f"https://{host}/token", "https://evil.example/mcp")
+    assert not address_problem(f"https://{host}/token", "https://127.0.0.1/mcp")
+
+
+@pytest.mark.parametrize("host", OUTSIDE)
+def test_numbers_and_names_outside(host: str):
+    """They are as good as any."""
+    assert not address_problem(f"https://{host}/token", "https://good.example/mcp")
 
 
 BODIES: dict[str, tuple[bytes, dict[str, str]]] = {

@@ -187,6 +187,8 @@ class BearerAuthorizer:
         sent here, whatever the store says."""
         from asyncfc_mcp.downstream.oauth.discovery import is_resource_of
 
+        if not grant.access_token:
+            return False
         if grant.resource != self._oauth.resource and not is_resource_of(grant.resource, self._spec.url):
             return False
         return self._oauth.client_id is None or grant.client_id == self._oauth.client_id
@@ -300,7 +302,7 @@ class BearerAuthorizer:
             current = await self._read()
             if _is_other(current, grant):
                 return current
-            await _in_thread(partial(self._store.drop_grant, self._server, self._spec.url))
+            await _in_thread(partial(self._bury, grant))
             await self._read()
             raise
         # Someone may have signed in, or out, in the meantime: what is stored now counts.
@@ -317,6 +319,14 @@ class BearerAuthorizer:
             self._use(renewed)
             return renewed
         return await self._stored(renewed)
+
+    def _bury(self, grant: Grant) -> None:
+        """Drop a grant that is dead. Of a configured client it stays known which issuer it belongs to: the next sign-in
+        must not send its secret to another one, which the server could name by then."""
+        if grant.client_id == self._oauth.client_id:
+            self._store.save_grant(self._server, self._spec.url, grant.without_tokens())
+        else:
+            self._store.drop_grant(self._server, self._spec.url)
 
     async def _stored(self, grant: Grant) -> Grant:
         """Use a grant that has been stored, or one that has replaced it since."""

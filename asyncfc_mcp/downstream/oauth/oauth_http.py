@@ -7,7 +7,8 @@ of a server, and none is redirected to another origin. The meaning of answers is
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from socket import inet_aton
 from typing import Any, Final, cast
 from urllib.parse import SplitResult, urlencode, urlsplit
 
@@ -28,6 +29,8 @@ MAX_BYTES: Final = 256 << 10
 MAX_REDIRECTS: Final = 3
 MAX_URL: Final = 2048
 
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+"""IPv6 addresses of IPv4 addresses in networks without these (RFC 6052)."""
 _LOOPBACK: Final = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
@@ -66,14 +69,28 @@ def _reach(parts: SplitResult) -> str:
     host = (parts.hostname or "").rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return "loopback"
-    try:
-        address: IPv4Address | IPv6Address = ip_address(host.partition("%")[0])
-    except ValueError:
+    address = _address(host.partition("%")[0])
+    if address is None:
         return "public"
-    address = getattr(address, "ipv4_mapped", None) or address
     if address.is_loopback:
         return "loopback"
     return "public" if address.is_global else "private"
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    """Return the address that a host is in any notation that resolvers take (`127.1`, `0x7f000001`, `2130706433`); of
+    an IPv6 address with an IPv4 address in it, the latter. None for a name."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        try:
+            return IPv4Address(inet_aton(host))
+        except OSError:
+            return None
+    if isinstance(address, IPv4Address):
+        return address
+    translated = IPv4Address(address.packed[12:]) if address in _NAT64 else None
+    return address.ipv4_mapped or address.sixtofour or translated or address
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Pure values and their JSON. Storing them is left to `store`, obtaining them to `sign_in` and `token_endpoint`.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal, Self, cast
 
 ClientKind = Literal["configured", "metadata_document", "registered"]
@@ -82,6 +82,7 @@ class Grant(_Record):
 
     Attributes:
         issuer, token_endpoint, revocation_endpoint: of the authorization server that issued the tokens.
+        access_token: empty once the grant is dead (see `without_tokens`).
         resource: the `resource` of all requests (RFC 8707).
         scopes: as granted; if the server does not say, as requested.
         expires_at: of the access token, in seconds of the epoch; None if the server does not say.
@@ -102,6 +103,10 @@ class Grant(_Record):
     revocation_endpoint: str | None = None
     redirect_uri: str | None = None
     auth_method: AuthMethod = "none"
+
+    def without_tokens(self) -> Self:
+        """Return what stays of a grant that is dead: which client belongs to which issuer."""
+        return replace(self, access_token="", refresh_token=None, expires_at=None, scopes=())
 
     def is_fresh(self, now: float) -> bool:
         """Return whether the access token may still be used, as far as is known."""

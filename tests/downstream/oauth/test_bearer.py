@@ -19,8 +19,10 @@ from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec
 from asyncfc_mcp.downstream.http.client import HttpClient, read_start
 from asyncfc_mcp.downstream.oauth import bearer
 from asyncfc_mcp.downstream.oauth.bearer import BearerAuthorizer
+from asyncfc_mcp.downstream.oauth.failures import IssuerChanged
 from asyncfc_mcp.downstream.oauth.file_store import FileStore
-from asyncfc_mcp.downstream.oauth.records import Grant
+from asyncfc_mcp.downstream.oauth.records import Grant, Registration
+from asyncfc_mcp.downstream.oauth.sign_in import SignIn
 from asyncfc_mcp.downstream.oauth.store import CredentialStore, StoreUnusable
 from asyncfc_mcp.errors import NotAuthorized, SignInNeeded, TransportFailure
 from tests.support.authorization_server import AuthorizationServer, Issued, ProtectedServer
@@ -307,8 +309,41 @@ async def test_a_revoked_grant_needs_a_sign_in(world: World):
     assert all("needs sign-in" in each.message for each in failures)
     assert any("expired or was revoked" in each.message for each in failures)
     assert world.refreshes == 1
-    assert world.stored() is None
+    kept = world.stored()
+    assert kept is not None, "the client is configured"
+    assert (kept.issuer, kept.access_token, kept.refresh_token) == (world.authorization.issuer, "", None)
     assert not it.renewed(), "its own change is none"
+
+
+async def test_a_configured_client_stays_bound_to_its_issuer_once_its_grant_is_dead(world: World):
+    """A server that names another authorization server by then does not get the client's secret sent there."""
+    world.oauth = OAuthSpec(client_id="client", client_secret="s3cret")
+    world.sign_in()
+    world.authorization.revoke_all()
+    async with world.open() as http:
+        for _ in range(2):
+            with pytest.raises(SignInNeeded):
+                await world.send(http)
+    assert world.mcp.authorizations.count("Bearer ") == 0
+    with AuthorizationServer() as other:
+        world.mcp.metadata = {"authorization_servers": [other.issuer]}
+        with pytest.raises(IssuerChanged):
+            await SignIn("s", world.spec, world.store).begin("http://127.0.0.1:28463/callback")
+        assert "s3cret" not in str(other.seen)
+    world.mcp.metadata = {}
+    await SignIn("s", world.spec, world.store).begin("http://127.0.0.1:28463/callback")
+
+
+async def test_nothing_stays_of_a_dead_grant_of_a_registered_client(world: World):
+    """Its registration is kept by its issuer already."""
+    world.oauth = OAuthSpec()
+    world.store.save_registration(Registration(world.authorization.issuer, "client", "registered"))
+    world.sign_in()
+    world.authorization.revoke_all()
+    async with world.open() as http:
+        with pytest.raises(SignInNeeded):
+            await world.send(http)
+    assert world.stored() is None
 
 
 async def test_a_client_that_is_no_longer_accepted_needs_a_sign_in(world: World):
