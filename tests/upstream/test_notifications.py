@@ -606,3 +606,48 @@ async def test_log_messages_reach_the_only_principal_that_uses_the_server(room: 
     await settle()
     assert "".join(name for name, ear in ears.items() if ear.told) == hear
     assert "".join(name for name, ear in requests.items() if ear.told) == hear
+
+
+# --- servers with a connection for each caller ---------------------------------------------------------------------
+
+
+class OfCaller(Everything):
+    """The view of a caller with a connection of its own."""
+
+    def __init__(self, credentials: str) -> None:
+        self.credentials = credentials
+
+    def credentials_for(self, server: str) -> str | None:
+        return self.credentials
+
+
+@in_a_room
+async def test_what_a_connection_of_one_caller_announces_reaches_that_caller_only(room: Room):
+    """Changes of lists and resources, and log messages; also where both callers asked for the same."""
+    views: dict[str, Any] = {name: OfCaller(f"key of {name}") for name in "ab"}
+
+    def view_of(principal: Principal) -> Any:
+        return views[principal.scope.key]
+
+    room.bridge.views = SimpleNamespace(of=view_of, whole=view_of, everything=Everything())
+    ears, requests = {name: Ear() for name in "ab"}, {name: Ear() for name in "ab"}
+    for name, ear in ears.items():
+        listener = room.add(_Listener(ear, partial(Principal, Scope(name)), lists=("tools",)))
+        listener.level = "debug"
+        await room.hub.subscribe(listener, "x://same")
+    assert room.bridge.asked == [("subscribe", "x://same")] * 2
+    told = room.bridge.on_notification
+    for method, params in ((UPDATED, {"uri": "x://same"}), (MESSAGE, {"level": "error", "data": "of b"})):
+        async with (
+            room.hub.logging_to(RequestLogListener(Principal(Scope("a")), requests["a"], "debug", None), ["toy"]),
+            room.hub.logging_to(RequestLogListener(Principal(Scope("b")), requests["b"], "debug", None), ["toy"]),
+        ):
+            for credentials in ("key of b", "key of somebody else"):
+                if (rest := told("toy", method, params, credentials)) is not None:
+                    await rest()
+    room.bridge._on_lists(views["b"], frozenset({"tools"}))
+    await anyio.sleep(2 * COALESCE_S)
+    await settle()
+    assert ears["a"].told == requests["a"].told == []
+    assert sorted(ears["b"].methods()) == [MESSAGE, UPDATED, "notifications/tools/list_changed"]
+    assert requests["b"].methods() == [MESSAGE]
