@@ -332,7 +332,7 @@ class Bridge:
         params: Mapping[str, Any] | None,
         causes: Sequence[object] | None,
     ) -> dict[str, Any]:
-        return await self.server_requests.ask(downstream.name, method, params, causes)
+        return await self.server_requests.ask(downstream.name, method, params, causes, at_work=downstream.causes)
 
     def on_server_notification(
         self, downstream: Downstream, method: str, params: Mapping[str, Any] | None

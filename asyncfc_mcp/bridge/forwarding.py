@@ -92,7 +92,7 @@ class Forwarding:
         if meta:
             out["_meta"] = meta
         try:
-            result = await self._downstream(server, credentials).request(method, out)
+            result = await self._downstream(server, credentials).request(method, out, cause=scope)
         except RunsElsewhere:
             result = await self._ask_elsewhere(scope, server, method, out)
         return without_our_keys(result)

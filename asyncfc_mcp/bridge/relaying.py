@@ -92,7 +92,7 @@ class Relaying:
                 await downstream.set_log_level(self._apply_level() or params["level"])
                 return {}
             case method:
-                return await downstream.request(method, params)
+                return await downstream.request(method, params, cause=request.scope)
 
     async def _subscribe(self, downstream: Downstream, replica: str, uri: str) -> None:
         server = downstream.name

@@ -11,16 +11,22 @@ from typing import Any, Final
 import anyio
 
 from asyncfc_mcp.bridge.executor import offered_capabilities
+from asyncfc_mcp.core.identity import Party, Scope, party_of
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.core.state_roots import use_roots
 from asyncfc_mcp.engine.api import Engine
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.question_rules import refuse_unless_able
 from asyncfc_mcp.errors import RpcError
-from asyncfc_mcp.protocol import METHOD_NOT_FOUND
+from asyncfc_mcp.protocol import INVALID_REQUEST, METHOD_NOT_FOUND
 
 CAPABILITIES_WAIT_S: Final = 1.0
 """Longest time for which servers at their start wait for a client to declare its capabilities."""
+
+HOLD_S: Final = 60.0
+"""Longest time for which a question is held that may belong to another principal's request."""
+RECHECK_S: Final = 0.25
+"""Interval between two looks at whose it may be."""
 
 Ask = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 """Sends a request to the client and returns its result; raises `RpcError`."""
@@ -72,6 +78,8 @@ class ServerRequests:
         params: Mapping[str, Any] | None,
         causes: Sequence[object] | None,
         credentials: str | None = None,
+        *,
+        at_work: Callable[[], Sequence[object]] = tuple,
     ) -> dict[str, Any]:
         """Answer a request of a server.
 
@@ -79,13 +87,15 @@ class ServerRequests:
             causes: the calls to which the request belongs; None where that is not known.
             credentials: key of the credentials of the only caller whose calls the request may belong to, if the server
                 has a connection for each.
+            at_work: returns the causes of all requests that the server may be working on: calls, and the scopes of
+                other requests.
 
         Raises:
             RpcError: there is no client to ask, it cannot answer, or it refused.
         """
         params = params or {}
         if causes is None:
-            calls = await self._engine.calls_asking(server, credentials)
+            calls = await self._calls_asking(server, credentials, at_work)
         else:
             calls = [cause for cause in causes if isinstance(cause, Call)]
         if self._direct is not None and (not calls or method == "roots/list"):
@@ -101,6 +111,29 @@ class ServerRequests:
         if method == "roots/list" and credentials is None:  # the state of a server is the same for all callers
             use_roots(self._states[server], answer)
         return answer
+
+    async def _calls_asking(
+        self, server: str, credentials: str | None, at_work: Callable[[], Sequence[object]]
+    ) -> list[Call]:
+        """Return the calls that a question may belong to, which are one client's.
+
+        The question may also be that of another principal's call that was cancelled or has timed out, since a server
+        need not stop then, or of a request that is no call. It is held until that is no longer so.
+
+        Raises:
+            RpcError: that takes longer than `HOLD_S`.
+        """
+        with anyio.move_on_after(HOLD_S):
+            while True:
+                calls = await self._engine.calls_asking(server, credentials)
+                if not calls or all(_party(cause) == calls[0].party for cause in at_work()):
+                    return calls
+                await anyio.sleep(RECHECK_S)
+        raise RpcError(
+            INVALID_REQUEST,
+            f"requests of several clients have been made to {server!r}, and it cannot be told whose question this is; "
+            "try again later",
+        )
 
     def notified(
         self, server: str, method: str, params: Mapping[str, Any] | None, credentials: str | None = None
@@ -122,3 +155,10 @@ class ServerRequests:
                 await rest()
 
         return finish
+
+
+def _party(cause: object) -> Party:
+    """Return the party whose request has this cause: a call, a principal's scope, or what is left of a call."""
+    if isinstance(cause, Call):
+        return cause.party
+    return party_of(cause, None) if isinstance(cause, Scope) else cause

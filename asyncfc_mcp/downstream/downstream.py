@@ -392,6 +392,11 @@ class Downstream:
         except RpcError as exc:
             raise await connection.call_failure("logging/setLevel", exc) from None
 
+    def causes(self) -> list[object]:
+        """Return the causes of all requests that the server may be working on, also of those that were given up."""
+        connection = self._supervisor.connection
+        return [] if connection is None else connection.peer.causes()
+
     def _require_here(self) -> None:
         if self.status is Status.ELSEWHERE:
             raise RunsElsewhere(self.name)

@@ -5,8 +5,9 @@ writing messages, timeouts and the end of the connection are left to `peer`.
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.jsonrpc.codec import Message, Related
@@ -14,6 +15,11 @@ from asyncfc_mcp.jsonrpc.request_ids import correlation_key
 from asyncfc_mcp.protocol import CallOptions, RequestId
 
 logger = logging.getLogger(__name__)
+
+GIVEN_UP_S: Final = 300.0
+"""Time for which the other side may still work on a request that was given up, unless it answers before."""
+MOST_GIVEN_UP: Final = 1000
+"""Bound on the requests that were given up of which is known for whom they were."""
 
 ResponseCallback = Callable[[dict[str, Any] | RpcError], None]
 """Called once when a request ends, with its result or its error."""
@@ -40,6 +46,8 @@ class PendingRequests:
 
     def __init__(self) -> None:
         self._requests: dict[object, PendingRequest] = {}
+        self._given_up: OrderedDict[object, tuple[object, float]] = OrderedDict()
+        """Key → whose request it is that was given up, and when that was."""
         self._last_id = 0
         self.last_written: object = None
         """Key of the last written message if that was a request: an error without an ID may be its response."""
@@ -70,16 +78,32 @@ class PendingRequests:
         self.last_written = key
         return pending
 
-    def remove(self, key: object) -> bool:
-        """Remove a request without calling its callback; return False if it is not pending."""
-        return self._requests.pop(key, None) is not None
+    def remove(self, key: object, now: float) -> bool:
+        """Remove a request that is given up, without calling its callback; return False if it is not pending."""
+        pending = self._requests.pop(key, None)
+        if pending is not None:
+            self._give_up(key, pending, now)
+        return pending is not None
 
-    def remove_if_same(self, key: object, pending: PendingRequest) -> bool:
-        """Remove a request unless its ID now belongs to another one; return whether it was removed."""
+    def remove_if_same(self, key: object, pending: PendingRequest, given_up_at: float | None = None) -> bool:
+        """Remove a request unless its ID now belongs to another one; return whether it was removed.
+
+        Args:
+            given_up_at: None if it was never sent.
+        """
         if self._requests.get(key) is not pending:
             return False
         del self._requests[key]
+        if given_up_at is not None:
+            self._give_up(key, pending, given_up_at)
         return True
+
+    def _give_up(self, key: object, pending: PendingRequest, now: float) -> None:
+        if pending.cause is not None:
+            # Not all of the cause, which may be large.
+            self._given_up[key] = getattr(pending.cause, "party", pending.cause), now
+            if len(self._given_up) > MOST_GIVEN_UP:
+                self._given_up.popitem(last=False)
 
     def fail(self, key: object, error: RpcError) -> None:
         """End a request with an error, if it is pending."""
@@ -102,6 +126,7 @@ class PendingRequests:
                 key = self.last_written
         pending = self._requests.pop(key, None)
         if pending is None:
+            self._given_up.pop(key, None)
             logger.debug("dropped a response to no request: %r", message.get("id"))
         elif "result" in message:
             pending.callback(message["result"])
@@ -126,6 +151,14 @@ class PendingRequests:
         one."""
         pending = self._requests.get(correlation_key(message.request_id))
         return () if pending is None or pending.cause is None else (pending.cause,)
+
+    def causes(self, now: float) -> list[object]:
+        """Return the causes of all requests that the other side may be working on. It need not have stopped working on
+        those that were given up, of which the attribute `party` of the cause is left, if it has one."""
+        while self._given_up and now - next(iter(self._given_up.values()))[1] > GIVEN_UP_S:
+            self._given_up.popitem(last=False)
+        pending = [each.cause for each in self._requests.values() if each.cause is not None]
+        return [*pending, *(whose for whose, _ in self._given_up.values())]
 
     def owed(self, consumed: int) -> list[bool]:
         """Return, for each request before this position that needs a response, whether its time is limited."""

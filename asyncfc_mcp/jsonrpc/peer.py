@@ -96,7 +96,7 @@ class Peer:
 
     def cancel_request(self, request_id: RequestId, reason: str) -> None:
         """Cancel a request on the other side; its callback is not called."""
-        if self._pending.remove(correlation_key(request_id)) and not self._closed:
+        if self._pending.remove(correlation_key(request_id), anyio.current_time()) and not self._closed:
             self._pending.last_written = None
             params = {"requestId": request_id, "reason": reason}
             self._sender.write_nowait({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
@@ -147,7 +147,7 @@ class Peer:
                 await self._notify_cancelled(request_id, "caller cancelled", opts)
             raise
         finally:
-            if self._pending.remove_if_same(key, pending):
+            if self._pending.remove_if_same(key, pending, anyio.current_time() if sent else None):
                 self._end_if_useless()
         [outcome] = outcomes
         if isinstance(outcome, RpcError):
@@ -159,6 +159,10 @@ class Peer:
             return
         with anyio.move_on_after(CANCEL_WRITE_S, shield=True):
             await self.notify("notifications/cancelled", {"requestId": request_id, "reason": reason})
+
+    def causes(self) -> list[object]:
+        """Return the causes of all requests that the other side may be working on; see `PendingRequests.causes`."""
+        return self._pending.causes(anyio.current_time())
 
     def owed(self) -> list[bool]:
         """Return, for each request that the other side may have read and not answered, whether its time is limited."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import late_asker
 from tests.support.client import HANDSHAKE, MODERN, Handle, Json, RpcError, text_of
 from tests.support.http_client import HttpWire
 from tests.support.stage import HttpBridge, Stage
@@ -178,3 +182,24 @@ def test_two_headers_with_tokens(scene: Scene):
             sock.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + body)
             answer = b"".join(iter(lambda: sock.recv(65536), b""))
         assert answer.split()[1] in (b"400", b"401"), answer[:200]
+
+
+def test_a_question_of_a_cancelled_call(shared_stage: Stage, scene: Scene):
+    """A server that ignores a cancellation may ask later: whoever has a call there by then is not the one to ask."""
+    late = shared_stage.entry(sys.executable, str(Path(late_asker.__file__)))
+    tokens = str(shared_stage.folder / "tokens.toml")
+    bridge = shared_stage.http_bridge({"late": late}, "--auth-tokens", tokens, grace_ms=0)
+    there = Scene(bridge, scene.tokens)
+    asks = {"elicitation": {"form": {}}}
+    alice, bob = (there.client(person, HANDSHAKE, capabilities=asks) for person in ("alice", "bob"))
+    alice.wait_for_tools("late__ask")
+    asked = alice.submit("late__ask", {"text": SECRET, "after": 1.5})
+    shown = [text_of(alice.call("cancel_future", {"future_id": asked.id}))]
+    running = bob.submit("late__wait", {"after": 4})
+    until = time.monotonic() + 3.5
+    while time.monotonic() < until:
+        shown.append(json.dumps(bob.call("list_futures")))
+        time.sleep(0.1)
+    assert "cancelled" in shown[0]
+    assert not any(SECRET in each for each in shown[1:])
+    assert "waited" in text_of(bob.outcome(running.id))

@@ -13,7 +13,7 @@ from asyncfc_mcp.bridge.executor import offered_capabilities
 from asyncfc_mcp.bridge.server_requests import CAPABILITIES_WAIT_S, ServerRequests
 from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.futures import Future
-from asyncfc_mcp.core.identity import LOCAL
+from asyncfc_mcp.core.identity import LOCAL, Scope
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.errors import RpcError
 from tests.support.server_states import own_state
@@ -132,3 +132,28 @@ async def test_every_observer_has_a_notification_before_the_next_message_is_read
     if rest is not None:
         await rest()
     assert done == list(range(left))
+
+
+@on_virtual_time
+async def test_a_question_that_may_be_of_another_principal_is_held():
+    """Of its cancelled call, which the server may still work on, or of its request that is no call: the client whose
+    call is running must not see it."""
+    alice, bob = Scope("person:alice"), Scope("person:bob")
+    running = Call(Future("f1", bob, "t", "s"), "t", None, Policy())
+    engine = Engine(running)
+    requests = requests_of(engine)
+    at_work: list[object] = [running, bob, bob.key]
+    assert await requests.ask("s", METHOD, {}, None, at_work=lambda: at_work) == {"of": "a call"}
+    gone = Call(Future("f1", alice, "t", "s"), "t", None, Policy())
+    for other in (gone, gone.party, alice):
+        engine.asked.clear()
+        with pytest.raises(RpcError, match="whose question"):
+            await requests.ask("s", METHOD, {}, None, at_work=lambda other=other: [running, other])
+        assert not engine.asked
+    began = anyio.current_time()
+
+    def until_later() -> list[object]:
+        return [running, alice] if anyio.current_time() < began + 5 else [running]
+
+    assert await requests.ask("s", METHOD, {}, None, at_work=until_later) == {"of": "a call"}
+    assert 5 <= anyio.current_time() - began < 6

@@ -14,6 +14,7 @@ from asyncfc_mcp.jsonrpc.codec import MalformedMessage, format_message, parse_me
 from asyncfc_mcp.jsonrpc.inbound import Inbound
 from asyncfc_mcp.jsonrpc.line_reader import LineReader
 from asyncfc_mcp.jsonrpc.line_writer import LineWriter
+from asyncfc_mcp.jsonrpc.outbound import GIVEN_UP_S
 from asyncfc_mcp.jsonrpc.peer import DOUBT_S, MESSAGES_PER_TURN, Peer
 from asyncfc_mcp.protocol import Deferred
 from tests.support.inprocess_server import Pipe
@@ -289,6 +290,29 @@ async def test_an_abandoned_request_tells_the_other_side_and_nobody_else():
         it.say({"id": number, "result": {}})
         await settle()
         assert outcome.told == []
+
+
+@on_virtual_time
+async def test_a_request_that_was_given_up_may_still_be_worked_on():
+    """Until it is answered, or for a bounded time; only its party is kept."""
+
+    @dataclass
+    class Cause:
+        party: str
+
+    async with wire() as it:
+        numbers = [it.peer.send_request_nowait("ask", None, Outcome(), {"cause": Cause(name)}) for name in "abc"]
+        first, second, third = (number for number in numbers if number is not None)
+        assert it.peer.causes() == [Cause("a"), Cause("b"), Cause("c")]
+        it.peer.cancel_request(first, "changed my mind")
+        it.peer.cancel_request(second, "changed my mind")
+        assert it.peer.causes() == [Cause("c"), "a", "b"]
+        for number in (second, third):
+            it.say({"id": number, "result": {}})
+        await settle()
+        assert it.peer.causes() == ["a"]
+        await anyio.sleep(GIVEN_UP_S + 1)
+        assert it.peer.causes() == []
 
 
 async def test_the_end_of_the_connection_is_an_answer_to_everything_open():
