@@ -42,7 +42,7 @@ class Server:
         if self.fails:
             raise ServerUnavailable(self.name, "is starting")
 
-    async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    async def request(self, method: str, params: dict[str, Any], **options: Any) -> dict[str, Any]:
         await self._take(method, params)
         return self.answer
 

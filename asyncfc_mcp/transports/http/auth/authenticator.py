@@ -26,20 +26,39 @@ Clock = Callable[[], float]
 """Returns seconds since 1970: tokens expire by the time of day."""
 
 
+class Ground(Protocol):
+    """What an access rests on, such as the key of a signature."""
+
+    @property
+    def withdrawn(self) -> bool:
+        """True once nothing rests on it any more."""
+        ...
+
+
 class Access:
     """The access that one token gives, for as long as it is valid. Streams refer to it, and end with it.
 
     Args:
         expires_at: seconds since 1970; infinity for a token that does not expire.
+        ground: what it rests on besides.
     """
 
-    __slots__ = ("expires_at", "principal", "revoked")
+    __slots__ = ("_ground", "_revoked", "expires_at", "principal")
 
-    def __init__(self, principal: Principal, expires_at: float = math.inf) -> None:
+    def __init__(self, principal: Principal, expires_at: float = math.inf, ground: Ground | None = None) -> None:
         self.principal = principal
         self.expires_at = expires_at
-        self.revoked = False
+        self._ground = ground
+        self._revoked = False
+
+    @property
+    def revoked(self) -> bool:
         """True once the token was taken away, before it expired by itself."""
+        return self._revoked or (self._ground is not None and self._ground.withdrawn)
+
+    def revoke(self) -> None:
+        """Take the token away."""
+        self._revoked = True
 
 
 class Token:

@@ -15,7 +15,7 @@ from asyncfc_mcp.core.identity import OAUTH, Principal, Scope
 from asyncfc_mcp.transports.http.auth.authenticator import Access, Clock, NotAuthenticated, Token
 from asyncfc_mcp.transports.http.auth.bearer_token import UNKNOWN
 from asyncfc_mcp.transports.http.auth.jwt_checks import is_jwt, read_claims, read_header, verified_payload
-from asyncfc_mcp.transports.http.auth.signing_keys import SigningKey, SigningKeys
+from asyncfc_mcp.transports.http.auth.signing_keys import SigningKeys
 
 MOST_CHECKED: Final = 10_000
 """Checked tokens that are kept; the least recently used one is dropped first, and checked again if it is used."""
@@ -33,7 +33,7 @@ class JwtAuthenticator:
 
     def __init__(self, issuer: str, audiences: Collection[str], keys: SigningKeys, *, clock: Clock = time.time) -> None:
         self._issuer, self._audiences, self._keys, self._clock = issuer, frozenset(audiences), keys, clock
-        self._checked: OrderedDict[bytes, tuple[Access, SigningKey]] = OrderedDict()
+        self._checked: OrderedDict[bytes, Access] = OrderedDict()
 
     @property
     def anyone(self) -> Access | None:
@@ -47,12 +47,10 @@ class JwtAuthenticator:
 
     def known(self, token: Token) -> Access | None:
         """See `Authenticator`."""
-        found = self._checked.get(token.digest)
-        if found is None:
+        access = self._checked.get(token.digest)
+        if access is None:
             return None
-        access, key = found
-        if key.withdrawn:
-            access.revoked = True
+        if access.revoked:
             del self._checked[token.digest]
             return None
         self._checked.move_to_end(token.digest)
@@ -70,8 +68,8 @@ class JwtAuthenticator:
         else:
             raise NotAuthenticated("the token is not signed with a key of this bridge's authorization server")
         claims = read_claims(payload, issuer=self._issuer, audiences=self._audiences, now=self._clock())
-        access = Access(self._principal(claims.subject, claims.grants), claims.expires_at)
-        self._checked[token.digest] = access, key
+        access = Access(self._principal(claims.subject, claims.grants), claims.expires_at, ground=key)
+        self._checked[token.digest] = access
         if len(self._checked) > MOST_CHECKED:
             self._checked.popitem(last=False)
         return access

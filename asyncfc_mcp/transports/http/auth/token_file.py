@@ -220,7 +220,7 @@ class TokenFile:
             after[digest] = access
         for digest, access in before.items():
             if after.get(digest) is not access:
-                access.revoked = True
+                access.revoke()
         self._access = after
 
     def _read(self) -> dict[bytes, Principal]:
