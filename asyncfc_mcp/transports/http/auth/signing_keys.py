@@ -33,6 +33,9 @@ MOST_KEYS: Final = 64
 MOST_TRIED: Final = 8
 """Keys that are tried for a token without a key ID."""
 MIN_RSA_BITS: Final = 2048
+MOST_WAITING: Final = 64
+"""Requests that wait for keys at once. None of them is authenticated, and each takes a connection for as long as the
+server does not answer; more are refused."""
 
 Fetch = Callable[[str], Awaitable[bytes]]
 """Returns the document at a URL; raises `FetchFailed`."""
@@ -165,6 +168,7 @@ class SigningKeys:
         """Time of the end of the last attempt."""
         self._failed = False
         self._lock = anyio.Lock()
+        self._waiting = 0
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Fetch the keys now and then, until cancelled, so that requests need not wait for them."""
@@ -182,16 +186,18 @@ class SigningKeys:
         """
         found = self._fitting(key_id, algorithm)
         if not found and self._may_try():
-            async with self._lock:
-                if self._may_try():  # another request may have done it
-                    await self._refresh()
+            if self._waiting >= MOST_WAITING:
+                raise _cannot()
+            self._waiting += 1
+            try:
+                async with self._lock:
+                    if self._may_try():  # another request may have done it
+                        await self._refresh()
+            finally:
+                self._waiting -= 1
             found = self._fitting(key_id, algorithm)
         if not found and self._failed:
-            raise CannotAuthenticate(
-                "Tokens cannot be checked at present: the authorization server of this bridge cannot be reached, or "
-                "does not answer as expected",
-                int(RETRY_S),
-            )
+            raise _cannot()
         return found
 
     def _fitting(self, key_id: str | None, algorithm: str) -> list[SigningKey]:
@@ -258,6 +264,14 @@ class SigningKeys:
                     raise
         assert failure is not None
         raise failure
+
+
+def _cannot() -> CannotAuthenticate:
+    return CannotAuthenticate(
+        "Tokens cannot be checked at present: the authorization server of this bridge cannot be reached, or does not "
+        "answer as expected",
+        int(RETRY_S),
+    )
 
 
 def _document(url: str, data: bytes) -> dict[str, Any]:

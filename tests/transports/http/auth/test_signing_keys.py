@@ -10,6 +10,7 @@ from asyncfc_mcp.transports.http.auth import jwt_tokens
 from asyncfc_mcp.transports.http.auth.authenticator import Access, CannotAuthenticate, NotAuthenticated, Token
 from asyncfc_mcp.transports.http.auth.jwt_tokens import JwtAuthenticator
 from asyncfc_mcp.transports.http.auth.signing_keys import (
+    MOST_WAITING,
     REFRESH_S,
     STALE_S,
     UNKNOWN_KEY_S,
@@ -77,6 +78,31 @@ async def test_many_unknown_tokens_fetch_the_keys_once():
             tg.start_soon(enter, number)
     assert len(entered) == 20
     assert it.fetches == 1
+
+
+@on_virtual_time
+async def test_few_requests_wait_for_a_server_that_does_not_answer():
+    """They are not authenticated, and each has a connection: more are refused at once."""
+    it = Lab()
+    outcomes: list[str] = []
+
+    async def hang(url: str) -> bytes:
+        await anyio.sleep(10)
+        raise FetchFailed(url, "did not answer")
+
+    authenticator = JwtAuthenticator(it.issuer.url, [AUDIENCE], SigningKeys(it.issuer.url, hang), clock=now)
+
+    async def enter(number: int) -> None:
+        with pytest.raises(CannotAuthenticate):
+            await authenticator.check(token_of(it.issuer.token(sub=f"s{number}")))
+        outcomes.append("refused")
+
+    async with anyio.create_task_group() as tg:
+        for number in range(MOST_WAITING + 20):
+            tg.start_soon(enter, number)
+        await settle()
+        assert len(outcomes) == 20
+    assert len(outcomes) == MOST_WAITING + 20
 
 
 @on_virtual_time
