@@ -15,7 +15,7 @@ from asyncfc_mcp.protocol import RequestId
 from asyncfc_mcp.transports.http.asgi import Headers, JsonRpcRefusal, Refusal
 from asyncfc_mcp.transports.http.auth.authenticator import Access
 from asyncfc_mcp.transports.http.auth.entrance import Entrance
-from asyncfc_mcp.transports.http.traffic import Traffic
+from asyncfc_mcp.transports.http.traffic import Body, Traffic
 
 if TYPE_CHECKING:
     from starlette.types import Receive
@@ -126,11 +126,11 @@ class AdmissionPolicy:
         if self._origins is not None and (origin := headers.get(b"origin")) and origin not in self._origins:
             raise Refusal(403, b"Invalid Origin header")
 
-    async def read_body(self, receive: "Receive") -> bytes | None:
+    async def read_body(self, receive: "Receive", counted: Body) -> bytes | None:
         """Return the body; None if the client disconnects before its end.
 
         Raises:
-            Refusal: it is too large.
+            Refusal: it is too large, or its principal's bodies together are.
         """
         chunks: list[bytes] = []
         size = 0
@@ -142,6 +142,7 @@ class AdmissionPolicy:
             size += len(chunk)
             if size > self._max_body:
                 raise _too_large()
+            counted.grow(len(chunk))
             chunks.append(chunk)
             if not part.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)

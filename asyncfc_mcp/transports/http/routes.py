@@ -106,7 +106,7 @@ def http_app(
     if sse:
         from asyncfc_mcp.transports.http.sse import sse_routes
 
-        routes += sse_routes(upstream, entrance, hosts, origins, MAX_BODY_BYTES, readiness)
+        routes += sse_routes(upstream, entrance, hosts, origins, MAX_BODY_BYTES, readiness, traffic)
     app: ASGIApp = AuthMiddleware(Starlette(routes=routes), entrance, traffic)
     if not streamable:
         return app, None

@@ -151,13 +151,15 @@ class SessionEndpoint:
                 await stream.end(None, 200)
 
     async def _post(self, admitted: Admitted, session: HttpSession | None, receive: "Receive", send: "Send") -> None:
-        with session.session.order.reading() if session is not None else nullcontext():
-            body = await self._admission.read_body(receive)
-        if body is None:
-            return
-        if session is not None and session.closed:
-            raise _unknown()  # it ended while the body was received
-        message = await parse_body(body)
+        with self._admission.traffic.body(admitted.principal) as counted:
+            with session.session.order.reading() if session is not None else nullcontext():
+                body = await self._admission.read_body(receive, counted)
+            if body is None:
+                return
+            if session is not None and session.closed:
+                raise _unknown()  # it ended while the body was received
+            message = await parse_body(body)
+            del body
         method, params = message.get("method"), cast("Params | None", message.get("params"))
         self._admission.permit(admitted, method, message.get("id") if method else None)
         if method is not None and "id" in message:

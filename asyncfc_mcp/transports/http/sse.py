@@ -22,6 +22,7 @@ from asyncfc_mcp.transports.http.auth.entrance import ADMITTED, Entrance
 from asyncfc_mcp.transports.http.options import SSE_PATH
 from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.transports.http.streamable import LAPSE_S
+from asyncfc_mcp.transports.http.traffic import Traffic
 from asyncfc_mcp.transports.sdk_adapter import bounded, serve_streams
 from asyncfc_mcp.upstream.server import Upstream
 
@@ -38,6 +39,7 @@ def sse_routes(
     origins: list[str] | None,
     max_body: int,
     readiness: Readiness,
+    traffic: Traffic,
 ) -> list[BaseRoute]:
     """Return the routes for event streams and for the messages posted beside them.
 
@@ -46,6 +48,7 @@ def sse_routes(
         hosts, origins: see `admission.AdmissionPolicy`.
         max_body: largest body, in bytes.
         readiness: no connection is opened while the bridge is stopping.
+        traffic: bounds on the requests of each principal.
     """
     security = TransportSecuritySettings(
         enable_dns_rebinding_protection=hosts is not None, allowed_hosts=hosts or [], allowed_origins=origins or []
@@ -60,6 +63,15 @@ def sse_routes(
             except Refusal as exc:
                 return await refuse(send, exc)
         await transport.handle_post_message(_with_user(scope), receive, send)
+
+    within_size = bounded(post, max_body)
+
+    async def counted(scope: "Scope", receive: "Receive", send: "Send") -> None:
+        with traffic.body(scope[ADMITTED][1]) as body:
+            try:
+                await within_size(scope, body.counting(receive), send)
+            except Refusal as exc:
+                await refuse(send, exc)
 
     class Sse:
         async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -90,7 +102,7 @@ def sse_routes(
                 if not refused:
                     raise
 
-    return [Route(SSE_PATH, Sse(), methods=["GET"]), Mount(MESSAGES_PATH, app=bounded(post, max_body))]
+    return [Route(SSE_PATH, Sse(), methods=["GET"]), Mount(MESSAGES_PATH, app=counted)]
 
 
 async def _permitted(entrance: Entrance, principal: Principal, receive: "Receive") -> "Receive":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from asyncfc_mcp.core.futures import Result
 from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.errors import RpcError
-from asyncfc_mcp.jsonrpc.codec import format_message
+from asyncfc_mcp.jsonrpc.codec import Message, format_message
 from asyncfc_mcp.protocol import (
     HEADER_MISMATCH,
     INVALID_PARAMS,
@@ -106,14 +106,18 @@ class StatelessEndpoint:
             if not (admitted.json and admitted.stream):
                 raise Refusal(406)
             with self._admission.traffic.request(admitted.principal):
-                body = await self._admission.read_body(receive)
-                if body is not None:
-                    await self._post(admitted, body, headers, receive, send)
+                with self._admission.traffic.body(admitted.principal) as counted:
+                    body = await self._admission.read_body(receive, counted)
+                    message = None if body is None else await parse_body(body)
+                    del body
+                if message is not None:
+                    await self._post(admitted, message, headers, receive, send)
         except Refusal as exc:
             await refuse(send, exc)
 
-    async def _post(self, admitted: Admitted, body: bytes, headers: Headers, receive: "Receive", send: "Send") -> None:
-        message = await parse_body(body)
+    async def _post(
+        self, admitted: Admitted, message: Message, headers: Headers, receive: "Receive", send: "Send"
+    ) -> None:
         self._admission.permit(admitted, message.get("method"), message.get("id"))
         if "method" not in message:
             problem = "Invalid Request: an answer; post a request or a notification"

@@ -1,4 +1,5 @@
-"""Traffic of principals: how many requests each may make in a second, and how many may be answered at once.
+"""Traffic of principals: how many requests each may make in a second, how many may be answered at once, and how much
+memory their bodies may take while they are received.
 
 Owns the refusal of those that are too many (429). Leaves the rates to `core.rates`, and connections, which belong to no
 principal yet, to `connections`.
@@ -8,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final
+from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
@@ -20,10 +21,20 @@ from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.protocol import INVALID_REQUEST
 from asyncfc_mcp.transports.http.asgi import JsonRpcRefusal
 
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive
+
 RATE_OF_SEVERAL: Final = 1000.0
 """Default of `max_requests_per_s` where there are several principals."""
 BUSY_S: Final = 1
 """`Retry-After` of a request beyond those that may be answered at once, in seconds."""
+
+MOST_BODY_BYTES: Final = 512 << 20
+"""Bytes of all bodies that are being received or parsed. After that, `max_result_bytes_total` counts them."""
+ALWAYS_BYTES: Final = MOST_BODY_BYTES // 8
+"""What each principal may have of them while there is room, whatever its share: one of the largest bodies."""
+SMALL_BYTES: Final = 64 << 10
+"""A body of this size is always received."""
 
 _UNCOUNTED: Final[AbstractContextManager[object]] = nullcontext()
 
@@ -46,6 +57,9 @@ class Traffic:
         self._answering: Counter[Party] = Counter()
         """Party → its requests that are being answered."""
         self._count = 0
+        self._bodies: Counter[Party] = Counter()
+        """Party → bytes of the bodies that are being received."""
+        self._body_bytes = 0
 
     def request(self, principal: Principal) -> AbstractContextManager[object]:
         """Count a request, which is answered while the block lasts.
@@ -75,6 +89,60 @@ class Traffic:
         self._answering[party] += more
         if not self._answering[party]:
             del self._answering[party]
+
+    def body(self, principal: Principal) -> "Body":
+        """Count the bytes of a body, which takes memory while the block lasts."""
+        return Body(self, party_of(principal.scope, None))
+
+    def count_bytes(self, party: Party, more: int) -> None:
+        """Count bytes of bodies, more or fewer."""
+        self._body_bytes += more
+        self._bodies[party] += more
+        if not self._bodies[party]:
+            del self._bodies[party]
+
+    def has_too_many_bytes(self, party: Party) -> bool:
+        """Return true where the bodies of a party take more memory than it may have."""
+        if self._body_bytes > MOST_BODY_BYTES:
+            return True
+        share = max(ALWAYS_BYTES, allowance(self._share, MOST_BODY_BYTES - self._body_bytes))
+        return party is not None and self._bodies[party] > share
+
+
+class Body:
+    """The body of a request, while it is received and parsed in the block."""
+
+    __slots__ = ("_party", "_size", "_traffic")
+
+    def __init__(self, traffic: Traffic, party: Party) -> None:
+        self._traffic, self._party, self._size = traffic, party, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._traffic.count_bytes(self._party, -self._size)
+
+    def grow(self, size: int) -> None:
+        """Count bytes that have been received.
+
+        Raises:
+            Refusal: bodies of this principal, or of all, take too much memory.
+        """
+        self._size += size
+        self._traffic.count_bytes(self._party, size)
+        if self._size > SMALL_BYTES and self._traffic.has_too_many_bytes(self._party):
+            raise _refused("Too many large requests are being received (max_caller_share); try again", BUSY_S)
+
+    def counting(self, receive: "Receive") -> "Receive":
+        """Return what receives the same body, and counts it."""
+
+        async def counted() -> "Message":
+            part = await receive()
+            self.grow(len(part.get("body", b"")))
+            return part
+
+        return counted
 
 
 class _Answering:

@@ -15,13 +15,14 @@ from asyncfc_mcp.core.identity import LOCAL, PUBLIC, TOKEN, Principal, Scope
 from asyncfc_mcp.transports.http import routes
 from asyncfc_mcp.transports.http.asgi import JsonRpcRefusal, Refusal
 from asyncfc_mcp.transports.http.auth.bearer_token import Principals
-from asyncfc_mcp.transports.http.traffic import RATE_OF_SEVERAL, Traffic
+from asyncfc_mcp.transports.http.traffic import ALWAYS_BYTES, MOST_BODY_BYTES, RATE_OF_SEVERAL, SMALL_BYTES, Traffic
 from asyncfc_mcp.upstream.server import Upstream
 from tests.support.asgi_client import App, Exchange, Http, alive
 from tests.support.inprocess_server import Toy, bridge_over
 from tests.support.virtual_time import on_virtual_time, settle
 from tests.upstream.test_principals import ERAS, Person
 
+TOKEN_HOLDER = Principal(TOKEN)
 ALICE, BOB = Principal(Scope("person:alice")), Principal(Scope("person:bob"))
 
 
@@ -41,6 +42,33 @@ def count(traffic: Traffic, principal: Principal, most: int) -> int:
         except Refusal:
             return number
     return most
+
+
+def received(traffic: Traffic, principal: Principal, stack: ExitStack, size: int, most: int) -> int:
+    """Return how many bodies of this size can be received at once."""
+    for number in range(most):
+        body = stack.enter_context(traffic.body(principal))
+        try:
+            for _ in range(16):
+                body.grow(size // 16)
+        except Refusal:
+            return number
+    return most
+
+
+def test_bodies_of_one_principal_leave_memory_to_the_others():
+    """Together they have a bound, of which each principal has a share; small ones are always received."""
+    traffic, large = Traffic(Settings()), ALWAYS_BYTES
+    with ExitStack() as stack:
+        assert 0 < received(traffic, ALICE, stack, large, 100) <= MOST_BODY_BYTES // large // 2
+        assert received(traffic, BOB, stack, large, 1) == 1
+        for principal in (ALICE, BOB):
+            assert received(traffic, principal, stack, SMALL_BYTES, 100) == 100
+    with ExitStack() as stack:
+        assert received(traffic, TOKEN_HOLDER, stack, large, 100) == MOST_BODY_BYTES // large, "nobody to share with"
+        assert received(traffic, TOKEN_HOLDER, stack, SMALL_BYTES, 100) == 100
+    with ExitStack() as stack:
+        assert received(traffic, ALICE, stack, large, 1) == 1, "all of it is given back"
 
 
 def test_each_principal_has_a_rate_of_its_own():
