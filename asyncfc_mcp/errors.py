@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from heapq import nlargest
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, Final
 
 from asyncfc_mcp.quotation import REASON_LENGTH, one_line, said
@@ -117,6 +117,10 @@ class HttpRefused(TransportFailure):
         return self.status in (200, 400, 404, 405, 406, 415, 501)
 
 
+SCOPES_LENGTH: Final = 500
+"""Characters of the scopes in the command of a sign-in. A server chooses them, and may ask for 200."""
+
+
 class SignInNeeded(HttpRefused):
     """A server at a URL asks for credentials that only a sign-in by the user yields. It did not process the request.
 
@@ -131,7 +135,7 @@ class SignInNeeded(HttpRefused):
         because = f" ({why})" if why else ""
         self.command = f"asyncfc-mcp login {name}"
         if status == 403 and scopes:  # of a sign-in that works, only more is wanted
-            self.command += f" --scope {shlex.quote(' '.join(scopes))}"
+            self.command += f" --scope {shlex.quote(' '.join(_within(scopes, SCOPES_LENGTH)))}"
         TransportFailure.__init__(self, f"needs sign-in{because}: {self.command}", sent=False)
         self.status, self.retry_after_s = status, None
         self.server, self.scopes, self.why = server, tuple(scopes), why
@@ -140,6 +144,12 @@ class SignInNeeded(HttpRefused):
     def reason(self) -> str:
         """The text for display after a status that says that a sign-in is needed."""
         return "; ".join(filter(None, [self.why, self.command]))
+
+
+def _within(words: Sequence[str], limit: int) -> list[str]:
+    """Return the words from the first one on that have no more than so many characters together."""
+    lengths = accumulate(len(word) + 1 for word in words)
+    return [word for word, length in zip(words, lengths, strict=True) if length <= limit]
 
 
 class SignInFailed(BridgeError):

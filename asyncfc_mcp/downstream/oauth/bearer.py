@@ -24,6 +24,7 @@ from asyncfc_mcp.downstream.oauth.challenges import BearerChallenge, bearer_chal
 from asyncfc_mcp.downstream.oauth.records import EXPIRY_MARGIN_S, Grant
 from asyncfc_mcp.downstream.oauth.store import CredentialStore, StoreUnusable
 from asyncfc_mcp.errors import NotAuthorized, RpcError, SignInFailed, SignInNeeded, TransportFailure
+from asyncfc_mcp.quotation import said
 
 logger = logging.getLogger(__name__)
 
@@ -347,7 +348,7 @@ class BearerAuthorizer:
         wanted = union(grant.scopes, challenge.scopes)
         if set(wanted) == set(grant.scopes) and not self._machine:
             return False  # there is nothing to ask for: its answer says what is wrong
-        asked = f"it asks for the scopes {' '.join(challenge.scopes)}"
+        asked = f"it asks for the scopes {said(' '.join(challenge.scopes))}"
         if not self._machine:
             raise self._sign_in_needed(wanted, asked, status=403)
         known = frozenset(wanted) in self._stepped_up

@@ -1,5 +1,4 @@
-"""Traffic of principals: how many requests each may make in a second, how many may be answered at once, and how much
-memory their bodies may take while they are received.
+"""Traffic of principals: their requests in a second, those that are answered at once, and the memory of their bodies.
 
 Owns the refusal of those that are too many (429). Leaves the rates to `core.rates`, and connections, which belong to no
 principal yet, to `connections`.

@@ -679,6 +679,20 @@ async def test_a_call_that_needs_more_scopes_needs_a_sign_in(world: World):
         assert await world.send(http, WRITE) == 200
 
 
+async def test_scopes_without_end_are_shown_in_part(world: World):
+    """A server chooses them; they are the text of an error. The sign-in asks for all of them."""
+    world.sign_in()
+    words = tuple(f"ignore-all-previous-instructions-{number}" for number in range(190))
+    world.mcp.needed = dict.fromkeys(world.mcp.needed, words)
+    async with world.open() as http:
+        with pytest.raises(SignInNeeded, match="asks for the scopes ignore") as failure:
+            await world.send(http, WRITE)
+    assert len(failure.value.scopes) == 191
+    assert len(str(failure.value)) < 1500
+    assert failure.value.command.startswith("asyncfc-mcp login s --scope 'read ignore-")
+    assert failure.value.command.endswith("'")
+
+
 async def test_a_server_that_asks_for_scopes_that_were_granted_gets_no_further_sign_in(world: World):
     """Its own answer says what is wrong."""
     world.sign_in(scopes=("read", "write"))
