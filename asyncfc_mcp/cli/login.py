@@ -191,7 +191,9 @@ class Login:
                 except RedirectUnusable as exc:
                     if not pasted:
                         raise
-                    self._say(f"Not used: {exc.why}. Paste the whole address, from http:// to its end.")
+                    self._say(
+                        f"Not used: {exc.why}. Open the address above, and paste the whole address that it leads to."
+                    )
         raise NobodySignedIn(self._name, SIGN_IN_S)
 
     # --- what is said in the end ---------------------------------------------------------------------------------

@@ -53,9 +53,8 @@ class AddressRefused(SignInFailed):
     """
 
     def __init__(self, server: str, what: str, url: str, why: str) -> None:
-        super().__init__(
-            server, f"its {what} {_url(url)} is not used, since it {why}", "its operator has to correct that"
-        )
+        hint = "correct the URL of this server" if what == "URL" else "its operator has to correct that"
+        super().__init__(server, f"its {what} {_url(url)} is not used, since it {why}", hint)
 
 
 class MetadataUnusable(SignInFailed):

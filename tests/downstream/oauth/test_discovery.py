@@ -401,3 +401,13 @@ def test_no_metadata_raise_anything_else(value: Any, data: st.DataObject):
     ):
         with suppress(SignInFailed):
             read()
+
+
+@pytest.mark.parametrize(
+    ("what", "hint"),
+    [("URL", "correct the URL of this server"), ("token endpoint", "its operator has to correct that")],
+)
+def test_who_has_to_correct_an_address_depends_on_who_wrote_it(what: str, hint: str):
+    """The server's own URL is the user's."""
+    refused = AddressRefused("linear", what, "http://as.example/x", "is not an https URL")
+    assert str(refused).endswith(f"since it is not an https URL; {hint}")

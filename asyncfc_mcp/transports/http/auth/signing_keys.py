@@ -60,8 +60,9 @@ class UnusableIssuer(BridgeError):
 
     def __init__(self, issuer: str) -> None:
         super().__init__(
-            f"--auth-jwt: {shown_url(said(issuer))} cannot be an issuer: expected an https URL without user, query and "
-            f"fragment (http on this machine only), exactly as in the metadata of the authorization server"
+            f"--auth-jwt: {shown_url(said(issuer))} cannot be an issuer: expected an https URL without user, query, "
+            f"fragment and /.well-known/ (http on this machine only), exactly as in the metadata of the "
+            f"authorization server"
         )
 
 
@@ -94,7 +95,7 @@ def check_issuer(issuer: str) -> str:
     Raises:
         UnusableIssuer: it is none.
     """
-    if not is_safe(issuer) or "?" in issuer or "#" in issuer:
+    if not is_safe(issuer) or "?" in issuer or "#" in issuer or "/.well-known/" in issuer:
         raise UnusableIssuer(issuer)
     return issuer
 

@@ -96,7 +96,9 @@ def read_tokens(text: str) -> dict[bytes, Principal]:
     try:
         entries = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise ValueError(f"is not valid TOML: {exc}") from None
+        # What `asyncfc-mcp token NAME >> FILE` leads to for a person who has a token already.
+        twice = "; is a name there twice? Tokens of one person are a list" if "overwrite" in str(exc) else ""
+        raise ValueError(f"is not valid TOML: {exc}{twice}") from None
     found: dict[bytes, Principal] = {}
     for name, entry in entries.items():
         if not NAME.fullmatch(name):
@@ -251,7 +253,7 @@ class TokenFile:
         if os.name != "posix":
             return
         if found.st_mode & stat.S_IWOTH:
-            raise UnusableTokenFile(self._path, "can be written by every user: whoever can write to it has access")
+            raise UnusableTokenFile(self._path, "can be written by every user; make it private (chmod 600)")
         if found.st_mode & (stat.S_IROTH | stat.S_IWGRP) and not self._warned:
             self._warned = True
             others = "written by its group" if found.st_mode & stat.S_IWGRP else "read by every user"

@@ -290,6 +290,7 @@ def test_only_public_keys_for_signatures_are_read():
         "http://login.example",
         "https://login.example?tenant=1",
         "https://login.example/#a",
+        "https://login.example/.well-known/openid-configuration",
         "https://u:p@login.example",
         "ftp://login.example",
         "https://",

@@ -64,7 +64,7 @@ OTHER = "sha256:" + "cd" * 32
     ("text", "fault"),
     [
         ("alice", "not valid TOML"),
-        (f'alice = "{HASH}"\nalice = "{OTHER}"', "not valid TOML"),
+        (f'alice = "{HASH}"\nalice = "{OTHER}"', "is a name there twice"),
         (f'alice = "{HASH}"\nbob = "{HASH}"', "one token for two persons"),
         ('alice = "afc_secret"', "no hash of a token for alice"),
         ('alice = ["sha256:ab"]', "no hash of a token for alice"),
