@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from asyncfc_mcp.transports.http.options import HttpOptions
@@ -90,6 +91,10 @@ _OPTIONS = (
     ),
 )
 _HTTP_ONLY = {
+    "host": "--host",
+    "port": "--port",
+    "also_sse": "--sse",
+    "insecure_no_auth": "--insecure-no-auth",
     "auth_tokens": "--auth-tokens",
     "auth_jwt": "--auth-jwt",
     "audiences": "--audience",
@@ -102,7 +107,7 @@ _HTTP_ONLY = {
 
 def endpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options, and pass them as one argument: `endpoint`."""
-    names = {"transport", "host", "port", "also_sse", "auth_token_env", "insecure_no_auth", *_HTTP_ONLY}
+    names = {"transport", "auth_token_env", *_HTTP_ONLY}
 
     @wraps(function)
     def packed(**given: Any) -> Any:
@@ -118,7 +123,9 @@ def endpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def _endpoint(given: dict[str, Any]) -> Endpoint:
     transport, token_env = given["transport"], given["auth_token_env"]
     if transport == "stdio":
-        used = [option for name, option in _HTTP_ONLY.items() if given[name]]
+        # Not ignored: the bridge would wait at standard input, as if it had hung.
+        source = click.get_current_context().get_parameter_source
+        used = [option for name, option in _HTTP_ONLY.items() if source(name) is ParameterSource.COMMANDLINE]
         if used:
             raise click.UsageError(
                 f"{used[0]} needs --transport http (or sse): over stdio, the only client is the program that starts "
