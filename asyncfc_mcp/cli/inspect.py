@@ -429,6 +429,33 @@ def _remarks(console: Console, facts: Mapping[str, Any]) -> None:
         console.print("For details, add the name of a server or a tool to the command.")
 
 
+async def connected_report(
+    bridge: Bridge, journal: Mapping[str, Any] | None = None, store: CredentialStore | None = None
+) -> dict[str, Any]:
+    """Connect to the servers, and return the report; those that take longer than `CONNECT_S` are still starting in it.
+
+    Args:
+        journal, store: see `run`.
+    """
+    bridge.server_requests.set_client_capabilities({})
+    bridge.starts.on_client_answered()
+    async with bridge.open():
+        with anyio.move_on_after(CONNECT_S):
+            for downstream in bridge.downstreams.values():
+                await downstream.wait_settled()
+        with anyio.move_on_after(LISTINGS_S):
+            for downstream in bridge.downstreams.values():
+                await downstream.wait_for_listings(LISTINGS)
+        # After the connections, which may have renewed tokens; in a thread, since a keyring may be locked.
+        credentials = {} if store is None else await anyio.to_thread.run_sync(_stored, bridge.config, store)
+        return report(bridge, journal, credentials)
+
+
+def is_up(server: Mapping[str, Any]) -> bool:
+    """Return true for a server of a report that can be used."""
+    return server["status"] in ("ready", PER_CALLER)
+
+
 async def run(
     bridge: Bridge,
     *,
@@ -449,20 +476,8 @@ async def run(
         UnknownTool: `explain` names a tool that is not listed.
         UnknownSubject: no server or tool has one of the names.
     """
-    bridge.server_requests.set_client_capabilities({})
-    bridge.starts.on_client_answered()
-    async with bridge.open():
-        with anyio.move_on_after(CONNECT_S):
-            for downstream in bridge.downstreams.values():
-                await downstream.wait_settled()
-        with anyio.move_on_after(LISTINGS_S):
-            for downstream in bridge.downstreams.values():
-                await downstream.wait_for_listings(LISTINGS)
-        # After the connections, which may have renewed tokens; in a thread, since a keyring may be locked.
-        credentials = {} if store is None else await anyio.to_thread.run_sync(_stored, bridge.config, store)
-        facts = report(bridge, journal, credentials)
-    # After the block, since an exception inside would be wrapped in a group.
-    healthy = all(server["status"] in ("ready", PER_CALLER) for server in facts["servers"])
+    facts = await connected_report(bridge, journal, store)
+    healthy = all(is_up(server) for server in facts["servers"])
     if explain is not None:
         return for_terminal(_explained(bridge, explain)), healthy
     return (_as_json(facts) if as_json else render(facts, names)), healthy

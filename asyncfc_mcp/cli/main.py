@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncfc_mcp import __version__
+from asyncfc_mcp.cli.doctor.command import doctor
 from asyncfc_mcp.cli.endpoint import Endpoint, endpoint_options
 from asyncfc_mcp.cli.install.command import import_, install, uninstall
 from asyncfc_mcp.cli.process import (
@@ -140,6 +141,7 @@ def cli() -> None:
     Show their ordering:  asyncfc-mcp inspect --config ~/.config/asyncfc/mcp.json
     Use it in a host:     asyncfc-mcp install cursor --wrap
     Sign in to one:       asyncfc-mcp login NAME
+    Find what is wrong:   asyncfc-mcp doctor
     """
 
 
@@ -412,7 +414,7 @@ def demo() -> None:
     sys.exit(player.run())
 
 
-for _command in (install, uninstall, import_):
+for _command in (install, uninstall, import_, doctor):
     cli.add_command(_command)
 
 

@@ -111,15 +111,11 @@ def make_bridge(
         records: false without a journal or database, for a bridge that makes no calls: it must not take over those of
             another run, or of a replica.
     """
-    import platformdirs
-
     from asyncfc_mcp.app import compose
     from asyncfc_mcp.cli.known_configurations import remember
     from asyncfc_mcp.downstream.listing_cache import ListingCache
     from asyncfc_mcp.engine.future_ids import FutureIds
 
-    cache = os.environ.get("ASYNCFC_CACHE_DIR") or platformdirs.user_cache_dir("asyncfc-mcp")
-    logs = os.environ.get("ASYNCFC_LOG_DIR") or platformdirs.user_log_dir("asyncfc-mcp")
     for warning in config.warnings:
         logger.warning("%s", warning)
     for server in config.unusable:
@@ -127,8 +123,8 @@ def make_bridge(
     remember(configurations_folder(), config)
     return compose(
         config,
-        cache=ListingCache(Path(cache)),
-        log_folder=_own_folder(config, Path(logs)),
+        cache=ListingCache(cache_folder()),
+        log_folder=_own_folder(config, logs_folder()),
         echo=sys.stderr if verbose else None,
         reaper=reaper,
         children=children,
@@ -161,6 +157,20 @@ def credentials_place(config: BridgeConfig) -> str:
 def configurations_folder() -> Path:
     """Return the folder of what `login` knows of configurations."""
     return state_folder() / "configurations"
+
+
+def cache_folder() -> Path:
+    """Return the folder of this user for listings of servers, which may be deleted at any time."""
+    import platformdirs
+
+    return Path(os.environ.get("ASYNCFC_CACHE_DIR") or platformdirs.user_cache_dir("asyncfc-mcp"))
+
+
+def logs_folder() -> Path:
+    """Return the folder of this user for what servers write to stderr."""
+    import platformdirs
+
+    return Path(os.environ.get("ASYNCFC_LOG_DIR") or platformdirs.user_log_dir("asyncfc-mcp"))
 
 
 def state_folder() -> Path:

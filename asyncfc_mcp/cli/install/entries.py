@@ -58,6 +58,17 @@ def is_bridge(entry: Any) -> bool:
     )
 
 
+def target_of(entry: Any) -> tuple[str, ...]:
+    """Return what an entry connects to: its command line, or its URL; empty if it has neither, or is disabled."""
+    if not isinstance(entry, dict):
+        return ()
+    read = canonical(cast("dict[str, Any]", entry), _ignore)
+    if read.get("disabled") is True or read.get("enabled") is False:
+        return ()
+    url: Any = read.get("url")
+    return tuple(words_of(entry)) or ((url,) if isinstance(url, str) else ())
+
+
 def config_of(entry: Any) -> str | None:
     """Return the configuration file that an entry of the bridge names."""
     words = words_of(entry)
