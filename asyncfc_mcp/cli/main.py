@@ -435,7 +435,7 @@ def main() -> None:
         sys.exit(2)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
-            click.echo("asyncfc-mcp: the port is in use; select another with --port (0: any free port)", err=True)
+            click.echo(f"asyncfc-mcp: {exc.strerror}; select another with --port (0: any free port)", err=True)
             sys.exit(1)
         click.echo(f"asyncfc-mcp: {shown_error(exc)}", err=True)
         sys.exit(1)

@@ -5,6 +5,7 @@ Owns encodings, comments, trailing commas and duplicate keys. The meaning of the
 
 import codecs
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +51,11 @@ def read_text(path: Path) -> str:
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return data.decode("utf-16" if wide else "utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(file, "", "file not found", "a configuration file") from None
+        try:
+            here = "" if path.is_absolute() else f" (looked for from {os.getcwd()})"
+        except OSError:  # the working directory was deleted
+            here = ""
+        raise ConfigError(file, "", f"file not found{here}", "a configuration file") from None
     except IsADirectoryError:
         inside = [name for name in _FILE_NAMES if (path / name).is_file()]
         hint = f" such as {path / inside[0]}" if inside else ""

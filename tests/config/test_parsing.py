@@ -113,6 +113,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert refused_file(path) == f"{path}: file not found; expected a configuration file"
 
 
+def test_a_relative_path_says_from_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts start the bridge in folders of their own."""
+    monkeypatch.chdir(tmp_path)
+    assert f"file not found (looked for from {tmp_path})" in refused_file(Path("nowhere.json"))
+
+
 def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
     """It says what was found."""
     assert "found a folder" in refused_file(tmp_path)

@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, sleep, time
 from typing import Final
@@ -86,6 +86,10 @@ class Snapshot:
             return mark + text.encode(encoding)
         except ValueError:
             raise NotWritable(self.path, f"a value cannot be written in {encoding}") from None
+
+    def as_private_as(self, other: "Snapshot") -> "Snapshot":
+        """Return it with a mode for contents of another file too: who may not read that one may not read this one."""
+        return self if other.data is None else replace(self, mode=self.mode & (other.mode | 0o600))
 
     def _encoding(self) -> tuple[bytes, str]:
         data = self.data or b""

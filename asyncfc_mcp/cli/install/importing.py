@@ -43,7 +43,7 @@ def plan_import(source: Path, config_file: Path, machine: Machine, *, direct: bo
     if len(tables) != 1 or not isinstance(tables[0][1], dict):
         raise ConfigError(file, "", "found no servers" if not tables else "found two tables of servers", "one table")
     where, servers = tables[0][0], cast("dict[str, Any]", tables[0][1])
-    config = snapshot(config_file)
+    config = snapshot(config_file).as_private_as(snapshot(source))
     if config.target == source.resolve():
         raise SameFile(source)
     document = Document(str(config.path), config.text)

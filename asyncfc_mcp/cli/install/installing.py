@@ -244,6 +244,7 @@ def plan_install(request: Request) -> Plan:
     config_change = None
     if config_document.text != config.text:
         check_writable(config)
+        config = config.as_private_as(before)
         written = config.encoded(config_document.text)
         config_change = Change.of(config.target, config.data, written)
         # First: if the second file cannot be written, the servers are still in the host.

@@ -4,6 +4,7 @@ Owns the socket, and the server's start and end. Leaves the options to `options`
 of connections to `connections`.
 """
 
+import errno
 import logging
 import math
 import socket
@@ -47,7 +48,12 @@ def listening_socket(host: str, port: int) -> socket.socket:
         OSError: the address cannot be listened on.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.create_server((host.strip("[]"), port), family=family, backlog=512)
+    try:
+        sock = socket.create_server((host.strip("[]"), port), family=family, backlog=512)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise OSError(exc.errno, f"port {port} of {host} is in use") from None
+        raise
     # Inherited by connections. asyncio disables Nagle's algorithm only for sockets created with a protocol number,
     # which `create_server` does not pass. With the algorithm, a response in two writes, head and body, takes 40 ms
     # longer (measured): the second write waits for the client's acknowledgement of the first.

@@ -445,6 +445,20 @@ def test_texts_that_no_encoding_has_are_moved_as_escapes(home: Home, run: Run) -
     assert "\x1b" not in output
 
 
+@pytest.mark.parametrize("command", [("install", "cursor", "--wrap", "--yes"), ("import", "FILE", "--yes")])
+def test_a_configuration_becomes_as_private_as_the_file_whose_servers_it_takes_over(
+    home: Home, run: Run, command: tuple[str, ...]
+) -> None:
+    """Their secrets must not be readable by others after the move."""
+    file = home.add("cursor", file_of("cursor"))
+    file.chmod(0o600)
+    home.servers()
+    home.config.chmod(0o644)
+    run(*(str(file) if word == "FILE" else word for word in command))
+    assert SECRET in home.config.read_text()
+    assert stat.S_IMODE(home.config.stat().st_mode) == 0o600
+
+
 def test_links_and_modes_are_kept(home: Home, run: Run) -> None:
     """Of a file that is kept elsewhere, as in a repository of dotfiles."""
     home.servers()

@@ -195,7 +195,7 @@ class TokenFile:
         except FileNotFoundError:
             # Some editors remove a file for a moment while they save it.
             if self._missing and self._access:
-                logger.error("--auth-tokens: %s is missing; nobody has access", self._path)
+                logger.error("--auth-tokens: %s is missing", self._path)
                 self._admit({})
             self._missing, self._state = True, None
             return
@@ -212,6 +212,8 @@ class TokenFile:
 
     def _admit(self, principals: Mapping[bytes, Principal]) -> None:
         """Admit the tokens of these principals, and no others."""
+        if not principals:
+            logger.warning("--auth-tokens: %s has no token; nobody has access by it", self._path)
         before = self._access
         after: dict[bytes, Access] = {}
         for digest, principal in principals.items():
