@@ -3,11 +3,13 @@
 import http.server
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from asyncfc_mcp.cli.doctor import folders
 from asyncfc_mcp.cli.doctor.findings import Level, Section, as_json, as_text, cleaned, ok, problem, warning
 from asyncfc_mcp.cli.doctor.program import check_program
 from asyncfc_mcp.config.reader import parse_config
+from asyncfc_mcp.downstream.oauth.file_store import FileStore
+from asyncfc_mcp.downstream.oauth.records import Grant
 from tests.support.stage import REPO, free_port
 
 Json = dict[str, Any]
@@ -52,13 +56,16 @@ class Patient:
     def state(self) -> Path:
         return self.path / ".local" / "state" / "asyncfc-mcp"
 
+    def write(self) -> None:
+        self.config.write_text(json.dumps({"mcpServers": self.servers, **self.settings}))
+
     def host(self, servers: Json) -> None:
         (self.path / ".cursor" / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
 
     def run(self, *words: str, code: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run the command with these words, in a process."""
-        if not self.config.exists() and self.config.parent.exists():
-            self.config.write_text(json.dumps({"mcpServers": self.servers, **self.settings}))
+        if not os.path.lexists(self.config) and self.config.parent.exists():
+            self.write()
         own = {"HOME": str(self.path), "USERPROFILE": str(self.path), "PATH": os.environ["PATH"], **environ}
         ran = subprocess.run(
             [sys.executable, "-m", "asyncfc_mcp", *words], env=own, cwd=self.path, capture_output=True, text=True,
@@ -156,12 +163,32 @@ def _uninstalled(patient: Patient) -> None:
     patient.host({})
 
 
+def _open_config(patient: Patient) -> None:
+    patient.write()
+    patient.config.chmod(0o666)
+
+
+def _dangling(patient: Patient) -> None:
+    patient.config.symlink_to("nowhere.json")
+    patient.host({})
+
+
+def _spoilt_journal(patient: Patient) -> None:
+    file = patient.path / "journal.db"
+    file.write_text("no journal, but much longer than the head of a file of a database" * 100)
+    file.chmod(0o600)
+    patient.settings["asyncfc"]["journal"] = str(file)
+
+
 def _shell(script: str, **env: str) -> Json:
     return {"command": "sh", "args": ["-c", script], "env": env}
 
 
 CASES: list[Any] = [
     pytest.param(_config('{"mcpServers": {'), "problem", "file", ["expected JSON"], id="no JSON"),
+    pytest.param(_open_config, "warning", "file", ["others", "chmod go-w"], marks=posix, id="an open configuration"),
+    pytest.param(_dangling, "problem", "file", ["expected"], marks=posix, id="a link to nothing"),
+    pytest.param(_spoilt_journal, "problem", "journal", ["journal.db", "cannot be used"], id="a spoilt journal"),
     pytest.param(_config('{"mcpServers": {}}'), "problem", "file", ["found no server"], id="no servers"),
     pytest.param(_servers(bad={"command": 5}), "problem", "server bad", ["expected a string"], id="an invalid entry"),
     pytest.param(
@@ -301,6 +328,34 @@ def test_a_missing_sign_in_and_a_port_in_use_are_said(patient: Patient) -> None:
     assert found["server web"]["level"] == "problem"
     assert "asyncfc-mcp login web" in found["server web"]["action"]
     assert found[f"port {port}"]["level"] == "warning"
+
+
+@pytest.mark.parametrize(("seconds", "level"), [(-60.0, "warning"), (3600.0, "ok")], ids=["expired", "in force"])
+def test_a_stored_sign_in_is_described_without_its_tokens(patient: Patient, seconds: float, level: str) -> None:
+    """One that has expired and cannot be renewed is a warning with the command that signs in."""
+    url, now = f"http://127.0.0.1:{free_port()}/mcp", time.time()
+    grant = Grant(
+        "https://issuer.example", "https://issuer.example/token", url, "client", SECRET, now, ("read",),
+        expires_at=now + seconds,
+    )  # fmt: skip
+    FileStore(patient.state / "oauth").save_grant("web", url, grant)
+    patient.servers["web"] = {"url": url}
+    found = {each["subject"]: each for each in patient.findings(code=1)}
+    assert found["server web"]["level"] == "problem"
+    assert found["sign-in web"]["level"] == level
+    assert ("asyncfc-mcp login web" in found["sign-in web"]["text"]) is (level == "warning")
+
+
+def test_tables_that_are_missing_are_created_as_it_is_said(patient: Patient, postgres_url: str) -> None:
+    """The database's line says which command creates its tables; after that, it is ok."""
+    patient.settings["asyncfc"] |= {"engine": postgres_url, "secret": SECRET}
+    (said,) = [each for each in patient.findings(code=1) if each["level"] == "problem"]
+    assert said["subject"] == "database"
+    assert "no tables" in said["text"]
+    patient.run(*shlex.split(said["action"].split("`")[1])[1:])
+    found = {each["subject"]: each for each in patient.findings(code=0)}
+    assert found["database"]["level"] == "ok"
+    assert "psycopg (extra postgres, which the configuration needs)" in found
 
 
 def test_what_an_extra_lacks_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

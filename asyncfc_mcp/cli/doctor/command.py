@@ -32,7 +32,6 @@ from asyncfc_mcp.config.settings import EMBEDDED, BridgeConfig
 from asyncfc_mcp.errors import BridgeError
 
 if TYPE_CHECKING:
-    from asyncfc_mcp.cli.doctor.configurations import Configuration
     from asyncfc_mcp.cli.doctor.findings import Finding, Section
 
 
@@ -81,13 +80,13 @@ def _sections(config_file: Path | None) -> "Generator[Section]":
     from asyncfc_mcp.cli.install.records import Records
     from asyncfc_mcp.cli.known_configurations import known
 
-    machine = Machine(Path.home(), Path.cwd(), sys.platform, os.environ)
+    machine = Machine(Path.home(), _folder(), sys.platform, os.environ)
     usual = Path(platformdirs.user_config_dir("asyncfc", appauthor=False)) / "mcp.json"
     hosts = found_hosts(machine)
     if config_file is not None:
         paths = [Path(os.path.abspath(config_file.expanduser()))]
     else:
-        paths = [*known(configurations_folder(), os.environ), *([usual] if usual.is_file() else [])]
+        paths = [*known(configurations_folder(), os.environ), *([usual] if os.path.lexists(usual) else [])]
         paths += configurations_of(hosts, machine)
     # All of them before the first server starts: a bridge's own secrets are taken out of the environment.
     found = read(paths, os.environ)
@@ -102,39 +101,49 @@ def _sections(config_file: Path | None) -> "Generator[Section]":
     if not found:
         yield cleaned(Section("Configuration", [no_configuration(usual)]), secrets)
     for each in found:
-        checked = [*check_configuration(each), *_running(each)]
+        checked = [*check_configuration(each), *([] if each.config is None else _resting(each.config, each.file))]
         yield cleaned(Section(f"Configuration {each.file}", checked), secrets)
+        if each.config is not None:
+            yield cleaned(Section(f"Servers of {each.file}", _running(each.config, each.file)), secrets)
+
+
+def _folder() -> Path:
+    """Return the current folder, or the user's own if it was deleted."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path.home()
 
 
 def _secrets(config: BridgeConfig) -> tuple[str, ...]:
     return (*config.settings.secrets, *(secret for server in config.servers for secret in server.secrets))
 
 
-def _running(configuration: "Configuration") -> "list[Finding]":
-    """Start the servers of a configuration, and check them and its futures."""
-    from asyncfc_mcp.cli.doctor.findings import problem
-    from asyncfc_mcp.cli.doctor.servers import check_database, check_journal, check_ports, check_servers
+def _resting(config: BridgeConfig, file: Path) -> "list[Finding]":
+    """Check what a configuration uses besides its servers."""
+    from asyncfc_mcp.cli.doctor.servers import check_database, check_journal, check_ports
 
-    config = configuration.config
-    if config is None:
-        return []
-    findings: list[Finding] = []
     if config.settings.engine == EMBEDDED:
-        findings.append(check_journal(journal_status(config)))
-    findings += check_ports(config)
+        return [check_journal(journal_status(config)), *check_ports(config)]
+    return [*run(lambda: check_database(config, str(file))), *check_ports(config)]
+
+
+def _running(config: BridgeConfig, file: Path) -> "list[Finding]":
+    """Start the servers of a configuration, and check them."""
+    from asyncfc_mcp.cli.doctor.findings import problem
+    from asyncfc_mcp.cli.doctor.servers import check_servers
+
     hide_secrets(config)
     chain = os.environ.get(CHAIN_VARIABLE)
     try:
         refuse_itself(config)
         bridge = partial(make_bridge, config, verbose=False, records=False)
-        findings += run(lambda: check_database(config))
-        findings += run(lambda: check_servers(bridge, credential_store(config), str(configuration.file)))
+        return run(lambda: check_servers(bridge, credential_store(config), str(file)))
     except (BridgeError, OSError) as exc:
-        findings.append(problem("servers", str(exc)))
+        return [problem("servers", str(exc))]
     finally:
         # The next configuration is no bridge inside of this one.
         if chain is None:
             os.environ.pop(CHAIN_VARIABLE, None)
         else:
             os.environ[CHAIN_VARIABLE] = chain
-    return findings

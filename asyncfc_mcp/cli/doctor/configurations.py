@@ -4,6 +4,8 @@ Owns how they are judged. Starts nothing; the servers are checked by `servers`.
 """
 
 import os
+import shlex
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,7 @@ def check_configuration(configuration: Configuration) -> list[Finding]:
     """Check a configuration itself."""
     config = configuration.config
     if config is None:
-        if not configuration.file.exists():
+        if not os.path.lexists(configuration.file):
             action = "create it with `asyncfc-mcp import FILE`, or `asyncfc-mcp install HOST --wrap`"
             return [problem("file", "does not exist", action)]
         return [problem("file", configuration.error)]
@@ -56,7 +58,18 @@ def check_configuration(configuration: Configuration) -> list[Finding]:
     findings += [
         problem(f"server {each.name}", each.reason.removeprefix(f"{configuration.file}: ")) for each in config.unusable
     ]
-    return findings
+    return findings + _check_mode(configuration.file)
+
+
+def _check_mode(file: Path) -> list[Finding]:
+    """Check that no one else can change a file."""
+    if os.name != "posix":
+        return []
+    mode = stat.S_IMODE(file.stat().st_mode)
+    if not mode & 0o022:
+        return []
+    text = f"can be changed by others (mode {mode:o}), whose commands the bridge would start"
+    return [warning("file", text, f"run `chmod go-w {shlex.quote(str(file))}`")]
 
 
 def no_configuration(usual: Path) -> Finding:

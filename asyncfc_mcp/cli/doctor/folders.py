@@ -4,6 +4,7 @@ Owns the bounds. Creates and changes nothing.
 """
 
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ def _check_folder(subject: str, folder: Path) -> Finding:
             where = "it" if exists else str(found)
             return problem(subject, f"{where} is no folder", f"move {found} away")
         if not os.access(found, os.W_OK | os.X_OK):
-            action = f"run `chmod u+rwx {found}`, or name another folder"
+            action = f"run `chmod u+rwx {shlex.quote(str(found))}`, or name another folder"
             return problem(subject, "cannot be written" if exists else f"cannot be created in {found}", action)
         free = shutil.disk_usage(found).free
     except OSError as exc:
@@ -59,7 +60,9 @@ def _check_privacy(subject: str, folder: Path) -> Finding | None:
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o077:
         doing = "changed" if mode & 0o022 else "read"
-        return warning(subject, f"can be {doing} by others (mode {mode:o})", f"run `chmod 700 {folder}`")
+        return warning(
+            subject, f"can be {doing} by others (mode {mode:o})", f"run `chmod 700 {shlex.quote(str(folder))}`"
+        )
     return None
 
 

@@ -3,8 +3,9 @@
 Owns how each state is judged. The servers are connected to by `inspect`, whose report is read here.
 """
 
+import shlex
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ import anyio
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.cli import engine, inspect, journal_report
 from asyncfc_mcp.cli.doctor.findings import Finding, ok, problem, warning
-from asyncfc_mcp.config.settings import EMBEDDED, BridgeConfig, HttpSpec
+from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec
 from asyncfc_mcp.downstream.oauth.store import CredentialStore
 from asyncfc_mcp.downstream.supervisor import Status
 from asyncfc_mcp.errors import BridgeError
@@ -49,7 +50,9 @@ def _check_server(server: Mapping[str, Any], file: str) -> Finding:
         return problem(subject, "needs a sign-in", f"run `{server['reason']}`")
     if status == Status.STARTING.value:
         text = f"did not start within {inspect.CONNECT_S:g} s"
-        return problem(subject, text, f"run `asyncfc-mcp inspect -v --config {file}` to see what it writes")
+        return problem(
+            subject, text, f"run `asyncfc-mcp inspect -v --config {shlex.quote(file)}` to see what it writes"
+        )
     return problem(subject, server["reason"] or status)
 
 
@@ -109,12 +112,14 @@ def check_journal(figures: Mapping[str, Any] | None, unwritten: int = 0) -> Find
     return ok("journal", line)
 
 
-async def check_database(config: BridgeConfig) -> Iterable[Finding]:
-    """Check the database of replicas."""
+async def check_database(config: BridgeConfig, file: str) -> list[Finding]:
+    """Check the database of replicas.
+
+    Args:
+        file: of the configuration, for commands.
+    """
     from asyncfc_mcp.app import administration
 
-    if config.settings.engine == EMBEDDED:
-        return []
     try:
         with anyio.fail_after(DATABASE_S):
             status = await administration(config).status()
@@ -126,5 +131,6 @@ async def check_database(config: BridgeConfig) -> Iterable[Finding]:
     if not engine.is_current(status):
         has = f"version {status['version']}" if status["version"] else "no tables"
         text = f"{where} has {has}; this program needs version {status['known_version']}"
-        return [problem("database", text, "run `asyncfc-mcp engine migrate`")]
-    return [ok("database", f"{where}: version {status['version']}, {len(status['replicas'])} replicas")]
+        return [problem("database", text, f"run `asyncfc-mcp engine migrate --config {shlex.quote(file)}`")]
+    count = len(status["replicas"])
+    return [ok("database", f"{where}: version {status['version']}, {count} replica{'' if count == 1 else 's'}")]
