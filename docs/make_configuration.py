@@ -55,6 +55,29 @@ INTRO = """\
 A setting is allowed at the **top**, as the default for all servers, on a **server**, or on a **tool** of a server (under `"tools"`). The nearest level wins.
 
 An invalid server entry (a wrong type, an invalid URL, a variable that is not set) leaves out that server and reports the reason on stderr, in `inspect` and in `list_futures`; the other servers run. An unreadable file, an invalid setting of the bridge, or a file without a usable server is reported in one line on stderr, with the file, the key, what was found and what was expected. The exit code is then 2.
+
+### Checking it
+
+`asyncfc-mcp doctor` checks everything that the bridge needs, and prints one line for each thing: `ok`, `warning` or `problem`, and what to do.
+
+```
+Configuration /home/me/.config/asyncfc/mcp.json
+  ok       file: 3 usable servers
+  problem  server unset: mcpServers.unset.env.A: found ${TOKEN}, and the environment has no TOKEN; expected TOKEN to be set, or ${TOKEN:-default}
+  ok       journal: /home/me/.local/state/asyncfc-mcp/journal/asyncfc-mcp-json-da3ac088/journal.db: 12 futures, 208 KB (at most 1 GB, each for 24 h)
+  ok       port 28463: free for sign-ins
+
+Servers of /home/me/.config/asyncfc/mcp.json
+  ok       server notes: starts and lists 7 tools
+  problem  server linear: needs a sign-in; run `asyncfc-mcp login linear`
+```
+
+- **Program**: versions of Python, the bridge and the MCP SDK, and the packages of the extras that the configuration needs.
+- **Folders** for the cache, logs and state: whether they can be written, are private, and have room.
+- **Hosts**: each entry of the bridge, whether its command and its `--config` file still exist, servers that are listed in the host and in the bridge, and entries that `install` wrote and that are gone.
+- **Configuration**: errors, warnings, servers that are left out; the journal or the database; whether the port of sign-ins is free; each server, which is started or connected to as by `inspect`; stored sign-ins.
+
+Without `--config FILE` it checks `~/.config/asyncfc/mcp.json`, the configurations of bridges with sign-ins that ran before, and those that your own entries in hosts name; those that a project's file names are not started. The exit code is 0 without a problem, otherwise 1, and 2 for wrong usage. `--json` prints the same for programs. Secrets are not shown. Files of configurations and hosts are not changed.
 """
 
 SERVERS = """\
