@@ -202,8 +202,8 @@ def test_a_call_of_an_earlier_run_fails_with_words(stage: Stage, simple: Credent
     again = stage.http_bridge({}, config=config)
     later = caller(again, ALICE, HANDSHAKE)
     said = text_of(later.await_future(queued.id))
-    assert "caller's credentials" in said
-    assert "call again" in said
+    # A read-only call need not be in the journal yet; then it is only known that it was not sent.
+    assert ("caller's credentials" in said and "call again" in said) or "call the tool again" in said
     later.wait_for_tools("of_alice")
     assert [each["tool"] for each in simple.seen("tools/call")] == ["slow"]
     assert_nothing_leaked(stage, again)
