@@ -116,16 +116,11 @@ async def find_resource(http: OAuthHttp, challenged: str = "") -> ProtectedResou
         http.check(challenged, "metadata URL")
     unreachable: AuthorizationServerUnreachable | None = None
     for url in resource_metadata_urls(challenged, http.url):
-        try:
-            answer = await http.get(url, {"mcp-protocol-version": MODERN_VERSIONS[-1]})
-        except AuthorizationServerUnreachable as exc:
-            unreachable = unreachable or exc
-            continue
-        unreachable = unreachable or http.temporary(url, answer)
-        members = answer.members() if answer.status == 200 else None
-        # A page of a web application in place of 404 is no metadata either.
-        if members is not None and "resource" in members:
-            return read_resource(http, url, members)
+        document = await _document(http, url, "resource")
+        if isinstance(document, AuthorizationServerUnreachable):
+            unreachable = unreachable or document
+        elif document is not None:
+            return read_resource(http, url, document)
     if unreachable is not None:
         # No fallback: that the metadata are missing is not known.
         raise unreachable
@@ -181,20 +176,17 @@ async def find_server(
         raise MetadataUnusable(http.server, http.url, "name an authorization server with a query")
     failure: SignInFailed | None = None
     for url in server_metadata_urls(issuer):
-        try:
-            answer = await http.get(url, {"mcp-protocol-version": MODERN_VERSIONS[-1]})
-        except AuthorizationServerUnreachable as exc:
-            failure = failure or exc
+        document = await _document(http, url, "issuer")
+        if isinstance(document, AuthorizationServerUnreachable):
+            failure = failure or document
             continue
-        failure = failure or http.temporary(url, answer)
-        members = answer.members() if answer.status == 200 else None
-        if members is None or "issuer" not in members:
+        if document is None:
             continue
-        found = members["issuer"]
+        found = document["issuer"]
         if found != issuer and not (legacy and found == f"{issuer}/"):
             failure = WrongIssuer(http.server, issuer, found if isinstance(found, str) else "nothing")
             continue
-        return read_server(http, url, members, machine=machine)
+        return read_server(http, url, document, machine=machine)
     raise failure or NoAuthorizationServer(http.server, (issuer,))
 
 
@@ -253,6 +245,24 @@ def read_server(http: OAuthHttp, url: str, members: Mapping[str, Any], *, machin
         responds_with_issuer=members.get("authorization_response_iss_parameter_supported") is True,
         takes_documents=members.get("client_id_metadata_document_supported") is True,
     )
+
+
+async def _document(
+    http: OAuthHttp, url: str, member: str
+) -> Mapping[str, Any] | AuthorizationServerUnreachable | None:
+    """Return the metadata at one of the addresses where they may be; the failure if that is not known for now.
+
+    Args:
+        member: that metadata have. A page of a web application in place of 404 has not.
+    """
+    try:
+        answer = await http.get(url, {"mcp-protocol-version": MODERN_VERSIONS[-1]})
+    except AuthorizationServerUnreachable as exc:
+        return exc
+    members = answer.members() if answer.status == 200 else None
+    if members is not None and member in members:
+        return members
+    return http.temporary(url, answer)
 
 
 def _strings(members: Mapping[str, Any], name: str) -> tuple[str, ...] | None:

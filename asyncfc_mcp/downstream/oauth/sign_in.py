@@ -7,7 +7,7 @@ the caller's, and so is asking before it opens: this only says which address to 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 
@@ -46,6 +46,8 @@ from asyncfc_mcp.errors import SignInFailed, TransportFailure
 
 DISCOVERY_S: Final = 90.0
 """Timeout for all that comes before the browser, and for tokens without one."""
+_T = TypeVar("_T")
+
 SIGN_IN_S: Final = 600.0
 """Timeout for the user in the browser."""
 _DEAD: Final = frozenset({"invalid_client", "unauthorized_client", "invalid_scope"})
@@ -92,15 +94,13 @@ class SignIn:
         earlier = self._store.load_grant(self._server, self._spec.url)
         async with self._in_time(), OAuthHttp(self._server, self._spec.url) as http:
             found, challenge = await self._resource(http)
-            failure: SignInFailed | None = None
-            for issuer in self._candidates(found, earlier):
-                try:
-                    server = await self._read_server(http, found, issuer, machine=False)
-                    asked = self._scopes(found, server, challenge, scopes, earlier)
-                    return await self._request(http, found, server, redirect_uri, asked)
-                except SignInFailed as exc:
-                    failure = failure or exc
-            raise failure or NoAuthorizationServer(self._server, found.issuers)
+
+            async def request_at(issuer: str) -> AuthorizationRequest:
+                server = await self._read_server(http, found, issuer, machine=False)
+                asked = self._scopes(found, server, challenge, scopes, earlier)
+                return await self._request(http, found, server, redirect_uri, asked)
+
+            return await self._at_first(found, earlier, request_at)
 
     async def complete(self, request: AuthorizationRequest, redirected_url: str) -> Grant:
         """Check the address that the browser was redirected to, exchange its code, and save the grant.
@@ -144,19 +144,16 @@ class SignIn:
         earlier = self._store.load_grant(self._server, self._spec.url)
         async with self._in_time(), OAuthHttp(self._server, self._spec.url) as http:
             found, challenge = await self._resource(http)
-            failure: SignInFailed | None = None
-            for issuer in self._candidates(found, earlier):
-                try:
-                    server = await self._read_server(http, found, issuer, machine=True)
-                    client = machine_client(self._server, self._oauth, server)
-                except SignInFailed as exc:
-                    failure = failure or exc
-                    continue
-                asked = self._scopes(found, server, challenge, scopes, earlier, refreshes=False)
-                grant = await client_credentials(http, server, self._oauth, client, self._identifier(found), asked)
-                self._store.save_grant(self._server, self._spec.url, grant)
-                return grant
-            raise failure or NoAuthorizationServer(self._server, found.issuers)
+
+            async def client_at(issuer: str) -> tuple[AuthorizationServer, Registration]:
+                server = await self._read_server(http, found, issuer, machine=True)
+                return server, machine_client(self._server, self._oauth, server)
+
+            server, client = await self._at_first(found, earlier, client_at)
+            asked = self._scopes(found, server, challenge, scopes, earlier, refreshes=False)
+            grant = await client_credentials(http, server, self._oauth, client, self._identifier(found), asked)
+            self._store.save_grant(self._server, self._spec.url, grant)
+            return grant
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncGenerator[None]:
@@ -180,6 +177,22 @@ class SignIn:
         if found.legacy and not self._oauth.metadata_url and 200 <= asked.status < 300:
             raise NoAuthorizationServer(self._server, found.issuers, open=True)
         return found, challenge
+
+    async def _at_first(
+        self, found: ProtectedResource, earlier: Grant | None, use: Callable[[str], Awaitable[_T]]
+    ) -> _T:
+        """Return what `use` returns for the first issuer for which it succeeds.
+
+        Raises:
+            SignInFailed: the failure at the first of them, where none succeeds.
+        """
+        failure: SignInFailed | None = None
+        for issuer in self._candidates(found, earlier):
+            try:
+                return await use(issuer)
+            except SignInFailed as exc:
+                failure = failure or exc
+        raise failure or NoAuthorizationServer(self._server, found.issuers)
 
     def _candidates(self, found: ProtectedResource, earlier: Grant | None) -> tuple[str, ...]:
         """Return the issuers to try, in order.

@@ -38,7 +38,24 @@ class UnsendableToken(BridgeError):
         )
 
 
-class Principals:
+class TokenTable:
+    """Accepts tokens that are known beforehand, by their digests. Base class of authenticators."""
+
+    def __init__(self, access: Mapping[bytes, Access]) -> None:
+        self._access = access
+
+    def known(self, token: Token) -> Access | None:
+        """See `Authenticator`."""
+        return self._access.get(token.digest)
+
+    async def check(self, token: Token) -> Access:
+        """See `Authenticator`."""
+        if (access := self.known(token)) is None:
+            raise NotAuthenticated(UNKNOWN)
+        return access
+
+
+class Principals(TokenTable):
     """Fixed principals of one endpoint, identified by their bearer tokens.
 
     Args:
@@ -47,9 +64,12 @@ class Principals:
     """
 
     def __init__(self, tokens: Mapping[str, Scope] | None = None, *, anyone: Scope | None = None) -> None:
-        self._access = {
-            hashlib.sha256(token.encode()).digest(): Access(Principal(scope)) for token, scope in (tokens or {}).items()
-        }
+        super().__init__(
+            {
+                hashlib.sha256(token.encode()).digest(): Access(Principal(scope))
+                for token, scope in (tokens or {}).items()
+            }
+        )
         self._anyone = None if anyone is None else Access(Principal(anyone))
 
     @property
@@ -61,16 +81,6 @@ class Principals:
     def lapses(self) -> bool:
         """See `Authenticator`."""
         return False
-
-    def known(self, token: Token) -> Access | None:
-        """See `Authenticator`."""
-        return self._access.get(token.digest)
-
-    async def check(self, token: Token) -> Access:
-        """See `Authenticator`."""
-        if (access := self.known(token)) is None:
-            raise NotAuthenticated(UNKNOWN)
-        return access
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """See `Authenticator`."""

@@ -26,8 +26,8 @@ from asyncfc_mcp.core.identity import PERSON, Principal, Scope
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.quotation import said
 from asyncfc_mcp.redaction import HIDDEN, looks_like_token
-from asyncfc_mcp.transports.http.auth.authenticator import Access, NotAuthenticated, Token
-from asyncfc_mcp.transports.http.auth.bearer_token import UNKNOWN
+from asyncfc_mcp.transports.http.auth.authenticator import Access
+from asyncfc_mcp.transports.http.auth.bearer_token import TokenTable
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _entry(name: str, entry: Any) -> tuple[list[bytes], frozenset[str] | None]:
     return [bytes.fromhex(match[1]) for match in matches if match is not None], grants
 
 
-class TokenFile:
+class TokenFile(TokenTable):
     """Persons with tokens of their own.
 
     Args:
@@ -150,7 +150,7 @@ class TokenFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._access: Mapping[bytes, Access] = {}
+        super().__init__({})
         self._state: object = None
         self._missing = self._warned = False
         self._admit(self._read())
@@ -169,16 +169,6 @@ class TokenFile:
     def lapses(self) -> bool:
         """See `Authenticator`."""
         return True
-
-    def known(self, token: Token) -> Access | None:
-        """See `Authenticator`."""
-        return self._access.get(token.digest)
-
-    async def check(self, token: Token) -> Access:
-        """See `Authenticator`."""
-        if (access := self.known(token)) is None:
-            raise NotAuthenticated(UNKNOWN)
-        return access
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Read the file whenever it has changed, until cancelled."""
