@@ -64,22 +64,7 @@ class World:
 
     def grant(self, scopes: tuple[str, ...] = ("read",), **members: Any) -> Grant:
         """Issue tokens as if someone had signed in, and return the grant."""
-        answer = self.authorization.grant_tokens("client", scopes, self.mcp.url)
-        now = self.authorization.clock()
-        return Grant(
-            **{
-                "issuer": self.authorization.issuer,
-                "token_endpoint": f"{self.authorization.issuer}/token",
-                "resource": self.mcp.url,
-                "client_id": "client",
-                "access_token": answer["access_token"],
-                "obtained_at": now,
-                "scopes": scopes,
-                "refresh_token": answer.get("refresh_token"),
-                "expires_at": now + 3600,
-                **members,
-            }
-        )
+        return self.authorization.grant(self.mcp.url, scopes, **members)
 
     def sign_in(self, scopes: tuple[str, ...] = ("read",), **members: Any) -> Grant:
         """Store a grant, as `asyncfc-mcp login` does."""

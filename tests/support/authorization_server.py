@@ -27,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from asyncfc_mcp.downstream.oauth.records import Grant
 from tests.support.threaded_app import ThreadedApp
 
 Json = dict[str, Any]
@@ -165,6 +166,25 @@ class AuthorizationServer(ThreadedApp):
         if client_id not in self.clients:
             self.add_client(client_id)
         return self._tokens(client_id, tuple(scopes), resource, secrets.token_hex(8), refresh=self.refreshes)
+
+    def grant(self, resource: str, scopes: tuple[str, ...] = ("read",), /, **members: Any) -> Grant:
+        """Issue tokens as if someone had signed in; the grant that a sign-in would store, but for these members."""
+        answer = self.grant_tokens("client", scopes, resource)
+        now = self.clock()
+        return Grant(
+            **{
+                "issuer": self.issuer,
+                "token_endpoint": f"{self.issuer}/token",
+                "resource": resource,
+                "client_id": "client",
+                "access_token": answer["access_token"],
+                "obtained_at": now,
+                "scopes": scopes,
+                "refresh_token": answer.get("refresh_token"),
+                "expires_at": now + 3600,
+                **members,
+            }
+        )
 
     # --- endpoints ------------------------------------------------------------------------------------------------
 

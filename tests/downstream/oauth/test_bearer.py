@@ -83,22 +83,7 @@ class World:
 
     def grant(self, **members: Any) -> Grant:
         """Issue tokens as if someone had signed in, and return the grant."""
-        answer = self.authorization.grant_tokens("client", ("read",), self.mcp.url)
-        now = self.authorization.clock()
-        return Grant(
-            **{
-                "issuer": self.authorization.issuer,
-                "token_endpoint": f"{self.authorization.issuer}/token",
-                "resource": self.mcp.url,
-                "client_id": "client",
-                "access_token": answer["access_token"],
-                "obtained_at": now,
-                "scopes": ("read",),
-                "refresh_token": answer.get("refresh_token"),
-                "expires_at": now + 3600,
-                **members,
-            }
-        )
+        return self.authorization.grant(self.mcp.url, **members)
 
     def sign_in(self, **members: Any) -> Grant:
         """Put such a grant into the store."""
