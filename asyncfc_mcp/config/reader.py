@@ -82,7 +82,9 @@ def parse_config(text: str, file: str, environ: Mapping[str, str], *, without: C
         raise _no_server(file, where, len(entries), reader.faults)
     if top.get("on_failure") == "stop" and not any(declares_state(asdict(s.base), *s.tools.values()) for s in kept):
         check.warn("asyncfc.on_failure", FAIL_STOP_NEEDS_PATHS)
-    own = Settings(**{key: item for key, item in top.items() if key in SETTINGS})
+    given = {key: item for key, item in top.items() if key in SETTINGS}
+    given.setdefault("daemon_idle_s", top.get("idle_s"))
+    own = Settings(**given)
     _warn_of_replicas(check, own, top, kept, where)
     warn_of_access(check, own.access, entries)
     _refuse_stored_callers(check, own, kept, where)

@@ -16,7 +16,16 @@ from asyncfc_mcp.config.formats import canonical
 from asyncfc_mcp.config.mcp_remote import shown_url_entry, url_entry
 from asyncfc_mcp.config.overrides import OVERRIDES, OverrideReader, ToolOverride
 from asyncfc_mcp.config.parsing import JsonObject, duplicate_keys
-from asyncfc_mcp.config.settings import NOT_AT_TOP, POLICY, HttpSpec, Policy, ServerConfig, StdioSpec, UnusableServer
+from asyncfc_mcp.config.settings import (
+    NOT_AT_TOP,
+    OF_STARTS,
+    POLICY,
+    HttpSpec,
+    Policy,
+    ServerConfig,
+    StdioSpec,
+    UnusableServer,
+)
 from asyncfc_mcp.config.settings_reader import SettingsReader, declares_state, levels_of
 from asyncfc_mcp.config.specs import SpecReader
 from asyncfc_mcp.errors import ConfigError
@@ -106,6 +115,7 @@ class ServerReader:
         return ServerConfig(
             name, spec, own.get("prefix"), include, exclude, limit,
             base=Policy(**policy), tools=tools, overrides=overrides, state=state, owner=own.get("owner"),
+            **{key: near[key] for key in OF_STARTS if key in near},
         )  # fmt: skip
 
     def _check_fail_stop(self, own: Mapping[str, Any], path: str) -> None:

@@ -240,6 +240,23 @@ class ServerConfig:
     """Root of the server's state: words joined by `/`, or `files:` and an absolute folder. None: its own root."""
     owner: str | None = None
     """Replica that runs the server: `any`, `auto`, or a name; None: `runs_at` decides."""
+    share: Literal["auto", "session", "user"] = setting(
+        "auto",
+        "Instances of the server in a [daemon](daemon.md): `user`: one for all sessions; `session`: one for each, "
+        "started with the session's folder and environment; `auto`: one for each where the server is known to keep "
+        "state of a session (browsers, shells), or its command has a relative path, otherwise one for all.",
+    )
+    start: Literal["auto", "lazy", "eager"] = setting(
+        "auto",
+        "`lazy`: a server whose listings are known from an earlier start is started by its first call; `eager`: with "
+        "the bridge. `auto`: `lazy` in a [daemon](daemon.md), otherwise `eager`.",
+    )
+    idle_s: float | None = setting(
+        None,
+        "Seconds without a call after which a server with `start: lazy` is ended; the next call starts it again. Never "
+        "while it has unfinished calls or subscriptions, or state of a session. If not set: 900 for servers that are "
+        "known to keep no state in their process, otherwise never.",
+    )
 
     @property
     def runs_at(self) -> str:
@@ -384,6 +401,11 @@ class Settings:
         "those that were read first, and of these the oldest.",
         minimum=1 << 20,
     )
+    daemon_idle_s: float | None = setting(
+        None,
+        "Seconds without a session and without an unfinished call after which a [daemon](daemon.md) ends. If not set: "
+        "`idle_s` at the top of the file, otherwise 900.",
+    )
     drain_s: float = setting(
         10.0,
         "Seconds that accepted calls may take to finish after the client closed its input (stdio), or after the first "
@@ -504,6 +526,8 @@ class BridgeConfig:
     """Environment variables with secrets of the bridge itself, which servers do not inherit."""
 
 
+OF_STARTS: Final = {f.name: f for f in fields(ServerConfig) if f.metadata}
+"""Settings of the instances of a server and of their starts."""
 SERVER_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "prefix": 'Prefix of the server\'s tool and prompt names. Default: `server__`; `""`: none.',
@@ -518,6 +542,7 @@ SERVER_KEYS: Final[Mapping[str, str]] = MappingProxyType(
             "it; `auto`: one at a time; or the name of the `replica` that does. Default: `any` for a server at a URL, "
             "otherwise `auto`, since a process may have state of its own."
         ),
+        "share": OF_STARTS["share"].metadata["doc"],
         "tools": "Settings of individual tools, by the server's own names for them.",
     }
 )
@@ -528,10 +553,11 @@ SPAWN_KEYS: Final[Mapping[str, tuple[Any, str]]] = MappingProxyType(
             "Variables of the bridge's environment that a server's process inherits: `all`, `safe` (the SDKs' list, "
             "locale, temporary folder, proxies, certificates, folders of package managers), or a list of names in "
             "addition to the safe ones; `AWS_*` matches every name with that prefix.",
-        )
+        ),
+        **{key: (OF_STARTS[key].default, OF_STARTS[key].metadata["doc"]) for key in ("start", "idle_s")},
     }
 )
-"""Settings of server processes, allowed at the top or on a server: name → default and documentation."""
+"""Settings of starts of servers, allowed at the top or on a server: name → default and documentation."""
 POLICY: Final = {f.name: f for f in fields(Policy)}
 SETTINGS: Final = {f.name: f for f in fields(Settings)}
 OF_SERVERS: Final = frozenset({"max_message_bytes", "profile"})

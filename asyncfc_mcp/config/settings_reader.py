@@ -20,7 +20,7 @@ from asyncfc_mcp.config.hosts import HostProfile
 from asyncfc_mcp.config.overrides import OVERRIDES, OverrideReader
 from asyncfc_mcp.config.profile_files import AUTO, OFF, profile_names
 from asyncfc_mcp.config.replicas import read_engine, read_name, read_secret
-from asyncfc_mcp.config.settings import EFFECTS, LEVELS, POLICY, SERVER_KEYS, SETTINGS, SPAWN_KEYS, TOP
+from asyncfc_mcp.config.settings import EFFECTS, LEVELS, OF_STARTS, POLICY, SERVER_KEYS, SETTINGS, SPAWN_KEYS, TOP
 from asyncfc_mcp.errors import ConfigError, nearest
 from asyncfc_mcp.protocol import CLIENT_METHODS
 
@@ -140,7 +140,7 @@ class SettingsReader:
             case "journal" if level == TOP:
                 return self._journal(value, path)
             case _:
-                return declared(self._check, POLICY.get(key) or SETTINGS[key], value, path)
+                return declared(self._check, POLICY.get(key) or OF_STARTS.get(key) or SETTINGS[key], value, path)
 
     def _profile(self, value: Any, path: str) -> str:
         if value not in (AUTO, OFF):

@@ -47,6 +47,22 @@ def is_only_principal(scope: Scope) -> bool:
     return scope.key in (LOCAL.key, TOKEN.key)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ClientProcess:
+    """A session of a host on this machine that has joined a daemon with others (`serve --shared`). Compared by
+    identity: each connection is a session of its own.
+
+    Args:
+        conversation: identifies its conversation within the host, also after a reconnect, in other runs of the daemon.
+        cwd, environ: of the session's process. Servers that have an instance for each session are started with them. In
+            memory only, and never shown.
+    """
+
+    conversation: str
+    cwd: str
+    environ: Mapping[str, str] = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """The authenticated party behind a request.
@@ -57,12 +73,15 @@ class Principal:
         grants: OAuth scopes of its token; None where its token has none, and so is not restricted by them.
         headers: headers of this request, by lower-case name, that wrapped servers receive as the caller's own
             (`${caller:…}`). In memory only, and never compared or shown.
+        process: the session of a host behind it, where several have joined one daemon; all of them are the same
+            principal.
     """
 
     scope: Scope
     name: str | None = None
     grants: frozenset[str] | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, compare=False)
+    process: ClientProcess | None = field(default=None, repr=False, compare=False)
 
 
 LOCAL_PRINCIPAL: Final = Principal(LOCAL)

@@ -16,6 +16,7 @@ from asyncfc_mcp.config.checker import Checker
 from asyncfc_mcp.config.overrides import OVERRIDES
 from asyncfc_mcp.config.reader import parse_config
 from asyncfc_mcp.config.settings import (
+    OF_STARTS,
     SERVER_KEYS,
     SPAWN_KEYS,
     AccessEntry,
@@ -72,7 +73,7 @@ def test_a_setting_stands_where_it_is_documented_to(level: str, name: str) -> No
             (3, None) if level == "tool" else (None, 3)
         )
     elif name in SPAWN_KEYS:
-        assert getattr(server.spec, name) == read
+        assert getattr(server if name in OF_STARTS else server.spec, name) == read
     elif (name, level) == ("journal", "top"):
         assert config.settings.journal == "off"
         assert server.policy("t").journal
