@@ -26,10 +26,19 @@ With `"auto"`, a profile is chosen by the name that the server gives itself (`se
 - A tool that the profile does not know counts as usual, by its annotations and `ordering`.
 - A tool with an argument that the profile does not know, or with an annotation that says that it writes where the profile says that it does not, has its usual effect in addition.
 
+A profile also says what the server's process keeps from one call to the next (`process_state`). Each session has a process of its own in a [daemon](daemon.md) if that is `folder` or `session`; the process may be ended when it is idle if it is `none` or `folder`:
+
+| state | the process keeps |
+|---|---|
+| `none` | nothing that a call can observe |
+| `folder` | nothing but the working directory, or the roots, of its session |
+| `session` | state of a session: a browser, terminals, a history |
+| `shared` | state that all sessions may have in common |
+
 ## List
 
-| profile | server | package | order |
-|---|---|---|---|
+| profile | server | package | order | state |
+|---|---|---|---|---|
 """
 
 FORMAT = """
@@ -43,6 +52,8 @@ A profile is a JSON file in `asyncfc_mcp/profiles`, and a line in `index.json` f
   "package": "npm example-memory",
   "servers": ["example-memory"],
   "order": "changes in order",
+  "process_state": "session",
+  "process_state_note": "plugins that were loaded",
   "notes": ["Every change rewrites the whole graph."],
   "every": {"reads": ["{$MEMORY_FILE?:file}"]},
   "open": {"run_plugin": "depends on the plugin"},
@@ -53,7 +64,7 @@ A profile is a JSON file in `asyncfc_mcp/profiles`, and a line in `index.json` f
 }
 ```
 
-`reads` and `writes` are paths as in the [configuration](configuration.md); a tool with neither touches nothing. `every` is added to each tool. `arguments` are all arguments whose meaning is known. `open` names the tools that are left to their annotations, with the reason. `"despite_annotations": true` is for a tool that only reads although the server says that it writes. The tests compare each file with the tool list of the real server (`tests/core/tool_lists`).
+`reads` and `writes` are paths as in the [configuration](configuration.md); a tool with neither touches nothing. `every` is added to each tool. `arguments` are all arguments whose meaning is known. `process_state` is one of the states above, `process_state_note` says what it is, for all but `none`. `open` names the tools that are left to their annotations, with the reason. `"despite_annotations": true` is for a tool that only reads although the server says that it writes. The tests compare each file with the tool list of the real server (`tests/core/tool_lists`).
 """
 
 
@@ -64,8 +75,10 @@ def page() -> str:
         data = dict(read_profile(name))
         servers = ", ".join(f"`{server}`" for server in data["servers"])
         notes = " ".join(data.get("notes", ()))
+        note = data.get("process_state_note")
+        state = f"`{data['process_state']}`" + (f": {note}" if note else "")
         rows.append(
-            f"| `{name}` | {data['about']} ({servers}) | {data['package']} | {data['order']}{'. ' + notes if notes else ''} |\n"
+            f"| `{name}` | {data['about']} ({servers}) | {data['package']} | {data['order']}{'. ' + notes if notes else ''} | {state} |\n"
         )
     return INTRO + "".join(rows) + FORMAT
 

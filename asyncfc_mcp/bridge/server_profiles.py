@@ -1,11 +1,12 @@
-"""Effect profiles of the wrapped servers: which one applies to each, by the setting, its name and its tools.
+"""Effect profiles of the wrapped servers: which one applies to each, by the setting, its name and its tools, or its
+command line as long as these are not known.
 
 Owns the loaded profiles. What a profile says of a tool is left to `core.effect_profiles`.
 """
 
 from collections.abc import Mapping, Sequence
 
-from asyncfc_mcp.config.profile_files import AUTO, OFF, profiles_of_servers, read_profile
+from asyncfc_mcp.config.profile_files import AUTO, OFF, profile_names, profiles_of_servers, read_profile
 from asyncfc_mcp.core.effect_profiles import EffectProfile, best_fit
 
 
@@ -36,6 +37,21 @@ class ServerProfiles:
         if self._by_server is None:
             self._by_server = profiles_of_servers()
         return best_fit((self._load(profile) for profile in self._by_server.get(name, ())), tools)
+
+    def expect(self, setting: str, words: Sequence[str]) -> EffectProfile | None:
+        """Return the profile that is expected to apply to a server whose tools are not known; None if none is. What
+        its tools do is not said by that: it may list others.
+
+        Args:
+            setting: the server's setting `profile`.
+            words: its command line.
+        """
+        if setting == OFF:
+            return None
+        if setting != AUTO:
+            return self._load(setting)
+        profiles = [self._load(name) for name in profile_names()]
+        return next((profile for word in words for profile in profiles if profile.is_named_by(word)), None)
 
     def _load(self, name: str) -> EffectProfile:
         profile = self._loaded.get(name)

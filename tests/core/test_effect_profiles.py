@@ -12,7 +12,7 @@ import pytest
 
 from asyncfc_mcp.bridge.server_profiles import ServerProfiles
 from asyncfc_mcp.config.profile_files import profile_names, profiles_of_servers, read_profile
-from asyncfc_mcp.core.effect_profiles import EffectProfile
+from asyncfc_mcp.core.effect_profiles import PROCESS_STATES, EffectProfile
 from asyncfc_mcp.core.effects import conflict, declared_effect
 from asyncfc_mcp.core.path_templates import arguments_of
 from tests.support.server_states import own_state
@@ -22,7 +22,8 @@ REPO = Path(__file__).resolve().parents[2]
 LISTS = Path(__file__).with_name("tool_lists")
 """Tools of the real servers: their arguments, those inside objects and lists of objects, and whether annotations say
 that they write."""
-KEYS = {"about", "package", "servers", "order", "notes", "every", "open", "tools"}
+STATE_KEYS = ("process_state", "process_state_note")
+KEYS = {"about", "package", "servers", "order", "notes", "every", "open", "tools", *STATE_KEYS}
 
 
 def real_tools(name: str) -> Mapping[str, Json]:
@@ -55,6 +56,9 @@ def test_a_profile_is_well_formed(name: str):
     data = read_profile(name)
     assert set(data) <= KEYS
     assert all(data[key] for key in ("about", "package", "servers", "order", "tools"))
+    state, note = (data.get(key) for key in STATE_KEYS)
+    assert state in PROCESS_STATES
+    assert note is None if state == "none" else isinstance(note, str) and note
     for declared in (*data["tools"].values(), data.get("every", {})):
         assert set(declared) <= {"arguments", "reads", "writes", "despite_annotations"}
         lists = [declared.get(key, []) for key in ("arguments", "reads", "writes")]
@@ -214,3 +218,48 @@ def test_the_page_about_profiles_is_up_to_date():
         check=True,
     )
     assert printed.stdout == (REPO / "docs" / "profiles.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("command", "profile"),
+    [
+        ("npx -y @playwright/mcp@latest --headless", "playwright"),
+        ("npx -y @playwright/mcp-extra", None),
+        ("npx -y not-@playwright/mcp", None),
+        ("/usr/bin/node /opt/x/node_modules/@playwright/mcp/cli.js", "playwright"),
+        ("python -m mcp_server_git", "git"),
+        ("docker run -i --rm -v /r:/r mcp/git", "git"),
+        ("python server.py /data/mcp/git", None),
+        ("npx -y @modelcontextprotocol/server-filesystem /src/mcp-server-fetch", "filesystem"),
+        ("uvx mcp-server-git --repository /r", "git"),
+        ("uvx mcp-server-git==2026.1.1", "git"),
+        ("/home/u/.local/bin/mcp-server-git", "git"),
+        (r"C:\Scripts\mcp-server-git.exe", "git"),
+        ("uvx mcp-server-gitea", None),
+        ("npx chrome-devtools-mcp@latest", "chrome-devtools"),
+        ("docker run -i --rm ghcr.io/github/github-mcp-server:v1", "github"),
+        ("npx -y @brave/brave-search-mcp-server", "brave-search"),
+        ("npx -y @modelcontextprotocol/server-brave-search", "brave-search"),
+        ("python server.py", None),
+    ],
+)
+def test_a_command_line_is_known_by_its_package(command: str, profile: str | None):
+    """As a word of its own, with a version, as a path or as an image; not as a part of another name."""
+    found = ServerProfiles().expect("auto", command.split())
+    assert (found and found.name) == profile
+    assert ServerProfiles().expect("off", command.split()) is None
+
+
+def test_the_state_of_a_process_decides_on_instances_and_ends():
+    """State of a session is neither shared nor ended; a folder is not shared; shared state is not ended."""
+    profiles = {name: EffectProfile.parse(name, read_profile(name)) for name in profile_names()}
+    assert {
+        name: (profiles[name].is_per_session, profiles[name].is_stateless)
+        for name in ("playwright", "sequential-thinking", "filesystem", "github", "fetch")
+    } == {
+        "playwright": (True, False),
+        "sequential-thinking": (True, False),
+        "filesystem": (True, True),
+        "github": (False, False),
+        "fetch": (False, True),
+    }
