@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.config.caller_headers import uses_callers
 from asyncfc_mcp.config.settings import ANY_OWNER, EMBEDDED, BridgeConfig, HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.effects import declared_effect
 from asyncfc_mcp.core.state_paths import ServerState
@@ -74,25 +73,22 @@ def compose(
     guard = reaper or Reaper()
     starts = StartQueue(len(config.servers))
 
-    def connect(bridge: Bridge) -> dict[str, Downstream]:
-        return {
-            server.name: Downstream(
-                server,
-                bridge,
-                capabilities=lambda: bridge.server_requests.capabilities,
-                reaper=guard,
-                log_path=log_path(log_folder, server.name)
-                if log_folder and isinstance(server.spec, StdioSpec)
-                else None,
-                echo=echo,
-                snapshot=listings.load(server),
-                child=(children or {}).get(server.name),
-                starts=starts,
-                authorizer=_authorizer(server, credentials),
-            )
-            for server in config.servers
-            if not uses_callers(server)
-        }
+    ahead = dict(children or {})
+
+    def connect(bridge: Bridge, server: ServerConfig) -> Downstream:
+        is_process = isinstance(server.spec, StdioSpec)
+        return Downstream(
+            server,
+            bridge,
+            capabilities=lambda: bridge.server_requests.capabilities,
+            reaper=guard,
+            log_path=log_path(log_folder, server.name) if log_folder and is_process else None,
+            echo=echo,
+            snapshot=listings.load(server),
+            child=ahead.pop(server.name, None),
+            starts=starts,
+            authorizer=_authorizer(server, credentials),
+        )
 
     def connect_caller(server: ServerConfig, handler: DownstreamHandler, authorizer: "Authorizer") -> Downstream:
         # Neither a snapshot nor a place in the cache: what a caller may see is for this caller only.

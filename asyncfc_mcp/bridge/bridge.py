@@ -23,6 +23,7 @@ from asyncfc_mcp.bridge.hosts import Hosts
 from asyncfc_mcp.bridge.look_ups import LookUps
 from asyncfc_mcp.bridge.relaying import Relaying
 from asyncfc_mcp.bridge.server_requests import ServerRequests
+from asyncfc_mcp.bridge.servers import Servers
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
 from asyncfc_mcp.bridge.sign_ins import SignIn, SignIns
 from asyncfc_mcp.bridge.stopping import Stopping
@@ -51,7 +52,7 @@ class Bridge:
     Args:
         config: the servers, and all settings.
         engine: executes calls and keeps their futures.
-        connect: makes a connection for each server that all callers share; it reports to this bridge.
+        connect: makes the connection to a server that all callers share; it reports to this bridge.
         connect_caller: makes a connection to a server that gets credentials of callers.
         cache: the listings last seen.
         states: server → the part of the state tree in which its state lies.
@@ -65,7 +66,7 @@ class Bridge:
         self,
         config: BridgeConfig,
         engine: Engine,
-        connect: Callable[["Bridge"], dict[str, Downstream]],
+        connect: Callable[["Bridge", ServerConfig], Downstream],
         *,
         cache: ListingCache,
         states: Mapping[str, ServerState],
@@ -79,8 +80,8 @@ class Bridge:
         self.settings = config.settings
         self.engine = engine
         self.server_requests = ServerRequests(engine, states)
-        self.downstreams = connect(self)
         common = tuple(server for server in config.servers if not uses_callers(server))
+        self.servers = self.downstreams = Servers(common, partial(connect, self))
         self.shapes = ShapeLearner(common, cache, lambda server, tool: self.directory.entry_of(server, tool))
         self.directory = Directory(config, self.downstreams, cache, reserved, states, starts, self.shapes.texts)
         self._callers: CallerConnections | None = None
@@ -146,9 +147,7 @@ class Bridge:
                 if self._callers is not None:
                     await tg.start(self._callers.run)
                 hosting = self.engine.hosting
-                for name, downstream in self.downstreams.items():
-                    if hosting is None or name not in hosting.servers:
-                        tg.start_soon(downstream.run)
+                await tg.start(self.servers.run, () if hosting is None else hosting.servers)
                 if self._hosts is not None and self._relaying is not None:
                     self._hosts.prepare()
                     tg.start_soon(self._hosts.run)
