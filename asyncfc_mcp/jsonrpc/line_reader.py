@@ -54,6 +54,7 @@ class LineReader:
             connection. A malformed response is read as an error response, since its request waits for it.
         server: read as tolerant clients read servers: batches, messages over several lines (Go's SDK accepts both), and
             everything that `parse_from_server` accepts.
+        begun: bytes of the stream that were read before.
 
     Attributes:
         limit: bound on the bytes of one message. A longer one is refused as soon as its kind and ID are known, and
@@ -66,6 +67,7 @@ class LineReader:
         on_malformed: Callable[[MalformedMessage, bytes], Awaitable[None]],
         *,
         server: bool = False,
+        begun: bytes = b"",
     ) -> None:
         self._source = source
         self._on_malformed = on_malformed
@@ -84,6 +86,8 @@ class LineReader:
         """Messages that are not exactly one line."""
         self._text = MultilineText()
         self._ended = False
+        if begun:
+            self._feed(begun)
 
     def set_consumer(self, consumer: Callable[[], bool] | None) -> None:
         """Register a callback that takes messages with `receive_nowait` when lines arrive while `receive` waits.

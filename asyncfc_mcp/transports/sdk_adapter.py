@@ -31,6 +31,7 @@ from asyncfc_mcp.protocol import (
     Deferred,
     RequestId,
 )
+from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.envelope import has_envelope
 from asyncfc_mcp.upstream.request import Session
 from asyncfc_mcp.upstream.server import INFO, Upstream
@@ -50,8 +51,12 @@ REFUSED: Final = "asyncfc/refused"
 Context = ServerRequestContext[Any, Any]
 
 
-def sdk_server(upstream: Upstream, principal: Principal) -> Server[Any]:
-    """Return a server that answers all requests with `upstream`, for this principal."""
+def sdk_server(upstream: Upstream, principal: Principal, connection: Connection | None = None) -> Server[Any]:
+    """Return a server that answers all requests with `upstream`, for this principal.
+
+    Args:
+        connection: the only connection of the server, if that is one client of its own.
+    """
     server: Server[Any] = Server(
         INFO["name"],
         version=INFO["version"],
@@ -64,14 +69,18 @@ def sdk_server(upstream: Upstream, principal: Principal) -> Server[Any]:
         try:
             if ctx.request_id is None:
                 await call_next(ctx)  # the SDK tracks the handshake as well
-                if not modern and (rest := upstream.notified(_session(ctx, principal), ctx.method)) is not None:
+                if (
+                    not modern
+                    and (rest := upstream.notified(_session(ctx, principal, connection), ctx.method)) is not None
+                ):
                     await rest()
                 return None
             channel = _Channel(ctx.session._request_outbound)  # pyright: ignore[reportPrivateUsage]
             if modern:
-                result = upstream.modern(principal, channel, ctx.method, ctx.params)
+                result = upstream.modern(principal, channel, ctx.method, ctx.params, connection)
             else:
-                result = upstream.handshake(_session(ctx, principal), channel, ctx.method, ctx.params)
+                session = _session(ctx, principal, connection)
+                result = upstream.handshake(session, channel, ctx.method, ctx.params)
             return await result() if isinstance(result, Deferred) else result
         except RpcError as exc:
             raise MCPError(exc.code, exc.message, exc.data) from None
@@ -81,9 +90,15 @@ def sdk_server(upstream: Upstream, principal: Principal) -> Server[Any]:
     return server
 
 
-async def serve_streams(upstream: Upstream, principal: Principal, reader: Any, writer: Any) -> None:
-    """Serve one client on a pair of the SDK's streams until the input ends."""
-    server = sdk_server(upstream, principal)
+async def serve_streams(
+    upstream: Upstream, principal: Principal, reader: Any, writer: Any, connection: Connection | None = None
+) -> None:
+    """Serve one client on a pair of the SDK's streams until the input ends.
+
+    Args:
+        connection: the connection, if that is one client of its own.
+    """
+    server = sdk_server(upstream, principal, connection)
     probed: Any = _Probed(upstream, principal, reader, writer)
     await server.run(probed, writer, server.create_initialization_options())
 
@@ -209,12 +224,12 @@ class _Channel:
             raise RpcError(exc.code, exc.message, exc.data) from None
 
 
-def _session(ctx: Context, principal: Principal) -> Session:
+def _session(ctx: Context, principal: Principal, own: Connection | None) -> Session:
     """Return our `Session` for the SDK's connection, created at the first use."""
     # The SDK recommends `Connection.exit_stack` for clean-up from middleware, but has no public access to it yet.
     connection = ctx.session._connection  # pyright: ignore[reportPrivateUsage]
     session: Session | None = connection.state.get(SESSION)
     if session is None:
-        session = connection.state[SESSION] = Session(principal, connection.notify, connection.session_id)
+        session = connection.state[SESSION] = Session(principal, connection.notify, connection.session_id, own)
         connection.exit_stack.push_async_callback(session.close)
     return session

@@ -6,10 +6,12 @@ apart.
 """
 
 import hashlib
+from collections import Counter
 from typing import Final
 
-from asyncfc_mcp.core.identity import HOST, LASTING, CallerIdentity
+from asyncfc_mcp.core.identity import HOST, LASTING, SESSION, CallerIdentity
 from asyncfc_mcp.core.shared_lru import SharedLru
+from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.request import Params, Request
 
 CONVERSATION_KEY: Final = "asyncfc/conversation"
@@ -21,22 +23,20 @@ MAX_IDENTITIES: Final = 4096
 
 
 class CallerIdentities:
-    """Identities of the clients of one server.
+    """Identities of the clients of one server."""
 
-    Args:
-        pipe: there is only one connection, so that the client is always the same.
-    """
-
-    def __init__(self, *, pipe: bool) -> None:
-        self._pipe = CallerIdentity() if pipe else None
+    def __init__(self) -> None:
         self._known = SharedLru[tuple[str, str | None], CallerIdentity](MAX_IDENTITIES)
         """By scope; then by host and key."""
+        self._connected = Counter[CallerIdentity]()
+        """Open connections of hosts' sessions, by caller."""
 
     def of(self, request: Request) -> CallerIdentity:
-        """Return the client behind a request: that of the pipe, of the session, or of the conversation where there is
-        no session (2026-07-28 over HTTP). Without a conversation's key, all clients of one name share an identity."""
-        if self._pipe is not None:
-            return self._pipe
+        """Return the client behind a request: that of its connection, of the session, or of the conversation where
+        there is neither (2026-07-28 over HTTP). Without a conversation's key, all clients of one name share an
+        identity."""
+        if (connection := request.connection) is not None:
+            return connection.identity or self._join(connection, request)
         if request.session is not None:
             return request.session.identity
         key = conversation_key(request.params)
@@ -46,6 +46,23 @@ class CallerIdentities:
         """Return the caller among whose names those in a request are: a conversation with a key, else `of`."""
         key = conversation_key(request.params)
         return self.of(request) if key is None else self._kept(request, "", f"{LASTING}{key}", shared=False)
+
+    def _join(self, connection: Connection, request: Request) -> CallerIdentity:
+        """Return the caller behind the connection of a session, which may be one that was connected before."""
+        assert connection.process is not None, "only the identity of a session is unknown at first"
+        key = f"{SESSION}{connection.process.conversation}"
+        identity = connection.identity = self._kept(request, request.host or "", key, shared=False)
+        self._connected[identity] += 1
+        identity.ended = False
+
+        def left() -> None:
+            self._connected[identity] -= 1
+            if not self._connected[identity]:
+                del self._connected[identity]
+                identity.ended = True
+
+        connection.at_end(left)
+        return identity
 
     def _kept(self, request: Request, host: str, key: str | None, *, shared: bool) -> CallerIdentity:
         scope = request.scope.key

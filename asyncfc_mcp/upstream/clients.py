@@ -18,6 +18,7 @@ from asyncfc_mcp.core.futures import Future, Question
 from asyncfc_mcp.core.identity import CallerIdentity, Principal, Scope
 from asyncfc_mcp.core.shared_lru import SharedLru
 from asyncfc_mcp.upstream.callers import CallerIdentities, conversation_key
+from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.request import Progress, Request, Session
 
 MAX_CLIENTS: Final = 4096
@@ -186,16 +187,12 @@ class Clients:
 
     Args:
         put: puts a question to the client of a request at once; False if that cannot be done.
-        pipe: there is only one connection, so that it can stand for a conversation (stdio).
     """
 
-    def __init__(
-        self, bridge: Bridge, identities: CallerIdentities, put: Callable[[Request, Question], bool], *, pipe: bool
-    ) -> None:
+    def __init__(self, bridge: Bridge, identities: CallerIdentities, put: Callable[[Request, Question], bool]) -> None:
         self._bridge = bridge
         self._identities = identities
         self._put = put
-        self._pipe = pipe
         self._known = SharedLru[tuple[str, str | None], Client](MAX_CLIENTS)
         """By scope; then by host and owner of the record."""
         self._last_key: tuple[object, ...] = ()
@@ -205,13 +202,14 @@ class Clients:
         """Return the client of this request, with what belongs to the request alone."""
         put = None if request.modern else partial(self._put, request)
         identities = self._identities
+        identity = identities.of(request)  # before the record: it decides which conversation a connection is
         return Caller(
             self._client(request),
             request.principal,
             request.report(),
             put,
             request.capabilities,
-            identities.of(request),
+            identity,
             identities.namer(request),
         )
 
@@ -222,25 +220,34 @@ class Clients:
 
     def _client(self, request: Request) -> Client:
         # This runs on every call, and most requests are from the client of the last one: its lookup is kept.
-        key = request.scope, request.host, conversation_key(request.params), request.session
+        key = request.scope, request.host, conversation_key(request.params), request.session, request.connection
         client = self._last
         # Without authentication, equal words may be those of another client.
         if client is None or key != self._last_key or not request.scope.listed:
             self._last, self._last_key = client, _ = self._find(*key), key
         return client
 
-    def _find(self, scope: Scope, host: str | None, key: str | None, session: Session | None) -> Client:
+    def _find(
+        self,
+        scope: Scope,
+        host: str | None,
+        key: str | None,
+        session: Session | None,
+        connection: Connection | None,
+    ) -> Client:
         engine = self._bridge.engine
-        of_session = session.identity.token if session is not None and session.id is not None else None
+        if connection is not None:
+            of_session, lasting = connection.conversation, connection.process is not None
+        else:
+            of_session = session.identity.token if session is not None and session.id is not None else None
+            # A session that another replica has opened may have futures there.
+            lasting = of_session is not None and not engine.submits_nowait
         profile = profile_for(host, self._bridge.settings.host_profiles)
         conversation = None
         if key is not None and scope.listed:
             conversation = f"key:{key}"
         elif profile.single_conversation:
-            if self._pipe:
-                conversation = "stdio"
-            elif of_session is not None:
-                conversation = of_session
+            conversation = of_session
         # A record belongs to a session where there is one: one client's time-out must not bound another's waits.
         owner = conversation or of_session
         if owner is None and not scope.listed:
@@ -249,9 +256,7 @@ class Clients:
         client = self._known.get(scope.key, known)
         if client is None:
             client = Client(scope, conversation, profile)
-            # A session that another replica has opened may have futures there.
-            elsewhere = key is not None or (of_session is not None and not engine.submits_nowait)
-            if conversation is not None and elsewhere:
+            if conversation is not None and (key is not None or lasting):
                 unread = engine.unread_nowait(scope, conversation)
                 client.unread_elsewhere = unread is None
                 for future in unread or ():

@@ -26,6 +26,7 @@ from asyncfc_mcp.protocol import (
     Channel,
     Deferred,
 )
+from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.request_order import RequestOrder
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Session:
         principal: the principal that opened it; every request on it has its scope.
         notify: sends a notification that belongs to no request.
         session_id: the ID of the HTTP session; None for other transports.
+        connection: the connection, if that is one client in both protocol eras.
     """
 
     def __init__(
@@ -63,18 +65,20 @@ class Session:
         principal: Principal,
         notify: Callable[[str, Mapping[str, Any] | None], Awaitable[None]],
         session_id: str | None = None,
+        connection: Connection | None = None,
     ) -> None:
         self.principal = principal
         """The principal of the last request: a newer token may have other grants."""
         self.notify = notify
         self.id = session_id
+        self.connection = connection
         self.identity = CallerIdentity()
         if session_id is not None:
             self.identity.token = f"{SESSION}{hashlib.sha256(f'caller {session_id}'.encode()).hexdigest()[:32]}"
         self.version = LATEST_HANDSHAKE_VERSION
         self.host: str | None = None
         self.capabilities: Mapping[str, Any] = {}
-        self.order = RequestOrder()
+        self.order = RequestOrder() if connection is None else connection.order
         self.accepted = False
         """True after the handshake: before it, most methods are refused."""
         self.log_level: str | None = None
@@ -144,7 +148,9 @@ class Request:
     """The channel to the client while this request is answered: progress, notifications, and requests where the
     protocol has them."""
     session: "Session | None" = None
-    """The connection that it arrived on; None on 2026-07-28, which has no sessions."""
+    """The session that it arrived on; None on 2026-07-28, which has none."""
+    connection: Connection | None = None
+    """The connection that it arrived on, if that is one client of its own."""
     order: RequestOrder | None = None
     """The numbering of its client's requests; None where clients cannot be distinguished."""
     credentials: str | None = None

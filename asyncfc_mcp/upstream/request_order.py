@@ -194,15 +194,15 @@ class RequestOrders:
     def __init__(self) -> None:
         self._orders = SharedLru[Hashable, RequestOrder](MAX_CLIENTS)
 
-    def of(self, client: Hashable, scope: str | None = None) -> RequestOrder:
+    def of(self, client: Hashable, scope: str) -> RequestOrder:
         """Return the numbering of a client; a new one is created.
 
         Args:
-            client: its identity; None for the one client of a pipe.
+            client: its identity.
             scope: key of the scope of its principal.
         """
         order = self._orders.get(scope, client)
         if order is None:
-            order = RequestOrder(shared=client is not None)
+            order = RequestOrder(shared=True)
             self._orders.add(scope, client, order)
         return order

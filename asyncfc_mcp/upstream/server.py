@@ -36,6 +36,7 @@ from asyncfc_mcp.upstream import task_shapes
 from asyncfc_mcp.upstream.callers import CallerIdentities, conversation_key
 from asyncfc_mcp.upstream.client_requests import ClientRequests
 from asyncfc_mcp.upstream.clients import Clients
+from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.envelope import EnvelopeReader, are_capabilities, bounded, client_name, with_checked_meta
 from asyncfc_mcp.upstream.handle_calls import HandleCalls
 from asyncfc_mcp.upstream.input_required import CodecSeal, InputRounds
@@ -64,12 +65,10 @@ class Upstream:
 
     Args:
         bridge: the servers behind it; opened by the caller, before and beyond any connection.
-        pipe: there is only one connection, so that it can stand for a conversation (stdio).
     """
 
-    def __init__(self, bridge: Bridge, *, pipe: bool) -> None:
+    def __init__(self, bridge: Bridge) -> None:
         self.bridge = bridge
-        self._pipe = pipe
         self._orders = RequestOrders()
         self._client_requests = ClientRequests()
         epoch = time.time() - anyio.current_time()
@@ -77,8 +76,8 @@ class Upstream:
         hub = NotificationHub(
             bridge, self._instructions, lambda future, asks: task_shapes.detailed(future, epoch, asks=asks)
         )
-        identities = CallerIdentities(pipe=pipe)
-        clients = Clients(bridge, identities, self._put, pipe=pipe)
+        identities = CallerIdentities()
+        clients = Clients(bridge, identities, self._put)
         rounds = InputRounds(bridge, CodecSeal(bridge.settings.shared_secret))
         sync_calls = SyncCalls(bridge, hub, rounds)
         calls = ToolCalls(bridge, clients, sync_calls, HandleCalls(bridge, clients, hub, rounds), rounds, epoch)
@@ -138,7 +137,7 @@ class Upstream:
         request = Request(
             method, params, session.principal, session.version, session.host, session.capabilities, channel, session
         )
-        request.order, request.credentials = session.order, credentials
+        request.order, request.credentials, request.connection = session.order, credentials, session.connection
         # A method that MCP does not define may belong to a server's extension.
         return self._answer(handler or self._extension, request)
 
@@ -148,24 +147,32 @@ class Upstream:
         if session.log_level is not None and (least := self._subscriptions.least_level()) is not None:
             await self.bridge.set_log_level(least)
 
-    def modern(self, principal: Principal, channel: Channel, method: str, params: Params | None) -> Result | Deferred:
+    def modern(
+        self,
+        principal: Principal,
+        channel: Channel,
+        method: str,
+        params: Params | None,
+        connection: Connection | None = None,
+    ) -> Result | Deferred:
         """Answer a request that carries its own envelope (2026-07-28), at once or deferred.
 
         Args:
             principal: the principal behind it.
+            connection: the connection that it arrived on, if that is one client of its own.
 
         Raises:
             RpcError: the error to answer with; so does the deferred result.
         """
         params = params or {}
         version, host, capabilities = self._envelopes.read(params)
-        order = self._order_of(principal.scope, host, params)
+        order = self._order_of(principal.scope, host, params) if connection is None else connection.order
         if order is not None:
             (order.restart if method == "server/discover" else order.see)(channel.request_id)
         handler = self._modern.get(method)
         if handler is None and method in CLIENT_METHODS:
             raise RpcError(METHOD_NOT_FOUND, "Method not found", method)
-        request = Request(method, params, principal, version, host, capabilities, channel, order=order)
+        request = Request(method, params, principal, version, host, capabilities, channel, None, connection, order)
         request.credentials = self._enter(principal)
         return self._answer(handler or self._extension, request)
 
@@ -187,11 +194,8 @@ class Upstream:
         return tool.listed.get("inputSchema") if tool is not None else None
 
     def _order_of(self, scope: Scope, host: str | None, params: Params) -> RequestOrder | None:
-        """Return the request numbering of a client without a session: of the one connection, else of the conversation
-        or of all clients with its name. None without authentication, where equal words may be those of another
-        client."""
-        if self._pipe:
-            return self._orders.of(None)
+        """Return the request numbering of a client that has neither a connection nor a session of its own: that of
+        the conversation, or of all clients with its name. None without authentication, where equal words may be those of another client."""
         if not scope.listed:
             return None
         return self._orders.of((host, conversation_key(params)), scope.key)

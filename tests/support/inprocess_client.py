@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,9 +16,11 @@ from asyncfc_mcp.jsonrpc.codec import MalformedMessage, format_message
 from asyncfc_mcp.jsonrpc.line_reader import LineReader
 from asyncfc_mcp.jsonrpc.line_writer import LineWriter
 from asyncfc_mcp.jsonrpc.peer import Peer
+from asyncfc_mcp.transports.lifecycle import drain
+from asyncfc_mcp.transports.line_server import LineServer
 from asyncfc_mcp.transports.sdk_adapter import sdk_server
-from asyncfc_mcp.transports.stdio import _LineServer
 from asyncfc_mcp.upstream.answers import META_KEY
+from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.server import Upstream
 from tests.support.inprocess_server import Pipe, Toy, bridge_over
 
@@ -72,11 +75,13 @@ async def connected(
     bridge: Bridge, era: str, name: str = KNOWN, *, scope: Scope = LOCAL, pipe: bool = True
 ) -> AsyncGenerator[Host]:
     """A client with a server of its own around a bridge."""
-    upstream = Upstream(bridge, pipe=pipe)
+    upstream = Upstream(bridge)
+    connection = Connection() if pipe else None
     async with anyio.create_task_group() as tg:
         await tg.start(upstream.run)
         info = Implementation(name=name, version="1")
-        async with Client(sdk_server(upstream, Principal(scope)), mode=era, client_info=info, cache=None) as client:
+        server = sdk_server(upstream, Principal(scope), connection)
+        async with Client(server, mode=era, client_info=info, cache=None) as client:
             yield Host(client)
         tg.cancel_scope.cancel()
 
@@ -129,10 +134,10 @@ class Progress:
 async def over_lines(bridge: Bridge, into: Pipe, out: Pipe) -> AsyncGenerator[Peer]:
     """A client that has shaken hands over pipes, as over stdio; what it gets is in `out`, the answer to that first."""
     async with anyio.create_task_group() as tg:
-        upstream = Upstream(bridge, pipe=True)
+        upstream = Upstream(bridge)
         await tg.start(upstream.run)
         peer = Peer(LineReader(into, never), LineWriter(out))
-        tg.start_soon(_LineServer(upstream, LOCAL_PRINCIPAL, peer).run)
+        tg.start_soon(serve_only, upstream, peer)
         params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
         into.send_nowait(format_message({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}))
         into.send_nowait(format_message({"jsonrpc": "2.0", "method": "notifications/initialized"}))
@@ -140,6 +145,12 @@ async def over_lines(bridge: Bridge, into: Pipe, out: Pipe) -> AsyncGenerator[Pe
         tg.cancel_scope.cancel()
     into.close()
     out.close()
+
+
+async def serve_only(upstream: Upstream, peer: Peer) -> None:
+    """Serve the only client of a process."""
+    drained = partial(drain, upstream.bridge, peer.answered)
+    await LineServer(upstream, LOCAL_PRINCIPAL, peer, Connection()).run(drained)
 
 
 async def never(exc: MalformedMessage, line: bytes) -> None:

@@ -119,7 +119,7 @@ async def stage(version: str, *toys: Full, access: Mapping[str, AccessEntry] | N
         bridge_over(*toys, policy={"grace_ms": 0}, tasks="handle", access=access) as bridge,
         anyio.create_task_group() as tg,
     ):
-        upstream = Upstream(bridge, pipe=False)
+        upstream = Upstream(bridge)
         await tg.start(upstream.run)
         people = People({"bob": BOB, "alice": ALICE})
         app, _ = routes.http_app(upstream, host="127.0.0.1", principals=people, streamable=True, sse=False)

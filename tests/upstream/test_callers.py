@@ -7,6 +7,7 @@ import pytest
 
 from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL, CallerIdentity, Principal, Scope
 from asyncfc_mcp.upstream.callers import CONVERSATION_KEY, CallerIdentities
+from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.request import Request, Session
 
 
@@ -23,7 +24,7 @@ def request(
 
 def tokens(made: Request) -> list[tuple[str, str]]:
     """Token of the client and of the namer, at two replicas."""
-    replicas = [CallerIdentities(pipe=False) for _ in range(2)]
+    replicas = [CallerIdentities() for _ in range(2)]
     return [(each.of(made).token, each.namer(made).token) for each in replicas]
 
 
@@ -56,9 +57,10 @@ def test_different_callers_have_different_tokens():
 
 
 def test_callers_of_one_process_only_have_no_such_token():
-    """A pipe, and a connection without an ID."""
-    pipe = CallerIdentities(pipe=True)
-    assert ":" not in pipe.of(request()).token
+    """Standard streams, and a connection without an ID."""
+    made = request()
+    made.connection = Connection()
+    assert ":" not in CallerIdentities().of(made).token
     assert ":" not in Session(LOCAL_PRINCIPAL, notify).identity.token
 
 

@@ -17,8 +17,8 @@ from asyncfc_mcp.jsonrpc.line_reader import LineReader
 from asyncfc_mcp.jsonrpc.line_writer import LineWriter
 from asyncfc_mcp.jsonrpc.peer import Peer
 from asyncfc_mcp.transports.sdk_adapter import serve_streams
-from asyncfc_mcp.transports.stdio import _LineServer
 from asyncfc_mcp.upstream.server import Upstream
+from tests.support.inprocess_client import serve_only
 from tests.support.inprocess_server import Pipe, Toy, bridge_over
 from tests.support.virtual_time import until
 
@@ -76,7 +76,7 @@ async def over_our_lines(upstream: Upstream) -> AsyncGenerator[Connection]:
         into.send_nowait(json.dumps(message).encode() + b"\n")
 
     async with anyio.create_task_group() as tg:
-        tg.start_soon(_LineServer(upstream, LOCAL_PRINCIPAL, Peer(LineReader(into, never), LineWriter(out))).run)
+        tg.start_soon(serve_only, upstream, Peer(LineReader(into, never), LineWriter(out)))
         yield Connection(send, answers.receive)
         tg.cancel_scope.cancel()
     into.close()
@@ -115,7 +115,7 @@ async def connection(request: pytest.FixtureRequest) -> AsyncGenerator[Connectio
 @asynccontextmanager
 async def opened(over: Any) -> AsyncGenerator[Connection]:
     async with bridge_over(Toy()) as bridge, anyio.create_task_group() as tg:
-        upstream = Upstream(bridge, pipe=True)
+        upstream = Upstream(bridge)
         await tg.start(upstream.run)
         with anyio.fail_after(10):
             async with over(upstream) as connection:
@@ -184,7 +184,7 @@ async def test_servers_are_told_of_the_client_that_shook_hands_after_a_probe():
     """What it can be asked, and that it can be asked at any time, is what `initialize` says."""
     with patch("asyncfc_mcp.bridge.server_requests.CAPABILITIES_WAIT_S", 0):
         async with bridge_over(Toy()) as bridge, anyio.create_task_group() as tg:
-            upstream = Upstream(bridge, pipe=True)
+            upstream = Upstream(bridge)
             await tg.start(upstream.run)
             async with over_our_lines(upstream) as connection:
                 await connection.ask(DISCOVER, INITIALIZE)

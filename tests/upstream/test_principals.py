@@ -127,7 +127,7 @@ async def stage(mine: str, yours: str) -> AsyncGenerator[Stage]:
     toy.add("secret", secret)
     async with bridge_over(toy, policy={"grace_ms": 0}, tasks="handle") as bridge, anyio.create_task_group() as tg:
         bridge.server_requests.set_client_capabilities(serve.ALL_CLIENT_CAPABILITIES)
-        upstream = Upstream(bridge, pipe=False)
+        upstream = Upstream(bridge)
         await tg.start(upstream.run)
         principals = Principals({"mine": Scope("me"), "yours": Scope("you")})
         app, _ = routes.http_app(upstream, host="127.0.0.1", principals=principals, streamable=True, sse=False)

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from asyncfc_mcp.app import compose
 from asyncfc_mcp.config.settings import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
-from asyncfc_mcp.core.identity import LOCAL_PRINCIPAL
 from asyncfc_mcp.jsonrpc.codec import MalformedMessage, format_message
 from asyncfc_mcp.jsonrpc.line_reader import LineReader
 from asyncfc_mcp.jsonrpc.line_writer import LineWriter
 from asyncfc_mcp.jsonrpc.peer import Peer
-from asyncfc_mcp.transports.stdio import _LineServer
 from asyncfc_mcp.upstream.request_order import MAX_GAP, PATIENCE, RequestOrder
 from asyncfc_mcp.upstream.server import Upstream
+from tests.support.inprocess_client import serve_only
 from tests.support.inprocess_server import Pipe, Toy, bridge_over, spawning
 from tests.support.virtual_time import on_virtual_time, run_on_virtual_time, settle, until
 
@@ -65,9 +64,9 @@ async def client(*, policy: Any = WRITES, modern: bool = False, toy: Toy | None 
     toy.add("look", toy._echo, annotations={})
     try:
         async with bridge_over(toy, policy={"grace_ms": 0, **policy}) as bridge, anyio.create_task_group() as tg:
-            upstream = Upstream(bridge, pipe=True)
+            upstream = Upstream(bridge)
             await tg.start(upstream.run)
-            tg.start_soon(_LineServer(upstream, LOCAL_PRINCIPAL, Peer(LineReader(into, never), LineWriter(out))).run)
+            tg.start_soon(serve_only, upstream, Peer(LineReader(into, never), LineWriter(out)))
             it = Client(into, out, toy, modern=modern)
             info = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
             it.say(id=1, method="server/discover" if modern else "initialize", params={} if modern else info)
@@ -211,11 +210,9 @@ async def test_a_call_that_waited_for_its_tool_is_not_overtaken_when_that_is_lis
     with patch("asyncfc_mcp.downstream.connection.spawn", spawning({"toy": toy, "slow": slow})):
         async with compose(BridgeConfig(tuple(configs), Settings(), source="test")).open() as bridge:
             async with anyio.create_task_group() as tg:
-                upstream = Upstream(bridge, pipe=True)
+                upstream = Upstream(bridge)
                 await tg.start(upstream.run)
-                tg.start_soon(
-                    _LineServer(upstream, LOCAL_PRINCIPAL, Peer(LineReader(into, never), LineWriter(out))).run
-                )
+                tg.start_soon(serve_only, upstream, Peer(LineReader(into, never), LineWriter(out)))
                 it = Client(into, out, toy, modern=True)
                 it.say(id=1, method="server/discover")
                 await until(lambda: bridge.downstreams["toy"].known)

@@ -251,7 +251,7 @@ async def test_a_new_tool_of_a_server_is_announced_and_can_be_called():
 
     toy = Toy()
     async with bridge_over(toy) as bridge:
-        upstream = Upstream(bridge, pipe=True)
+        upstream = Upstream(bridge)
         async with anyio.create_task_group() as tg:
             await tg.start(upstream.run)
             async with Client(
@@ -275,7 +275,7 @@ async def test_a_client_that_leaves_takes_nothing_with_it(era: str):
     toy = Toy()
     info = Implementation(name=UNKNOWN, version="1")
     async with bridge_over(toy) as bridge:
-        upstream = Upstream(bridge, pipe=False)
+        upstream = Upstream(bridge)
         async with anyio.create_task_group() as tg:
             await tg.start(upstream.run)
             for _ in range(2):

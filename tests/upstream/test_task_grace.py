@@ -18,6 +18,7 @@ from asyncfc_mcp.protocol import (
     PROTOCOL_VERSION_META_KEY,
     TASKS_EXTENSION,
 )
+from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.request import Session
 from asyncfc_mcp.upstream.server import Upstream
 from tests.support.inprocess_client import KNOWN, Answer
@@ -32,6 +33,7 @@ class Tasker:
     """A client of 2026-07-28 that declares what it can take, or one of 2025-11-25."""
 
     upstream: Upstream
+    connection: Connection
     session: Session | None
     capabilities: dict[str, Any]
     requests: int = 0
@@ -48,7 +50,7 @@ class Tasker:
                 CLIENT_CAPABILITIES_META_KEY: self.capabilities,
             }
             params["_meta"] = {**envelope, **params.get("_meta", {})}
-            answer = self.upstream.modern(LOCAL_PRINCIPAL, channel, method, params)
+            answer = self.upstream.modern(LOCAL_PRINCIPAL, channel, method, params, self.connection)
         return answer if isinstance(answer, dict) else await answer()
 
     async def call(self, tool: str, *, choice: str | None = None, ttl: Any = None, **arguments: Any) -> Answer:
@@ -67,17 +69,18 @@ async def tasker(
     toy: Toy | None = None, *, old: bool = False, capabilities: dict[str, Any] = TASKS, **settings: Any
 ) -> AsyncGenerator[Tasker]:
     async with bridge_over(toy or Toy(), **settings) as bridge:
-        upstream = Upstream(bridge, pipe=True)
+        upstream = Upstream(bridge)
 
         async def notify(method: str, params: Any) -> None: ...
 
+        connection = Connection()
         session = None
         if old:
-            session = Session(LOCAL_PRINCIPAL, notify)
+            session = Session(LOCAL_PRINCIPAL, notify, connection=connection)
             session.accepted = True
         async with anyio.create_task_group() as tg:
             await tg.start(upstream.run)
-            yield Tasker(upstream, session, capabilities)
+            yield Tasker(upstream, connection, session, capabilities)
             tg.cancel_scope.cancel()
 
 

@@ -117,7 +117,7 @@ async def serve_http(
     readiness, terminated = Readiness(bridge), Terminated()
     async with stop_on_signals(terminated.set), bridge.open():
         with listening_socket(options.host, options.port) as sock:
-            upstream = Upstream(bridge, pipe=False)
+            upstream = Upstream(bridge)
             port = sock.getsockname()[1]
             resource = protected_resource(options, port, scopes)
             principals = authenticator_of(options, token, persons, resource)

@@ -78,7 +78,7 @@ async def cluster(**settings: Any) -> AsyncGenerator[Cluster]:
                 )
             cast("DistantEngine", bridge.engine).archive = archive
             bridge.server_requests.set_client_capabilities(serve.ALL_CLIENT_CAPABILITIES)
-            upstream = Upstream(bridge, pipe=False)
+            upstream = Upstream(bridge)
             tg = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tg.cancel_scope.cancel)
             await tg.start(upstream.run)

@@ -118,7 +118,7 @@ async def stage(*, mode: str = "sync", **settings: Any) -> AsyncGenerator[Stage]
         stack.callback(patched.undo)
         bridge = await stack.enter_async_context(bridge_over(toy, policy={"mode": mode, "grace_ms": 0}, **settings))
         bridge.server_requests.set_client_capabilities(serve.ALL_CLIENT_CAPABILITIES)
-        upstream = Upstream(bridge, pipe=False)
+        upstream = Upstream(bridge)
         tg = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(tg.cancel_scope.cancel)
         await tg.start(upstream.run)

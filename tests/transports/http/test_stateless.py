@@ -95,7 +95,7 @@ async def stage(*, mode: str = "sync") -> AsyncGenerator[Stage]:
     async with AsyncExitStack() as stack:
         stack.callback(patched.undo)
         bridge = await stack.enter_async_context(bridge_over(toy, policy={"mode": mode}))
-        upstream = Upstream(bridge, pipe=False)
+        upstream = Upstream(bridge)
         upstream._modern = {**upstream._modern, "boom": boom, "later/boom": lambda r: lambda: later_boom(r)}
         tg = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(tg.cancel_scope.cancel)

@@ -152,7 +152,7 @@ def test_somebody_without_a_request_can_always_make_one(most: int, share: float,
 @asynccontextmanager
 async def served(*, sse: bool = False, **settings: Any) -> AsyncGenerator[tuple[App, anyio.abc.TaskGroup]]:
     async with bridge_over(Toy(), policy={"grace_ms": 0}, **settings) as bridge, anyio.create_task_group() as tg:
-        upstream = Upstream(bridge, pipe=False)
+        upstream = Upstream(bridge)
         await tg.start(upstream.run)
         principals = Principals({"alice": ALICE.scope, "bob": BOB.scope})
         app, _ = routes.http_app(upstream, host="127.0.0.1", principals=principals, streamable=True, sse=sse)

@@ -261,7 +261,7 @@ async def stage(*, mode: str = "sync", token: str | None = None) -> AsyncGenerat
     async with AsyncExitStack() as stack:
         stack.enter_context(patch("asyncfc_mcp.bridge.server_requests.CAPABILITIES_WAIT_S", 0.0))
         bridge = await stack.enter_async_context(bridge_over(toy, policy={"mode": mode, "grace_ms": 0}))
-        upstream = Upstream(bridge, pipe=False)
+        upstream = Upstream(bridge)
         tg = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(tg.cancel_scope.cancel)
         await tg.start(upstream.run)

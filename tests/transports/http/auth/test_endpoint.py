@@ -100,7 +100,7 @@ async def lab(tmp_path: Path, **settings: Any) -> AsyncGenerator[Lab]:
     authenticator = AnyOf([Principals({"all": SHARED_TOKEN}), file, of_server])
     resource = ProtectedResource(AUDIENCE, ["/mcp"], issuer=issuer.url, scopes={"mcp", "mcp:call"})
     async with bridge_over(toy, policy={"grace_ms": 0}, **settings) as bridge, anyio.create_task_group() as tg:
-        upstream = Upstream(bridge, pipe=False)
+        upstream = Upstream(bridge)
         await tg.start(upstream.run)
         await tg.start(authenticator.run)
         app, front = routes.http_app(
