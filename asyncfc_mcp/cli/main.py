@@ -160,6 +160,10 @@ def serve(
     Specify the servers to wrap with --config, --url or a command after `--`.
     """
     log_to_stderr(verbose)
+    from asyncfc_mcp.transports.systemd import Service
+
+    # Before servers are started: they inherit neither its variables nor its sockets.
+    service = Service.take(os.environ)
     config = _load(config_file, url, command)
     http = endpoint.http
     if http is None:
@@ -191,7 +195,11 @@ def serve(
     def listening(base: str) -> None:
         click.echo(f"asyncfc-mcp: listening on {' and '.join(base + path for path in http.paths)}", err=True)
 
-    run(lambda: serve_http(make_bridge(config, verbose=verbose), http, token=token, listening=listening))
+    run(
+        lambda: serve_http(
+            make_bridge(config, verbose=verbose), http, token=token, listening=listening, service=service
+        )
+    )
 
 
 @cli.command("token", short_help="Make a token for a person (--auth-tokens).")

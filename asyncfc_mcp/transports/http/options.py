@@ -88,7 +88,7 @@ class HttpOptions:
         if (self.certificate is None) != (self.key is None):
             missing = "--tls-key" if self.key is None else "--tls-cert"
             raise UnusableOptions(f"TLS needs both --tls-cert FILE and --tls-key FILE; {missing} is missing")
-        if self.issuer is not None and self.public_url is None and _is_any(self.host):
+        if self.issuer is not None and self.public_url is None and is_unspecified(self.host):
             raise UnusableOptions(
                 f"--auth-jwt with --host {self.host} needs --public-url URL: clients sign in for the address by which "
                 f"they reach the bridge, such as https://mcp.example.com/mcp"
@@ -114,7 +114,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _is_any(host: str) -> bool:
+def is_unspecified(host: str) -> bool:
+    """Return whether an address to listen on stands for all addresses of this machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_unspecified
     except ValueError:

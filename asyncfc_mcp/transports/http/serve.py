@@ -9,6 +9,8 @@ import logging
 import math
 import socket
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -20,10 +22,11 @@ from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.config.caller_headers import AUTHORIZATION, passes_on_authorization
 from asyncfc_mcp.core.identity import PUBLIC
 from asyncfc_mcp.transports.http.auth.configured import anyone_at, authenticator_of, protected_resource
-from asyncfc_mcp.transports.http.options import HttpOptions, UnusableOptions
+from asyncfc_mcp.transports.http.options import HttpOptions, UnusableOptions, is_loopback, is_unspecified
 from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.transports.http.routes import http_app
 from asyncfc_mcp.transports.lifecycle import hand_over, stop_on_signals, warn_of_unordered_tools, warn_of_useless_access
+from asyncfc_mcp.transports.systemd import Service
 from asyncfc_mcp.upstream.server import Upstream
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 SHUTDOWN_S: Final = 2
 """Time limit for open HTTP requests after a signal to stop."""
+STOP_S: Final = 30
+"""Time that servers may take to end after clients were served, as systemd is told."""
 ALL_CLIENT_CAPABILITIES: Final[Mapping[str, Any]] = {"elicitation": {"form": {}, "url": {}}, "sampling": {}}
 """Capabilities declared to wrapped servers in the handshake, since many clients share them."""
 
@@ -54,11 +59,32 @@ def listening_socket(host: str, port: int) -> socket.socket:
         if exc.errno == errno.EADDRINUSE:
             raise OSError(exc.errno, f"port {port} of {host} is in use") from None
         raise
+    _set_options(sock)
+    return sock
+
+
+def _set_options(sock: socket.socket) -> None:
     # Inherited by connections. asyncio disables Nagle's algorithm only for sockets created with a protocol number,
     # which `create_server` does not pass. With the algorithm, a response in two writes, head and body, takes 40 ms
     # longer (measured): the second write waits for the client's acknowledgement of the first.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
+
+
+def passed_sockets(service: Service, options: HttpOptions) -> tuple[list[socket.socket], HttpOptions]:
+    """Return the listening sockets that systemd has passed, and the options with their address in place of `--host` and
+    `--port`: that of them which the most clients can reach. No sockets, and the options as they are, if there are none.
+
+    Raises:
+        UnusableSocket: one cannot be served.
+    """
+    sockets = service.take_sockets()
+    if not sockets:
+        return [], options
+    for sock in sockets:
+        _set_options(sock)
+    addresses = [sock.getsockname()[:2] for sock in sockets]
+    host, port = min(addresses, key=lambda each: (is_loopback(each[0]), not is_unspecified(each[0])))
+    return sockets, replace(options, host=host, port=port)
 
 
 class Terminated:
@@ -85,6 +111,7 @@ async def serve_http(
     *,
     token: str | None,
     listening: Callable[[str], None],
+    service: Service | None = None,
 ) -> None:
     """Serve clients over HTTP until a signal is received. After the first SIGTERM, requests and running calls are
     finished within `drain_s`; any other signal ends all at once.
@@ -92,6 +119,8 @@ async def serve_http(
     Args:
         token: the token of all clients, if there is one.
         listening: called with the base URL when the socket is open.
+        service: is notified of the state, and may have sockets, which are then served in place of the address of the
+            options.
 
     Raises:
         BridgeError: an option cannot be used; nothing is started then.
@@ -104,6 +133,8 @@ async def serve_http(
     from asyncfc_mcp.transports.http.uvicorn_protocol import HttpServer
 
     settings = bridge.config.settings
+    service = service or Service()
+    sockets, options = passed_sockets(service, options)
     options.check()
     _check_passed_on(bridge, options)
     persons = None if options.tokens is None else _token_file(options.tokens)
@@ -116,9 +147,13 @@ async def serve_http(
     bridge.server_requests.set_client_capabilities(ALL_CLIENT_CAPABILITIES)
     readiness, terminated = Readiness(bridge), Terminated()
     async with stop_on_signals(terminated.set), bridge.open():
-        with listening_socket(options.host, options.port) as sock:
+        with ExitStack() as stack:
+            for sock in sockets:
+                stack.enter_context(sock)
+            if not sockets:
+                sockets.append(stack.enter_context(listening_socket(options.host, options.port)))
             upstream = Upstream(bridge)
-            port = sock.getsockname()[1]
+            port = options.port or sockets[0].getsockname()[1]
             resource = protected_resource(options, port, scopes)
             principals = authenticator_of(options, token, persons, resource)
             app, streamable_http = http_app(
@@ -161,11 +196,14 @@ async def serve_http(
                 if renewing is not None:
                     tg.start_soon(renewing)
                 listening(options.base(port))
+                service.ready()
+                tg.start_soon(service.run, partial(_status, bridge, options.base(port)))
                 server = HttpServer(config)
 
                 async def stop_when_terminated() -> None:
                     await terminated.wait()
                     readiness.stopping = True
+                    service.stopping(settings.drain_s + STOP_S)
                     if streamable_http is not None:
                         streamable_http.refuse_new()
                     nothing = anyio.lowlevel.checkpoint
@@ -175,8 +213,20 @@ async def serve_http(
                 tg.start_soon(_stop_when_cancelled, server, streamable_http)
                 tg.start_soon(stop_when_terminated)
                 with anyio.CancelScope(shield=True):
-                    await server.serve(sockets=[sock])
+                    await server.serve(sockets=sockets)
+                service.stopping(STOP_S)
                 tg.cancel_scope.cancel()
+
+
+def _status(bridge: Bridge, base: str) -> str:
+    """Return the line that systemd shows."""
+    names: dict[str, list[str]] = {}
+    for name, downstream in bridge.downstreams.items():
+        names.setdefault(downstream.status.value, []).append(name)
+    total = len(bridge.downstreams)
+    up = len(names.pop("ready", ()))
+    others = "".join(f"; {status}: {', '.join(each)}" for status, each in names.items())
+    return f"listening on {base}, {up} of {total} servers are up{others}"
 
 
 def _check_passed_on(bridge: Bridge, options: HttpOptions) -> None:
