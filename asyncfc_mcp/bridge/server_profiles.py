@@ -1,5 +1,6 @@
-"""Effect profiles of the wrapped servers: which one applies to each, by the setting, its name and its tools, or its
-command line as long as these are not known.
+"""Effect profiles of the wrapped servers.
+
+One applies to a server by the setting, by its name and its tools, or by its command line while these are not known.
 
 Owns the loaded profiles. What a profile says of a tool is left to `core.effect_profiles`.
 """
