@@ -1,10 +1,9 @@
-"""Effect profiles: the effects of the tools of well-known servers, which these declare coarsely or not at all, and the
-state that their processes keep.
+"""Effect profiles: what the tools of well-known servers do, which these declare coarsely or not at all.
 
-Pure. Owns the form of a profile, and the decision which tools of a server are those that it describes. A server is
-free to choose its name and those of its tools, so a profile is believed as far as names and arguments agree, and never
-against an annotation that says more. Reading the files of profiles is left to `config.profile_files`, the choice for a
-server to `bridge.server_profiles`.
+Also the state that the processes of these servers keep. Pure. Owns the form of a profile, and the decision which tools
+of a server are those that it describes. A server is free to choose its name and those of its tools, so a profile is
+believed as far as names and arguments agree, and never against an annotation that says more. Reading the files of
+profiles is left to `config.profile_files`, the choice for a server to `bridge.server_profiles`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
