@@ -5,6 +5,7 @@ the server connected is left to `supervisor`. Futures, scopes and the names that
 are plain dictionaries.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import anyio
 from asyncfc_mcp.config.settings import ServerConfig
 from asyncfc_mcp.core.outcome import CancelRequest, CompletionCallback
 from asyncfc_mcp.downstream.connection import Connection
+from asyncfc_mcp.downstream.on_demand import Demand, OnDemand, Usage
 from asyncfc_mcp.downstream.one_shot import ProcessCalls
 from asyncfc_mcp.downstream.process import Child
 from asyncfc_mcp.downstream.reaper import Reaper
@@ -94,6 +96,7 @@ class Downstream:
         child: the server's process, if it was started ahead.
         starts: admits the server to its starts.
         authorizer: adds credentials to the requests to a server with a URL.
+        demand: decides how long the server runs, if it is started when it is needed; None: it runs all the time.
     """
 
     def __init__(
@@ -109,12 +112,15 @@ class Downstream:
         child: Child | None = None,
         starts: StartQueue | None = None,
         authorizer: "Authorizer | None" = None,
+        demand: Demand | None = None,
     ) -> None:
         self.config = config
         self.name = config.name
         self._handler = handler
         self._subscriptions = ServerSubscriptions()
         self._listings = ServerListings(config.name, snapshot, partial(handler.on_listing_changed, self))
+        self._usage = Usage()
+        starts = starts or StartQueue(1)
         self._supervisor = Supervisor(
             config,
             capabilities=capabilities,
@@ -123,16 +129,31 @@ class Downstream:
             on_notification=self._on_notification,
             listings=self._listings,
             subscriptions=self._subscriptions,
-            starts=starts or StartQueue(1),
+            starts=starts,
             stderr=Stderr(config.name, log_path, echo, config.secrets),
             reaper=reaper,
             child=child,
             authorizer=authorizer,
+            on_demand=demand is not None,
         )
+        self._on_demand = None
+        if demand is not None:
+            self._on_demand = OnDemand(
+                self._supervisor, self._listings, self._subscriptions, self._usage, starts, demand
+            )
 
     async def run(self) -> None:
-        """Keep the server connected until cancelled."""
-        await self._supervisor.run()
+        """Keep the server connected until cancelled; one that runs on demand, while it is needed."""
+        if self._on_demand is None:
+            await self._supervisor.run()
+            return
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(self._on_demand.run)
+            await self._supervisor.run()
+
+    def wake(self) -> None:
+        """Start the server if it sleeps."""
+        self._supervisor.wake(urgent=True)
 
     def stand_by(self) -> None:
         """Have another replica run the server, until `run` is called (again)."""
@@ -155,6 +176,23 @@ class Downstream:
         """The reason of `failed` and of `needs sign-in`; while `starting`, a note on earlier failures."""
         return self._supervisor.reason
 
+    @property
+    def on_demand(self) -> bool:
+        """True if the server is started when it is needed."""
+        return self._on_demand is not None
+
+    @property
+    def condition(self) -> str:
+        """Status of the server in a few words, with its reason."""
+        status = self.status.value
+        if self.status is Status.SLEEPING:
+            slept = self._supervisor.slept_at
+            if slept is None:
+                return f"{status}: starts at its first call"
+            return f"{status} since {time.strftime('%H:%M', time.localtime(slept))}: starts at its next call"
+        reason = self.reason or self.listing_problems.get("tools")
+        return f"{status}: {reason}" if reason else status
+
     async def wait_until_ready(self) -> None:
         """Wait until requests can be sent."""
         while self.status is not Status.READY:
@@ -170,7 +208,7 @@ class Downstream:
         self._supervisor.signed_in()
 
     async def wait_settled(self) -> None:
-        """Wait until the server is up or has failed, or another replica runs it."""
+        """Wait until the server is up, sleeps or has failed, or another replica runs it."""
         await self._supervisor.wait_settled()
 
     @property
@@ -248,6 +286,30 @@ class Downstream:
             ServerRefused: the server answered with an HTTP error status.
             ProtocolFailure: the server answered with a JSON-RPC error.
         """
+        with self._usage.using():
+            return await self._request(
+                method,
+                params,
+                on_progress=on_progress,
+                on_sent=on_sent,
+                capabilities=capabilities,
+                cause=cause,
+                limited=limited,
+                session_renewed=session_renewed,
+            )
+
+    async def _request(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,
+        *,
+        on_progress: OnProgress | None,
+        on_sent: OnSent | None,
+        capabilities: Mapping[str, Any] | None,
+        cause: object,
+        limited: bool,
+        session_renewed: bool,
+    ) -> dict[str, Any]:
         supervisor = self._supervisor
         for_call = method == "tools/call"
         resends = 0
@@ -312,6 +374,7 @@ class Downstream:
         out, options = connection.outgoing(params, capabilities, on_progress, cause, limited)
 
         def settle(outcome: dict[str, Any] | RpcError) -> None:
+            end_use()
             calls.end(answered=not isinstance(outcome, TransportFailure))
             if not isinstance(outcome, RpcError):
                 completed(outcome)
@@ -332,12 +395,15 @@ class Downstream:
                 completed(ProtocolFailure(method, outcome.code, outcome.message, outcome.data))
 
         peer = connection.peer
+        end_use = self._usage.begin()
         request_id = peer.send_request_nowait(method, out, settle, options)
         if request_id is None:
+            end_use()
             return None
         calls.sent += 1
 
         def cancel(reason: str) -> None:
+            end_use()
             calls.end(answered=False)
             peer.cancel_request(request_id, reason)
 
@@ -355,11 +421,12 @@ class Downstream:
         Raises:
             CallFailed: the server refused.
         """
-        connection = await self._supervisor.wait_for_connection()
-        try:
-            await self._subscriptions.subscribe(connection, uri)
-        except RpcError as exc:
-            raise await connection.call_failure("resources/subscribe", exc) from None
+        with self._usage.using():
+            connection = await self._supervisor.wait_for_connection()
+            try:
+                await self._subscriptions.subscribe(connection, uri)
+            except RpcError as exc:
+                raise await connection.call_failure("resources/subscribe", exc) from None
 
     async def unsubscribe(self, uri: str) -> None:
         """End the subscription to a resource.
@@ -369,11 +436,12 @@ class Downstream:
         """
         self._require_here()
         connection = self._supervisor.connection
-        try:
-            await self._subscriptions.unsubscribe(connection, uri)
-        except RpcError as exc:
-            assert connection is not None
-            raise await connection.call_failure("resources/unsubscribe", exc) from None
+        with self._usage.using():
+            try:
+                await self._subscriptions.unsubscribe(connection, uri)
+            except RpcError as exc:
+                assert connection is not None
+                raise await connection.call_failure("resources/unsubscribe", exc) from None
 
     async def set_log_level(self, level: str) -> None:
         """Request log messages of this level and above, now and after every restart. Nothing is sent if the protocol
@@ -406,7 +474,8 @@ class Downstream:
     async def _on_request(self, channel: Inbound, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
         if method == "ping":
             return {}
-        return await self._handler.on_server_request(self, method, params, channel.causes)
+        with self._usage.answering():
+            return await self._handler.on_server_request(self, method, params, channel.causes)
 
     def _on_notification(
         self, channel: object, method: str, params: Mapping[str, Any] | None

@@ -166,6 +166,8 @@ class ListingFetcher:
         """Kind → set when the listing has to be fetched again."""
         self._available = {kind: anyio.Event() for kind in kinds}
         """Kind → set when the first listing is published or has failed."""
+        self._running: set[str] = set()
+        """Kinds that are being fetched."""
         self.connection_ended: ConnectionEnded | None = None
         """Set when the connection has ended during a listing."""
 
@@ -184,6 +186,13 @@ class ListingFetcher:
         """Return whether `wait_available` returns at once."""
         return kind not in self._available or self._available[kind].is_set()
 
+    @property
+    def is_settled(self) -> bool:
+        """True if every listing was fetched or has failed, and none is to be fetched again because it has changed."""
+        return not self._running and all(
+            self.is_available(kind) and not self._stale[kind].is_set() for kind in self._kinds
+        )
+
     async def wait_available(self, kind: str) -> None:
         """Wait until one kind is listed, at least in part, or has failed, or the connection has ended."""
         if kind in self._available:
@@ -193,7 +202,9 @@ class ListingFetcher:
         throttle, retry = Throttle(*REFRESH_S), Backoff(*RETRY_S)
         while True:
             self._stale[kind] = anyio.Event()
+            self._running.add(kind)
             failed = await self._fetch(kind)
+            self._running.discard(kind)
             if self.connection_ended is not None:
                 return
             throttle.record_run(anyio.current_time())

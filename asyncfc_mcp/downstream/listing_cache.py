@@ -8,7 +8,10 @@ beside them. Owns the files and their names; the format of listings is `snapshot
 import hashlib
 import json
 import logging
+import os
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, cast
@@ -26,6 +29,8 @@ logger = logging.getLogger(__name__)
 SHAPES: Final = ".shapes.json"
 THREAD_BYTES: Final = 1_000_000
 """Larger files are written in a thread."""
+OLD_S: Final = 86_400.0
+"""Age of listings from which they are read again although nothing else needs their server."""
 MOST_SHAPE_BYTES: Final = 500_000
 """Size of a server's file of shapes; those of the tools that were used longest ago are left out."""
 
@@ -59,6 +64,21 @@ class ListingCache:
         except (OSError, ValueError, TypeError, RecursionError) as exc:
             logger.debug("ignored the cached listings of server %r: %s", config.name, exc)
             return None
+
+    def is_old(self, config: ServerConfig) -> bool:
+        """Return whether a server has not listed anything for `OLD_S`, as far as is known."""
+        path = self._path(config)
+        try:
+            return path is None or not 0 <= time.time() - path.stat().st_mtime + 1 < OLD_S
+        except OSError:
+            return True
+
+    def confirm(self, config: ServerConfig) -> None:
+        """Record that a server lists now what is cached."""
+        path = self._path(config)
+        if path is not None:
+            with suppress(OSError):
+                os.utime(path)
 
     async def save(self, config: ServerConfig, snapshot: ServerSnapshot) -> None:
         """Replace the cached snapshot of a server."""

@@ -118,6 +118,11 @@ class ServerListings:
             return self.known
         return self._fetcher is None or all(map(self._fetcher.is_available, kinds))
 
+    @property
+    def are_settled(self) -> bool:
+        """True if the listings of the current connection are complete, as far as the server has announced changes."""
+        return self._fetcher is None or self._fetcher.is_settled
+
     async def wait_available(self, kinds: Iterable[str]) -> None:
         """Wait until these listings of the current connection are known or have failed."""
         if self._fetcher is not None:

@@ -53,19 +53,20 @@ class StartQueue:
         self._changed = Signal()
         self._count = 0
 
-    async def enter(self, name: str, *, known: bool, light: bool = False) -> None:
+    async def enter(self, name: str, *, known: bool, light: bool = False, urgent: bool = False) -> None:
         """Wait until a server may start. To be followed by `leave` when it is up or has failed.
 
         Args:
             known: its listings are known from the cache or an earlier connection, so that clients need not wait for its
                 start.
             light: its start costs this machine little (it runs elsewhere); such starts take no slot.
+            urgent: a call waits for it.
         """
         if self._unqueued:
             return
         self._count += 1
         self._client_deadline = min(self._client_deadline, anyio.current_time() + CLIENT_WAIT_S)
-        entry = self._waiting[name] = _Entry(known, light, self._count)
+        entry = self._waiting[name] = _Entry(known, light, self._count, urgent)
         try:
             while not self._may_start(entry):
                 # Checked again after a change, when a slot expires, and at the end of the wait for the client.
@@ -96,6 +97,11 @@ class StartQueue:
         if not self._client_answered:
             self._client_answered = True
             self._changed.notify_all()
+
+    async def wait_for_client_answered(self) -> None:
+        """Wait until a client has been answered."""
+        while not self._client_answered:
+            await self._changed.wait()
 
     def _may_start(self, entry: _Entry) -> bool:
         now = anyio.current_time()

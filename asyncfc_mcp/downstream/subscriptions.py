@@ -96,6 +96,11 @@ class ServerSubscriptions:
         if connection is not None and not connection.modern:
             await connection.request("resources/unsubscribe", {"uri": uri})
 
+    @property
+    def has_resources(self) -> bool:
+        """True if there is a subscription to a resource."""
+        return bool(self._uris)
+
     def clear(self) -> None:
         """Forget all subscriptions, after the end of the connection."""
         self._uris.clear()

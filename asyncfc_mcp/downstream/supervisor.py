@@ -6,6 +6,7 @@ requests is left to `downstream`, what a connection does to `connection` and `ne
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -58,6 +59,8 @@ class Status(Enum):
     """The server failed to start or has ended. It is started again after a pause, or for a request."""
     SIGN_IN = "needs sign-in"
     """The server asks for credentials that only a sign-in yields. It is used again as soon as there are new ones."""
+    SLEEPING = "sleeping"
+    """The server does not run, since nothing needs it. A request starts it; its listings are known."""
     ELSEWHERE = "elsewhere"
     """Another replica runs the server."""
     STOPPED = "stopped"
@@ -74,6 +77,8 @@ class _Run:
     reason: str = "ended"
     sign_in: SignInNeeded | None = None
     """Set if the run ended for lack of credentials."""
+    asleep: bool = False
+    """True if the server was ended because nothing needs it."""
     served_once: bool = False
     """True if the process exited after its one call, as expected of a one-shot server."""
 
@@ -89,6 +94,7 @@ class Supervisor:
         starts: admits the server to its starts.
         child: the server's process, if it was started ahead.
         authorizer: adds credentials to the requests to a server with a URL.
+        on_demand: start the server only when a request needs it, if its listings are known.
     """
 
     def __init__(
@@ -106,6 +112,7 @@ class Supervisor:
         reaper: Reaper,
         child: Child | None,
         authorizer: "Authorizer | None" = None,
+        on_demand: bool = False,
     ) -> None:
         self._config, self._name = config, config.name
         self._capabilities, self._wait_for_client = capabilities, wait_for_client
@@ -113,11 +120,17 @@ class Supervisor:
         self._listings, self._subscriptions = listings, subscriptions
         self._starts, self._stderr, self._reaper, self._child = starts, stderr, reaper, child
         self._authorizer = authorizer
-        self.status = Status.STARTING
+        self.status = Status.SLEEPING if on_demand and listings.known else Status.STARTING
         self.reason = ""
         """The reason of `failed` and of `needs sign-in`; while `starting`, a note on earlier failures."""
         self._sign_in: SignInNeeded | None = None
         """What the server asked for, while it needs a sign-in."""
+        self.slept_at: float | None = None
+        """Time at which the server was put to sleep last, as of `time.time`; None if it was not."""
+        self._run: _Run | None = None
+        """The run of the connection that is open."""
+        self._urgent = False
+        """A request waits for the next start."""
         self.connection: Connection | None = None
         self.changed = Signal()
         """Notified when `status` or `connection` has changed."""
@@ -133,8 +146,37 @@ class Supervisor:
 
     # --- for requests --------------------------------------------------------------------------------------------
 
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def wake(self, *, urgent: bool = False) -> None:
+        """Start a sleeping server; nothing if it does not sleep. One that is just being ended is started after that.
+
+        Args:
+            urgent: a request waits for it.
+        """
+        if self.status is Status.SLEEPING:
+            self._urgent = urgent
+            self._set_status(Status.STARTING)
+            self._start_now.notify_all()
+
+    def sleep(self) -> bool:
+        """End the connection of a server that nothing needs, until it is woken. Return false, and do nothing, if it is
+        not up. No request may be using the connection."""
+        connection, run = self.connection, self._run
+        if self.status is not Status.READY or connection is None or run is None or connection.closed.is_set():
+            return False
+        # From here on requests wait for the next connection: none can be written to the one that is about to be closed.
+        run.asleep = True
+        self.connection = None
+        self.slept_at = time.time()
+        self._set_status(Status.SLEEPING)
+        connection.session_ended.set()
+        return True
+
     async def wait_settled(self) -> None:
-        """Wait until the server is up, has failed or needs a sign-in, or another replica runs it."""
+        """Wait until the server is up, sleeps, has failed or needs a sign-in, or another replica runs it."""
         while self.status is Status.STARTING:
             await self.changed.wait()
 
@@ -151,6 +193,7 @@ class Supervisor:
         starts = 0
         while True:
             self._starts.prioritize(self._name)
+            self.wake(urgent=True)
             await self.wait_settled()
             connection = self.connection
             if connection is not None:
@@ -162,6 +205,8 @@ class Supervisor:
                 else:
                     return connection
                 continue
+            if self.status is Status.SLEEPING:
+                continue  # it was put to sleep before this task was resumed
             if self.status is Status.ELSEWHERE:
                 raise RunsElsewhere(self._name)
             if self.status is Status.SIGN_IN and self._sign_in is not None:
@@ -251,8 +296,10 @@ class Supervisor:
         its connections."""
         try:
             while True:
+                while self.status is Status.SLEEPING:
+                    await self._start_now.wait()
                 await self._enter_start()
-                run = _Run()
+                run = self._run = _Run()
                 retry = False
                 try:
                     await self._serve(run)
@@ -261,11 +308,11 @@ class Supervisor:
                     failure = first_exception(exc)
                     if isinstance(failure, SignInNeeded):
                         run.sign_in = failure
-                    else:
+                    elif not run.asleep:
                         retry = self._retry_at_once(run, failure)
-                self.connection = None
+                self.connection = self._run = None
                 self._listings.end()
-                if retry or run.served_once:
+                if run.asleep or retry or run.served_once:
                     continue
                 if run.sign_in is not None:
                     self._set_sign_in(run.sign_in)
@@ -285,7 +332,10 @@ class Supervisor:
     async def _enter_start(self) -> None:
         self._set_status(Status.STARTING)
         self._starts.leave(self._name)  # a retry that follows at once queues for a slot again
-        await self._starts.enter(self._name, known=self._listings.known, light=self._transport.remote)
+        urgent, self._urgent = self._urgent, False
+        await self._starts.enter(
+            self._name, known=self._listings.known, light=self._transport.remote, urgent=urgent
+        )
 
     async def _serve(self, run: _Run) -> None:
         """Run a connection from its start to its end."""
@@ -305,6 +355,8 @@ class Supervisor:
             run.connection = connection
             while True:
                 await self._serve_session(run, connection)
+                if run.asleep:
+                    return
                 if connection.closed.is_set():
                     break
                 connection.session_ended = anyio.Event()

@@ -1,0 +1,65 @@
+"""Idleness: which servers start when they are needed, and when one of these may be ended.
+
+Owns these decisions, from the settings, the effect profile and the calls that have not ended. Pure but for the time of
+cached listings. Starting and ending a server is left to `downstream.on_demand`.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from asyncfc_mcp.config.settings import ANY_OWNER, EMBEDDED, BridgeConfig, ServerConfig
+from asyncfc_mcp.core.effect_profiles import EffectProfile
+from asyncfc_mcp.downstream.listing_cache import ListingCache
+from asyncfc_mcp.engine.api import Engine
+
+STATELESS_IDLE_S: Final = 900.0
+"""Idle limit of a server that is known to keep no state in its process, if none is configured."""
+
+
+def runs_on_demand(server: ServerConfig, config: BridgeConfig, *, daemon: bool) -> bool:
+    """Return whether a server is started when it is needed, as soon as its listings are known.
+
+    One that a single replica at a time runs is not: the others get its listings, and their requests, from a server that
+    runs.
+    """
+    if config.settings.engine != EMBEDDED and server.runs_at != ANY_OWNER:
+        return False
+    return server.is_lazy(daemon=daemon)
+
+
+def idle_limit_s(server: ServerConfig, profile: EffectProfile | None) -> float | None:
+    """Return the seconds without a request after which a server that was used is ended; None: never.
+
+    A server that keeps state of a session in its process is never ended, whatever is configured: its next process would
+    not have that state. One of which nothing is known is ended only if the configuration says so.
+    """
+    if server.share == "session" or (profile is not None and profile.share == "session"):
+        return None
+    if server.idle_s is not None:
+        return server.idle_s
+    return STATELESS_IDLE_S if profile is not None and profile.stateless else None
+
+
+class ServerDemand:
+    """Decides about one server that runs on demand. Implements `downstream.on_demand.Demand`.
+
+    Args:
+        profile: returns the effect profile that applies to the server at this moment.
+        cache: has the listings of the server.
+    """
+
+    def __init__(
+        self, server: ServerConfig, engine: Engine, profile: Callable[[], EffectProfile | None], cache: ListingCache
+    ) -> None:
+        self._server, self._engine, self._profile, self._cache = server, engine, profile, cache
+        self.listing_is_old = cache.is_old(server)
+
+    @property
+    def idle_limit_s(self) -> float | None:
+        return idle_limit_s(self._server, self._profile())
+
+    def has_calls(self) -> bool:
+        return any(call.future.server == self._server.name for call in self._engine.unfinished)
+
+    def on_listed(self) -> None:
+        self._cache.confirm(self._server)
