@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.bridge.idleness import ServerDemand, runs_on_demand
 from asyncfc_mcp.config.settings import ANY_OWNER, EMBEDDED, BridgeConfig, HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.effects import declared_effect
 from asyncfc_mcp.core.state_paths import ServerState
@@ -47,6 +48,8 @@ def compose(
     journal: Path | None = None,
     shared: bool = True,
     credentials: "CredentialStore | None" = None,
+    daemon: bool = False,
+    connect_all: bool = False,
 ) -> Bridge:
     """Return a bridge for a configuration, to be opened with `Bridge.open`.
 
@@ -60,6 +63,9 @@ def compose(
         journal: the file with which futures survive this run; None keeps them in memory only.
         shared: take part as a replica, if the engine is a database of several.
         credentials: the tokens of servers that were signed in to; None: no server is signed in to.
+        daemon: the bridge is a daemon, whose servers start when they are needed if the configuration does not say
+            otherwise.
+        connect_all: start all servers with the bridge, whatever the configuration says.
 
     Raises:
         ConfigError: a declared state path is wrong.
@@ -77,6 +83,9 @@ def compose(
 
     def connect(bridge: Bridge, server: ServerConfig) -> Downstream:
         is_process = isinstance(server.spec, StdioSpec)
+        demand = None
+        if not connect_all and runs_on_demand(server, config, daemon=daemon):
+            demand = ServerDemand(server, engine, lambda: bridge.directory.profile_of(server.name), listings)
         return Downstream(
             server,
             bridge,
@@ -88,6 +97,7 @@ def compose(
             child=ahead.pop(server.name, None),
             starts=starts,
             authorizer=_authorizer(server, credentials),
+            demand=demand,
         )
 
     def connect_caller(server: ServerConfig, handler: DownstreamHandler, authorizer: "Authorizer") -> Downstream:

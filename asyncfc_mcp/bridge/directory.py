@@ -240,6 +240,7 @@ class Directory:
         if downstream is None:
             return None
         if (server, tool) not in self._names:
+            downstream.wake()
             with anyio.move_on_after(FIRST_LISTING_S if downstream.status is Status.ELSEWHERE else None):
                 await downstream.wait_for_listings(("tools",))  # an earlier listing does not count for what it lacks
         name = self._names.get((server, tool))
@@ -305,17 +306,30 @@ class Directory:
         return {name: d.snapshot if d.known else None for name, d in self._downstreams.items()}
 
     def unavailable_servers(self) -> list[tuple[str, str]]:
-        """Return name and condition of every server that is not up, or does not list its tools. One that another
-        replica runs counts as up if it has listed them."""
+        """Return name and condition of every server that is not up, or does not list its tools. One that sleeps counts
+        as up, and one that another replica runs if it has listed them."""
         return (
             [(server.name, f"misconfigured: {server.reason}") for server in self._config.unusable]
             + [*self._lacking]
             + [
-                (name, f"{d.status.value}: {reason}" if reason else d.status.value)
+                (name, d.condition)
                 for name, d in self._downstreams.items()
-                if (reason := d.reason or d.listing_problems.get("tools"))
-                or not (d.status is Status.READY or (d.status is Status.ELSEWHERE and d.known))
+                if d.reason
+                or d.listing_problems.get("tools")
+                or not (d.status in (Status.READY, Status.SLEEPING) or (d.status is Status.ELSEWHERE and d.known))
             ]
+        )
+
+    def sleeping_servers(self) -> list[tuple[str, str]]:
+        """Return name and condition of every server that does not run because nothing needs it."""
+        return [(name, d.condition) for name, d in self._downstreams.items() if d.status is Status.SLEEPING]
+
+    def conditions(self) -> list[tuple[str, str]]:
+        """Return name and condition of every server, in the order of the configuration."""
+        return (
+            [(server.name, f"misconfigured: {server.reason}") for server in self._config.unusable]
+            + [*self._lacking]
+            + [(name, d.condition) for name, d in self._downstreams.items()]
         )
 
     def call_rules(self) -> CallRules:
@@ -337,10 +351,16 @@ class Directory:
 
     def profiles(self) -> dict[str, EffectProfile | None]:
         """Return the effect profile of each server; None where none applies."""
-        return {
-            name: self._profiles.choose(d.config.base.profile, d.snapshot.info, d.snapshot.listing("tools"))
-            for name, d in self._downstreams.items()
-        }
+        return {name: self._profile(downstream) for name, downstream in self._downstreams.items()}
+
+    def profile_of(self, server: str) -> EffectProfile | None:
+        """Return the effect profile of one server; None where none applies."""
+        downstream = self._downstreams.get(server)
+        return None if downstream is None else self._profile(downstream)
+
+    def _profile(self, downstream: Downstream) -> EffectProfile | None:
+        seen = downstream.snapshot
+        return self._profiles.choose(downstream.config.base.profile, seen.info, seen.listing("tools"))
 
     def _annotated(self, entry: ToolEntry) -> bool:
         """Return whether the configuration says by annotations what a tool does: it counts more than a profile."""

@@ -33,11 +33,13 @@ def idle_limit_s(server: ServerConfig, profile: EffectProfile | None) -> float |
     A server that keeps state of a session in its process is never ended, whatever is configured: its next process would
     not have that state. One of which nothing is known is ended only if the configuration says so.
     """
-    if server.share == "session" or (profile is not None and profile.share == "session"):
+    stateless = profile is not None and profile.is_stateless
+    of_session = server.share == "session" or (profile is not None and profile.process_state == "session")
+    if of_session and not stateless:
         return None
     if server.idle_s is not None:
         return server.idle_s
-    return STATELESS_IDLE_S if profile is not None and profile.stateless else None
+    return STATELESS_IDLE_S if stateless else None
 
 
 class ServerDemand:

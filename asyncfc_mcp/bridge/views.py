@@ -82,6 +82,10 @@ class View:
         """Return name and condition of every server that is not up (see `Directory.unavailable_servers`)."""
         return self._directory.unavailable_servers()
 
+    def sleeping_servers(self) -> list[tuple[str, str]]:
+        """Return name and condition of every server that starts when it is needed (see `Directory`)."""
+        return self._directory.sleeping_servers()
+
     async def wait_for_catalog(self, *kinds: str) -> Catalog:
         """Return the catalog as soon as the listings of these kinds are known (see `Directory.wait_for_catalog`)."""
         return await self._directory.wait_for_catalog(*kinds)
@@ -147,6 +151,9 @@ class RestrictedView(View):
 
     def unavailable_servers(self) -> list[tuple[str, str]]:
         return [(name, why) for name, why in super().unavailable_servers() if self.touches(name)]
+
+    def sleeping_servers(self) -> list[tuple[str, str]]:
+        return [(name, how) for name, how in super().sleeping_servers() if self.touches(name)]
 
     async def wait_for_catalog(self, *kinds: str) -> Catalog:
         return self.of(await self._directory.wait_for_catalog(*kinds, among=self.touches))

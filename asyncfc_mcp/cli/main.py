@@ -179,7 +179,8 @@ def serve(
         # A few servers start while modules are imported; many would compete for the processors. With a database,
         # another replica may run them.
         few = config.settings.engine == EMBEDDED and len(config.servers) <= MAX_UNQUEUED
-        children = start_ahead(config.servers if few else (), reaper)
+        at_once = [server for server in config.servers if not server.is_lazy(daemon=False)]
+        children = start_ahead(at_once if few else (), reaper)
         from asyncfc_mcp.transports.stdio import serve_stdio
 
         settle_memory()

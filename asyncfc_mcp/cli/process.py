@@ -104,12 +104,14 @@ def make_bridge(
     reaper: "Reaper | None" = None,
     children: "Mapping[str, Child] | None" = None,
     records: bool = True,
+    daemon: bool = False,
 ) -> "Bridge":
     """Return the bridge of a configuration, with its folders of this user.
 
     Args:
         records: false without a journal or database, for a bridge that makes no calls: it must not take over those of
-            another run, or of a replica.
+            another run, or of a replica. It connects to all servers.
+        daemon: see `app.compose`.
     """
     from asyncfc_mcp.app import compose
     from asyncfc_mcp.cli.known_configurations import remember
@@ -132,6 +134,8 @@ def make_bridge(
         journal=journal_path(config) if records else None,
         shared=records,
         credentials=credential_store(config),
+        daemon=daemon,
+        connect_all=not records,
     )
 
 

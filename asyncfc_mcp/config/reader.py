@@ -21,6 +21,7 @@ from asyncfc_mcp.config.mcp_remote import url_entry
 from asyncfc_mcp.config.parsing import parse_value, read_text
 from asyncfc_mcp.config.servers import FAIL_STOP_NEEDS_PATHS, ServerReader, wrong_section
 from asyncfc_mcp.config.settings import (
+    ANY_OWNER,
     EMBEDDED,
     SETTINGS,
     TOP,
@@ -104,6 +105,10 @@ def _warn_of_replicas(
             check.warn("asyncfc.secret", problem)
         if own.journal not in ("auto", "off"):
             check.warn("asyncfc.journal", "no effect: futures are kept in the database (engine)")
+        for server in servers:
+            if server.start == "lazy" and server.runs_at != ANY_OWNER:
+                problem = 'no effect: a server that one replica at a time runs ("owner") runs all the time'
+                check.warn(f"{where}.{server.name}.asyncfc.start", problem)
         return
     problem = 'no effect: this needs "engine": "postgresql://…"'
     for key in ("replica", "secret"):

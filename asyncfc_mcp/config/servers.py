@@ -98,6 +98,8 @@ class ServerReader:
             spec = replace(spec, env_inherit=own.get("env_inherit", top.get("env_inherit", "all")))
         elif "env_inherit" in own:
             self._check.warn(f"{path}.asyncfc.env_inherit", "no effect: no process is started for a URL")
+        if "idle_s" in own and own.get("start", top.get("start")) == "eager":
+            self._check.warn(f"{path}.asyncfc.idle_s", 'no effect: a server with "start": "eager" is not ended')
         limit = own.get("max_concurrency", top.get("max_concurrency"))
         inherited = {key: item for key, item in top.items() if key not in NOT_AT_TOP}
         of_host = {key: entry[key] for key in ("timeout_s",) if key in entry}

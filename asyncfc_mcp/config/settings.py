@@ -258,6 +258,14 @@ class ServerConfig:
         "known to keep no state in their process, otherwise never.",
     )
 
+    def is_lazy(self, *, daemon: bool) -> bool:
+        """Return whether the server is started by its first call, once its listings are known.
+
+        Args:
+            daemon: in a daemon, and not in a bridge of one session.
+        """
+        return self.start == "lazy" or (self.start == "auto" and daemon)
+
     @property
     def runs_at(self) -> str:
         """Replica that runs the server: `any` (each one), `auto` (one at a time), or the name of one. A process may

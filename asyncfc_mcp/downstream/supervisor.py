@@ -333,9 +333,7 @@ class Supervisor:
         self._set_status(Status.STARTING)
         self._starts.leave(self._name)  # a retry that follows at once queues for a slot again
         urgent, self._urgent = self._urgent, False
-        await self._starts.enter(
-            self._name, known=self._listings.known, light=self._transport.remote, urgent=urgent
-        )
+        await self._starts.enter(self._name, known=self._listings.known, light=self._transport.remote, urgent=urgent)
 
     async def _serve(self, run: _Run) -> None:
         """Run a connection from its start to its end."""

@@ -298,13 +298,19 @@ def append(answer: Result, delivered: Sequence[Future], note: str | None = None)
     return out
 
 
-def listing(futures: Sequence[tuple[Future, Waiting, float]], more: int, servers: Sequence[tuple[str, str]]) -> Result:
+def listing(
+    futures: Sequence[tuple[Future, Waiting, float]],
+    more: int,
+    servers: Sequence[tuple[str, str]],
+    sleeping: Sequence[tuple[str, str]] = (),
+) -> Result:
     """Return the answer of `list_futures`.
 
     Args:
         futures: newest first, each with its unmet dependencies and its age or duration in seconds.
         more: number of those that are not shown.
         servers: name and condition of each server that is not up.
+        sleeping: the same of those that do not run because nothing needs them; they share one line.
     """
     lines: list[str] = []
     entries: list[dict[str, Any]] = []
@@ -322,11 +328,13 @@ def listing(futures: Sequence[tuple[Future, Waiting, float]], more: int, servers
     if more:
         lines.append(f"… and {more} older ones; narrow with status.")
     lines += [f"Server {name}: {condition}" for name, condition in servers]
+    if sleeping:
+        lines.append(f"Sleeping, started by a call: {', '.join(name for name, _ in sleeping)}")
     structured: dict[str, Any] = {"futures": entries}
     if more:
         structured["more"] = more
-    if servers:
-        structured["servers"] = [{"server": name, "condition": condition} for name, condition in servers]
+    if servers or sleeping:
+        structured["servers"] = [{"server": name, "condition": how} for name, how in (*servers, *sleeping)]
     return {"content": [_text("\n".join(lines))], "structuredContent": structured, "_meta": {META_KEY: records}}
 
 

@@ -130,7 +130,8 @@ async def list_futures(bridge: Bridge, caller: Caller, arguments: Mapping[str, A
             continue
         end = future.ended_at if future.ended_at is not None else now
         shown.append((future, bridge.engine.waiting_for(future), end - (future.started_at or future.submitted_at)))
-    answer = answers.listing(shown, more, bridge.views.of(caller.principal).unavailable_servers())
+    view = bridge.views.of(caller.principal)
+    answer = answers.listing(shown, more, view.unavailable_servers(), view.sleeping_servers())
     if not caller.client.scope.listed:
         answer["content"][0]["text"] = "Futures are not listed here: nobody is authenticated. Use the IDs that you got."
         answer["structuredContent"]["note"] = answer["content"][0]["text"]
