@@ -296,11 +296,12 @@ class UnknownTool(BridgeError):
     def __init__(self, name: str, known: Iterable[str], absent: Iterable[tuple[str, str]] = ()) -> None:
         self.name = name
         close = nearest(name, known)
-        hint = f"; did you mean {_listed(close)}?" if close else "; call tools/list for the available tools"
-        hint += "".join(
-            f". The tools of server {server} are unknown, since it is unavailable ({why})" for server, why in absent
-        )
-        super().__init__(f"Unknown tool: {said(name)}{hint}")
+        hint = f"did you mean {_listed(close)}?" if close else "call tools/list for the available tools"
+        text = f"Unknown tool: {said(name)}; {hint}"
+        for server, why in absent:
+            stop = "" if text.endswith("?") else "."
+            text += f"{stop} The tools of server {server} are unknown, since it is unavailable ({why})"
+        super().__init__(text)
 
 
 # --- futures -------------------------------------------------------------------------------------------------------
