@@ -195,7 +195,8 @@ class Upstream:
 
     def _order_of(self, scope: Scope, host: str | None, params: Params) -> RequestOrder | None:
         """Return the request numbering of a client that has neither a connection nor a session of its own: that of
-        the conversation, or of all clients with its name. None without authentication, where equal words may be those of another client."""
+        the conversation, or of all clients with its name. None without authentication, where equal words may be those
+        of another client."""
         if not scope.listed:
             return None
         return self._orders.of((host, conversation_key(params)), scope.key)
