@@ -33,14 +33,16 @@ from asyncfc_mcp.config.caller_headers import uses_callers
 from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig
 from asyncfc_mcp.core import references
 from asyncfc_mcp.core.access import AccessRules
-from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.core.overridden_tools import MASK
 from asyncfc_mcp.core.state_paths import ServerState
+from asyncfc_mcp.core.state_tree import NEAREST
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.downstream.listing_cache import ListingCache
 from asyncfc_mcp.downstream.reaper import Reaper
 from asyncfc_mcp.downstream.start_queue import StartQueue
+from asyncfc_mcp.downstream.supervisor import Status
 from asyncfc_mcp.engine.api import Engine
 from asyncfc_mcp.engine.call import CallContext, PendingCall, Submission
 
@@ -191,6 +193,17 @@ class Bridge:
         self.directory.observe(partial(observer, self.views.everything))
         if self._callers is not None:
             self._callers.observe(lambda connected, kinds: observer(self.views.whole_of(connected), kinds))
+
+    def waiting_for(self, future: Future, limit: int = NEAREST) -> tuple[tuple[str, ...], str]:
+        """Return what a call waits for (see `Engine.waiting_for`). For a call that waits for its server to start, there
+        are no IDs, only the reason."""
+        ids, why = self.engine.waiting_for(future, limit)
+        if not ids and future.state is State.RUNNING:
+            downstream = self.downstreams.get(future.server)
+            # A server that sleeps is woken by this call in a moment.
+            if downstream is not None and downstream.status in (Status.STARTING, Status.SLEEPING):
+                why = f"server {future.server!r} is starting"
+        return ids, why
 
     # --- submitting ----------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.bridge.idleness import idle_limit_s
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.cli import explanation, journal_report
 from asyncfc_mcp.cli.explanation import known_from, unbound
@@ -138,18 +139,20 @@ def report(
             "tools": sum(tool["server"] == name for tool in tools),
             "prompts": sum(prompt.server == name for prompt in bridge.directory.catalog.prompts.values()),
             "resources": sum(server == name for server, _ in bridge.directory.catalog.resources.values()),
+            "start": downstream.config.start,
+            "idle_s": idle_limit_s(downstream.config, profile),
             "credentials": _credentials(credentials.get(name), name, downstream.status.value),
         }
         for name, downstream in bridge.downstreams.items()
     ]
     servers += [
         {"name": it.name, "status": "misconfigured", "reason": it.reason, "protocol": "", "profile": None,
-         "tools": 0, "prompts": 0, "resources": 0, "credentials": None}
+         "tools": 0, "prompts": 0, "resources": 0, "start": None, "idle_s": None, "credentials": None}
         for it in bridge.config.unusable
     ]  # fmt: skip
     servers += [
         {"name": each.name, "status": PER_CALLER, "reason": "", "protocol": "", "profile": None,
-         "tools": 0, "prompts": 0, "resources": 0,
+         "tools": 0, "prompts": 0, "resources": 0, "start": None, "idle_s": None,
          "credentials": _credentials(credentials.get(each.name), each.name, PER_CALLER)}
         for each in bridge.config.servers
         if uses_callers(each)
@@ -247,6 +250,10 @@ def _summary(server: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> s
     for noun in ("prompt", "resource"):
         if server[f"{noun}s"]:
             text += f"; {_counted(server[f'{noun}s'], noun)}"
+    if server.get("start") == "lazy":
+        text += "; starts at its first call"
+        if server["idle_s"] is not None:
+            text += f", ends {server['idle_s']:g} s after its last one"
     if server["status"] == "ready":
         return text
     return f"{server['status']}; from the cache: {text}" if tools else server["status"]

@@ -27,7 +27,7 @@ SHOWN_CALLS: Final = 3
 
 Block = dict[str, Any]
 Waiting = tuple[Sequence[str], str]
-"""IDs of the nearest calls that a call waits for, and the reason; see `engine.api.Engine.waiting_for`."""
+"""IDs of the nearest calls that a call waits for, and the reason; see `bridge.Bridge.waiting_for`."""
 NOT_WAITING: Final[Waiting] = ((), "")
 
 
@@ -84,6 +84,8 @@ def line(future: Future, waiting: Waiting = NOT_WAITING, *, with_tool: bool = Tr
         head += f", waits for {', '.join(ids[:SHOWN_CALLS])}{more}"
         # With values named, it is clear what the call needs.
         head += "" if values and why == NEEDS_RESULT else f" ({why})"
+    elif why:
+        head += f" ({why})"
     if future.question is not None:
         head += f", asks: {quoted(future.question)}"
     if future.progress is not None:
@@ -131,6 +133,8 @@ def _standing(entry: dict[str, Any], future: Future, waiting: Waiting, shown: in
         entry["waiting_for"] = list(ids[:shown])
         if len(ids) > shown:
             entry["waiting_for_more"] = len(ids) - shown
+    elif waiting[1]:
+        entry["waiting_for_server"] = future.server
     if future.question is not None:
         entry["question"] = future.question
     if future.progress is not None and not future.done:

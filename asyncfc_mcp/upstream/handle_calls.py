@@ -242,7 +242,7 @@ class HandleCalls:
         for each in futures:
             if each.done:
                 self.bridge.engine.mark_read(each)
-        waiting_for = self.bridge.engine.waiting_for
+        waiting_for = self.bridge.waiting_for
         if plan.several or len(futures) > 1:
             answer = answers.several((each, waiting_for(each)) for each in futures)
             if plan.also is None:

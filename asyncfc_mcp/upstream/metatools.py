@@ -63,7 +63,7 @@ async def await_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, A
     future = await _future(bridge, caller, "await_future", arguments, timeout_s)
     await wait(bridge, caller, [future], timeout_s=timeout_s)
     if not future.done:
-        return answers.handle(future, bridge.engine.waiting_for(future))
+        return answers.handle(future, bridge.waiting_for(future))
     bridge.engine.mark_read(future)
     limit = bridge.settings.max_result_bytes
     if limit is None or future.result is None:
@@ -91,7 +91,7 @@ async def gather(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -
         if future.done:
             bridge.engine.mark_read(future)
     limit = NEAREST if len(futures) <= FEW else answers.SHOWN_CALLS
-    return answers.several((future, bridge.engine.waiting_for(future, limit)) for future in futures)
+    return answers.several((future, bridge.waiting_for(future, limit)) for future in futures)
 
 
 async def cancel_future(bridge: Bridge, caller: Caller, arguments: Mapping[str, Any]) -> Result:
@@ -129,7 +129,7 @@ async def list_futures(bridge: Bridge, caller: Caller, arguments: Mapping[str, A
             more += 1
             continue
         end = future.ended_at if future.ended_at is not None else now
-        shown.append((future, bridge.engine.waiting_for(future), end - (future.started_at or future.submitted_at)))
+        shown.append((future, bridge.waiting_for(future), end - (future.started_at or future.submitted_at)))
     view = bridge.views.of(caller.principal)
     answer = answers.listing(shown, more, view.unavailable_servers(), view.sleeping_servers())
     if not caller.client.scope.listed:

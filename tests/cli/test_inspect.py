@@ -136,6 +136,8 @@ async def test_servers_settings_and_remarks_are_shown():
         "tools": 7,
         "prompts": 0,
         "resources": 0,
+        "start": "auto",
+        "idle_s": None,
         "credentials": None,
     }
     assert facts["meta_tools"] == list(METATOOLS)
