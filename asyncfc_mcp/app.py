@@ -20,11 +20,11 @@ from asyncfc_mcp.downstream.listing_cache import ListingCache
 from asyncfc_mcp.downstream.process import Child
 from asyncfc_mcp.downstream.reaper import Reaper
 from asyncfc_mcp.downstream.start_queue import StartQueue
-from asyncfc_mcp.downstream.stderr import log_path
 from asyncfc_mcp.engine.api import Engine
 from asyncfc_mcp.engine.future_ids import FutureIds
 from asyncfc_mcp.engine.memory_engine import MemoryEngine
 from asyncfc_mcp.errors import ConfigError, EngineNotInstalled
+from asyncfc_mcp.housekeeping.log_folder import log_path
 from asyncfc_mcp.upstream.metatools import METATOOLS
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from asyncfc_mcp.downstream.oauth.store import CredentialStore
     from asyncfc_mcp.engine.journal.sqlite_journal import SqliteJournal
     from asyncfc_mcp.engine.postgres.administration import Administration
+    from asyncfc_mcp.housekeeping.upkeep_record import UpkeepRecord
 
 
 def compose(
@@ -166,6 +167,13 @@ def _engine(config: BridgeConfig, ids: FutureIds | None, journal: Path | None, *
 def journal_status(path: Path, config: BridgeConfig) -> dict[str, Any]:
     """Return path, size, futures and bounds of a journal, and its problem if it cannot be used, without using it."""
     return _journal(path, config).inspected()
+
+
+def remove_unused_journals(root: Path, now: float, record: "UpkeepRecord") -> None:
+    """Remove journals below a folder in which nothing can be wanted any more."""
+    from asyncfc_mcp.engine.journal import unused  # SQLite is loaded only for a journal
+
+    unused.remove_unused_journals(root, now, record)
 
 
 def administration(config: BridgeConfig) -> "Administration":

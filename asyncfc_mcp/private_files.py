@@ -47,6 +47,14 @@ def open_private(path: Path, flags: int) -> int:
     return fd
 
 
+def is_at(descriptor: int, path: Path) -> bool:
+    """Return whether an open file is still the one with this path: a lock on one that was removed locks nobody out."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
+
+
 def read_private(path: Path) -> str:
     """Return the text of a private file.
 

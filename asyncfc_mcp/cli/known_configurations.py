@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec
+from asyncfc_mcp.housekeeping.small_files import CONFIGURATIONS_S
 from asyncfc_mcp.private_files import make_folder, read_private, replace_private
 
 logger = logging.getLogger(__name__)
 
-KEPT_S: Final = 90 * 86_400.0
-"""Seconds after which a configuration that no bridge was started with is forgotten."""
 RENEWED_S: Final = 86_400.0
 """Seconds after which a start writes the file again, since its time counts."""
 MOST: Final = 100
@@ -52,7 +51,7 @@ def known(folder: Path, environ: Mapping[str, str]) -> list[Path]:
     try:
         for file in folder.glob("*.json"):
             written = file.stat().st_mtime
-            if time.time() - written > KEPT_S:
+            if time.time() - written > CONFIGURATIONS_S:
                 file.unlink(missing_ok=True)
             else:
                 dated.append((written, file))

@@ -160,6 +160,7 @@ def serve(
     Specify the servers to wrap with --config, --url or a command after `--`.
     """
     log_to_stderr(verbose)
+    from asyncfc_mcp.cli.upkeep import with_upkeep
     from asyncfc_mcp.transports.systemd import Service
 
     # Before servers are started: they inherit neither its variables nor its sockets.
@@ -184,7 +185,8 @@ def serve(
         from asyncfc_mcp.transports.stdio import serve_stdio
 
         settle_memory()
-        run(lambda: serve_stdio(make_bridge(config, verbose=verbose, reaper=reaper, children=children)))
+        bridge = partial(make_bridge, config, verbose=verbose, reaper=reaper, children=children)
+        run(lambda: with_upkeep(lambda: serve_stdio(bridge()), config))
         return
     from asyncfc_mcp.transports.http.auth.bearer_token import take_token
     from asyncfc_mcp.transports.http.serve import serve_http
@@ -196,11 +198,9 @@ def serve(
     def listening(base: str) -> None:
         click.echo(f"asyncfc-mcp: listening on {' and '.join(base + path for path in http.paths)}", err=True)
 
-    run(
-        lambda: serve_http(
-            make_bridge(config, verbose=verbose), http, token=token, listening=listening, service=service
-        )
-    )
+    bridge = partial(make_bridge, config, verbose=verbose)
+    serve = partial(serve_http, token=token, listening=listening, service=service)
+    run(lambda: with_upkeep(lambda: serve(bridge(), http), config))
 
 
 @cli.command("token", short_help="Make a token for a person (--auth-tokens).")

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -57,6 +58,28 @@ def log_to_stderr(verbose: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.CRITICAL)
     for revealing in ("httpx2", "httpcore2"):  # they log URLs with queries, and headers
         logging.getLogger(revealing).setLevel(logging.CRITICAL)
+
+
+def log_to_file(path: Path) -> None:
+    """Redirect standard output and standard error of this process to a log file with a bounded size, and log there with
+    times. For processes that nobody watches; after `log_to_stderr`.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    from asyncfc_mcp.housekeeping.rotating_file import RotatingFile
+
+    file = RotatingFile(path, onto=(1, 2))
+
+    def rotated(record: logging.LogRecord) -> bool:
+        with suppress(OSError):
+            file.rotate_if_full()
+        return True
+
+    for handler in logging.root.handlers:
+        handler.addFilter(rotated)
+        if isinstance(handler.formatter, _WithoutSecrets):
+            handler.setFormatter(_WithoutSecrets(f"%(asctime)s {handler.formatter._fmt}"))
 
 
 def hide_secrets(config: BridgeConfig) -> None:
@@ -209,7 +232,7 @@ def journal_status(config: BridgeConfig) -> dict[str, Any] | None:
 
 def _own_folder(config: BridgeConfig, root: Path) -> Path:
     """Return the folder of a configuration below `root`."""
-    from asyncfc_mcp.downstream.stderr import configuration_folder
+    from asyncfc_mcp.housekeeping.log_folder import configuration_folder
 
     kind, _, label = config.identity.partition(":")
     # The effect of a command often depends on its working directory.

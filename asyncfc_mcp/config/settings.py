@@ -409,6 +409,12 @@ class Settings:
         "those that were read first, and of these the oldest.",
         minimum=1 << 20,
     )
+    log_max_bytes: int = setting(
+        256 << 20,
+        "Maximum size of all [logs](install.md#files) of this user, of all configurations, in bytes. Beyond it, logs "
+        "that no server writes are removed, those first that were not written for the longest time.",
+        minimum=1 << 20,
+    )
     daemon_idle_s: float | None = setting(
         None,
         "Seconds without a session and without an unfinished call after which a [daemon](daemon.md) ends. If not set: "

@@ -2,7 +2,7 @@
 
 Some hosts do not wait for a slow server, and their first turn then has no tools. With the cache, the listings of an
 earlier run are available at once while the server starts. Shapes of tools' results, learned in earlier runs, are kept
-beside them. Owns the files and their names; the format of listings is `snapshot_json`'s.
+beside them. Owns the files and their names; the format of listings is `snapshot_json`'s, their bound `housekeeping.small_files`'.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ import anyio.to_thread
 from asyncfc_mcp.config.settings import ServerConfig
 from asyncfc_mcp.downstream.snapshot import ServerSnapshot
 from asyncfc_mcp.downstream.snapshot_json import encoding, parse, value_json
+from asyncfc_mcp.housekeeping.small_files import mark_used
 from asyncfc_mcp.private_files import make_folder, read_private, replace_private
 from asyncfc_mcp.turns import in_slices
 
@@ -58,12 +59,14 @@ class ListingCache:
         if path is None:
             return None
         try:
-            return parse(read_private(path))
+            found = parse(read_private(path))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, RecursionError) as exc:
             logger.debug("ignored the cached listings of server %r: %s", config.name, exc)
             return None
+        mark_used(path)
+        return found
 
     def is_old(self, config: ServerConfig) -> bool:
         """Return whether a server has not listed anything for `OLD_S`, as far as is known."""
@@ -108,6 +111,7 @@ class ListingCache:
         except (OSError, ValueError, RecursionError) as exc:
             logger.debug("ignored the cached shapes of server %r: %s", config.name, exc)
             return {}
+        mark_used(path)
         return cast("dict[str, Any]", shapes) if isinstance(shapes, dict) else {}
 
     def save_shapes(self, config: ServerConfig, shapes: Mapping[str, Any]) -> None:

@@ -1,13 +1,11 @@
 """The stderr of a wrapped server: its log file, the echo with `--verbose`, and the last lines for error texts.
 
-Owns the log files: their paths, time stamps, rotation and permissions. All of it is best effort: a log that cannot be
-written never stops a server. Finding the cause of an exit in the lines is left to `diagnosis`.
+Owns the lines of the log files and their time stamps. All of it is best effort: a log that cannot be written never stops
+a server. Rotation is left to `housekeeping.rotating_file`, finding the cause of an exit in the lines to `diagnosis`.
 """
 
-import hashlib
 import logging
 import os
-import re
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +15,7 @@ from typing import Final, TextIO
 
 from asyncfc_mcp import __version__
 from asyncfc_mcp.downstream.diagnosis import cause, clean, explained
-from asyncfc_mcp.private_files import make_folder, open_private
+from asyncfc_mcp.housekeeping.rotating_file import RotatingFile
 from asyncfc_mcp.quotation import label
 from asyncfc_mcp.redaction import without_secrets
 
@@ -27,83 +25,6 @@ TAIL_LINES: Final = 60
 """Last lines that are kept to find the cause of an exit."""
 QUOTED_LINES: Final = 10
 """Last lines that an error text quotes."""
-LOG_BYTES: Final = 5 << 20
-"""Size at which a log file is renamed to `.1` and a new one is created."""
-OLDER_LOGS: Final = 2
-"""Rotated files that are kept: `.1` and `.2`."""
-
-
-def _file_name(name: str) -> str:
-    """Return a name as part of a file name, with a hash if it had to be changed, so that no two names share a file."""
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:60].lstrip(".")
-    return plain if plain == name else f"{plain}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
-
-
-def configuration_folder(root: Path, label: str, identity: str) -> Path:
-    """Return the log folder of one configuration: two projects with a server `files` do not share a log.
-
-    Args:
-        label: readable part of the folder's name, such as the path of the configuration file.
-        identity: distinguishes the configuration from all others.
-    """
-    parts = [part for part in re.split(r"[^A-Za-z0-9_-]+", label) if part]
-    return root / f"{'-'.join(parts[-3:])[-40:].strip('-')}-{hashlib.sha256(os.fsencode(identity)).hexdigest()[:8]}"
-
-
-def log_path(folder: Path, server: str) -> Path:
-    """Return the path of a server's log file in a folder."""
-    return folder / f"{_file_name(server)}.log"
-
-
-class _LogFile:
-    """An append-only file with rotation, which several bridges may write at the same time.
-
-    Raises:
-        OSError: the file cannot be opened.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        make_folder(path.parent)
-        self._fd = self._open()
-        for older in self._names[1:]:
-            with suppress(OSError):
-                os.close(open_private(older, os.O_RDONLY))  # opening it sets its mode
-
-    @property
-    def _names(self) -> list[Path]:
-        """The file and its rotated predecessors, newest first."""
-        return [self.path, *(Path(f"{self.path}.{n}") for n in range(1, OLDER_LOGS + 1))]
-
-    def _open(self) -> int:
-        return open_private(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-    def write(self, text: str) -> None:
-        if self._fd < 0:  # the last rotation could not open a new file
-            self._fd = self._open()
-        if os.fstat(self._fd).st_size >= LOG_BYTES:
-            self._rotate()
-        os.write(self._fd, text.encode("utf-8", "backslashreplace"))
-
-    def _rotate(self) -> None:
-        ours = os.fstat(self._fd)
-        self.close()
-        try:
-            with suppress(FileNotFoundError):
-                # Another bridge may have rotated it already; the path then belongs to another file.
-                if os.path.samestat(ours, os.stat(self.path)):
-                    names = self._names
-                    for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
-                        with suppress(FileNotFoundError):
-                            newer.replace(older)
-        finally:
-            self._fd = self._open()
-
-    def close(self) -> None:
-        # Reset before closing: the number may belong to another file immediately afterwards.
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 class Stderr:
@@ -119,7 +40,7 @@ class Stderr:
     def __init__(self, name: str, path: Path | None, echo: TextIO | None, secrets: Sequence[str] = ()) -> None:
         self._name, self._path, self._echo, self._secrets = name, path, echo, secrets
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._file: _LogFile | None = None
+        self._file: RotatingFile | None = None
 
     def open(self, command: str) -> None:
         """Start the log of a new process.
@@ -130,7 +51,7 @@ class Stderr:
         self._tail.clear()
         if self._path is not None and self._file is None:
             try:
-                self._file = _LogFile(self._path)
+                self._file = RotatingFile(self._path)
             except OSError as exc:
                 logger.warning("the stderr of server %r is not logged: cannot open its log file: %s", self._name, exc)
                 self._path = None

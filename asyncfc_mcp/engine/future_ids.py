@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from asyncfc_mcp.private_files import make_folder, open_private, read_private, replace_private, try_lock
+from asyncfc_mcp.private_files import is_at, make_folder, open_private, read_private, replace_private, try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -255,20 +255,22 @@ def _locked(path: Path) -> Generator[None]:
     Raises:
         CountUnusable: the lock cannot be acquired.
     """
+    lock = path.with_suffix(".lock")
+    for attempt in range(LOCK_ATTEMPTS):
+        try:
+            make_folder(path.parent)
+            descriptor = open_private(lock, os.O_RDWR | os.O_CREAT)
+        except OSError as exc:
+            raise CountUnusable(str(exc)) from exc
+        with suppress(OSError):  # the file system may have no locks at this moment
+            if try_lock(descriptor) and is_at(descriptor, lock):
+                break
+        os.close(descriptor)
+        if attempt + 1 < LOCK_ATTEMPTS:
+            time.sleep(LOCK_PAUSE_S)
+    else:
+        raise CountUnusable("another process holds its lock")
     try:
-        make_folder(path.parent)
-        descriptor = open_private(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT)
-    except OSError as exc:
-        raise CountUnusable(str(exc)) from exc
-    try:
-        for attempt in range(LOCK_ATTEMPTS):
-            with suppress(OSError):  # the file system may have no locks at this moment
-                if try_lock(descriptor):
-                    break
-            if attempt + 1 < LOCK_ATTEMPTS:
-                time.sleep(LOCK_PAUSE_S)
-        else:
-            raise CountUnusable("another process holds its lock")
         yield
     finally:
         os.close(descriptor)  # and the lock with it

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from asyncfc_mcp.downstream import stderr
-from asyncfc_mcp.downstream.stderr import Stderr, configuration_folder, log_path
+from asyncfc_mcp.downstream.stderr import QUOTED_LINES, Stderr
+from asyncfc_mcp.housekeeping import rotating_file
+from asyncfc_mcp.housekeeping.log_folder import configuration_folder, log_path
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
 
@@ -45,7 +46,7 @@ def test_logs_are_for_their_owner_only(tmp_path: Path) -> None:
 
 def test_a_full_log_is_renamed_and_older_ones_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was written last is never lost; what is kept is bounded."""
-    monkeypatch.setattr(stderr, "LOG_BYTES", 1000)
+    monkeypatch.setattr(rotating_file, "LOG_BYTES", 1000)
     log = Stderr("s", tmp_path / "s.log", None)
     log.open("x")
     for number in range(200):
@@ -62,7 +63,7 @@ def test_a_full_log_is_renamed_and_older_ones_are_kept(tmp_path: Path, monkeypat
 
 def test_a_log_that_cannot_be_opened_again_writes_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of its descriptor may be another file's by then; it is opened once more with the next line."""
-    monkeypatch.setattr(stderr, "LOG_BYTES", 100)
+    monkeypatch.setattr(rotating_file, "LOG_BYTES", 100)
     folder = tmp_path / "logs"
     log = Stderr("s", folder / "s.log", None)
     log.open("x" * 100)
@@ -81,8 +82,8 @@ def test_a_log_that_cannot_be_opened_again_writes_nowhere_else(tmp_path: Path, m
 
 def test_two_bridges_share_a_rotation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One renames the file, the other goes on in the new one: no line is lost while its file is kept."""
-    monkeypatch.setattr(stderr, "LOG_BYTES", 2000)
-    monkeypatch.setattr(stderr, "OLDER_LOGS", 50)
+    monkeypatch.setattr(rotating_file, "LOG_BYTES", 2000)
+    monkeypatch.setattr(rotating_file, "OLDER_LOGS", 50)
     logs = [Stderr("s", tmp_path / "s.log", None) for _ in range(2)]
     for log in logs:
         log.open("x")
@@ -127,7 +128,7 @@ def test_an_error_quotes_few_clean_lines_without_secrets(tmp_path: Path) -> None
     for number in range(100):
         log.line(f"\x1b[31m{number}\x1b[0m\tS3CRET-99 {'x' * 100_000}")
     *quoted, where = log.tail
-    assert len(quoted) == stderr.QUOTED_LINES
+    assert len(quoted) == QUOTED_LINES
     assert quoted[-1].startswith("99    … xxx")
     assert all(len(line) <= 500 and line.isprintable() for line in quoted)
     assert where == f"(log: {tmp_path / 's.log'})"

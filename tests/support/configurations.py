@@ -120,6 +120,7 @@ SAMPLES: Mapping[str, Any] = {
     "owner": "r1",
     "journal": False,
     "journal_max_bytes": 1 << 20,
+    "log_max_bytes": 1 << 20,
     "profile": "git",
     "writes": [],
     "required_scopes": {"*": ["mcp"], "tools/call": ["mcp:call"]},

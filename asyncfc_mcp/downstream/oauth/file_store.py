@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from asyncfc_mcp.downstream.oauth.records import Grant, Registration
 from asyncfc_mcp.downstream.oauth.store import StoreUnusable
-from asyncfc_mcp.private_files import make_folder, open_private, read_private, replace_private, try_lock
+from asyncfc_mcp.private_files import is_at, make_folder, open_private, read_private, replace_private, try_lock
 
 _R = TypeVar("_R", Grant, Registration)
 
@@ -147,7 +147,8 @@ def lock_file(path: Path) -> Generator[bool]:
         raise StoreUnusable(f"the stored credentials cannot be locked: {_reason(exc)}") from None
     try:
         try:
-            held = try_lock(descriptor)
+            # A lock that was removed as unused at this moment counts as held: the caller tries again.
+            held = try_lock(descriptor) and is_at(descriptor, path)
         except OSError as exc:
             raise StoreUnusable(f"the stored credentials cannot be locked: {_reason(exc)}") from None
         yield held

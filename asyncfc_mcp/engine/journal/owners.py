@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from asyncfc_mcp.private_files import make_folder, open_private, read_private, try_lock
+from asyncfc_mcp.private_files import is_at, make_folder, open_private, read_private, try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -214,14 +214,24 @@ def starting(folder: Path, timeout_s: float) -> Generator[None]:
         OSError: its file cannot be written.
         LockUnavailable: another bridge holds it for longer than `timeout_s`.
     """
-    make_folder(folder)
-    descriptor = open_private(folder / _START, os.O_RDWR | os.O_CREAT)
+    path = folder / _START
+    for _ in _attempts(timeout_s):
+        make_folder(folder)
+        try:
+            descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:  # removed as unused at this moment
+            continue
+        try:
+            locked = _try_lock(descriptor, exclusive=True) and is_at(descriptor, path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if locked:
+            break
+        os.close(descriptor)
+    else:
+        raise LockUnavailable(f"another bridge holds {path}")
     try:
-        for _ in _attempts(timeout_s):
-            if _try_lock(descriptor, exclusive=True):
-                break
-        else:
-            raise LockUnavailable(f"another bridge holds {folder / _START}")
         yield
     finally:
         os.close(descriptor)
