@@ -79,7 +79,9 @@ def log_to_file(path: Path) -> None:
     for handler in logging.root.handlers:
         handler.addFilter(rotated)
         if isinstance(handler.formatter, _WithoutSecrets):
-            handler.setFormatter(_WithoutSecrets(f"%(asctime)s {handler.formatter._fmt}"))
+            formatter = _WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s")
+            formatter.secrets = handler.formatter.secrets
+            handler.setFormatter(formatter)
 
 
 def hide_secrets(config: BridgeConfig) -> None:

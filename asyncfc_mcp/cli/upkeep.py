@@ -72,15 +72,14 @@ def bounds_of(config: BridgeConfig, folders: Folders) -> Bounds:
     return Bounds(config.settings.log_max_bytes, config.settings.ttl_s, path.parent if path and inside else None)
 
 
-async def with_upkeep(main: Callable[[], Awaitable[Any]], config: BridgeConfig) -> Any:
+async def with_upkeep(main: Callable[[], Awaitable[Any]], config: BridgeConfig) -> None:
     """Run a bridge, and look after the folders meanwhile."""
     folders = folders_of_user(os.environ)
     bounds = bounds_of(config, folders)
     async with anyio.create_task_group() as tg:
         tg.start_soon(keep_up, lambda: sweep(folders, bounds))
-        result = await main()
+        await main()
         tg.cancel_scope.cancel()
-    return result
 
 
 async def keep_up(each: Callable[[], None]) -> None:

@@ -2,7 +2,8 @@
 
 Some hosts do not wait for a slow server, and their first turn then has no tools. With the cache, the listings of an
 earlier run are available at once while the server starts. Shapes of tools' results, learned in earlier runs, are kept
-beside them. Owns the files and their names; the format of listings is `snapshot_json`'s, their bound `housekeeping.small_files`'.
+beside them. Owns the files and their names; the format of listings is `snapshot_json`'s, their bound that of
+`housekeeping.small_files`.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """The stderr of a wrapped server: its log file, the echo with `--verbose`, and the last lines for error texts.
 
-Owns the lines of the log files and their time stamps. All of it is best effort: a log that cannot be written never stops
-a server. Rotation is left to `housekeeping.rotating_file`, finding the cause of an exit in the lines to `diagnosis`.
+Owns the lines of the log files and their time stamps. All of it is best effort: a log that cannot be written never
+stops a server. Rotation is left to `housekeeping.rotating_file`, finding the cause of an exit in the lines to
+`diagnosis`.
 """
 
 import logging

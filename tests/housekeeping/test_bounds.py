@@ -160,7 +160,8 @@ def test_a_daemon_writes_its_own_output_to_a_log_that_rotates(tmp_path: Path, mo
 
 
 def test_small_files_are_removed_after_their_time_and_what_is_needed_stays(tmp_path: Path):
-    """Listings that nobody reads, paths of configurations, locks of nothing, files that were cut off. No credentials."""
+    """Listings that nobody reads, paths of configurations, locks of nothing, files that were cut off; credentials
+    stay."""
     sweeps = Sweeps(tmp_path)
     state, cache = sweeps.folders.state, sweeps.folders.cache
     store = FileStore(state / "oauth")
