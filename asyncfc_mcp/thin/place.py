@@ -9,7 +9,6 @@ their own, since a server that was started with another session's credentials wo
 """
 
 import errno
-import hashlib
 import os
 import re
 import socket
@@ -17,6 +16,19 @@ import stat
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def _sha256() -> Any:
+    """Return Python's own implementation: `hashlib` loads that of OpenSSL, which takes as much memory as the rest of
+    the thin process besides the interpreter."""
+    for module in ("_sha2", "_sha256", "hashlib"):  # 3.12, 3.11, any
+        try:
+            return __import__(module).sha256
+        except ImportError:
+            continue
+    raise AssertionError("hashlib is a part of Python")
+
 
 FOLDER_VARIABLE = "ASYNCFC_RUNTIME_DIR"
 """Overrides the folder of sockets."""
@@ -108,7 +120,7 @@ def daemon_name(words: Sequence[str], environ: Mapping[str, str], cwd: str) -> s
     names = sorted((used | selecting | set(OWN_FOLDERS)) & environ.keys())
     parts += [f"{name}={environ[name]}" for name in names]
     text = "\0".join(parts).encode("utf-8", "surrogateescape")
-    return hashlib.sha256(text).hexdigest()[:16]
+    return _sha256()(text).hexdigest()[:16]
 
 
 def _variables(path: str) -> set[str]:
@@ -138,6 +150,8 @@ class Place:
         self.socket = os.path.join(folder, f"{name}.sock")
         self.lock = os.path.join(folder, f"{name}.lock")
         """Locked by the daemon for as long as it lives."""
+        self.starting = os.path.join(folder, f"{name}.start")
+        """Locked by a session that starts the daemon, so that others wait for it."""
         self.about = os.path.join(folder, f"{name}.json")
         """What the daemon says of itself: its process, version and servers."""
         if len(os.fsencode(self.socket)) > LONGEST_PATH:
