@@ -129,3 +129,22 @@ def test_the_words_of_the_protocol_are_those_of_the_sdk():
 def test_nobody_imports_asyncio():
     """anyio throughout, so that tests can run on a virtual clock."""
     assert not [name_of(module) for module in PACKAGE.rglob("*.py") if "asyncio" in imported(module)]
+
+
+def test_a_session_that_shares_a_daemon_loads_next_to_nothing():
+    """Its host waits for it, and each session has one: neither the bridge, nor what takes memory."""
+    imports = "import sys, asyncfc_mcp.__main__, asyncfc_mcp.thin.main, asyncfc_mcp.thin.relay"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{imports}; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    loaded = {name for name in done.stdout.split() if not name.startswith("_")}
+    ours = {name.removeprefix("asyncfc_mcp.thin.") for name in loaded if name.startswith("asyncfc_mcp.thin.")}
+    assert ours == {"main", "launch", "relay", "conversation", "messages", "place", "greeting"}
+    unwanted = (
+        "asyncio anyio click dataclasses hashlib inspect logging mcp pathlib pydantic subprocess threading urllib"
+    )
+    assert loaded & set(unwanted.split()) == set()
+    assert {name for name in loaded if name.startswith("asyncfc_mcp.")} == {
+        "asyncfc_mcp.__main__",
+        "asyncfc_mcp.thin",
+    } | {f"asyncfc_mcp.thin.{name}" for name in ours}

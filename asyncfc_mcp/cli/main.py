@@ -114,11 +114,15 @@ class SourceCommand(click.Command):
         return shown_command(["asyncfc-mcp", str(ctx.info_name), *args[:at], option, *args[at:]])
 
 
-def _load(config_file: Path | None, url: str | None, command: tuple[str, ...]) -> BridgeConfig:
+def _check_source(config_file: Path | None, url: str | None, command: tuple[str, ...]) -> None:
     given = sum((config_file is not None, url is not None, bool(command)))
     if given != 1:
         found = "none" if given == 0 else "more than one"
         raise click.UsageError(f"expected one of --config FILE, --url URL or -- CMD ARGS...; found {found}")
+
+
+def _load(config_file: Path | None, url: str | None, command: tuple[str, ...]) -> BridgeConfig:
+    _check_source(config_file, url, command)
     if config_file is not None:
         config = load_config(config_file.expanduser(), os.environ)
     else:
@@ -147,18 +151,26 @@ def cli() -> None:
 
 @cli.command(cls=SourceCommand, short_help="Run the bridge over stdio or HTTP.")
 @_source
+@click.option(
+    "--shared",
+    is_flag=True,
+    help="Join the bridge that all sessions of this user share, and start it if there is none (stdio).",
+)
 @endpoint_options
 def serve(
     config_file: Path | None,
     url: str | None,
     verbose: bool,
     command: tuple[str, ...],
+    shared: bool,
     endpoint: Endpoint,
 ) -> None:
     """Run the bridge. An MCP client starts it (stdio) or connects to it (http, sse).
 
     Specify the servers to wrap with --config, --url or a command after `--`.
     """
+    if shared:
+        _share(config_file, url, verbose, command, endpoint)
     log_to_stderr(verbose)
     from asyncfc_mcp.cli.upkeep import with_upkeep
     from asyncfc_mcp.transports.systemd import Service
@@ -201,6 +213,30 @@ def serve(
     bridge = partial(make_bridge, config, verbose=verbose)
     serve = partial(serve_http, token=token, listening=listening, service=service)
     run(lambda: with_upkeep(lambda: serve(bridge(), http), config))
+
+
+def _share(
+    config_file: Path | None, url: str | None, verbose: bool, command: tuple[str, ...], endpoint: Endpoint
+) -> None:
+    """Join the user's daemon; return where this session has to run a bridge of its own.
+
+    `__main__` does the same for command lines that it understands, without loading this module.
+    """
+    if endpoint.http is not None:
+        raise click.UsageError("--shared needs stdio: over HTTP, all clients share this bridge already")
+    _check_source(config_file, url, command)
+    if sys.platform == "win32":
+        click.echo(
+            "asyncfc-mcp: --shared has no effect on Windows yet; this session runs a bridge of its own", err=True
+        )
+        return
+    from asyncfc_mcp.thin.launch import Source
+    from asyncfc_mcp.thin.main import run as run_session
+
+    if endpoint.token_env is not None:
+        os.environ.pop(endpoint.token_env, None)
+    run_session(Source(None if config_file is None else str(config_file), url, command), verbose=verbose)
+    sys.exit()
 
 
 @cli.command("token", short_help="Make a token for a person (--auth-tokens).")

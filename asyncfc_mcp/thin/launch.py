@@ -3,9 +3,10 @@
 Owns the search for the daemon, its start, the exchange of the first lines, and the bound on all of that. Standard
 library only.
 
-A daemon is started as `PROGRAM daemon run SOURCE…`, as the leader of a session of its own, with the home directory as
-its working directory, nothing on standard input, and its log file as standard output and error. The environment
-variable `ASYNCFC_DAEMON_READY` names the descriptor of a pipe, to which it writes one line and then closes it:
+A daemon is started as `PROGRAM daemon run --name NAME SOURCE…`, as the leader of a session of its own, with the home
+directory as its working directory, nothing on standard input, and its log file as standard output and error. The
+environment variable `ASYNCFC_DAEMON_READY` names the descriptor of a pipe, to which it writes one line and then closes
+it:
 
     ok              it listens
     config          its configuration is wrong, which `serve` reports
@@ -189,9 +190,9 @@ class Launcher:
             answer = {}
         if answer.get("protocol") != greeting.PROTOCOL or not isinstance(answer.get("joined"), dict):
             sock.close()
-            reason = answer.get("refused") or answer.get("error")
-            shown = f" ({reason})" if isinstance(reason, str) else ""
-            raise Unusable(f"the daemon at {self.place.socket} is of another version{shown}")
+            reason = answer.get("error")
+            shown = reason if isinstance(reason, str) else "it is of another version of this program"
+            raise Unusable(f"the daemon at {self.place.socket} refuses: {shown}")
         return Joined(sock, received, answer["joined"])
 
     def _start(self, deadline: float) -> bool:
@@ -229,7 +230,8 @@ class Launcher:
             except OSError as exc:
                 raise Unusable(f"{self.log}: {exc.strerror or exc}") from None
             try:
-                spawn([*self.program, "daemon", "run", *self._words], self._environ, log, writing)
+                words = [*self.program, "daemon", "run", "--name", self.place.name, *self._words]
+                spawn(words, self._environ, log, writing)
             except OSError as exc:
                 raise Unusable(f"{self.program[0]}: {exc.strerror or exc}") from None
             finally:

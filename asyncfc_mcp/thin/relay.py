@@ -49,6 +49,10 @@ class _Queued:
         self.data, self.message, self.sent = data, message, sent
 
 
+_HELD: Final = _Queued(greeting.line(held=True), Message(OTHER))
+"""Says that the daemon has received all that it will receive."""
+
+
 class _Long:
     """A long line of the host that is being passed on."""
 
@@ -269,6 +273,8 @@ class Relay:
                     self._output.add(self._conversation.refuse(sent, NOT_SENT))
         if not long.lost:
             self._queue.append(_Queued(piece.data, message, sent))
+            if piece.last and self._draining:
+                self._queue.append(_HELD)
 
     # -- the daemon
 
@@ -378,6 +384,8 @@ class Relay:
             if isinstance(program, list) and program:
                 self._launcher.program = [str(word) for word in cast("list[Any]", program)]
             self._hold()
+            if self._long is None:
+                self._queue.append(_HELD)
 
     def _hold(self) -> None:
         """Take requests out of the queue of which nothing is sent yet."""

@@ -218,6 +218,7 @@ def test_a_daemon_that_drains_gets_no_further_requests(house: House):
     wire, session = house.start()
     pending, request = unfinished(session, wire)
     session.control(draining={"program": None})
+    assert session.read() == {"asyncfc": {"held": True}}
     session.send({"id": "q", "method": "ping"})
     assert session.read()["id"] == "q"
     later = wire.start_call("write", {"x": 2})
