@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from asyncfc_mcp.config.hosts import HostProfile
 from asyncfc_mcp.config.overrides import OVERRIDES
-from asyncfc_mcp.config.settings import Policy, Settings, field_docs
+from asyncfc_mcp.config.settings import OF_STARTS, Policy, Settings, field_docs
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -221,6 +221,7 @@ SERVER_VALUES = {
 def page() -> str:
     """Return the whole page."""
     kinds = {(f.name, model is Settings): values_of(f) for model in (Policy, Settings) for f in fields(model)}
+    kinds |= {(name, False): values_of(known) for name, known in OF_STARTS.items()}
     kinds["engine", True] = '`"embedded"` or URL'
     kinds["journal", True] = '`"auto"`, `"off"` or path'
     parts = [INTRO, SERVERS, "## Every setting\n"]

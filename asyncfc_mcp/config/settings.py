@@ -248,14 +248,15 @@ class ServerConfig:
     )
     start: Literal["auto", "lazy", "eager"] = setting(
         "auto",
-        "`lazy`: a server whose listings are known from an earlier start is started by its first call; `eager`: with "
-        "the bridge. `auto`: `lazy` in a [daemon](daemon.md), otherwise `eager`.",
+        "`lazy`: a server whose listings are known from an earlier start is started [when it is "
+        "needed](daemon.md#servers-that-start-when-needed), such as by its first call; `eager`: with the bridge. "
+        "`auto`: `lazy` in a [daemon](daemon.md), otherwise `eager`.",
     )
     idle_s: float | None = setting(
         None,
-        "Seconds without a call after which a server with `start: lazy` is ended; the next call starts it again. Never "
-        "while it has unfinished calls or subscriptions, or state of a session. If not set: 900 for servers that are "
-        "known to keep no state in their process, otherwise never.",
+        "Seconds without a request after which a server that is started when it is needed is ended; the next request "
+        "starts it again. Never while it has unfinished calls or subscriptions, or state of a session. If not set: 900 "
+        "for servers that are known to keep no state in their process, otherwise never.",
     )
 
     def is_lazy(self, *, daemon: bool) -> bool:

@@ -54,7 +54,7 @@ class Usage:
         self.open = 0
         """Requests that have not ended, those that wait for the server included."""
         self.last = 0.0
-        """Time of the last begin or end of a request, on the event loop's clock."""
+        """Time of the last end of a request, on the event loop's clock."""
         self.used = False
         """True if the server has had a request of a client since it was last put to sleep."""
 
@@ -65,7 +65,6 @@ class Usage:
 
     def _count(self) -> Callable[[], None]:
         self.open += 1
-        self.last = anyio.current_time()
         ended = False
 
         def end() -> None:

@@ -19,6 +19,7 @@ from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.downstream.listing_cache import OLD_S, ListingCache
 from asyncfc_mcp.downstream.on_demand import UNUSED_S
 from asyncfc_mcp.downstream.supervisor import Status
+from asyncfc_mcp.errors import NotSignedIn, SignInNeeded
 from tests.support.inprocess_server import Process, Toy, spawning
 from tests.support.virtual_time import on_virtual_time, run_on_virtual_time
 
@@ -37,6 +38,8 @@ class Bench:
         self.config = ServerConfig(
             self.toy.name, StdioSpec(self.toy.name), **{"prefix": "", "start": "lazy", "idle_s": IDLE_S, **server}
         )
+        self.refusal: Exception | None = None
+        """Failure of all starts."""
         self.starts = 0
         self.running = 0
         self.most_running = 0
@@ -45,6 +48,8 @@ class Bench:
     @asynccontextmanager
     async def spawn(self, name: str, *args: Any) -> AsyncGenerator[Process]:
         self.starts += 1
+        if self.refusal is not None:
+            raise self.refusal
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -228,6 +233,20 @@ async def test_a_server_that_fails_to_start_for_a_call_says_why(tmp_path: Path):
         with pytest.raises(Exception, match="refused the connection"):
             await bench.server(bridge).request("tools/call", CALL)
         assert bridge.directory.unavailable_servers()[0][1].startswith("failed: ")
+
+
+@on_virtual_time
+async def test_a_server_that_needs_a_sign_in_says_so_at_its_first_call(tmp_path: Path):
+    """Nothing is asked of the user before, and the call fails with what to do, as at a server that is up."""
+    bench = Bench(tmp_path)
+    await bench.list_once()
+    bench.refusal = SignInNeeded("toy", ("read",), "its token was revoked")
+    async with bench.open() as bridge:
+        await anyio.sleep(1000)
+        assert bridge.directory.unavailable_servers() == []
+        with pytest.raises(NotSignedIn, match="asyncfc-mcp login toy"):
+            await bench.server(bridge).request("tools/call", CALL)
+        assert bench.server(bridge).status is Status.SIGN_IN
 
 
 @given(
