@@ -73,8 +73,6 @@ def compose(
         EngineNotInstalled: the packages of the engine are missing.
         DatabaseUnusable: the URL of the database is malformed.
     """
-    states = server_states(config.servers)
-    _check_effects(config, states)
     engine = _engine(config, ids, journal, shared=shared)
     listings = cache or ListingCache(None)
     guard = reaper or Reaper()
@@ -85,7 +83,7 @@ def compose(
     def connect(bridge: Bridge, server: ServerConfig) -> Downstream:
         is_process = isinstance(server.spec, StdioSpec)
         demand = None
-        if not connect_all and runs_on_demand(server, config, daemon=daemon):
+        if not connect_all and runs_on_demand(server, bridge.config, daemon=daemon):
             demand = ServerDemand(server, engine, lambda: bridge.directory.profile_of(server.name), listings)
         return Downstream(
             server,
@@ -111,12 +109,12 @@ def compose(
         engine,
         connect,
         cache=listings,
-        states=states,
+        states=_states,
         reserved=tuple(METATOOLS),
         starts=starts,
         reaper=guard,
         connect_caller=connect_caller,
-        sign_in=None if credentials is None else _sign_in(config, credentials),
+        sign_in=None if credentials is None else _sign_in(lambda: bridge.config, credentials),
     )
     return bridge
 
@@ -129,8 +127,7 @@ def _authorizer(server: ServerConfig, credentials: "CredentialStore | None") -> 
     return BearerAuthorizer(server.name, server.spec, credentials)
 
 
-def _sign_in(config: BridgeConfig, credentials: "CredentialStore") -> "SignIn":
-    specs = {server.name: server.spec for server in config.servers}
+def _sign_in(config: Callable[[], BridgeConfig], credentials: "CredentialStore") -> "SignIn":
     shared: list[Callbacks] = []
 
     async def sign_in(server: str, scopes: Sequence[str], show: "Show") -> None:
@@ -139,7 +136,7 @@ def _sign_in(config: BridgeConfig, credentials: "CredentialStore") -> "SignIn":
 
         if not shared:
             shared.append(Callbacks())  # users may sign in to several servers at once, all at one port
-        spec = specs[server]
+        spec = next(each.spec for each in config().servers if each.name == server)
         assert isinstance(spec, HttpSpec)
         # It listens while the user is being asked. Listening only once they have agreed would leave the port to others
         # until then, but a client may open the browser before it answers, and the browser may return at once.
@@ -211,12 +208,14 @@ def _journal(path: Path, config: BridgeConfig) -> "SqliteJournal":
     return SqliteJournal(path, configuration=wrapped, ttl_s=settings.ttl_s, max_bytes=settings.journal_max_bytes)
 
 
-def _check_effects(config: BridgeConfig, states: Mapping[str, ServerState]) -> None:
-    """Read every declared state path once, so that a wrong one is an error of the file and not of a server's listing.
+def _states(config: BridgeConfig) -> dict[str, ServerState]:
+    """Return the place of each server in the state tree. Every declared state path is read once, so that a wrong one is
+    an error of the file and not of a server's listing.
 
     Raises:
         ConfigError: with the place in the file.
     """
+    states = server_states(config.servers)
     for server in config.servers:
         for tool in ("", *server.tool_names):
             policy = server.policy(tool)
@@ -225,3 +224,4 @@ def _check_effects(config: BridgeConfig, states: Mapping[str, ServerState]) -> N
             except ConfigError as exc:
                 where = f"mcpServers.{server.name}.asyncfc" + (f".tools.{tool}" if tool else "")
                 raise ConfigError(config.source, f"{where}.{exc.path}", exc.found, exc.expected) from None
+    return states

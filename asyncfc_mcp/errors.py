@@ -511,6 +511,52 @@ class ServerUnavailable(CallFailed):
         super().__init__(f"server {server!r} is not available: {reason}. The call was not sent; try again later")
 
 
+class EntryBroken(BridgeError):
+    """A changed configuration has an invalid entry for a server that runs: a slip must not end it."""
+
+    def __init__(self, source: str, server: str, reason: str) -> None:
+        super().__init__(f"{source}: server {server!r}: {reason}")
+
+
+class ServerRemoved(CallFailed):
+    """The configuration no longer has the server; the call was not sent."""
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        super().__init__(
+            f"not sent: server {server!r} was removed from the configuration before this call started; list the tools "
+            "again"
+        )
+
+
+class ToolRemoved(CallFailed):
+    """The configuration no longer lists the tool; the call was not sent."""
+
+    def __init__(self, tool: str, server: str) -> None:
+        self.tool, self.server = tool, server
+        super().__init__(
+            f"not sent: {tool} was left out by a change of the configuration of server {server!r} before this call "
+            "started; list the tools again"
+        )
+
+
+class ServerChanged(CallFailed):
+    """The server was ended for a change of the configuration while the call was running.
+
+    Args:
+        removed: it is not started again.
+        drain_s: seconds that the call had to finish.
+    """
+
+    def __init__(self, server: str, drain_s: float, *, removed: bool) -> None:
+        self.server = server
+        what = "removed from the configuration" if removed else "restarted with a changed configuration"
+        super().__init__(
+            f"server {server!r} was {what}, and this call had not finished {drain_s:g} s after that (drain_s); it may "
+            "or may not have taken effect"
+        )
+
+
 class RunsElsewhere(ServerUnavailable):
     """Another replica runs the server; nothing was sent."""
 

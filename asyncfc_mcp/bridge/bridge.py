@@ -30,9 +30,11 @@ from asyncfc_mcp.bridge.stopping import Stopping
 from asyncfc_mcp.bridge.tool_routes import ToolRoute, as_typed
 from asyncfc_mcp.bridge.views import View, Views
 from asyncfc_mcp.config.caller_headers import uses_callers
+from asyncfc_mcp.config.changes import ConfigChanges, changes, lost_servers
 from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig
 from asyncfc_mcp.core import references
 from asyncfc_mcp.core.access import AccessRules
+from asyncfc_mcp.core.catalog import selected
 from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.core.overridden_tools import MASK
@@ -44,7 +46,8 @@ from asyncfc_mcp.downstream.reaper import Reaper
 from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.downstream.supervisor import Status
 from asyncfc_mcp.engine.api import Engine
-from asyncfc_mcp.engine.call import CallContext, PendingCall, Submission
+from asyncfc_mcp.engine.call import Call, CallContext, PendingCall, Submission
+from asyncfc_mcp.errors import EntryBroken, ToolRemoved
 
 
 class Bridge:
@@ -57,7 +60,8 @@ class Bridge:
         connect: makes the connection to a server that all callers share; it reports to this bridge.
         connect_caller: makes a connection to a server that gets credentials of callers.
         cache: the listings last seen.
-        states: server → the part of the state tree in which its state lies.
+        states: returns for each server of a configuration the part of the state tree in which its state lies; raises
+            `ConfigError` if a declared state path is wrong.
         reserved: names of the bridge's own tools, which no wrapped tool may have.
         starts: the order in which servers are started.
         reaper: ends the servers' processes if the bridge is killed.
@@ -71,7 +75,7 @@ class Bridge:
         connect: Callable[["Bridge", ServerConfig], Downstream],
         *,
         cache: ListingCache,
-        states: Mapping[str, ServerState],
+        states: Callable[[BridgeConfig], dict[str, ServerState]],
         reserved: Sequence[str],
         starts: StartQueue,
         reaper: Reaper,
@@ -81,17 +85,18 @@ class Bridge:
         self.config = config
         self.settings = config.settings
         self.engine = engine
-        self.server_requests = ServerRequests(engine, states)
-        common = tuple(server for server in config.servers if not uses_callers(server))
-        self.servers = self.downstreams = Servers(common, partial(connect, self))
+        self._states_of, self._states = states, states(config)
+        self.server_requests = ServerRequests(engine, self._states)
+        common = _common(config)
+        self.servers = self.downstreams = Servers(common, partial(connect, self), engine, lambda: self.settings.drain_s)
         self.shapes = ShapeLearner(common, cache, lambda server, tool: self.directory.entry_of(server, tool))
-        self.directory = Directory(config, self.downstreams, cache, reserved, states, starts, self.shapes.texts)
+        self.directory = Directory(config, self.downstreams, cache, reserved, self._states, starts, self.shapes.texts)
         self._callers: CallerConnections | None = None
         if connect_caller is not None and len(common) < len(config.servers):
 
             def directory(downstreams: Mapping[str, Downstream], lacking: Sequence[tuple[str, str]]) -> Directory:
-                shapes = self.shapes.texts
-                return Directory(config, downstreams, ListingCache(None), reserved, states, starts, shapes, lacking)
+                shapes, cache, states = self.shapes.texts, ListingCache(None), self._states
+                return Directory(self.config, downstreams, cache, reserved, states, starts, shapes, lacking)
 
             self._callers = CallerConnections(
                 config.servers,
@@ -102,12 +107,11 @@ class Bridge:
                 lambda credentials: self.forwarding.has_subscriptions(credentials),
             )
         callers = self._callers
-        access = config.settings.access
-        self.views = Views(self.directory, None if access is None else AccessRules(access), callers)
+        self.views = Views(self.directory, _access_rules(config), callers)
         self.sign_ins = SignIns(
             engine,
             self.downstreams,
-            [server.name for server in common if _has_sign_in(server)],
+            _with_sign_in(common),
             sign_in,
             timeout_s=config.settings.question_timeout_s,
         )
@@ -134,6 +138,8 @@ class Bridge:
             self.directory.on_saved = self._hosts.listed
         self.starts = starts
         self._reaper = reaper
+        self._reloading = anyio.Lock()
+        self._reload_observers: list[Callable[[ConfigChanges], None]] = []
         self.stopping = Stopping()
         self._settled = anyio.Event()
 
@@ -175,6 +181,69 @@ class Bridge:
     async def started(self) -> None:
         """Return when every server that is started here is up or has failed once."""
         await self._settled.wait()
+
+    # --- another configuration -----------------------------------------------------------------------------------
+
+    def observe_reload(self, observer: Callable[[ConfigChanges], None]) -> None:
+        """Have `observer` called with each change of the configuration, as soon as it counts."""
+        self._reload_observers.append(observer)
+
+    async def reload(self, config: BridgeConfig) -> ConfigChanges:
+        """Use another configuration from now on; return what has changed once clients see it. Servers that have not
+        changed keep running; one that is restarted or removed gets `drain_s` for its calls, which is not waited for.
+        Several reloads follow each other; the last one counts.
+
+        Raises:
+            BridgeError: the configuration cannot be used; nothing has changed.
+        """
+        async with self._reloading:
+            if lost := lost_servers(self.config, config):
+                raise EntryBroken(config.source, lost[0].name, lost[0].reason)
+            states = self._states_of(config)
+            found = changes(self.config, config)
+            if found.lines() or found.rest or found.order != tuple(server.name for server in self.config.servers):
+                self._use(found, states)
+                await self.directory.reconfigure(self.config)
+            return found
+
+    def _use(self, found: ConfigChanges, states: Mapping[str, ServerState]) -> None:
+        """Change all parts at once: no request is handled between two of them, so that access is nowhere wider than one
+        of both configurations allows."""
+        before, config = self.config, found.applied(self.config)
+        self.config, self.settings = config, config.settings
+        self.views.configure(_access_rules(config))
+        self._take_states(before, states)
+        self.engine.configure(config.settings, config.servers)
+        common = _common(config)
+        self.starts.resize(len(config.servers))
+        self.shapes.configure(common)
+        self.sign_ins.configure(_with_sign_in(common), config.settings.question_timeout_s)
+        level = self._guests.least_level()
+        for name in self.servers.reconfigure(common).added:
+            self.servers[name].want_log_level(level)
+        for name in found.removed:
+            self.forwarding.forget(name)
+        selecting = {server.name: server for server in (*found.restarted, *found.updated)}
+
+        def left_out(call: Call) -> bool:
+            server = selecting.get(call.future.server)
+            return server is not None and not selected(server, call.tool)
+
+        self.servers.fail_waiting(left_out, lambda call: ToolRemoved(call.future.tool, call.future.server))
+        for observer in self._reload_observers:
+            observer(found)
+
+    def _take_states(self, before: BridgeConfig, states: Mapping[str, ServerState]) -> None:
+        """Use other places in the state tree. A server whose place is the same keeps what its client has said of it
+        (its roots)."""
+        known = {server.name: server for server in before.servers}
+        for server in self.config.servers:
+            old, was = self._states.get(server.name), known.get(server.name)
+            same = was is not None and (was.spec, was.state) == (server.spec, server.state)
+            if old is None or not same or old.root != states[server.name].root:
+                self._states[server.name] = states[server.name]
+        for name in self._states.keys() - {server.name for server in self.config.servers}:
+            del self._states[name]
 
     # --- callers -------------------------------------------------------------------------------------------------
 
@@ -367,10 +436,21 @@ class Bridge:
         return self.executor.log_level
 
 
-def _has_sign_in(server: ServerConfig) -> bool:
-    """Return whether a user signs in to a server."""
-    oauth = server.spec.oauth if isinstance(server.spec, HttpSpec) else None
-    return oauth is not None and oauth.grant == "authorization_code"
+def _common(config: BridgeConfig) -> tuple[ServerConfig, ...]:
+    """Return the servers that all callers share."""
+    return tuple(server for server in config.servers if not uses_callers(server))
+
+
+def _access_rules(config: BridgeConfig) -> AccessRules | None:
+    access = config.settings.access
+    return None if access is None else AccessRules(access)
+
+
+def _with_sign_in(servers: Sequence[ServerConfig]) -> list[str]:
+    """Return the servers that a user signs in to."""
+    specs = {server.name: server.spec for server in servers}
+    oauth = {name: spec.oauth for name, spec in specs.items() if isinstance(spec, HttpSpec)}
+    return [name for name, of_server in oauth.items() if of_server and of_server.grant == "authorization_code"]
 
 
 def _may_refer(value: object) -> bool:

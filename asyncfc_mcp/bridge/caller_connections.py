@@ -25,7 +25,7 @@ from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.identity import OAUTH, PERSON, Principal
 from asyncfc_mcp.downstream.downstream import Downstream, DownstreamHandler
 from asyncfc_mcp.downstream.http.authorizer import Authorizer
-from asyncfc_mcp.errors import CallerCredentialsGone, CallerCredentialsRefused, TooManyCallers
+from asyncfc_mcp.errors import CallerCredentialsGone, CallerCredentialsRefused, ServerRemoved, TooManyCallers
 from asyncfc_mcp.redaction import SHORTEST_SECRET
 
 logger = logging.getLogger(__name__)
@@ -268,7 +268,10 @@ class CallerConnections:
 
         Raises:
             CallerCredentialsGone: its caller's credentials are not in memory any more.
+            ServerRemoved: the configuration no longer has the server.
         """
+        if all(config.name != server for config in self._servers):
+            raise ServerRemoved(server)
         each = None if credentials is None else self._callers.get(credentials)
         found = None if each is None else each.downstreams.get(server)
         if found is None:

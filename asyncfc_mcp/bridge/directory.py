@@ -5,7 +5,7 @@ to ask servers: a `Downstream` keeps its own listings.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,7 +22,7 @@ from asyncfc_mcp.core.names import PAUSE_AFTER, PublishedNames
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.downstream.listing_cache import ListingCache
-from asyncfc_mcp.downstream.snapshot import ServerSnapshot
+from asyncfc_mcp.downstream.snapshot import LISTINGS, ServerSnapshot
 from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.downstream.supervisor import Status
 from asyncfc_mcp.errors import UnknownTool
@@ -40,10 +40,10 @@ STRAGGLERS_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A listing of a server that changed."""
+    """A listing of a server that changed; without a server, whatever another configuration changes."""
 
-    downstream: Downstream
-    kind: str
+    downstream: Downstream | None
+    kinds: Collection[str]
     listed: anyio.Event = field(default_factory=anyio.Event)
     """Set when clients see the change."""
 
@@ -97,6 +97,8 @@ class Directory:
         self._rules: tuple[Mapping[str, ToolRoute], CallRules] = {}, CallRules()
         """The last `call_rules`, and the routes that they are about."""
         self._builder = CatalogBuilder()
+        self._routed_in: Mapping[str, ServerState] = {}
+        """The places of the servers for which the routes were made."""
         self._profiles = ServerProfiles()
         self._handed_out = self.catalog
         self._mended: set[str] = set()
@@ -111,6 +113,8 @@ class Directory:
         self._restored = anyio.Event()
         """Set when the listings known from earlier runs are in the catalog."""
         self._started_at = 0.0
+        self._added_at: dict[str, float] = {}
+        """Server that another configuration has brought → the time of that."""
 
     async def run(self) -> None:
         """Keep the catalog up to date, until cancelled. The connection that brought a change may end meanwhile."""
@@ -136,15 +140,16 @@ class Directory:
         before = await self._rebuild()
         self._rebuilt.notify_all()
         catalog = self.catalog
-        for downstream in {id(change.downstream): change.downstream for change in changes}.values():
+        of_servers = {id(each): each for change in changes if (each := change.downstream) is not None}
+        for downstream in of_servers.values():
             # Saved only once it has been worked with: a listing that ends the bridge must not end the next start.
             await self._cache.save(downstream.config, downstream.snapshot)
             if self.on_saved is not None:
                 self.on_saved(downstream.name)
         # A server announces changes that clients may not see: of parts left out, or listed again as they were.
-        kinds = {change.kind for change in changes}
+        kinds = {kind for change in changes for kind in change.kinds}
         changed = frozenset(kind for kind in kinds if catalog.entries(kind) != before.entries(kind))
-        if "tools" in changed and self._renew_shapes({change.downstream.name for change in changes}):
+        if "tools" in changed and self._renew_shapes({each.name for each in of_servers.values()}):
             await self._rebuild()
         if changed:
             for observer in self._observers:
@@ -153,14 +158,27 @@ class Directory:
     def _renew_shapes(self, servers: Set[str]) -> bool:
         """Take the shapes learned until now for servers whose tools clients list again; return whether any is new."""
         before = dict(self._shapes)
-        self._shapes |= {server: self._learned(server) for server in servers}
+        self._shapes |= {server: self._learned(server) for server in servers if server in self._downstreams}
         return self._shapes != before
 
     async def update(self, downstream: Downstream, kind: str) -> None:
         """Take in a listing of this kind that changed; return when clients see it."""
+        await self._queue(_Change(downstream, (kind,)))
+
+    async def reconfigure(self, config: BridgeConfig) -> None:
+        """List what another configuration leaves of the servers that there are now; return when clients see it."""
+        self._config = config
+        self._shapes = {server: self._shapes.get(server) or self._learned(server) for server in self._downstreams}
+        self._added_at = {
+            name: self._added_at.get(name, anyio.current_time())
+            for name, downstream in self._downstreams.items()
+            if name in self._added_at or not downstream.known
+        }
+        await self._queue(_Change(None, tuple(LISTINGS)))
+
+    async def _queue(self, change: _Change) -> None:
         if self._ended:
             return
-        change = _Change(downstream, kind)
         self._changes.append(change)
         self._changed.set()
         await change.listed.wait()
@@ -265,7 +283,8 @@ class Directory:
         await self._restored.wait()
         some = [d for name, d in self._downstreams.items() if among is None or among(name)]
         unknown = [d for d in some if not d.has_listings(kinds)]
-        left = self._started_at + FIRST_LISTING_S - anyio.current_time()
+        since = max((self._added_at.get(each.name, self._started_at) for each in unknown), default=0.0)
+        left = since + FIRST_LISTING_S - anyio.current_time()
         if not unknown or left <= 0:
             return self.catalog
         first = anyio.Event()
@@ -362,11 +381,6 @@ class Directory:
         seen = downstream.snapshot
         return self._profiles.choose(downstream.config.base.profile, seen.info, seen.listing("tools"))
 
-    def _annotated(self, entry: ToolEntry) -> bool:
-        """Return whether the configuration says by annotations what a tool does: it counts more than a profile."""
-        override = self._downstreams[entry.server].config.overrides.get(entry.tool)
-        return override is not None and not HINTS.isdisjoint(override.annotations)
-
     def notes(self) -> list[str]:
         """Return remarks for `inspect`, on the catalog and on declared state paths."""
         unknown = [
@@ -425,14 +439,20 @@ class Directory:
     ) -> Slices[tuple[Catalog, Mapping[str, ToolRoute]]]:
         catalog = yield from self._builder.building(sources, self.published)
         routes: dict[str, ToolRoute] = {}
+        overrides = {source.config.name: source.config.overrides for source in sources}
+        states = dict(self._states)  # both as at the beginning: the configuration may change between two slices
         for number, (name, entry) in enumerate(catalog.tools.items()):
             known = self.routes.get(name)
-            profile = None if self._annotated(entry) else profiles[entry.server]
-            if known is not None and known.is_current(entry, profile):
+            override = overrides[entry.server].get(entry.tool)
+            # What the configuration says of a tool by annotations counts more than a profile.
+            profile = None if override and not HINTS.isdisjoint(override.annotations) else profiles[entry.server]
+            state = states[entry.server]
+            if known is not None and self._routed_in.get(entry.server) is state and known.is_current(entry, profile):
                 routes[name] = known
                 if number % PAUSE_AFTER:
                     continue
             else:
-                routes[name] = ToolRoute.of(entry, self._states[entry.server], profile)
+                routes[name] = ToolRoute.of(entry, state, profile)
             yield
+        self._routed_in = states
         return catalog, routes

@@ -30,6 +30,7 @@ from asyncfc_mcp.errors import (
     NotSignedIn,
     ProtocolFailure,
     ServerDied,
+    ServerRemoved,
     ServerUnavailable,
 )
 from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, TASKS_EXTENSION, Deferred, OnProgress, OnSent
@@ -87,17 +88,21 @@ class Executor:
         self, call: Call, arguments: dict[str, Any] | None, on_progress: OnProgress, on_sent: OnSent
     ) -> Result:
         params = self._params(call, arguments)
-        return await self._finish(call, params, await self._request(call, params, on_progress, on_sent))
+        return await self._finish(call, params, *await self._request(call, params, on_progress, on_sent))
 
     def _downstream(self, call: Call) -> Downstream:
         """Return the connection on which a call is made.
 
         Raises:
             CallerCredentialsGone: it needs credentials of its caller, which are gone.
+            ServerRemoved: the configuration no longer has its server.
         """
         server = call.future.server
-        if self._of_caller is None or server in self._downstreams:
-            return self._downstreams[server]
+        downstream = self._downstreams.get(server)
+        if downstream is not None:
+            return downstream
+        if self._of_caller is None:
+            raise ServerRemoved(server)
         return self._of_caller(call.credentials, server)
 
     def execute_nowait(
@@ -113,7 +118,7 @@ class Executor:
             if isinstance(outcome, ProtocolFailure):
                 outcome = self._for_client(call, outcome)
             elif isinstance(outcome, Deferred):
-                outcome = Deferred(partial(self._finish_deferred, call, params, outcome))
+                outcome = Deferred(partial(self._finish_deferred, call, params, downstream, outcome))
             elif isinstance(outcome, NotSignedIn) and self._sign_ins.may_ask(call, outcome.needed):
                 outcome = Deferred(partial(self._after_sign_in, call, params, outcome))
             elif isinstance(outcome, CallFailed):
@@ -122,7 +127,7 @@ class Executor:
                 outcome = _without_secrets(outcome, self._secrets(call))
                 self._shapes.observe(call, outcome)
             else:
-                outcome = Deferred(partial(self._finish, call, params, outcome))
+                outcome = Deferred(partial(self._finish, call, params, outcome, downstream))
             completed(outcome)
 
         return downstream.request_nowait(
@@ -146,7 +151,7 @@ class Executor:
 
     async def resume(self, call: Call, arguments: dict[str, Any] | None, result: Result) -> Result:
         call.on_sent()
-        return await self._finish(call, self._params(call, arguments), result)
+        return await self._finish(call, self._params(call, arguments), result, self._downstream(call))
 
     def _params(self, call: Call, arguments: dict[str, Any] | None) -> dict[str, Any]:
         if call.elsewhere:
@@ -174,11 +179,19 @@ class Executor:
         params: dict[str, Any],
         on_progress: OnProgress,
         on_sent: OnSent | None = None,
-    ) -> Result:
+        begun_at: Downstream | None = None,
+    ) -> tuple[Result, Downstream]:
+        """Make a call; return the answer and the connection that it is from.
+
+        Args:
+            begun_at: the connection that has the first part of the call; None before that. Only that one can go on with
+                it: a server that was started anew meanwhile knows nothing of it.
+        """
         signed_in = False
         while True:
+            downstream = begun_at or self._downstream(call)
             try:
-                return await self._downstream(call).request(
+                result = await downstream.request(
                     "tools/call",
                     params,
                     on_progress=on_progress,
@@ -187,12 +200,17 @@ class Executor:
                     cause=call,
                     limited=call.policy.timeout_s is not None,
                 )
+                return result, downstream
             except ProtocolFailure as exc:
                 raise self._for_client(call, exc) from None
             except NotSignedIn as exc:
                 if signed_in or not self._sign_ins.may_ask(call, exc.needed):
                     raise
                 needed = exc.needed
+            except ServerUnavailable:
+                if begun_at is not None or self._downstream(call) is downstream:
+                    raise
+                continue  # a change of the configuration has replaced the connection that the call waited for
             await self._sign_ins.wait(call, needed)
             signed_in = True
 
@@ -200,7 +218,7 @@ class Executor:
         """Make a call again that its server has not processed, after its user has signed in."""
         call.on_sent(False)
         await self._sign_ins.wait(call, failure.needed)
-        return await self._finish(call, params, await self._request(call, params, call.on_progress, call.on_sent))
+        return await self._finish(call, params, *await self._request(call, params, call.on_progress, call.on_sent))
 
     def _secrets(self, call: Call) -> Sequence[str]:
         """Return the values that no error of a call shows: servers quote the arguments and credentials that they
@@ -218,15 +236,17 @@ class Executor:
             message, data = without_values([message, None if is_large(data) else data], secrets)
         return ProtocolFailure(call.future.tool, failure.code, message, data)
 
-    async def _finish_deferred(self, call: Call, params: dict[str, Any], deferred: Deferred) -> Result:
+    async def _finish_deferred(
+        self, call: Call, params: dict[str, Any], downstream: Downstream, deferred: Deferred
+    ) -> Result:
         """Finish a call that had to be sent again."""
         try:
             result = await deferred()
         except ProtocolFailure as exc:
             raise self._for_client(call, exc) from None
-        return await self._finish(call, params, result)
+        return await self._finish(call, params, result, downstream)
 
-    async def _finish(self, call: Call, params: dict[str, Any], result: Result) -> Result:
+    async def _finish(self, call: Call, params: dict[str, Any], result: Result, downstream: Downstream) -> Result:
         """Return the result of a call whose first answer this is: a task is followed, questions are answered and the
         call is sent again.
 
@@ -234,15 +254,14 @@ class Executor:
             CallFailed: it has none. Never `ServerUnavailable`: the first part of the call was sent.
         """
         try:
-            result = await self._finish_sent(call, params, result)
+            result = await self._finish_sent(call, params, result, downstream)
         except ServerUnavailable as exc:
             raise ServerDied(exc.server, exc.how) from None
         result = _without_secrets(result, self._secrets(call))
         self._shapes.observe(call, result)
         return result
 
-    async def _finish_sent(self, call: Call, params: dict[str, Any], result: Result) -> Result:
-        downstream = self._downstream(call)
+    async def _finish_sent(self, call: Call, params: dict[str, Any], result: Result, downstream: Downstream) -> Result:
         for left in reversed(range(MAX_ROUNDS)):
             if _is_final(call, result):
                 return result
@@ -256,7 +275,7 @@ class Executor:
             params = {key: value for key, value in params.items() if key not in ("inputResponses", "requestState")}
             params |= await self._engine.answer_round(call, result)
             if left:
-                result = await self._request(call, params, call.on_progress)
+                result, _ = await self._request(call, params, call.on_progress, begun_at=downstream)
         raise AskedTooOften(call.future.tool, MAX_ROUNDS)
 
 

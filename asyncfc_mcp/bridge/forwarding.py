@@ -20,7 +20,7 @@ from asyncfc_mcp.core.owners import extension_owner, linking, resource_owner
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.engine.api import Engine
 from asyncfc_mcp.engine.hosting import Relay, RelayedRequest
-from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RunsElsewhere
+from asyncfc_mcp.errors import CallFailed, ProtocolFailure, RunsElsewhere, ServerRemoved, ServerUnavailable
 from asyncfc_mcp.protocol import METHOD_NOT_FOUND, RESOURCE_NOT_FOUND
 
 logger = logging.getLogger(__name__)
@@ -64,9 +64,13 @@ class Forwarding:
         """
         Raises:
             CallerCredentialsGone: there is no connection with these credentials any more.
+            ServerRemoved: the configuration no longer has the server.
         """
         if credentials is None or self._callers is None:
-            return self._downstreams[server]
+            downstream = self._downstreams.get(server)
+            if downstream is None:
+                raise ServerRemoved(server)
+            return downstream
         return self._callers.downstream(credentials, server)
 
     def _of(self, view: View) -> Mapping[str, Downstream]:
@@ -91,11 +95,16 @@ class Forwarding:
         meta = passed_on(out.pop("_meta", None))
         if meta:
             out["_meta"] = meta
-        try:
-            result = await self._downstream(server, credentials).request(method, out, cause=scope)
-        except RunsElsewhere:
-            result = await self._ask_elsewhere(scope, server, method, out)
-        return without_our_keys(result)
+        while True:
+            downstream = self._downstream(server, credentials)
+            try:
+                return without_our_keys(await downstream.request(method, out, cause=scope))
+            except RunsElsewhere:
+                return without_our_keys(await self._ask_elsewhere(scope, server, method, out))
+            except ServerUnavailable:
+                if self._downstream(server, credentials) is downstream:
+                    raise
+                # A change of the configuration has replaced the connection that the request waited for.
 
     async def _ask_elsewhere(
         self, scope: Scope | None, server: str, method: str, params: Mapping[str, Any]
@@ -215,10 +224,17 @@ class Forwarding:
             for (at, _, uri), scope in list(self._subscribed.items()):
                 if at == server:
                     await self._subscribe_at(scope, server, uri)
-            if (level := self._guests.own_level) is not None:
-                await self._set_level_at(self._downstreams[server], level)
+            downstream = self._downstreams.get(server)
+            if downstream is not None and (level := self._guests.own_level) is not None:
+                await self._set_level_at(downstream, level)
         except CallFailed as exc:
             logger.debug("server %r is not asked again for notifications: %s", server, exc)
+
+    def forget(self, server: str) -> None:
+        """Forget who uses a server that was removed, and its subscriptions, which have ended with it."""
+        self._users.pop(server, None)
+        for key in [key for key in self._subscribed if key[0] == server]:
+            del self._subscribed[key]
 
     def add_user(self, server: str, scope: Scope) -> None:
         """Record that a principal has a call sent to a server."""

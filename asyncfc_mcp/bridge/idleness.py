@@ -60,6 +60,9 @@ class ServerDemand:
     def idle_limit_s(self) -> float | None:
         return idle_limit_s(self._server, self._profile())
 
+    def configure(self, server: ServerConfig) -> None:
+        self._server = server
+
     def has_calls(self) -> bool:
         return any(call.future.server == self._server.name for call in self._engine.unfinished)
 

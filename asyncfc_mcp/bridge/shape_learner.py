@@ -7,7 +7,7 @@ newer ones with a change that the server has caused. Learning from one result is
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -66,18 +66,31 @@ class ShapeLearner:
     """
 
     def __init__(
-        self, servers: tuple[ServerConfig, ...], cache: ListingCache, entry: Callable[[str, str], ToolEntry | None]
+        self, servers: Sequence[ServerConfig], cache: ListingCache, entry: Callable[[str, str], ToolEntry | None]
     ) -> None:
         self._cache = cache
         self._entry = entry
-        self._configs = {config.name: config for config in servers}
-        self._shapes = {config.name: _read(config, cache) for config in servers}
-        self._counts: dict[str, dict[str, int]] = {config.name: {} for config in servers}
+        self._configs: dict[str, ServerConfig] = {}
+        self._shapes: dict[str, dict[str, LearnedShape]] = {}
+        self._counts: dict[str, dict[str, int]] = {}
         """Server → tool → results so far in this run."""
         self._queue: deque[_Seen] = deque()
         self._filled = WakeUp()
         self._public: dict[tuple[str, str], tuple[ToolEntry, frozenset[str]]] = {}
         self._unsaved: set[str] = set()
+        self.configure(servers)
+
+    def configure(self, servers: Sequence[ServerConfig]) -> None:
+        """Learn of these servers from now on: of one with another command or URL anew."""
+        self._save()
+        before, self._configs = self._configs, {config.name: config for config in servers}
+        same = {name for name, config in self._configs.items() if name in before and before[name].spec == config.spec}
+        self._shapes = {
+            name: self._shapes[name] if name in same else _read(config, self._cache)
+            for name, config in self._configs.items()
+        }
+        self._counts = {name: self._counts[name] if name in same else {} for name in self._configs}
+        self._queue = deque(seen for seen in self._queue if seen.server in same)
 
     def texts(self, server: str) -> Mapping[str, str]:
         """Return the description of each tool's results, as far as it is known at this moment."""

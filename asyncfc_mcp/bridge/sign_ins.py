@@ -77,11 +77,16 @@ class SignIns:
         timeout_s: float = 600.0,
     ) -> None:
         self._engine, self._downstreams = engine, downstreams
-        self._servers, self._sign_in, self._timeout_s = frozenset(servers), sign_in, timeout_s * SHARE_OF_TIMEOUT
+        self._sign_in = sign_in
+        self.configure(servers, timeout_s)
         self._attempts: dict[str, _Attempt] = {}
         self._futile: dict[tuple[str, tuple[str, ...]], float] = {}
         """Server and scopes of a sign-in that has not helped → end of the pause, on the event loop's clock."""
         self._tg: anyio.abc.TaskGroup | None = None
+
+    def configure(self, servers: Collection[str], timeout_s: float) -> None:
+        """Have other servers, or another timeout of questions, from now on."""
+        self._servers, self._timeout_s = frozenset(servers), timeout_s * SHARE_OF_TIMEOUT
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Own the tasks of sign-ins until cancelled."""
@@ -151,13 +156,13 @@ class SignIns:
             self._futile = {key: end for key, end in self._futile.items() if end > anyio.current_time()}
             self._futile[server, scopes] = anyio.current_time() + PAUSE_S
             attempt.over.set()
-        if attempt.failure is None:
+        if attempt.failure is None and server in self._downstreams:
             self._downstreams[server].signed_in()
 
     async def _watch(self, server: str, attempt: _Attempt, scope: anyio.CancelScope) -> None:
         """End a sign-in that is no longer needed: the user has signed in elsewhere, such as on the command line."""
-        downstream = self._downstreams[server]
-        if downstream.status is Status.SIGN_IN:
+        downstream = self._downstreams.get(server)
+        if downstream is not None and downstream.status is Status.SIGN_IN:
             await downstream.wait_until_ready()
             attempt.failure = None
             scope.cancel()

@@ -180,6 +180,12 @@ class Views:
         self._common = _Part(self.everything)
         self._of_callers: WeakKeyDictionary[Connected, _Part] = WeakKeyDictionary()
 
+    def configure(self, rules: AccessRules | None) -> None:
+        """Apply another setting `access` from now on, to open connections, too."""
+        self._rules = rules
+        for part in (self._common, *self._of_callers.values()):
+            part.forget()
+
     def of(self, principal: Principal) -> View:
         """Return what a principal may see and use now; its token may have had other grants before."""
         if self._callers is None:
@@ -218,6 +224,11 @@ class _Part:
         self._by_access: OrderedDict[Access, RestrictedView] = OrderedDict()
         self._by_principal: OrderedDict[tuple[object, ...], RestrictedView] = OrderedDict()
         """By all of a principal but its headers, which are kept no longer than their request."""
+
+    def forget(self) -> None:
+        """Work out every view anew."""
+        self._by_access.clear()
+        self._by_principal.clear()
 
     def of(self, principal: Principal, rules: AccessRules) -> View:
         key = principal.scope.key, principal.name, principal.grants

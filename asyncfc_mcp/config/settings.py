@@ -28,7 +28,9 @@ ANY_OWNER: Final = "any"
 """Each replica runs the server, or calls it."""
 
 
-def setting(default: Any, doc: str, *, minimum: int = 0, above: bool = False, secret: bool = False) -> Any:
+def setting(
+    default: Any, doc: str, *, minimum: int = 0, above: bool = False, secret: bool = False, restart: bool = False
+) -> Any:
     """Declare a setting: a field whose type gives the kind of its values.
 
     A choice (`Literal`), `bool`, `int`, `float`, `str` or `tuple[str, ...]`, each but the first also with `None`, is
@@ -38,8 +40,11 @@ def setting(default: Any, doc: str, *, minimum: int = 0, above: bool = False, se
         minimum: smallest value of a number.
         above: a number must be larger than `minimum`.
         secret: the value is not shown.
+        restart: a change takes effect at the next start: of the bridge, or of the server that it is set for. All others
+            apply to new calls as soon as the configuration is reloaded.
     """
-    return field(default=default, repr=not secret, metadata={"doc": doc, "minimum": minimum, "above": above})
+    metadata = {"doc": doc, "minimum": minimum, "above": above, "restart": restart}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class Policy:
         "Maximum size of a server's message, in bytes after decompression. A larger message fails the call that it "
         "answers, or closes the server's connection if the call cannot be determined.",
         minimum=1,
+        restart=True,
     )
     max_argument_bytes: int = setting(
         8 << 20, "Maximum size of arguments after the values of futures were substituted, in bytes.", minimum=1
@@ -335,6 +341,7 @@ class Settings:
         "least one call. A half means as much as is left for others; if several use much, each gets less. With "
         "`--insecure-no-auth` it is the share of one caller in calls and memory: a session, or all clients of one name "
         "without a session.",
+        restart=True,
     )
     public_order_s: float = setting(
         60.0,
@@ -373,42 +380,52 @@ class Settings:
         "that several replicas of the bridge share, such as `postgresql://user:${PASSWORD}@host/database` (with "
         "special characters percent-encoded). Replicas have the same configuration. Needs `asyncfc-mcp[postgres]`.",
         secret=True,
+        restart=True,
     )
     replica: str | None = setting(
         None,
         "Name of this replica, with the URL of a database as `engine`. Default: the name of the host. May contain "
         "variables.",
+        restart=True,
     )
     replica_timeout_s: float = setting(
         30.0,
         "Seconds without a heartbeat after which the other replicas take a replica for dead: its calls that were "
         "waiting go on at another one, and those that were running are interrupted. The same for all replicas.",
         minimum=2,
+        restart=True,
     )
     secret: str | None = setting(
         None,
         "Secret of all replicas that share a database, at least 16 characters, such as `${ASYNCFC_SECRET}`: with it, a "
         "question that one replica asks can be answered at another. Default: a random one for each process.",
         secret=True,
+        restart=True,
     )
     credentials: Literal["file", "keyring"] = setting(
         "file",
         "Where the tokens of servers that were [signed in](sign-in.md) to are kept: in private files of the user's "
         "state folder, or in the `keyring` of the operating system. Needs `asyncfc-mcp[keyring]`.",
+        restart=True,
     )
     journal: str = setting(
         "auto",
         "[Journal](journal.md) of futures, with which they survive a restart: `auto` (a file for each configuration in "
         "the user's state folder), `off`, or the path of a file, relative to the configuration's folder.",
+        restart=True,
     )
     ttl_s: float = setting(
-        86_400.0, "Seconds that a future is kept in the journal after its end, as long as its size allows.", above=True
+        86_400.0,
+        "Seconds that a future is kept in the journal after its end, as long as its size allows.",
+        above=True,
+        restart=True,
     )
     journal_max_bytes: int = setting(
         1 << 30,
         "Maximum size of the journal with the results beside it, in bytes. Beyond it, finished futures are dropped: "
         "those that were read first, and of these the oldest.",
         minimum=1 << 20,
+        restart=True,
     )
     log_max_bytes: int = setting(
         256 << 20,
@@ -431,6 +448,7 @@ class Settings:
         "Maximum HTTP connections, at most as many as leave 256 descriptors, or half of them. Beyond it, a connection "
         "on which no request is being answered is closed for the new one; if there is none, the new one is refused.",
         minimum=1,
+        restart=True,
     )
     max_connections_per_address: int | None = setting(
         None,
@@ -438,6 +456,7 @@ class Settings:
         "quarter of `max_connections` with `--insecure-no-auth`, for addresses other than this machine's; otherwise "
         "unlimited.",
         minimum=1,
+        restart=True,
     )
     max_sessions: int = setting(
         10_000,
@@ -450,22 +469,27 @@ class Settings:
         "Maximum HTTP requests of one principal in a second, with bursts of ten seconds' worth; more are refused (429, "
         "with `Retry-After`). If not set: 1,000 where there are several principals, otherwise unlimited.",
         above=True,
+        restart=True,
     )
     max_requests_per_s_total: float | None = setting(
         None,
         "The same for all principals together; each that uses it gets an equal part. If not set: unlimited.",
         above=True,
+        restart=True,
     )
     header_timeout_s: float = setting(
-        10.0, "Timeout for receiving the head of an HTTP request, in seconds.", above=True
+        10.0, "Timeout for receiving the head of an HTTP request, in seconds.", above=True, restart=True
     )
     body_timeout_s: float = setting(
         30.0,
         "Timeout for receiving the body of an HTTP request, in seconds, plus one second for each 1,000 bytes. Also the "
         "timeout for a pause between its bytes, and for a client that does not read a waiting response.",
         above=True,
+        restart=True,
     )
-    idle_timeout_s: float = setting(5.0, "Seconds after which an idle HTTP connection is closed.", above=True)
+    idle_timeout_s: float = setting(
+        5.0, "Seconds after which an idle HTTP connection is closed.", above=True, restart=True
+    )
     question_timeout_s: float = setting(
         600.0, "Timeout for the answer to a server's question to the user, in seconds. The call then fails.", above=True
     )

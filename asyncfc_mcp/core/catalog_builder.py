@@ -101,7 +101,7 @@ def _check(kind: str, raw: Json, override: ToolOverride | None) -> _CheckedEntry
 
 
 class CatalogBuilder:
-    """Builds successive catalogs of the same servers. Results for unchanged servers and raw entries are reused.
+    """Builds successive catalogs. Results for unchanged servers and raw entries are reused.
 
     An entry is unchanged while it is the same object (see `downstream.listing.reusing`).
     """
@@ -121,10 +121,15 @@ class CatalogBuilder:
             known = self._fitted.get(name)
             part, distinct = parts[name], lengths[name]
             if known is None or not known.is_current(source, part, distinct):
-                checked = known.known if known else dict[tuple[str, int], _CheckedEntry]()
+                checked = dict[tuple[str, int], _CheckedEntry]()
+                if known is not None and known.source.config == source.config:
+                    checked = known.known
+                elif known is not None:
+                    self._tools = {key: tool for key, tool in self._tools.items() if key[0] != name}
                 known = self._fitted[name] = yield from _server_part(source, part, distinct, checked)
             built.append(known)
             yield
+        self._fitted = {each.source.config.name: each for each in built}
         repairs = {each.source.config.name: each.remarks for each in built if each.remarks}
         notes: list[str] = []
         misfits = [misfit for each in built for misfit in each.misfits]

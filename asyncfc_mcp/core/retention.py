@@ -55,9 +55,8 @@ class Retention(Generic[T]):
         unread_keep_s: float,
         share: float,
     ) -> None:
-        self._drop = drop
-        self._max_pending, self._max_bytes = max_pending, max_bytes
-        self._keep_s, self._unread_keep_s, self._share = keep_s, unread_keep_s, share
+        self._drop, self._share = drop, share
+        self.configure(max_pending=max_pending, max_bytes=max_bytes, keep_s=keep_s, unread_keep_s=unread_keep_s)
         self._read: OrderedDict[T, float] = OrderedDict()
         """Items that were read, with the time, the least recently read first; without those in `_read_timed`."""
         self._used: OrderedDict[T, None] = OrderedDict()
@@ -75,6 +74,11 @@ class Retention(Generic[T]):
         self._usage: dict[Party, _Usage[T]] = {}
         self.pending = 0
         self.bytes = 0
+
+    def configure(self, *, max_pending: int, max_bytes: int, keep_s: float, unread_keep_s: float) -> None:
+        """Use other bounds from now on."""
+        self._max_pending, self._max_bytes = max_pending, max_bytes
+        self._keep_s, self._unread_keep_s = keep_s, unread_keep_s
 
     def admit(self, party: Party, now: float, needed: Callable[[T], bool]) -> None:
         """Check that one more item may begin; drop items for it where needed: first those that were read, then those

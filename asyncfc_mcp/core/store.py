@@ -107,6 +107,12 @@ class FutureStore:
             share=caller_share,
         )
 
+    def configure(self, *, max_pending: int, max_bytes: int, keep_s: float, unread_keep_s: float) -> None:
+        """Use other bounds from now on."""
+        self._retention.configure(
+            max_pending=max_pending, max_bytes=max_bytes, keep_s=keep_s, unread_keep_s=unread_keep_s
+        )
+
     @property
     def pending(self) -> int:
         """Number of futures that have not ended."""

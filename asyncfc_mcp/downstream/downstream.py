@@ -116,11 +116,14 @@ class Downstream:
     ) -> None:
         self.config = config
         self.name = config.name
+        self.in_flight = 0
+        """Requests that were sent and are not answered."""
         self._handler = handler
         self._subscriptions = ServerSubscriptions()
         self._listings = ServerListings(config.name, snapshot, partial(handler.on_listing_changed, self))
         self._usage = Usage()
         starts = starts or StartQueue(1)
+        self._stderr = Stderr(config.name, log_path, echo, config.secrets)
         self._supervisor = Supervisor(
             config,
             capabilities=capabilities,
@@ -130,13 +133,13 @@ class Downstream:
             listings=self._listings,
             subscriptions=self._subscriptions,
             starts=starts,
-            stderr=Stderr(config.name, log_path, echo, config.secrets),
+            stderr=self._stderr,
             reaper=reaper,
             child=child,
             authorizer=authorizer,
             on_demand=demand is not None,
         )
-        self._on_demand = None
+        self._demand, self._on_demand = demand, None
         if demand is not None:
             self._on_demand = OnDemand(
                 self._supervisor, self._listings, self._subscriptions, self._usage, starts, demand
@@ -154,6 +157,32 @@ class Downstream:
     def wake(self) -> None:
         """Start the server if it sleeps."""
         self._supervisor.wake(urgent=True)
+
+    def configure(self, config: ServerConfig) -> None:
+        """Use another configuration of the same server, which needs no new start (see `config.changes`)."""
+        self.config = config
+        self._stderr.secrets = config.secrets
+        if self._demand is not None:
+            self._demand.configure(config)
+
+    def succeed(self, before: "Downstream", *, same_program: bool) -> None:
+        """Take the place of a connection of the same name, with what clients want of the server. To be called before
+        `run`, which has to wait for the end of the other.
+
+        Args:
+            same_program: the listings of the other count until there are new ones.
+        """
+        self._subscriptions.succeed(before._subscriptions)
+        if same_program and before.known and not self.known:
+            self._listings.succeed(before._listings)
+
+    def want_log_level(self, level: str | None) -> None:
+        """Ask for log messages of this level and above once the server is up. To be called before `run`."""
+        self._subscriptions.log_level = level
+
+    def retire(self) -> None:
+        """End a connection that is not run (any more): what waits for it goes on."""
+        self._supervisor.retire()
 
     def stand_by(self) -> None:
         """Have another replica run the server, until `run` is called (again)."""
@@ -317,6 +346,7 @@ class Downstream:
             connection = await supervisor.wait_for_connection(for_call=for_call)
             calls = connection.calls if for_call else ProcessCalls()
             calls.sent += 1
+            self.in_flight += 1
             out, options = connection.outgoing(params, capabilities, on_progress, cause, limited)
             if on_sent is not None:
                 on_sent(True)
@@ -340,6 +370,7 @@ class Downstream:
                 if isinstance(exc, SessionLost) or not unsent or resends >= MAX_RESENDS:
                     raise await connection.call_failure(method, exc) from None
             finally:
+                self.in_flight -= 1
                 calls.end(answered=answered)
             # A server that has stopped reading ends within a bounded time, and the next process gets the request.
             with anyio.move_on_after(None if connection.peer.write_failed else RECONNECT_WAIT_S * 2**resends):
@@ -375,6 +406,7 @@ class Downstream:
 
         def settle(outcome: dict[str, Any] | RpcError) -> None:
             end_use()
+            self.in_flight -= 1
             calls.end(answered=not isinstance(outcome, TransportFailure))
             if not isinstance(outcome, RpcError):
                 completed(outcome)
@@ -401,9 +433,11 @@ class Downstream:
             end_use()
             return None
         calls.sent += 1
+        self.in_flight += 1
 
         def cancel(reason: str) -> None:
             end_use()
+            self.in_flight -= 1
             calls.end(answered=False)
             peer.cancel_request(request_id, reason)
 

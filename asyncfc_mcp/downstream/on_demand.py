@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 import anyio
 
+from asyncfc_mcp.config.settings import ServerConfig
 from asyncfc_mcp.downstream.server_listings import ServerListings
 from asyncfc_mcp.downstream.snapshot import LISTINGS
 from asyncfc_mcp.downstream.start_queue import StartQueue
@@ -36,6 +37,10 @@ class Demand(Protocol):
     @property
     def idle_limit_s(self) -> float | None:
         """Seconds without a request after which the server is ended; None: never, once it has had a request."""
+        ...
+
+    def configure(self, server: ServerConfig) -> None:
+        """Decide by another configuration of the server from now on."""
         ...
 
     def has_calls(self) -> bool:

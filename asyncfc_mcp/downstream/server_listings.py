@@ -83,6 +83,11 @@ class ServerListings:
                 await self._on_change(kind)
         self.known = self.cached = True
 
+    def succeed(self, before: "ServerListings") -> None:
+        """Take over the snapshot of another connection to the same server, as that of an earlier run."""
+        self.snapshot = before.snapshot
+        self.known = self.cached = True
+
     def end(self) -> None:
         """Forget the listings of a connection that has ended; the snapshot stays."""
         self._fetcher = None

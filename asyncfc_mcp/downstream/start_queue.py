@@ -43,7 +43,7 @@ class StartQueue:
     """
 
     def __init__(self, servers: int) -> None:
-        self._unqueued = servers <= MAX_UNQUEUED
+        self.resize(servers)
         self._slots = start_slots()
         self._waiting: dict[str, _Entry] = {}
         self._starting: dict[str, float] = {}
@@ -52,6 +52,10 @@ class StartQueue:
         self._client_deadline = float("inf")
         self._changed = Signal()
         self._count = 0
+
+    def resize(self, servers: int) -> None:
+        """Take note of another number of servers."""
+        self._unqueued = servers <= MAX_UNQUEUED
 
     async def enter(self, name: str, *, known: bool, light: bool = False, urgent: bool = False) -> None:
         """Wait until a server may start. To be followed by `leave` when it is up or has failed.

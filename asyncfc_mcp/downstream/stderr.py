@@ -39,7 +39,7 @@ class Stderr:
     """
 
     def __init__(self, name: str, path: Path | None, echo: TextIO | None, secrets: Sequence[str] = ()) -> None:
-        self._name, self._path, self._echo, self._secrets = name, path, echo, secrets
+        self._name, self._path, self._echo, self.secrets = name, path, echo, secrets
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._file: RotatingFile | None = None
 
@@ -83,18 +83,18 @@ class Stderr:
     @property
     def tail(self) -> list[str]:
         """The last lines as quoted in error texts, followed by the path of the log."""
-        quoted = [without_secrets(clean(line), self._secrets) for line in list(self._tail)[-QUOTED_LINES:]]
+        quoted = [without_secrets(clean(line), self.secrets) for line in list(self._tail)[-QUOTED_LINES:]]
         return [*quoted, self._log_hint.strip()] if self._file is not None else quoted
 
     @property
     def cause(self) -> str | None:
         """The cause of the exit, if the last lines contain it."""
         found = cause(self._tail)
-        return None if found is None else without_secrets(found, self._secrets)
+        return None if found is None else without_secrets(found, self.secrets)
 
     def with_cause(self, how: str) -> str:
         """Return a predicate such as "exited with code 1", followed by the cause if the last lines contain it."""
-        how = without_secrets(how, self._secrets)
+        how = without_secrets(how, self.secrets)
         return how if (why := self.cause) is None else f"{how} ({why})"
 
     @property
@@ -103,7 +103,7 @@ class Stderr:
 
     def explain(self, how: str) -> str:
         """Return a reason for users: the cause, the predicate `how`, and the path of the log."""
-        return without_secrets(explained(how, self._tail), self._secrets) + self._log_hint
+        return without_secrets(explained(how, self._tail), self.secrets) + self._log_hint
 
     def close(self) -> None:
         if self._file is not None:

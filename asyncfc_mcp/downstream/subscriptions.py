@@ -101,6 +101,11 @@ class ServerSubscriptions:
         """True if there is a subscription to a resource."""
         return bool(self._uris)
 
+    def succeed(self, before: "ServerSubscriptions") -> None:
+        """Take over what another connection to the same server was asked for."""
+        self.log_level = before.log_level
+        self._uris = dict(before._uris)
+
     def clear(self) -> None:
         """Forget all subscriptions, after the end of the connection."""
         self._uris.clear()

@@ -287,6 +287,11 @@ class Supervisor:
 
     # --- the owner task ------------------------------------------------------------------------------------------
 
+    def retire(self) -> None:
+        """Let requests that wait for a connection fail: there will be none. Not while `run` runs."""
+        self.status = Status.STOPPED
+        self.changed.notify_all()
+
     def stand_by(self) -> None:
         """Have another replica run the server, until it is run here (again)."""
         self._set_status(Status.ELSEWHERE)

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from asyncfc_mcp.config.settings import ServerConfig, Settings
 from asyncfc_mcp.core.futures import Future, Question, Result
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
 from asyncfc_mcp.core.session_archive import SessionArchive
@@ -51,6 +52,11 @@ class Engine(Protocol):
     @property
     def hosting(self) -> Hosting | None:
         """Servers that one replica at a time runs; None where this process runs every server."""
+        ...
+
+    def configure(self, settings: Settings, servers: Sequence[ServerConfig]) -> None:
+        """Use other settings and limits from now on. Limits of tools apply to calls that are not queued yet; all other
+        bounds to the next call, wait or question."""
         ...
 
     async def problem(self) -> str | None:

@@ -6,7 +6,7 @@ scheduler's.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -149,6 +149,23 @@ class Capacity(Generic[W]):
         self._share = share
         self._servers: dict[str, Server[W]] = {name: Server(limit, share) for name, limit in limits.items()}
         self._tools: dict[tuple[str, str], Tool[W]] = {}
+
+    def configure(
+        self, limits: Mapping[str, int | None], tool_limit: Callable[[str, str], int | None]
+    ) -> list[Tool[W]]:
+        """Use other limits from now on, for calls that are queued, too; return a tool of each server that is known.
+
+        Args:
+            tool_limit: returns the limit of a server's tool.
+        """
+        for name, limit in limits.items():
+            if name not in self._servers:
+                self._servers[name] = Server(limit, self._share)
+        for name, server in self._servers.items():
+            server.limit = limits.get(name)
+        for (server, name), tool in self._tools.items():
+            tool.limit = tool_limit(server, name)
+        return list({id(tool.server): tool for tool in self._tools.values()}.values())
 
     def tool(self, server: str, name: str, limit: int | None = None) -> Tool[W]:
         """Return a tool, with the limit that it had at its first call."""

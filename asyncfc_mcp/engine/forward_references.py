@@ -36,8 +36,7 @@ class ForwardReferences:
     ) -> None:
         self.store = store
         self._look_up = look_up
-        self._wait_s = wait_s
-        self._name_wait_s = wait_s if name_wait_s is None else name_wait_s
+        self.configure(wait_s, wait_s if name_wait_s is None else name_wait_s)
         self._waiting: list[PendingCall] = []
         """In the order of receipt, which is the order in which conflicting calls are submitted."""
         self._announced: dict[_Name, list[int]] = {}
@@ -46,6 +45,10 @@ class ForwardReferences:
         """What requests wait for that are no calls."""
         self._received = 0
         self._changed = Signal()
+
+    def configure(self, wait_s: float, name_wait_s: float) -> None:
+        """Use other times from now on."""
+        self._wait_s, self._name_wait_s = wait_s, name_wait_s
 
     def __bool__(self) -> bool:
         return bool(self._waiting)

@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from asyncfc_mcp.config.settings import Settings
+from asyncfc_mcp.config.settings import ServerConfig, Settings
 from asyncfc_mcp.core.archive import Archive as FuturesArchive
 from asyncfc_mcp.core.futures import Future, Question, Result, State
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
@@ -144,6 +144,26 @@ class MemoryEngine:
     @property
     def hosting(self) -> Hosting | None:
         return None
+
+    def configure(self, settings: Settings, servers: Sequence[ServerConfig]) -> None:
+        self._settings = settings
+        self._server_limits = {server.name: server.limit for server in servers}
+        self._several_servers = len(servers) > 1
+        self._store.configure(
+            max_pending=settings.max_pending,
+            max_bytes=settings.max_result_bytes_total,
+            keep_s=settings.keep_s,
+            unread_keep_s=settings.unread_keep_s,
+        )
+        self._forward_references.configure(settings.gap_wait_s, settings.name_wait_s)
+        self._questions.configure(settings.question_timeout_s, several=self._several_servers)
+        by_name = {server.name: server for server in servers}
+
+        def limit_of(server: str, tool: str) -> int | None:
+            known = by_name.get(server)
+            return None if known is None else known.policy(tool).max_concurrency
+
+        self._scheduler.configure(settings.public_order_s, self._server_limits, limit_of)
 
     async def problem(self) -> str | None:
         return None  # without its journal it goes on in memory

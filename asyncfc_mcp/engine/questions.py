@@ -109,14 +109,17 @@ class Questions:
     ) -> None:
         self._board = board
         self._suffix = suffix
-        self._several = several
         self._recorder = recorder
         self._scheduler = scheduler
         self._clock = clock
-        self._timeout_s = timeout_s
+        self.configure(timeout_s, several=several)
         self._count = 0
         self._open: dict[str, _Open] = {}
         self._closed = False
+
+    def configure(self, timeout_s: float, *, several: bool) -> None:
+        """Ask later questions with this timeout, and name the server that asks where there are several."""
+        self._timeout_s, self._several = timeout_s, several
 
     def close(self) -> None:
         """Give up all open questions and all later ones: no client is left to answer them."""

@@ -127,6 +127,19 @@ class Scheduler:
             task_status.started()
             await self._deadlines.run()
 
+    def configure(
+        self, order_s: float, server_limits: Mapping[str, int | None], tool_limit: Callable[[str, str], int | None]
+    ) -> None:
+        """Use other bounds from now on.
+
+        Args:
+            tool_limit: returns `max_concurrency` of a server's tool.
+        """
+        self._order_s = order_s
+        if self._launch is None:
+            for tool in self._capacity.configure(server_limits, tool_limit):
+                self._admit(tool)
+
     # --- submitting ----------------------------------------------------------------------------------------------
 
     def submit(self, call: Call) -> Future:

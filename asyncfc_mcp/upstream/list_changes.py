@@ -61,6 +61,11 @@ class ListChanges:
                     changed.add("resources")
         return [uri for uri, text in documents.items() if known.get(uri, text) != text]
 
+    def record_all(self) -> None:
+        """Record that everything may have changed in every view: others may see it now."""
+        self._changed |= LIST_CHANGES.keys()
+        self._changed_in.clear()
+
     def due(self, now: float) -> list[str]:
         """Return the kinds that can be announced now, which begins their next pause."""
         kinds = sorted(kind for kind, left in self._waiting(now).items() if left <= 0)

@@ -13,6 +13,7 @@ import anyio
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.views import View
+from asyncfc_mcp.config.changes import ConfigChanges
 from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
 from asyncfc_mcp.core.meta_keys import without_our_keys
@@ -61,6 +62,7 @@ class NotificationHub:
         self._requests: dict[str, dict[RequestLogListener, None]] = {}
         """Server → the requests that wait for it."""
         bridge.observe_lists(self._on_lists)
+        bridge.observe_reload(self._on_reload)
         bridge.server_requests.observe(self._on_notification)
 
     def add(self, listener: Listener) -> None:
@@ -118,6 +120,18 @@ class NotificationHub:
                 if uri in listener.uris and self._may_read(listener, uri):
                     listener.enqueue("notifications/resources/updated", {"uri": uri})
         self._lists_changed.set()
+
+    def _on_reload(self, changed: ConfigChanges) -> None:
+        """Forget the subscriptions at servers that are gone; announce all lists where principals may use others."""
+        self._servers = [server.name for server in self._bridge.config.servers]
+        gone = frozenset(changed.removed)
+        for listener in self._listeners:
+            for uri in [uri for uri, at in listener.uris.items() if at is not None and at[0] in gone]:
+                del listener.uris[uri]
+        if "access" in changed.settings:
+            for lists in self._lists.values():
+                lists.record_all()
+            self._lists_changed.set()
 
     def _listeners_of(self, whole: View) -> list[Listener]:
         whole_of = self._bridge.views.whole

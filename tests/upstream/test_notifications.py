@@ -82,6 +82,8 @@ class FakeBridge:
     def observe_lists(self, observer: Callable[[Any, frozenset[str]], None]) -> None:
         self._on_lists = observer
 
+    def observe_reload(self, observer: Callable[[Any], None]) -> None: ...
+
     def on_lists(self, kinds: frozenset[str]) -> None:
         self._on_lists(self._view, kinds)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from asyncfc_mcp.config.caller_headers import all_caller_names
+from asyncfc_mcp.config.changes import ConfigChanges
 from asyncfc_mcp.transports.http.auth.authenticator import Authenticator
 from asyncfc_mcp.transports.http.auth.entrance import HEALTH_PATH, READY_PATH, AuthMiddleware, Entrance
 from asyncfc_mcp.transports.http.auth.resource import ProtectedResource
@@ -90,12 +91,14 @@ def http_app(
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready", "problem": problem}, status_code=503)
 
-    entrance = Entrance(
-        principals,
-        caller_headers=all_caller_names(upstream.bridge.config.servers),
-        required_scopes=upstream.bridge.settings.required_scopes,
-        resource=resource,
-    )
+    bridge = upstream.bridge
+    entrance = Entrance(principals, resource=resource)
+
+    def configure(changed: ConfigChanges | None = None) -> None:
+        entrance.configure(all_caller_names(bridge.config.servers), bridge.settings.required_scopes)
+
+    configure()
+    bridge.observe_reload(configure)
     traffic = Traffic(upstream.bridge.settings)
     routes: list[BaseRoute] = [Route(HEALTH_PATH, healthz), Route(READY_PATH, readyz)]
     if resource is not None:

@@ -61,11 +61,15 @@ class Entrance:
     ) -> None:
         self.authenticator = authenticator
         self.resource = resource
+        self._clock = clock
+        self.configure(caller_headers, required_scopes)
+
+    def configure(self, caller_headers: Collection[str], required_scopes: Mapping[str, Collection[str]]) -> None:
+        """Pass on other headers, and require other scopes, from the next request on."""
         everywhere = frozenset(required_scopes.get("*", ()))
         self._everywhere = everywhere
         self._required = {method: everywhere | frozenset(scopes) for method, scopes in required_scopes.items()}
         self._caller_headers = tuple((name, name.encode("latin-1")) for name in caller_headers)
-        self._clock = clock
 
     async def enter(self, headers: Headers, path: str = "") -> tuple[Access, Principal]:
         """Return the access of a request, and its principal with the headers of this request.
@@ -127,8 +131,10 @@ class Entrance:
         return access
 
     def is_over(self, access: Access) -> bool:
-        """Return whether an access has ended."""
-        return is_over(access, self._clock)
+        """Return whether an access has ended, or lacks scopes that all requests need since the configuration was
+        reloaded: a stream that is open then ends."""
+        grants = access.principal.grants
+        return is_over(access, self._clock) or (grants is not None and not self._everywhere <= grants)
 
     def revoked(self) -> Refusal:
         """Return the refusal of a request whose access was taken away after it was admitted."""
