@@ -6,10 +6,12 @@ Owns wiring only. Reading files and the environment is the command line's job, s
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.bridge.host_sessions import HostSession
 from asyncfc_mcp.bridge.idleness import ServerDemand, runs_on_demand
 from asyncfc_mcp.config.settings import ANY_OWNER, EMBEDDED, BridgeConfig, HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.effects import declared_effect
@@ -19,6 +21,7 @@ from asyncfc_mcp.downstream.downstream import Downstream, DownstreamHandler
 from asyncfc_mcp.downstream.listing_cache import ListingCache
 from asyncfc_mcp.downstream.process import Child
 from asyncfc_mcp.downstream.reaper import Reaper
+from asyncfc_mcp.downstream.snapshot import ServerSnapshot
 from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.engine.api import Engine
 from asyncfc_mcp.engine.future_ids import FutureIds
@@ -104,6 +107,31 @@ def compose(
         capabilities: Callable[[], Mapping[str, Any]] = lambda: bridge.server_requests.capabilities  # noqa: E731
         return Downstream(server, handler, capabilities=capabilities, reaper=guard, echo=echo, authorizer=authorizer)
 
+    def connect_instance(
+        server: ServerConfig,
+        started: ServerConfig,
+        handler: DownstreamHandler,
+        session: HostSession,
+        snapshot: ServerSnapshot | None,
+    ) -> Downstream:
+        demand = None
+        if runs_on_demand(server, config, daemon=daemon):
+            profile = partial(session.profile_of, server)
+            demand = ServerDemand(server, engine, profile, listings, session.key)
+        name = f"{server.name}.session{session.number}"
+        return Downstream(
+            server,
+            handler,
+            capabilities=lambda: session.client.capabilities,
+            reaper=guard,
+            log_path=log_path(log_folder, name) if log_folder and isinstance(server.spec, StdioSpec) else None,
+            echo=echo,
+            snapshot=snapshot,
+            authorizer=_authorizer(server, credentials),
+            demand=demand,
+            started=started,
+        )
+
     bridge = Bridge(
         config,
         engine,
@@ -114,6 +142,7 @@ def compose(
         starts=starts,
         reaper=guard,
         connect_caller=connect_caller,
+        connect_instance=connect_instance if daemon and config.settings.engine == EMBEDDED else None,
         sign_in=None if credentials is None else _sign_in(lambda: bridge.config, credentials),
     )
     return bridge

@@ -419,10 +419,10 @@ class InvalidTransition(BridgeError):
 
 
 class TooManyCallers(BridgeError):
-    """All connections for callers with credentials of their own that the limit allows are in use."""
+    """All connections for callers with servers of their own that the limit allows are in use."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} callers with credentials of their own use the bridge; try again later")
+        super().__init__(f"{limit} callers with connections of their own use the bridge; try again later")
 
 
 class TooManyFutures(BridgeError):
@@ -564,7 +564,24 @@ class RunsElsewhere(ServerUnavailable):
         super().__init__(server, "another replica runs it")
 
 
-class CallerCredentialsGone(CallFailed):
+class OwnConnectionGone(CallFailed):
+    """The call needs its caller's own connection to the server, which there is not any more; it was not sent."""
+
+    server: str
+
+
+class SessionGone(OwnConnectionGone):
+    """The server has an instance for each session, and the session of the call has ended, with its instance."""
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        super().__init__(
+            f"not sent: server {server!r} has an instance for each session, and the session of this call has ended; "
+            f"call again in a session that runs"
+        )
+
+
+class CallerCredentialsGone(OwnConnectionGone):
     """The call needs its caller's credentials, which were kept in memory only and are gone; it was not sent."""
 
     def __init__(self, server: str) -> None:

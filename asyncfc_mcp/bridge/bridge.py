@@ -6,6 +6,7 @@ are open to what is above: `directory` (what is listed), `views` (what of it a p
 them together.
 """
 
+from collections import ChainMap
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -19,10 +20,12 @@ from asyncfc_mcp.bridge.directory import Directory
 from asyncfc_mcp.bridge.executor import Executor
 from asyncfc_mcp.bridge.forwarding import Forwarding
 from asyncfc_mcp.bridge.guests import Guests
+from asyncfc_mcp.bridge.host_sessions import ConnectInstance, HostSession, HostSessions, InstanceListings
 from asyncfc_mcp.bridge.hosts import Hosts
 from asyncfc_mcp.bridge.look_ups import LookUps
 from asyncfc_mcp.bridge.relaying import Relaying
-from asyncfc_mcp.bridge.server_requests import ServerRequests
+from asyncfc_mcp.bridge.server_requests import Ask, ServerRequests
+from asyncfc_mcp.bridge.servers import Connect as ConnectServer
 from asyncfc_mcp.bridge.servers import Servers
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
 from asyncfc_mcp.bridge.sign_ins import SignIn, SignIns
@@ -34,7 +37,7 @@ from asyncfc_mcp.config.changes import ConfigChanges, changes, lost_servers
 from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig
 from asyncfc_mcp.core import references
 from asyncfc_mcp.core.access import AccessRules
-from asyncfc_mcp.core.catalog import selected
+from asyncfc_mcp.core.catalog import ToolEntry, selected
 from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.core.overridden_tools import MASK
@@ -59,6 +62,8 @@ class Bridge:
         engine: executes calls and keeps their futures.
         connect: makes the connection to a server that all callers share; it reports to this bridge.
         connect_caller: makes a connection to a server that gets credentials of callers.
+        connect_instance: makes a connection to an instance of a server for a session of a host; None outside of a
+            daemon.
         cache: the listings last seen.
         states: returns for each server of a configuration the part of the state tree in which its state lies; raises
             `ConfigError` if a declared state path is wrong.
@@ -80,6 +85,7 @@ class Bridge:
         starts: StartQueue,
         reaper: Reaper,
         connect_caller: Connect | None = None,
+        connect_instance: ConnectInstance | None = None,
         sign_in: SignIn | None = None,
     ) -> None:
         self.config = config
@@ -87,24 +93,45 @@ class Bridge:
         self.engine = engine
         self._states_of, self._states = states, states(config)
         self.server_requests = ServerRequests(engine, self._states)
-        common = _common(config)
+        self.sessions: HostSessions | None = None
+        if connect_instance is not None:
+            self.sessions = HostSessions(_without_callers(config), self._states, connect_instance, cache.load)
+        common = self._common(config)
         self.servers = self.downstreams = Servers(common, partial(connect, self), engine, lambda: self.settings.drain_s)
-        self.shapes = ShapeLearner(common, cache, lambda server, tool: self.directory.entry_of(server, tool))
+        self.shapes = ShapeLearner(_without_callers(config), cache, self._entry_of)
         self.directory = Directory(config, self.downstreams, cache, reserved, self._states, starts, self.shapes.texts)
         self._callers: CallerConnections | None = None
-        if connect_caller is not None and len(common) < len(config.servers):
+        own = self.sessions is not None or any(map(uses_callers, config.servers))
+        if connect_caller is not None and own:
 
-            def directory(downstreams: Mapping[str, Downstream], lacking: Sequence[tuple[str, str]]) -> Directory:
-                shapes, cache, states = self.shapes.texts, ListingCache(None), self._states
-                return Directory(self.config, downstreams, cache, reserved, states, starts, shapes, lacking)
+            def directory(
+                downstreams: Mapping[str, Downstream],
+                lacking: Sequence[tuple[str, str]],
+                session: HostSession | None,
+            ) -> Directory:
+                places: Mapping[str, ServerState] = self._states
+                shapes, kept, like = self.shapes.texts, ListingCache(None), self.directory
+                if session is not None and self.sessions is not None and self._callers is not None:
+                    places = ChainMap(session.states, self._states)
+                    kept = InstanceListings(cache, self.sessions)
+                    like = self._callers.session_directory() or like
+                return Directory(self.config, downstreams, kept, reserved, places, starts, shapes, lacking, like)
+
+            def is_subscribed(key: str) -> bool:
+                return self.forwarding.has_subscriptions(key)
+
+            def own_servers(configs: Sequence[ServerConfig], connect: ConnectServer, key: str) -> Servers:
+                return Servers(configs, connect, engine, lambda: self.settings.drain_s, key)
 
             self._callers = CallerConnections(
                 config.servers,
                 self.downstreams,
+                own_servers,
                 connect_caller,
                 directory,
                 self.server_requests,
-                lambda credentials: self.forwarding.has_subscriptions(credentials),
+                is_subscribed,
+                sessions=self.sessions,
             )
         callers = self._callers
         self.views = Views(self.directory, _access_rules(config), callers)
@@ -121,7 +148,7 @@ class Bridge:
             self.shapes,
             self.directory.wait_for_own_tool,
             lambda server, scope: self.forwarding.add_user(server, scope),
-            None if callers is None else callers.downstream,
+            callers,
             self.sign_ins,
         )
         self._look_ups = LookUps(engine)
@@ -203,7 +230,9 @@ class Bridge:
             found = changes(self.config, config)
             if found.lines() or found.rest or found.order != tuple(server.name for server in self.config.servers):
                 self._use(found, states)
-                await self.directory.reconfigure(self.config)
+                async with anyio.create_task_group() as tg:
+                    for directory in (self.directory, *(self._callers.directories() if self._callers else ())):
+                        tg.start_soon(directory.reconfigure, self.config)
             return found
 
     def _use(self, found: ConfigChanges, states: Mapping[str, ServerState]) -> None:
@@ -214,13 +243,17 @@ class Bridge:
         self.views.configure(_access_rules(config))
         self._take_states(before, states)
         self.engine.configure(config.settings, config.servers)
-        common = _common(config)
+        if self.sessions is not None:
+            self.sessions.configure(_without_callers(config))
+        common = self._common(config)
         self.starts.resize(len(config.servers))
-        self.shapes.configure(common)
+        self.shapes.configure(_without_callers(config))
         self.sign_ins.configure(_with_sign_in(common), config.settings.question_timeout_s)
         level = self._guests.least_level()
         for name in self.servers.reconfigure(common).added:
             self.servers[name].want_log_level(level)
+        if self._callers is not None:
+            self._callers.reconfigure(config.servers)
         for name in found.removed:
             self.forwarding.forget(name)
         selecting = {server.name: server for server in (*found.restarted, *found.updated)}
@@ -254,7 +287,36 @@ class Bridge:
         Raises:
             TooManyCallers: see `CallerConnections.use`.
         """
-        return None if self._callers is None else self._callers.use(principal).key
+        connected = None if self._callers is None else self._callers.use(principal)
+        return None if connected is None else connected.key
+
+    def introduce(self, principal: Principal, capabilities: Mapping[str, Any], direct: Ask | None = None) -> None:
+        """Take note of the capabilities that a client on a line connection declares: servers that are started for it
+        get them, the only client's or those with an instance for each session.
+
+        Args:
+            direct: sends the client a request at any time; None if its protocol does not allow that.
+        """
+        if principal.process is None:
+            self.server_requests.set_client_capabilities(capabilities, direct)
+        elif self.sessions is not None:
+            self.sessions.of(principal.process).client.introduce(capabilities, direct)
+
+    async def notify_servers(self, principal: Principal, method: str) -> None:
+        """Pass on a notification of a client that shook hands. Of several sessions, each speaks for its own instances
+        of servers only."""
+        own = principal.process is not None
+        await self.forwarding.notify_servers(method, self.views.of(principal), own=own)
+
+    def end_session(self, principal: Principal) -> None:
+        """Take note that the connection of a session has ended: its instances of servers end with their last call. To
+        be called once, after the last request."""
+        if principal.process is None or self._callers is None or self.sessions is None:
+            return
+        session = self.sessions.present(principal.process)
+        if session is not None:
+            calls = [call.future for call in self.engine.unfinished if call.credentials == session.key]
+            self._callers.end_session(principal.process, calls)
 
     def observe_lists(self, observer: Callable[[View, frozenset[str]], None]) -> None:
         """Have `observer` called with the whole view whose listings changed, and their kinds (see
@@ -269,10 +331,22 @@ class Bridge:
         ids, why = self.engine.waiting_for(future, limit)
         if not ids and future.state is State.RUNNING:
             downstream = self.downstreams.get(future.server)
+            if downstream is None and self._callers is not None:
+                downstream = self._callers.serving(future)
             # A server that sleeps is woken by this call in a moment.
             if downstream is not None and downstream.status in (Status.STARTING, Status.SLEEPING):
                 why = f"server {future.server!r} is starting"
         return ids, why
+
+    def _common(self, config: BridgeConfig) -> tuple[ServerConfig, ...]:
+        """Return the servers that all callers share."""
+        servers, sessions = _without_callers(config), self.sessions
+        return tuple(each for each in servers if sessions is None or not sessions.is_per_session(each.name))
+
+    def _entry_of(self, server: str, tool: str) -> ToolEntry | None:
+        """Return the entry of a server's tool; None if it is not listed."""
+        found = self.directory.entry_of(server, tool)
+        return found if found is not None or self._callers is None else self._callers.entry_of(server, tool)
 
     # --- submitting ----------------------------------------------------------------------------------------------
 
@@ -375,6 +449,7 @@ class Bridge:
             if not entry.policy.journal:  # its paths have values of arguments that must not be written
                 recorded = route.effect.bind_unknown()
         self.forwarding.add_user(entry.server, context.scope)
+        credentials = context.credentials if entry.server not in self.downstreams else None
         return Submission(
             context,
             entry.server,
@@ -393,12 +468,19 @@ class Bridge:
             needs_task=entry.needs_task,
             preset=preset,
             recorded_effect=recorded,
-            credentials=context.credentials if entry.server not in self.downstreams else None,
+            credentials=credentials,
+            session=None if credentials is None or self._callers is None else self._callers.conversation(credentials),
         )
 
     # --- reported by the servers (`downstream.DownstreamHandler`) ----------------------------------------------------
 
     async def on_listing_changed(self, downstream: Downstream, kind: str) -> None:
+        if kind == "tools" and self.sessions is not None and self._callers is not None:
+            if self.sessions.decide_listed(downstream.config, downstream.snapshot):
+                # At once, so that it is in no catalog: clients see the tools of their own instances only.
+                self.servers.reconfigure(self._common(self.config))
+                self._callers.reconfigure(self.config.servers)
+                return
         await self.directory.update(downstream, kind)
         if self._callers is not None:
             await self._callers.update(downstream, kind)
@@ -436,8 +518,8 @@ class Bridge:
         return self.executor.log_level
 
 
-def _common(config: BridgeConfig) -> tuple[ServerConfig, ...]:
-    """Return the servers that all callers share."""
+def _without_callers(config: BridgeConfig) -> tuple[ServerConfig, ...]:
+    """Return the servers that get no credentials of callers."""
     return tuple(server for server in config.servers if not uses_callers(server))
 
 

@@ -60,6 +60,7 @@ class Directory:
         starts: the order in which servers are started; it goes on when a client has its first list.
         shapes: returns the descriptions of a server's results, as learned until now.
         lacking: servers that are not among `downstreams`, each with its condition.
+        like: another directory of mostly the same servers, whose work is reused.
 
     Attributes:
         catalog: what is listed at this moment.
@@ -78,6 +79,7 @@ class Directory:
         starts: StartQueue,
         shapes: Callable[[str], Mapping[str, str]],
         lacking: Sequence[tuple[str, str]] = (),
+        like: "Directory | None" = None,
     ) -> None:
         self._config = config
         self._lacking = lacking
@@ -96,10 +98,12 @@ class Directory:
         self.published = PublishedNames(frozenset(reserved))
         self._rules: tuple[Mapping[str, ToolRoute], CallRules] = {}, CallRules()
         """The last `call_rules`, and the routes that they are about."""
-        self._builder = CatalogBuilder()
-        self._routed_in: Mapping[str, ServerState] = {}
+        self._builder: CatalogBuilder = CatalogBuilder() if like is None else like._builder.copy()
+        self._routed_in: Mapping[str, ServerState] = {} if like is None else like._routed_in
         """The places of the servers for which the routes were made."""
-        self._profiles = ServerProfiles()
+        self._profiles = ServerProfiles() if like is None else like._profiles
+        self._known_routes: Mapping[str, ToolRoute] = {} if like is None else like.routes
+        """Routes of another directory, until the first ones of this one are made."""
         self._handed_out = self.catalog
         self._mended: set[str] = set()
         """Servers whose listings the log has said to be mended."""
@@ -420,6 +424,7 @@ class Directory:
                 break
             # A client was given the old names in the meantime, and none of them may lead elsewhere.
         before, self.catalog, self.routes = self.catalog, catalog, routes
+        self._known_routes = {}
         self._names = {(entry.server, entry.tool): name for name, entry in catalog.tools.items()}
         for misfit in catalog.misfits:
             if misfit not in self._mended:
@@ -442,7 +447,7 @@ class Directory:
         overrides = {source.config.name: source.config.overrides for source in sources}
         states = dict(self._states)  # both as at the beginning: the configuration may change between two slices
         for number, (name, entry) in enumerate(catalog.tools.items()):
-            known = self.routes.get(name)
+            known = self.routes.get(name) or self._known_routes.get(name)
             override = overrides[entry.server].get(entry.tool)
             # What the configuration says of a tool by annotations counts more than a profile.
             profile = None if override and not HINTS.isdisjoint(override.annotations) else profiles[entry.server]

@@ -10,6 +10,8 @@ from functools import partial
 from typing import Any, Final, cast
 
 from asyncfc_mcp.bridge.argument_checks import Checker
+from asyncfc_mcp.bridge.caller_connections import CallerConnections
+from asyncfc_mcp.bridge.offered_capabilities import OfferedCapabilities
 from asyncfc_mcp.bridge.server_tasks import follow_task
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
 from asyncfc_mcp.bridge.sign_ins import SignIns
@@ -22,18 +24,18 @@ from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.engine.api import Engine
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.executor_api import ToolRules
-from asyncfc_mcp.engine.question_rules import CAPABILITY, MAX_ROUNDS
+from asyncfc_mcp.engine.question_rules import MAX_ROUNDS
 from asyncfc_mcp.errors import (
     AskedTooOften,
-    CallerCredentialsGone,
     CallFailed,
     NotSignedIn,
+    OwnConnectionGone,
     ProtocolFailure,
     ServerDied,
     ServerRemoved,
     ServerUnavailable,
 )
-from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, TASKS_EXTENSION, Deferred, OnProgress, OnSent
+from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, Deferred, OnProgress, OnSent
 from asyncfc_mcp.values.large import is_large
 
 _HOP_KEYS: Final = ("io.modelcontextprotocol/", "asyncfc/")
@@ -49,8 +51,7 @@ class Executor:
         shapes: learns from results.
         find_tool: returns the tool of a server by its own name; see `Directory.wait_for_own_tool`.
         add_user: called with the server and the principal of each call of another replica.
-        of_caller: returns the connection for these credentials to a server that is not among `downstreams`; raises
-            `CallerCredentialsGone`.
+        callers: have the connections to servers that are not among `downstreams`.
         sign_ins: asks the users of calls to sign in.
 
     Attributes:
@@ -64,11 +65,11 @@ class Executor:
         shapes: ShapeLearner,
         find_tool: Callable[[str, str], Awaitable[ToolRoute | None]],
         add_user: Callable[[str, Scope], None],
-        of_caller: Callable[[str | None, str], Downstream] | None = None,
+        callers: CallerConnections | None = None,
         sign_ins: SignIns | None = None,
     ) -> None:
         self._sign_ins = sign_ins or SignIns(engine, downstreams)
-        self._of_caller = of_caller
+        self._callers = callers
         self._engine = engine
         self._add_user = add_user
         self._find_tool = find_tool
@@ -77,7 +78,7 @@ class Executor:
         self._downstreams = downstreams
         self._checker = Checker()
         self.check = self._checker.first_error
-        self._capabilities = _OfferedCapabilities()
+        self._capabilities = OfferedCapabilities()
         self.log_level: str | None = None
 
     async def aclose(self) -> None:
@@ -94,16 +95,16 @@ class Executor:
         """Return the connection on which a call is made.
 
         Raises:
-            CallerCredentialsGone: it needs credentials of its caller, which are gone.
+            OwnConnectionGone: it needs its caller's own connection, which there is not any more.
             ServerRemoved: the configuration no longer has its server.
         """
         server = call.future.server
         downstream = self._downstreams.get(server)
         if downstream is not None:
             return downstream
-        if self._of_caller is None:
+        if self._callers is None:
             raise ServerRemoved(server)
-        return self._of_caller(call.credentials, server)
+        return self._callers.downstream(call.credentials, server)
 
     def execute_nowait(
         self, call: Call, arguments: dict[str, Any] | None, completed: CompletionCallback
@@ -140,14 +141,16 @@ class Executor:
             limited=call.policy.timeout_s is not None,
         )
 
-    async def rules_of(self, server: str, tool: str) -> ToolRules | None:
-        if self._of_caller is not None and server not in self._downstreams:
-            self._of_caller(None, server)
-        route = await self._find_tool(server, tool)
+    async def rules_of(self, server: str, tool: str, session: str | None = None) -> ToolRules | None:
+        find, credentials = self._find_tool, None
+        if self._callers is not None and server not in self._downstreams:
+            connected = await self._callers.resumed(server, session)
+            find, credentials = connected.directory.wait_for_own_tool, connected.key
+        route = await find(server, tool)
         if route is None:
             return None
         entry = route.entry
-        return ToolRules(entry.policy, route.validator, entry.input_schema, entry.preset)
+        return ToolRules(entry.policy, route.validator, entry.input_schema, entry.preset, credentials)
 
     async def resume(self, call: Call, arguments: dict[str, Any] | None, result: Result) -> Result:
         call.on_sent()
@@ -225,7 +228,7 @@ class Executor:
         refuse. Those that the configuration put in, and the caller's credentials."""
         secrets = () if call.preset is None else call.preset.secrets
         if call.credentials is not None:
-            with suppress(CallerCredentialsGone):
+            with suppress(OwnConnectionGone):
                 secrets = (*secrets, *self._downstream(call).secrets)
         return secrets
 
@@ -307,25 +310,3 @@ def _is_final(call: Call, result: Result) -> bool:
     if kind is None:
         return "content" in result or not isinstance(result.get("task"), dict)
     return kind == "complete" or (kind == "input_required" and call.forward_questions)
-
-
-class _OfferedCapabilities:
-    """Capabilities that servers are offered for a client. The calls of one client declare the same ones, so they are
-    worked out once."""
-
-    def __init__(self) -> None:
-        self._last: Mapping[str, Any] = {}
-        self._offered = offered_capabilities(self._last)
-
-    def of(self, capabilities: Mapping[str, Any]) -> dict[str, Any]:
-        """See `offered_capabilities`; not to be changed."""
-        if capabilities is not self._last:
-            self._last, self._offered = capabilities, offered_capabilities(capabilities)
-        return self._offered
-
-
-def offered_capabilities(capabilities: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the capabilities that the bridge can offer to a server on behalf of a client: its client's for answering
-    questions, and following tasks."""
-    asked = {key: capabilities[key] for key in CAPABILITY.values() if capabilities.get(key) is not None}
-    return {**asked, "extensions": {TASKS_EXTENSION: {}}}

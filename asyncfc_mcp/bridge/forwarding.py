@@ -63,7 +63,7 @@ class Forwarding:
     def _downstream(self, server: str, credentials: str | None) -> Downstream:
         """
         Raises:
-            CallerCredentialsGone: there is no connection with these credentials any more.
+            OwnConnectionGone: the caller has no connection of its own any more.
             ServerRemoved: the configuration no longer has the server.
         """
         if credentials is None or self._callers is None:
@@ -266,8 +266,12 @@ class Forwarding:
         except RunsElsewhere:
             await self._ask_elsewhere(None, downstream.name, "logging/setLevel", {"level": level})
 
-    async def notify_servers(self, method: str, view: View) -> None:
-        """Pass a client's notification on to all servers that shook hands, and that its principal may use."""
-        for name, downstream in self._of(view).items():
+    async def notify_servers(self, method: str, view: View, *, own: bool = False) -> None:
+        """Pass a client's notification on to all servers that shook hands, and that its principal may use.
+
+        Args:
+            own: only to the instances of its session.
+        """
+        for name, downstream in list((view.own_servers if own else self._of(view)).items()):
             if view.touches(name):
                 await downstream.notify(method)

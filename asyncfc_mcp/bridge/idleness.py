@@ -48,12 +48,19 @@ class ServerDemand:
     Args:
         profile: returns the effect profile that applies to the server at this moment.
         cache: has the listings of the server.
+        credentials: see `Call.credentials`; None for a server that all callers share.
     """
 
     def __init__(
-        self, server: ServerConfig, engine: Engine, profile: Callable[[], EffectProfile | None], cache: ListingCache
+        self,
+        server: ServerConfig,
+        engine: Engine,
+        profile: Callable[[], EffectProfile | None],
+        cache: ListingCache,
+        credentials: str | None = None,
     ) -> None:
         self._server, self._engine, self._profile, self._cache = server, engine, profile, cache
+        self._credentials = credentials
         self.listing_is_old = cache.is_old(server)
 
     @property
@@ -64,7 +71,8 @@ class ServerDemand:
         self._server = server
 
     def has_calls(self) -> bool:
-        return any(call.future.server == self._server.name for call in self._engine.unfinished)
+        key, name = self._credentials, self._server.name
+        return any(call.future.server == name and call.credentials == key for call in self._engine.unfinished)
 
     def on_listed(self) -> None:
         self._cache.confirm(self._server)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import anyio
 
-from asyncfc_mcp.bridge.executor import offered_capabilities
+from asyncfc_mcp.bridge.offered_capabilities import offered_capabilities
 from asyncfc_mcp.core.identity import Party, Scope, party_of
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.core.state_roots import use_roots
@@ -19,9 +19,6 @@ from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.question_rules import refuse_unless_able
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.protocol import INVALID_REQUEST, METHOD_NOT_FOUND
-
-ALL_CLIENT_CAPABILITIES: Final[Mapping[str, Any]] = {"elicitation": {"form": {}, "url": {}}, "sampling": {}}
-"""Capabilities declared to wrapped servers in the handshake, where many clients share them."""
 
 CAPABILITIES_WAIT_S: Final = 1.0
 """Longest time for which servers at their start wait for a client to declare its capabilities."""
@@ -38,6 +35,36 @@ OnNotification = Callable[[str, str, Mapping[str, Any], str | None], Callable[[]
 caller that it is for, if the server has a connection for each; returns what is left to do about it."""
 
 
+class ServerClient:
+    """The client for which servers are started: the only one, or the session that has instances of its own.
+
+    Attributes:
+        capabilities: offered to servers of handshake versions at their start.
+        direct: sends the client a request that belongs to no call; None where that is not possible.
+    """
+
+    def __init__(self) -> None:
+        self.capabilities: Mapping[str, Any] = {}
+        self.direct: Ask | None = None
+        self._known = anyio.Event()
+
+    def introduce(self, capabilities: Mapping[str, Any], direct: Ask | None = None) -> None:
+        """Set the capabilities of the client; servers of handshake versions receive them at their next start.
+
+        Args:
+            direct: see `direct`; None: as before.
+        """
+        self.capabilities = offered_capabilities(capabilities)
+        self.direct = direct or self.direct
+        self._known.set()
+
+    async def wait(self) -> None:
+        """Return when the client has declared its capabilities, at latest after `CAPABILITIES_WAIT_S`."""
+        with anyio.move_on_after(CAPABILITIES_WAIT_S):
+            await self._known.wait()
+        self._known.set()  # for all servers: those that start later must not wait again
+
+
 class ServerRequests:
     """Handles requests and notifications of servers.
 
@@ -48,27 +75,26 @@ class ServerRequests:
     def __init__(self, engine: Engine, states: Mapping[str, ServerState]) -> None:
         self._engine = engine
         self._states = states
-        self.capabilities: Mapping[str, Any] = {}
-        """Capabilities offered to servers of handshake versions at their start."""
-        self._known = anyio.Event()
-        self._direct: Ask | None = None
+        self._client = ServerClient()
+        """That of the servers without instances for sessions."""
         self._observers: list[OnNotification] = []
 
+    @property
+    def capabilities(self) -> Mapping[str, Any]:
+        """Capabilities offered to servers of handshake versions at their start."""
+        return self._client.capabilities
+
     def set_client_capabilities(self, capabilities: Mapping[str, Any], direct: Ask | None = None) -> None:
-        """Set the capabilities of the client; servers of handshake versions receive them at their next start.
+        """Set the capabilities of the client (see `ServerClient.introduce`).
 
         Args:
-            direct: sends the client a request at any time; only where there is one client and its protocol allows that.
+            direct: only where there is one client and its protocol allows that.
         """
-        self.capabilities = offered_capabilities(capabilities)
-        self._direct = direct or self._direct
-        self._known.set()
+        self._client.introduce(capabilities, direct)
 
     async def wait_for_capabilities(self) -> None:
-        """Return when the client has declared its capabilities, at latest after `CAPABILITIES_WAIT_S`."""
-        with anyio.move_on_after(CAPABILITIES_WAIT_S):
-            await self._known.wait()
-        self._known.set()  # for all servers: those that start later must not wait again
+        """Return when the client has declared its capabilities (see `ServerClient.wait`)."""
+        await self._client.wait()
 
     def observe(self, observer: OnNotification) -> None:
         """Have `observer` called for every notification of a server that is for clients."""
@@ -83,6 +109,7 @@ class ServerRequests:
         credentials: str | None = None,
         *,
         at_work: Callable[[], Sequence[object]] = tuple,
+        session: tuple[ServerClient, ServerState] | None = None,
     ) -> dict[str, Any]:
         """Answer a request of a server.
 
@@ -92,6 +119,7 @@ class ServerRequests:
                 has a connection for each.
             at_work: returns the causes of all requests that the server may be working on: calls, and the scopes of
                 other requests.
+            session: the client of the server, and the place of its state, if it is an instance for a session.
 
         Raises:
             RpcError: there is no client to ask, it cannot answer, or it refused.
@@ -101,18 +129,22 @@ class ServerRequests:
             calls = await self._calls_asking(server, credentials, at_work)
         else:
             calls = [cause for cause in causes if isinstance(cause, Call)]
-        if self._direct is not None and (not calls or method == "roots/list"):
+        client = self._client if session is None else session[0]
+        if client.direct is not None and (not calls or method == "roots/list"):
             # Roots are answered without a user, and servers ask for them before any call.
-            refuse_unless_able(self.capabilities, method, params)
-            answer = await self._direct(method, params)
+            refuse_unless_able(client.capabilities, method, params)
+            answer = await client.direct(method, params)
         elif calls:
             answer = await self._engine.ask(calls, method, params)
         else:
             raise RpcError(
                 METHOD_NOT_FOUND, f"no client can answer {method}: no call of a client is running on {server!r}"
             )
-        if method == "roots/list" and credentials is None:  # the state of a server is the same for all callers
-            use_roots(self._states[server], answer)
+        if method == "roots/list":
+            if session is not None:
+                use_roots(session[1], answer)
+            elif credentials is None:  # the state of a server is the same for all callers
+                use_roots(self._states[server], answer)
         return answer
 
     async def _calls_asking(

@@ -1,10 +1,10 @@
-"""The wrapped servers that all callers share: their connections by name, and a task for each.
+"""Wrapped servers, those that all callers share or those of one caller: their connections by name, a task for each.
 
 Owns which of them there are at this moment, in the order of the configuration, which decides clashes of names, and
 their change while the bridge runs: a server that is replaced or removed gets `drain_s` for the calls that it has, and
 there are never two processes of one server. Every part of the bridge looks into this one mapping. Leaves keeping a
-server connected to its `Downstream`, servers that one replica at a time runs to `hosts`, and connections of single
-callers to `caller_connections`.
+server connected to its `Downstream`, servers that one replica at a time runs to `hosts`, and whose connections they are
+to `caller_connections`.
 """
 
 import re
@@ -50,12 +50,19 @@ class Servers(Mapping[str, Downstream]):
         connect: makes a connection.
         engine: has the calls.
         drain_s: returns the seconds that calls of a server have to finish before it ends.
+        credentials: key of the only caller whose servers they are; None: all callers share them.
     """
 
     def __init__(
-        self, configs: Iterable[ServerConfig], connect: Connect, engine: Engine, drain_s: Callable[[], float]
+        self,
+        configs: Iterable[ServerConfig],
+        connect: Connect,
+        engine: Engine,
+        drain_s: Callable[[], float],
+        credentials: str | None = None,
     ) -> None:
         self._connect, self._engine, self._drain_s = connect, engine, drain_s
+        self._credentials = credentials
         self._current = {config.name: connect(config) for config in configs}
         """Replaced as a whole, never changed."""
         self._running: dict[str, Downstream] = {}
@@ -106,7 +113,10 @@ class Servers(Mapping[str, Downstream]):
         self._current = current
         if done.removed:
             gone = frozenset(done.removed)
-            self.fail_waiting(lambda call: call.future.server in gone, lambda call: ServerRemoved(call.future.server))
+            self.fail_waiting(
+                lambda call: call.future.server in gone and call.credentials == self._credentials,
+                lambda call: ServerRemoved(call.future.server),
+            )
         for name, old in before.items():
             if current.get(name) is not old and self._running.get(name) is not old:
                 old.retire()  # it waited for the end of another one, and was never started
@@ -171,7 +181,7 @@ class Servers(Mapping[str, Downstream]):
             and not call.elsewhere
             and call.future.server == name
             and call.future.state is not State.WAITING
-            and call.credentials is None
+            and call.credentials == self._credentials
         ]
 
     # --- the mapping ---------------------------------------------------------------------------------------------

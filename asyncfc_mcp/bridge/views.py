@@ -11,7 +11,8 @@ from typing import ClassVar, Final
 from weakref import WeakKeyDictionary
 
 from asyncfc_mcp.bridge.call_rules import CallRules, call_rules
-from asyncfc_mcp.bridge.caller_connections import CallerConnections, Connected
+from asyncfc_mcp.bridge.caller_connections import CallerConnections
+from asyncfc_mcp.bridge.connected import Connected
 from asyncfc_mcp.bridge.directory import Directory
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.core.access import Access, AccessRules
@@ -34,18 +35,22 @@ class View:
 
     def __init__(self, directory: Directory, connected: Connected | None = None) -> None:
         self.directory = self._directory = directory
+        self.connected = connected
         self.credentials = None if connected is None else connected.key
-        """Key of the credentials with which servers are reached that get those of the caller; None without any."""
-        self.own_servers = frozenset[str]() if connected is None else frozenset(each.name for each in connected.own)
-        """Servers with a connection of the caller's own."""
+        """Key of the caller's own connections; None without any."""
 
     @property
     def downstreams(self) -> Mapping[str, Downstream]:
         """Server → the connection that requests of the principal use, whether or not they may."""
         return self.directory.downstreams
 
+    @property
+    def own_servers(self) -> Mapping[str, Downstream]:
+        """Servers with a connection of the caller's own."""
+        return {} if self.connected is None else self.connected.own
+
     def credentials_for(self, server: str) -> str | None:
-        """Return the key of the credentials with which a server is reached; None for one that all callers share."""
+        """Return the key of the connections by which a server is reached; None for one that all callers share."""
         return self.credentials if server in self.own_servers else None
 
     def serves(self, server: str) -> bool:
@@ -105,8 +110,7 @@ class RestrictedView(View):
     restricted = True
 
     def __init__(self, whole: View, access: Access) -> None:
-        super().__init__(whole.directory)
-        self.credentials, self.own_servers = whole.credentials, whole.own_servers
+        super().__init__(whole.directory, whole.connected)
         self._access = access
         self._catalog: tuple[Catalog, Catalog] | None = None
         """The last catalog of the directory that was looked at, and the visible part of it."""

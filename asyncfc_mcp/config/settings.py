@@ -3,13 +3,14 @@
 Owns the values; pure. `reader` parses a file into them.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from asyncfc_mcp.config.environment import Inherit
+from asyncfc_mcp.config.environment import Inherit, environment
 from asyncfc_mcp.config.overrides import OVERRIDES, ToolOverride
 from asyncfc_mcp.redaction import passwords_of, secrets_of, shown_command, shown_url, without_secrets
 
@@ -129,9 +130,23 @@ class StdioSpec:
     """Variables inherited from the bridge's environment in addition to `env`."""
     credentials: tuple[str, ...] = ()
     """Values from files and the keyring, which no text may show, whatever their variables are called."""
+    environ: Mapping[str, str] | None = None
+    """Environment of the session for which it is started, in place of the bridge's. In memory only, and never shown."""
 
     def __repr__(self) -> str:
         return f"StdioSpec({self.shown!r})"
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of its process.
+
+        Args:
+            environ: the bridge's.
+        """
+        return environment(environ if self.environ is None else self.environ, self.env, self.env_inherit)
+
+    def in_session(self, folder: str, environ: Mapping[str, str]) -> "StdioSpec":
+        """Return it for a session with this working directory and environment."""
+        return replace(self, cwd=os.path.join(folder, self.cwd or ""), environ=environ)
 
     @property
     def shown(self) -> str:

@@ -110,6 +110,12 @@ class CatalogBuilder:
         self._fitted: dict[str, _ServerPart] = {}
         self._tools: dict[tuple[str, str], ToolEntry] = {}
 
+    def copy(self) -> "CatalogBuilder":
+        """Return another builder, which reuses what this one has built until now."""
+        copied = CatalogBuilder()
+        copied._fitted, copied._tools = dict(self._fitted), dict(self._tools)
+        return copied
+
     def building(self, sources: Iterable[Source], published: PublishedNames | None = None) -> Slices[Catalog]:
         """Build the catalog of these servers, in the order of the config and, within a server, of its listings."""
         sources, published = list(sources), published or PublishedNames()

@@ -40,6 +40,8 @@ class CallRecord:
     """`inputResponses` and `requestState` of a call that is sent again, if its questions are forwarded."""
     forward_questions: bool = False
     """See `engine.call.Call`."""
+    session: str | None = None
+    """See `engine.call.Call`."""
 
 
 @dataclass(slots=True)

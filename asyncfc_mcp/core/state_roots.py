@@ -6,15 +6,17 @@ conflict, and `file_paths` locates files. Reads the file system (which folders e
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
+from hashlib import blake2b
 from typing import cast
 
-from asyncfc_mcp.config.environment import environment
 from asyncfc_mcp.config.settings import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.file_paths import FilePaths, LinkResolver, elsewhere, network_mounts, path_text
 from asyncfc_mcp.core.state_paths import FILES, SHARED, Path, ServerState
 
 _IN_FILES = "files:"
+_SESSION = "session:"
 
 
 def server_states(servers: Iterable[ServerConfig]) -> dict[str, ServerState]:
@@ -24,13 +26,29 @@ def server_states(servers: Iterable[ServerConfig]) -> dict[str, ServerState]:
     return {name: _state(server, by_name, links) for name, server in by_name.items()}
 
 
+def session_state(server: ServerConfig, common: ServerState, conversation: str) -> ServerState:
+    """Return the place of a server's instance for one session: what its process keeps is apart from that of other
+    instances, unless the configuration says where its state is. Files are the same for all.
+
+    Args:
+        server: with the working directory and environment of the session.
+        common: the place of the server itself.
+        conversation: of the session; equal in other runs, where calls are in order with those of this run.
+    """
+    state = _state(server, {server.name: server}, LinkResolver())
+    if common.shared:
+        return replace(state, root=common.root, files=common.files)
+    key = blake2b(conversation.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return replace(state, root=(*common.root, f"{_SESSION}{key}"))
+
+
 def _state(server: ServerConfig, others: dict[str, ServerConfig], links: LinkResolver) -> ServerState:
     root = _root(server, others, links)
     shared = server.state is not None
     folder = _folder(server)
     if isinstance(server.spec, StdioSpec):
         folders = [*folders_of(server.spec), *([folder] if folder is not None else [])]
-        home = server.spec.env.get("HOME") or os.path.expanduser("~")
+        home = server.spec.environment(os.environ).get("HOME") or os.path.expanduser("~")
     elif folder is not None:
         folders, home = [folder], os.path.expanduser("~")
     else:
@@ -44,7 +62,7 @@ def _option(spec: StdioSpec | HttpSpec, name: str) -> list[str]:
     if not isinstance(spec, StdioSpec):
         return []
     if name.startswith("$"):
-        value = environment(os.environ, spec.env, spec.env_inherit).get(name[1:])
+        value = spec.environment(os.environ).get(name[1:])
         return [value] if value else []
     following = zip(spec.args, spec.args[1:], strict=False)
     apart = [value for option, value in following if option == name]

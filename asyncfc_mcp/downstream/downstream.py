@@ -97,6 +97,7 @@ class Downstream:
         starts: admits the server to its starts.
         authorizer: adds credentials to the requests to a server with a URL.
         demand: decides how long the server runs, if it is started when it is needed; None: it runs all the time.
+        started: the configuration with which it is started, if that is another one: of an instance for a session.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Downstream:
         starts: StartQueue | None = None,
         authorizer: "Authorizer | None" = None,
         demand: Demand | None = None,
+        started: ServerConfig | None = None,
     ) -> None:
         self.config = config
         self.name = config.name
@@ -125,7 +127,7 @@ class Downstream:
         starts = starts or StartQueue(1)
         self._stderr = Stderr(config.name, log_path, echo, config.secrets)
         self._supervisor = Supervisor(
-            config,
+            started or config,
             capabilities=capabilities,
             wait_for_client=handler.wait_for_client_capabilities,
             on_request=deferred_handler(self._on_request),

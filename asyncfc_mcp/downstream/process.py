@@ -17,7 +17,6 @@ from typing import Final
 import anyio
 from anyio.abc import ByteReceiveStream
 
-from asyncfc_mcp.config.environment import environment
 from asyncfc_mcp.config.settings import ServerConfig, StdioSpec
 from asyncfc_mcp.downstream import stall_policy
 from asyncfc_mcp.downstream.reaper import Reaper
@@ -180,10 +179,6 @@ async def _close(end: Source | Sink) -> None:
             await end.aclose()
 
 
-def _environment(spec: StdioSpec) -> dict[str, str]:
-    return environment(os.environ, spec.env, spec.env_inherit)
-
-
 def _start(spec: StdioSpec, reaper: Reaper) -> Child:
     """Start a process on raw descriptors: an event loop's pipe objects cost more than the read itself.
 
@@ -207,7 +202,7 @@ def _start(spec: StdioSpec, reaper: Reaper) -> Child:
             stdin=child_stdin,
             stdout=child_stdout,
             stderr=child_stderr,
-            env=_environment(spec),
+            env=spec.environment(os.environ),
             cwd=spec.cwd,
             start_new_session=True,
             preexec_fn=add_own_group,
@@ -226,7 +221,7 @@ def _start(spec: StdioSpec, reaper: Reaper) -> Child:
 
 async def _start_in_loop(spec: StdioSpec, reaper: Reaper) -> Child:
     entry, _ = reaper.reserve()
-    process = await anyio.open_process([spec.command, *spec.args], env=_environment(spec), cwd=spec.cwd)
+    process = await anyio.open_process([spec.command, *spec.args], env=spec.environment(os.environ), cwd=spec.cwd)
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None

@@ -56,7 +56,7 @@ class CallContext:
     ends_with_request: bool = False
     """The call is cancelled with its request, since nothing else can bring its result."""
     credentials: str | None = None
-    """Key of the caller's credentials, for servers that get those."""
+    """Key of the caller's own connections, for servers that have one for each caller or session."""
 
 
 @dataclass(slots=True, eq=False)
@@ -118,7 +118,9 @@ class Submission:
     recorded_effect: Effect | None = None
     """The effect for records, where the configuration has put secrets into its paths; None: `effect`."""
     credentials: str | None = None
-    """Key of the caller's credentials that the server gets with the call; None for one that gets none of callers."""
+    """Key of the caller's own connections, if the server has one for each caller or session; None for a shared one."""
+    session: str | None = None
+    """Conversation of the session whose instance of the server makes the call; None for a server without instances."""
 
 
 @dataclass(slots=True, eq=False)
@@ -157,7 +159,9 @@ class Call:
     recorded_effect: Effect | None = None
     """The effect for records, where the configuration has put secrets into its paths; None: `effect`."""
     credentials: str | None = None
-    """Key of the caller's credentials that the server gets with the call, in this run of the program only."""
+    """Key of the caller's own connections, if the server has one for each, in this run of the program only."""
+    session: str | None = None
+    """See `Submission.session`; the same in other runs."""
     forward_questions: bool = False
     """Put questions into the result, as the server sent them, instead of waiting on the future."""
     round: Result | None = None
@@ -267,6 +271,7 @@ def call_of(submission: Submission, future: Future, follows: Sequence[str]) -> C
         preset=submission.preset,
         recorded_effect=submission.recorded_effect,
         credentials=submission.credentials,
+        session=submission.session,
         meta=context.meta,
         capabilities=context.capabilities,
         client=context.client,

@@ -101,10 +101,12 @@ class Server(Places, Generic[W]):
     keep a place of the first while it is dropped from the second, and calls behind it in the first would never start.
     """
 
-    __slots__ = ("count", "queues", "served")
+    __slots__ = ("count", "instance", "queues", "served")
 
     def __init__(self, limit: int | None, share: float) -> None:
         super().__init__(limit, share)
+        self.instance: str | None = None
+        """Key of its places, if they are those of one instance of the server."""
         self.queues: dict[tuple[Tool[W], Party], _Queue[W]] = {}
         self.served: dict[Party, int] = {}
         """Party → the count of all starts when it last got a place."""
@@ -161,20 +163,27 @@ class Capacity(Generic[W]):
         for name, limit in limits.items():
             if name not in self._servers:
                 self._servers[name] = Server(limit, self._share)
-        for name, server in self._servers.items():
-            server.limit = limits.get(name)
-        for (server, name), tool in self._tools.items():
-            tool.limit = tool_limit(server, name)
+        for place, server in self._servers.items():
+            server.limit = limits.get(_server_of(place))
+        for (place, name), tool in self._tools.items():
+            tool.limit = tool_limit(_server_of(place), name)
         return list({id(tool.server): tool for tool in self._tools.values()}.values())
 
-    def tool(self, server: str, name: str, limit: int | None = None) -> Tool[W]:
-        """Return a tool, with the limit that it had at its first call."""
-        tool = self._tools.get((server, name))
+    def tool(self, server: str, name: str, limit: int | None = None, *, instance: str | None = None) -> Tool[W]:
+        """Return a tool, with the limit that it had at its first call.
+
+        Args:
+            instance: identifies the instance of the server, where there are several: each has the server's limit.
+        """
+        place = server if instance is None else f"{server}\0{instance}"
+        tool = self._tools.get((place, name))
         if tool is None:
-            of = self._servers.get(server)
+            of = self._servers.get(place)
             if of is None:
-                of = self._servers[server] = Server(None, self._share)
-            tool = self._tools[server, name] = Tool(limit, self._share, of)
+                same = self._servers.get(server)
+                of = self._servers[place] = Server(same.limit if same is not None else None, self._share)
+                of.instance = place if instance is not None else None
+            tool = self._tools[place, name] = Tool(limit, self._share, of)
         return tool
 
     def running(self, server: str, name: str) -> int:
@@ -206,8 +215,14 @@ class Capacity(Generic[W]):
 
     def leave(self, tool: Tool[W], party: Party) -> None:
         """Take back the place of a call that has ended."""
+        server = tool.server
         tool.leave(party)
-        tool.server.leave(party)
+        server.leave(party)
+        if server.instance is not None and not server.running and not server.queues:
+            # Its session may have ended. The next call makes it anew.
+            self._servers.pop(server.instance, None)
+            for key in [key for key, each in self._tools.items() if each.server is server]:
+                del self._tools[key]
 
     def lose(self, tool: Tool[W], party: Party) -> None:
         """Record that a call was dropped that may be queued."""
@@ -224,3 +239,7 @@ class Capacity(Generic[W]):
             if len(server.served) > 2 * len(server.queues) + SPARE:
                 waiting = {each for _, each in server.queues}
                 server.served = {each: at for each, at in server.served.items() if each in waiting}
+
+
+def _server_of(place: str) -> str:
+    return place.partition("\0")[0]

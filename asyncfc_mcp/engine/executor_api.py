@@ -52,6 +52,8 @@ class ToolRules:
     validator: Validator | None
     schema: Mapping[str, Any] | None
     preset: Preset | None
+    credentials: str | None = None
+    """See `Call.credentials`."""
 
 
 class Executor(Protocol):
@@ -74,12 +76,16 @@ class Executor(Protocol):
         """
         ...
 
-    async def rules_of(self, server: str, tool: str) -> ToolRules | None:
+    async def rules_of(self, server: str, tool: str, session: str | None = None) -> ToolRules | None:
         """Return the rules of a tool, by its name downstream, as soon as the listing of its server is known; None if
         the server or the tool does not exist (any more), or the server cannot be started.
 
+        Args:
+            session: see `Call.session`; where the server has an instance for each, its own is waited for.
+
         Raises:
-            CallerCredentialsGone: calls of the tool need credentials of their callers, which other runs do not have.
+            OwnConnectionGone: calls of the tool need credentials of their callers, which other runs do not have, or
+                their session, which has not come back.
         """
         ...
 

@@ -225,6 +225,7 @@ def record_of(call: Call, offset_s: float, token: Callable[[CallerIdentity | Non
         after=dict(future.after),
         answers=dict(call.answers),
         forward_questions=call.forward_questions,
+        session=call.session,
     )
     return FutureRecord(
         future.scope.key,

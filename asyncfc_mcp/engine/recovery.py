@@ -22,7 +22,7 @@ from asyncfc_mcp.engine.journal.api import Journal
 from asyncfc_mcp.engine.recorder import failure_record
 from asyncfc_mcp.engine.restoration import restored_call
 from asyncfc_mcp.engine.scheduler import Scheduler
-from asyncfc_mcp.errors import CallerCredentialsGone, CallFailed, Interrupted, NotResumed
+from asyncfc_mcp.errors import CallFailed, Interrupted, NotResumed, OwnConnectionGone
 
 RULES: Final = "the listing of its server"
 """Stands among the unmet dependencies of a call until the rules of its tool are known."""
@@ -69,15 +69,14 @@ class Recovery:
     async def resume(self, calls: Sequence[Call]) -> None:
         """Have the calls made as soon as the rules of their tools are known."""
         async with anyio.create_task_group() as tg:
-            for server, tool in dict.fromkeys((call.future.server, call.tool) for call in calls):
-                of_tool = [call for call in calls if (call.future.server, call.tool) == (server, tool)]
-                tg.start_soon(self._resume, server, tool, of_tool)
+            for key in dict.fromkeys(map(_tool_of, calls)):
+                tg.start_soon(self._resume, *key, [call for call in calls if _tool_of(call) == key])
 
-    async def _resume(self, server: str, tool: str, calls: Sequence[Call]) -> None:
+    async def _resume(self, server: str, tool: str, session: str | None, calls: Sequence[Call]) -> None:
         rules, gone = None, None
         try:
-            rules = await self._executor.rules_of(server, tool)
-        except CallerCredentialsGone as exc:
+            rules = await self._executor.rules_of(server, tool, session)
+        except OwnConnectionGone as exc:
             gone = exc
         for call in calls:
             if call.future.done or call.ending:
@@ -89,7 +88,7 @@ class Recovery:
                 self._scheduler.abort(call, gone or why)
             else:
                 call.policy, call.validator, call.schema = rules.policy, rules.validator, rules.schema
-                call.preset = rules.preset
+                call.preset, call.credentials = rules.preset, rules.credentials
                 self._scheduler.meet(call, RULES)
 
     def _schedule(self, record: FutureRecord) -> Call:
@@ -115,6 +114,11 @@ class Recovery:
             "round": None,
         }
         self._journal.update(FutureKey(f"{record.scope}/{record.id}"), Change(columns))
+
+
+def _tool_of(call: Call) -> tuple[str, str, str | None]:
+    """Return the server and the tool of a call, and its session where it needs that."""
+    return call.future.server, call.tool, call.session
 
 
 def _why_not(record: FutureRecord) -> CallFailed | None:

@@ -104,6 +104,7 @@ def restored_call(future: Future, made: CallRecord) -> Call:
         needs_task=made.needs_task,
         answers=made.answers,
         forward_questions=made.forward_questions,
+        session=made.session,
         restored=True,
     )
 

@@ -250,7 +250,7 @@ class Scheduler:
     def _tool_of(self, call: Call) -> Tool[Call]:
         """Return the tool at whose server a call needs a place."""
         limit = call.policy.max_concurrency if self._launch is None else None
-        return self._capacity.tool(call.future.server, call.tool, limit)
+        return self._capacity.tool(call.future.server, call.tool, limit, instance=call.session)
 
     def _start(self, call: Call) -> None:
         if call.ordered:

@@ -116,14 +116,11 @@ def _cancel_the_rest(engine: Engine, drain_s: float) -> None:
 
 
 @asynccontextmanager
-async def stop_on_signals(
-    terminate: Callable[[], bool] | None = None, hang_up: Callable[[], None] | None = None
-) -> AsyncGenerator[None]:
+async def stop_on_signals(terminate: Callable[[], bool] | None = None) -> AsyncGenerator[None]:
     """Cancel the body on SIGINT, SIGTERM and SIGHUP, so that it is cleaned up.
 
     Args:
         terminate: called on the first SIGTERM; true if it lets the body end by itself, until another signal.
-        hang_up: called on SIGHUP, which then ends nothing.
     """
     numbers = [signal.SIGINT, signal.SIGTERM]
     # Under nohup, a bridge must outlive its terminal.
@@ -136,9 +133,6 @@ async def stop_on_signals(
             with anyio.open_signal_receiver(*numbers) as signals:
                 task_status.started()
                 async for number in signals:
-                    if hang_up is not None and number not in (signal.SIGINT, signal.SIGTERM):
-                        hang_up()
-                        continue
                     logger.info("stopping on %s", number.name)
                     asked, terminate_once[:] = terminate_once[:], []
                     if not (number is signal.SIGTERM and any(each() for each in asked)):

@@ -20,7 +20,6 @@ from asyncfc_mcp.jsonrpc.line_writer import LineWriter
 from asyncfc_mcp.jsonrpc.peer import Peer
 from asyncfc_mcp.jsonrpc.pipes import Source
 from asyncfc_mcp.protocol import PROBES, Deferred
-from asyncfc_mcp.thin.greeting import PREFIX
 from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.envelope import has_envelope, read_envelope, wrong_era
 from asyncfc_mcp.upstream.request import Params, Session
@@ -32,24 +31,14 @@ UNSENT_BYTES: Final = 32 << 20
 """Bytes of responses that may be queued before reading from the client pauses."""
 
 
-def client_peer(
-    source: Source,
-    writer: LineWriter,
-    *,
-    begun: bytes = b"",
-    on_control: Callable[[bytes], None] | None = None,
-) -> Peer:
+def client_peer(source: Source, writer: LineWriter, *, begun: bytes = b"") -> Peer:
     """Return the connection to a client on a pair of streams. A line that is no message is answered with an error.
 
     Args:
         begun: bytes that were read of the source before.
-        on_control: called with a line that is not for the bridge, but for the daemon (`thin.greeting`).
     """
 
     async def on_malformed(exc: MalformedMessage, line: bytes) -> None:
-        if on_control is not None and line.startswith(PREFIX):
-            on_control(line)
-            return
         if exc.is_answer:
             logger.warning("the client sent an invalid response: %s", exc)
             return
@@ -65,13 +54,11 @@ class LineServer:
     the connection in its protocol era; until then each request is answered in its own era.
 
     Args:
-        connection: the client's. Where it is the only one of this process, servers are started with its capabilities,
-            and may ask it at any time.
+        connection: the client's.
     """
 
     def __init__(self, upstream: Upstream, principal: Principal, peer: Peer, connection: Connection) -> None:
         self._upstream, self._principal, self._peer, self._connection = upstream, principal, peer, connection
-        self._only = connection.process is None
         self._modern: bool | None = None
         self._session = Session(principal, peer.notify, connection=connection)
 
@@ -99,10 +86,7 @@ class LineServer:
         answer = self._upstream.handshake(self._session, inbound, method, params)
         if method == "initialize":
             self._modern = False
-            if self._only:
-                self._upstream.bridge.server_requests.set_client_capabilities(
-                    self._session.capabilities, self._peer.send_raw_request
-                )
+            self._upstream.bridge.introduce(self._principal, self._session.capabilities, self._peer.send_raw_request)
         return answer
 
     def _on_notify(self, inbound: Inbound, method: str, params: Params | None) -> Callable[[], Awaitable[None]] | None:
@@ -118,5 +102,4 @@ class LineServer:
         capabilities = read_envelope(params)[2]
         if method not in PROBES:
             self._modern = True
-        if self._only:
-            self._upstream.bridge.server_requests.set_client_capabilities(capabilities)
+        self._upstream.bridge.introduce(self._principal, capabilities)

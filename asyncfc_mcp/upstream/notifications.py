@@ -110,10 +110,12 @@ class NotificationHub:
         return lists.announced(kinds, now)
 
     def _on_lists(self, whole: View, kinds: frozenset[str]) -> None:
-        lists = self._lists.get(whole)
+        lists, listeners = self._lists.get(whole), self._listeners_of(whole)
         if lists is None:
-            return  # the directory of a caller to which nobody listens
-        listeners = self._listeners_of(whole)
+            if not listeners:
+                return  # the directory of a caller to which nobody listens
+            # Its caller got servers of its own after it began to listen.
+            lists = self._lists[whole] = ListChanges(whole, self._instructions.documents(whole))
         views = dict.fromkeys(map(self._view, listeners))
         for uri in lists.record(kinds, self._instructions.documents(whole), views):
             for listener in listeners:

@@ -166,10 +166,7 @@ class Upstream:
         """
         params = params or {}
         version, host, capabilities = self._envelopes.read(params)
-        if connection is None:
-            order = self._order_of(principal.scope, host, params)
-        else:
-            order, connection.host = connection.order, host
+        order = self._order_of(principal.scope, host, params) if connection is None else connection.order
         if order is not None:
             (order.restart if method == "server/discover" else order.see)(channel.request_id)
         handler = self._modern.get(method)
@@ -211,7 +208,7 @@ class Upstream:
             session.accepted = True
             self._subscriptions.listener(session)
         elif method == "notifications/roots/list_changed" and session.accepted:
-            return partial(self.bridge.forwarding.notify_servers, method, self.bridge.views.of(session.principal))
+            return partial(self.bridge.notify_servers, session.principal, method)
         return None
 
     def _answer(self, handler: Handler, request: Request) -> Result | Deferred:
@@ -267,8 +264,6 @@ class Upstream:
         session.version = requested if requested in HANDSHAKE_VERSIONS else LATEST_HANDSHAKE_VERSION
         session.host, session.capabilities = name, capabilities_of_client
         session.identity.host = name
-        if session.connection is not None:
-            session.connection.host = name
         session.accepted = True
         view = self.bridge.views.of(session.principal)
         offered = self._capabilities(view)

@@ -13,13 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncfc_mcp.bridge.caller_connections import (
-    IDLE_S,
-    MIN_IDLE_TO_EVICT_S,
-    CallerAuthorizer,
-    CallerConnections,
-    Connected,
-)
+from asyncfc_mcp.bridge.caller_authorizer import CallerAuthorizer
+from asyncfc_mcp.bridge.caller_connections import IDLE_S, MIN_IDLE_TO_EVICT_S, CallerConnections
+from asyncfc_mcp.bridge.connected import Connected
+from asyncfc_mcp.bridge.servers import Servers
 from asyncfc_mcp.config.settings import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.futures import Event, Future
 from asyncfc_mcp.core.identity import LOCAL, OAUTH, PERSON, PUBLIC, TOKEN, Principal, Scope
@@ -55,14 +52,16 @@ class Server:
     def signed_in(self) -> None:
         self.renewals += 1
 
-    async def set_log_level(self, level: str) -> None:
+    def want_log_level(self, level: str | None) -> None:
         self.level = level
 
 
 class Directory:
     """In place of a `Directory`."""
 
-    def __init__(self, downstreams: Mapping[str, Any], lacking: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self, downstreams: Mapping[str, Any], lacking: Sequence[tuple[str, str]], session: object = None
+    ) -> None:
         self.downstreams, self.lacking = downstreams, dict(lacking)
         self.updates: list[tuple[object, str]] = []
         self.observers: list[Any] = []
@@ -79,6 +78,12 @@ class Directory:
         self.observers.append(observer)
 
 
+class NoCalls:
+    """In place of an engine."""
+
+    unfinished: Sequence[Any] = ()
+
+
 class Bench:
     """Connections of callers to `SERVERS`."""
 
@@ -88,6 +93,7 @@ class Bench:
         self.callers = CallerConnections(
             SERVERS,
             cast("Any", {"common": self.common}),
+            lambda configs, connect, key: Servers(configs, connect, cast("Any", NoCalls()), lambda: 0.0, key),
             cast("Any", self._connect),
             cast("Any", Directory),
             cast("Any", None),

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from asyncfc_mcp.bridge.executor import Executor, offered_capabilities, passed_on
+from asyncfc_mcp.bridge.executor import Executor, passed_on
+from asyncfc_mcp.bridge.offered_capabilities import offered_capabilities
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.catalog import ToolEntry

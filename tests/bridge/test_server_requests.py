@@ -9,7 +9,7 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from asyncfc_mcp.bridge.executor import offered_capabilities
+from asyncfc_mcp.bridge.offered_capabilities import offered_capabilities
 from asyncfc_mcp.bridge.server_requests import CAPABILITIES_WAIT_S, ServerRequests
 from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.futures import Future

@@ -137,7 +137,7 @@ class ParkedCalls:
         await self.engine.answer_round(call, result)
         return await self.execute(call, arguments, call.on_progress, call.on_sent)
 
-    async def rules_of(self, server: str, tool: str) -> ToolRules | None:
+    async def rules_of(self, server: str, tool: str, session: str | None = None) -> ToolRules | None:
         """Return what the test has put in `rules`, else those of any tool, after a turn of the event loop."""
         await anyio.lowlevel.checkpoint()
         return self.rules.get((server, tool), ToolRules(Policy(), None, None, None))
