@@ -15,6 +15,7 @@ from asyncfc_mcp.core import reference_values
 from asyncfc_mcp.core.futures import Future, Result, State
 from asyncfc_mcp.core.identity import Party, id_of
 from asyncfc_mcp.engine.call import Call
+from asyncfc_mcp.engine.deadlines import Deadlines
 from asyncfc_mcp.engine.executor_api import Check, Execute
 from asyncfc_mcp.engine.wait import until_done_or_asking, wait_for
 from asyncfc_mcp.errors import (
@@ -42,6 +43,7 @@ class Attempts:
 
     Args:
         execute: sends a call once, in the current task.
+        deadlines: end the scopes of calls at their time limit.
         check: checks arguments that do not plainly fit their schema; None checks at once, for as long as it takes.
         mark_used: records that a call has taken a future's value.
         path_missing: called with a future whose result lacks a part that a reference names.
@@ -52,6 +54,7 @@ class Attempts:
     def __init__(
         self,
         execute: Execute,
+        deadlines: Deadlines,
         check: Check | None,
         mark_used: Callable[[Future], None],
         path_missing: Callable[[Future], None] | None = None,
@@ -60,6 +63,7 @@ class Attempts:
         load: Callable[[Future], Awaitable[None]] | None = None,
     ) -> None:
         self._execute = execute
+        self._deadlines = deadlines
         self._resume = resume
         self._load = load
         self._check = check
@@ -125,8 +129,8 @@ class Attempts:
         if call.deadline < math.inf:
             # The limit is the call's own scope's, whose end tells the downstream to cancel.
             assert call.cancel_scope is not None
-            call.cancel_scope.deadline = call.deadline
             call.verdict = timed_out(call)
+            self._deadlines.end_scope(call.deadline, call.future.key, call.cancel_scope)
         if not call.checked:
             assert self._check is not None
             assert call.validator is not None

@@ -1,4 +1,4 @@
-"""Deadlines of calls that run without a task, kept by one task.
+"""Deadlines of calls, kept by one task.
 
 Owns time only. What a deadline ends is the callback's job.
 """
@@ -15,6 +15,10 @@ from asyncfc_mcp.signals import WakeUp
 
 _SPARE: Final = 64
 """Entries beyond twice the live calls at which the entries of ended calls are dropped."""
+LATE_S: Final = 0.5
+"""Lateness of a deadline that shows that the process did not run for a while, in seconds."""
+GRACE_S: Final = 1.0
+"""Time for reading what came meanwhile, in seconds."""
 OnDeadline = Callable[[str], None]
 
 
@@ -47,11 +51,22 @@ class Deadlines:
         if self._heap[0] is entry:
             self._earlier.set()
 
+    def end_scope(self, at: float, key: str, scope: anyio.CancelScope) -> None:
+        """Have a scope of a call cancelled at a time of the clock, if the call has not ended by then."""
+        if at <= self._clock():
+            scope.cancel()  # before it does anything else
+        else:
+            self.add(at, key, lambda key: scope.cancel())
+
     async def run(self) -> None:
         """Call the callbacks in time, until cancelled."""
         while True:
-            with anyio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf):
+            due, began = self._heap[0][0] if self._heap else math.inf, self._clock()
+            with anyio.CancelScope(deadline=due) as pause:
                 await self._earlier.wait()
+            if pause.cancelled_caught and due > began and self._clock() - due > LATE_S:
+                # The process was stopped. Answers that came in time are still in pipes and sockets, and count.
+                await anyio.sleep(GRACE_S)
             while self._heap and self._heap[0][0] <= self._clock():
                 _, _, key, on_deadline = heappop(self._heap)
                 if key in self._live:

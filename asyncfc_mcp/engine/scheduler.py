@@ -107,7 +107,7 @@ class Scheduler:
         self._deadlines = Deadlines(clock, self._calls)
         self._order_s = order_s
         self._runner = Runner(
-            Attempts(execute, check, store.mark_used, path_missing, resume=resume, load=load),
+            Attempts(execute, self._deadlines, check, store.mark_used, path_missing, resume=resume, load=load),
             execute_nowait,
             self._deadlines,
             self._calls,

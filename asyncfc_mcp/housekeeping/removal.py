@@ -28,7 +28,8 @@ class UnusedFile:
 
     Attributes:
         size: in bytes.
-        used: time of its last use, in seconds of the wall clock.
+        used: time of its last use, in seconds of the wall clock: it was written, or read as far as the file system notes
+            that (see `small_files.mark_used`).
     """
 
     path: Path
@@ -42,7 +43,7 @@ class UnusedFile:
             found = entry.stat(follow_symlinks=False)
         except OSError:
             return cls(Path(entry.path), 0, 0.0)
-        return cls(Path(entry.path), found.st_size, found.st_mtime)
+        return cls(Path(entry.path), found.st_size, max(found.st_atime, found.st_mtime))
 
 
 def scan(folder: Path) -> "list[os.DirEntry[str]]":

@@ -4,6 +4,7 @@ Owns which of these files are in the folders, and their ages. Logs are left to `
 `engine.journal`. Credentials are never removed.
 """
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -88,7 +89,8 @@ def _matching(folder: Path, name: re.Pattern[str]) -> Iterator[UnusedFile]:
 
 
 def mark_used(path: Path) -> None:
-    """Take note that a file was read, once a day."""
+    """Take note that a file was read, once a day, whatever the file system notes by itself."""
     with suppress(OSError):
-        if time.time() - path.stat().st_mtime > DAY_S:
-            path.touch()
+        found, now = path.stat(), time.time()
+        if now - found.st_atime > DAY_S:
+            os.utime(path, (now, found.st_mtime))

@@ -4,10 +4,11 @@ Owns the settings of the HTTP library and converts its exceptions to `TransportF
 Imported only if a server has a URL: importing the HTTP library is expensive.
 """
 
+import logging
 import re
-import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -23,12 +24,17 @@ from asyncfc_mcp.downstream.http.failures import UNWRITABLE, host_and_port, redi
 from asyncfc_mcp.errors import NotAuthorized, TransportFailure, UnreadableAnswer
 from asyncfc_mcp.quotation import said
 from asyncfc_mcp.redaction import secrets_of
+from asyncfc_mcp.suspension import SleepDetector, detect_dead_peer
+
+logger = logging.getLogger(__name__)
 
 CONNECT_S: Final = 30.0
 """Timeout for connecting and for writing. Reading has none: it takes as long as the tool, which `timeout_s` limits."""
 KEEP_ALIVE_S: Final = 4.0
 """Idle connections are closed after this. Shorter than the 5 s of uvicorn and Node: if the server closes a connection
 while a request is sent on it, the request may or may not have been received."""
+SLEEP_POLL_S: Final = 5.0
+"""Interval in which a connection that may be idle is checked for a sleep of the machine."""
 MAX_REDIRECTS: Final = 5
 MAX_ERROR_BYTES: Final = 64 * 1024
 """Bytes of an error page that are read."""
@@ -47,6 +53,14 @@ _KEPT: Final = "asyncfc_mcp.start_of_body"
 """Extension of a response of which a part was read already."""
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+
+
+@dataclass(slots=True, eq=False)
+class _Pool:
+    """Connections of the HTTP library, and the number of requests that use them."""
+
+    client: httpx2.AsyncClient
+    requests: int = 0
 
 
 class HttpClient:
@@ -77,24 +91,55 @@ class HttpClient:
         self._secrets = secrets_of(headers=headers, url=spec.url)
         loopback = is_loopback(spec.url)
         self._proxied = not loopback and _has_proxy(spec.url)
-        self._client = httpx2.AsyncClient(
-            headers=[
-                (key.encode(), value.encode())
-                for key, value in {"accept-encoding": ", ".join(ENCODINGS), **headers}.items()
-            ],
-            timeout=httpx2.Timeout(CONNECT_S, read=None, pool=None),
-            # No limit on connections: calls have their own limits, and long calls must not block others.
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE_S),
-            # A proxy from the environment cannot reach a server on this machine's loopback interface.
-            mounts=dict.fromkeys(("http://", "https://", "all://")) if loopback else None,
+        self._headers = [
+            (key.encode(), value.encode())
+            for key, value in {"accept-encoding": ", ".join(ENCODINGS), **headers}.items()
+        ]
+        self._loopback = loopback
+        self._pool = self._new_pool()
+        self._replaced: set[_Pool] = set()
+        """Pools with requests from before a sleep."""
+        self._sleeps = SleepDetector()
+        self.on_wake: Callable[[], None] = lambda: None
+        """Called after the machine was asleep, before the next request."""
+
+    def _new_pool(self) -> "_Pool":
+        return _Pool(
+            httpx2.AsyncClient(
+                headers=self._headers,
+                timeout=httpx2.Timeout(CONNECT_S, read=None, pool=None),
+                # No limit on connections: calls have their own limits, and long calls must not block others.
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE_S),
+                # A proxy from the environment cannot reach a server on this machine's loopback interface.
+                mounts=dict.fromkeys(("http://", "https://", "all://")) if self._loopback else None,
+            )
         )
 
     async def __aenter__(self) -> "HttpClient":
-        await self._client.__aenter__()
         return self
 
     async def __aexit__(self, *exc: Any) -> None:
-        await self._client.__aexit__(*exc)
+        for pool in (self._pool, *self._replaced):
+            await pool.client.aclose()
+
+    async def watch_sleeps(self) -> None:
+        """Look for sleeps of the machine now and then, until cancelled."""
+        while True:
+            await anyio.sleep(SLEEP_POLL_S)
+            await self.check_sleep()
+
+    async def check_sleep(self) -> None:
+        """If the machine was asleep since the last look, drop the idle connections: their peers may have gone, and what
+        is sent on them would be lost. Requests that are on their way keep theirs."""
+        if not self._sleeps.has_slept():
+            return
+        logger.info("the machine was asleep: connections to %s are opened anew", self.address)
+        before, self._pool = self._pool, self._new_pool()
+        self.on_wake()
+        if before.requests:
+            self._replaced.add(before)
+        else:
+            await before.client.aclose()
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -112,6 +157,9 @@ class HttpClient:
             SignInNeeded, NotAuthorized: the server asks for credentials that there are not, or refuses all of them.
         """
         response: httpx2.Response | None = None
+        await self.check_sleep()
+        pool = self._pool
+        pool.requests += 1
         # Credentials belong to the origin of the configured URL, whatever URL the server names.
         authorizer = self._authorizer
         if authorizer is not None and url != self.url and not same_origin(self.url, url):
@@ -121,7 +169,7 @@ class HttpClient:
             request = self._request(method, url, {**headers, **added}, body)
             hops = refusals = 0
             while True:
-                response = await self._client.send(request, stream=True)
+                response = await pool.client.send(request, stream=True)
                 if response.next_request is not None:
                     if hops == MAX_REDIRECTS or not _within_origin(response):
                         raise redirected(response.status_code, url, str(response.next_request.url))
@@ -157,15 +205,21 @@ class HttpClient:
                 exc, self.url, answered=answered, connect_s=CONNECT_S, proxied=self._proxied
             ) from None
         finally:
-            if response is not None:
-                with anyio.CancelScope(shield=True):
+            pool.requests -= 1
+            with anyio.CancelScope(shield=True):
+                if response is not None:
                     await response.aclose()
+                if not pool.requests and pool in self._replaced:
+                    self._replaced.remove(pool)
+                    await pool.client.aclose()
 
     def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> httpx2.Request:
         # Encoded to bytes here: values chosen by the server (session and event IDs) need not be ASCII.
         try:
             encoded = [(key.encode(), value.encode(errors="surrogateescape")) for key, value in headers.items()]
-            return self._client.build_request(method, url, content=body, headers=encoded)
+            return self._pool.client.build_request(
+                method, url, content=body, headers=encoded, extensions={"trace": _on_connection}
+            )
         except ValueError:
             raise TransportFailure(UNWRITABLE, sent=False) from None
 
@@ -230,14 +284,10 @@ def content_type(response: httpx2.Response) -> str:
     return response.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def enable_tcp_keepalive(response: httpx2.Response) -> None:
-    """Enable TCP keep-alive for the connection of a stream that may be idle for hours, so that its loss is detected."""
-    stream = response.extensions.get("network_stream")
-    connection = stream.get_extra_info("socket") if stream is not None else None
-    if connection is not None:
-        with suppress(OSError, AttributeError):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+async def _on_connection(event: str, info: Mapping[str, Any]) -> None:
+    """Have the loss of a new connection be noticed: a call may wait for hours, and so may a stream of events."""
+    if event == "connection.connect_tcp.complete" and (stream := info.get("return_value")) is not None:
+        detect_dead_peer(stream.get_extra_info("socket"))
 
 
 def is_loopback(url: str) -> bool:

@@ -18,7 +18,6 @@ from asyncfc_mcp.downstream.http.client import (
     MAX_ERROR_BYTES,
     HttpClient,
     content_type,
-    enable_tcp_keepalive,
     iter_body,
     read_start,
     same_origin,
@@ -36,11 +35,15 @@ from asyncfc_mcp.downstream.http.transport import (
 from asyncfc_mcp.errors import HttpRefused, RpcError, SessionLost, TransportFailure
 from asyncfc_mcp.jsonrpc.codec import Message, Oversized
 from asyncfc_mcp.jsonrpc.large import write_message
+from asyncfc_mcp.jsonrpc.request_ids import correlation_key
 
 logger = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S: Final = 30.0
 """Timeout for the response headers of the stream; servers send them, or refuse the request, immediately."""
+PROBE_TIMEOUT_S: Final = 15.0
+"""Time for the answer to a probe after a sleep of the machine; its network may not be up at once."""
+PROBE_PAUSE_S: Final = 1.0
 ENDPOINT_TIMEOUT_S: Final = 10.0
 """Timeout for the `endpoint` event, from the response headers on."""
 
@@ -54,6 +57,12 @@ class SseTransport(HttpTransport):
         super().__init__(http, limit)
         self.session: object = self
         self._endpoint = http.url
+        self._usable = anyio.Event()
+        """Not set while it is unknown if the stream has survived a sleep of the machine."""
+        self._usable.set()
+        self._waiting: set[InFlightRequest] = set()
+        """Requests that are not sent before it is."""
+        http.on_wake = self._on_wake
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
@@ -72,11 +81,11 @@ class SseTransport(HttpTransport):
                     raise TransportFailure(f"did not open its event stream within {OPEN_TIMEOUT_S:g} s", sent=False)
                 if response.status_code >= 300 or content_type(response) != EVENTS:
                     raise await error_of_response(response, self.http, self, has_session=False)
-                enable_tcp_keepalive(response)
                 events = _events(response, self.limit)
                 self._endpoint = await self._find_endpoint(str(response.url), events)
                 async with anyio.create_task_group() as self._tg:
                     self._tg.start_soon(self._receive_events, events)
+                    self._tg.start_soon(self.http.watch_sleeps)
                     yield
                     self._tg.cancel_scope.cancel()
         finally:
@@ -113,7 +122,50 @@ class SseTransport(HttpTransport):
         finally:
             self.inbox.end()
 
+    # --- after a sleep of the machine ----------------------------------------------------------------------------
+
+    def _on_wake(self) -> None:
+        if self._tg is not None and self._usable.is_set():
+            self._usable = anyio.Event()
+            self._tg.start_soon(self._probe)
+
+    async def _probe(self) -> None:
+        """Find out if the server still answers on this stream, and end the connection otherwise: a response to a request
+        that is sent now would never arrive."""
+        request = InFlightRequest({"jsonrpc": "2.0", "id": f"asyncfc-probe-{id(self)}", "method": "ping"}, own=True)
+        key = correlation_key(request.request_id)
+        self.in_flight[key] = request
+        try:
+            with anyio.move_on_after(PROBE_TIMEOUT_S):
+                while not request.answered:
+                    try:
+                        await self.send_message(request.message, request)
+                        await request.done.wait()
+                    except TransportFailure as exc:
+                        if exc.sent:
+                            break
+                        await anyio.sleep(PROBE_PAUSE_S)  # the network may be on its way up
+        except RpcError as exc:
+            logger.debug("%s was probed after a sleep: it %s", self.http.address, exc.message)
+        finally:
+            self.in_flight.pop(key, None)
+            if not request.answered:
+                logger.info("the event stream of %s did not survive a sleep of the machine", self.http.address)
+                for waiting in self._waiting:
+                    self.fail(waiting, TransportFailure("closed the connection", sent=False))
+                self.inbox.end()
+            self._usable.set()
+
+    # --- messages ------------------------------------------------------------------------------------------------
+
     async def send_request(self, request: InFlightRequest) -> None:
+        await self.http.check_sleep()
+        if not self._usable.is_set():
+            self._waiting.add(request)
+            try:
+                await self._usable.wait()
+            finally:
+                self._waiting.discard(request)
         try:
             await self.send_message(request.message, request)
         except SessionLost:

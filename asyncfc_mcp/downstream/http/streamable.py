@@ -20,7 +20,6 @@ from asyncfc_mcp.downstream.http.client import (
     MAX_ERROR_BYTES,
     HttpClient,
     content_type,
-    enable_tcp_keepalive,
     iter_body,
     read_start,
 )
@@ -80,12 +79,16 @@ class StreamableTransport(HttpTransport):
         super().__init__(http, limit)
         self.session = _Session()
         self._url = http.url
+        self._stream_scope = anyio.CancelScope()
+        """Of the GET stream that is open, or being opened."""
+        http.on_wake = self._on_wake
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
         """Send and receive messages while the block runs, then end the session."""
         try:
             async with anyio.create_task_group() as self._tg:
+                self._tg.start_soon(self.http.watch_sleeps)
                 yield
                 self._tg.cancel_scope.cancel()
         finally:
@@ -94,6 +97,12 @@ class StreamableTransport(HttpTransport):
             if self.session.id is not None:
                 with anyio.move_on_after(DELETE_TIMEOUT_S, shield=True):
                     await self._end_session()
+
+    def _on_wake(self) -> None:
+        """Open anew what may be dead after a sleep of the machine without anybody's notice. A session that the server has
+        forgotten meanwhile is noticed with that, or by the next request, which is sent again in a new one."""
+        self._stream_scope.cancel()
+        self.reopen_subscriptions()
 
     async def _end_session(self) -> None:
         try:
@@ -158,7 +167,6 @@ class StreamableTransport(HttpTransport):
         async with self.http.stream("GET", self._url, headers) as response:
             if response.status_code >= 300 or content_type(response) != EVENTS:
                 raise await self._error_of(response, session, headers)
-            enable_tcp_keepalive(response)
             yield response
 
     def _headers(self, session: _Session) -> dict[str, str]:
@@ -292,16 +300,18 @@ class StreamableTransport(HttpTransport):
             reopening = ReconnectBackoff(MIN_RECONNECT_S, *RECONNECT_S, RECONNECT_S[1], HEALTHY_S)
             while True:
                 opened, last_id, received = anyio.current_time(), decoder.last_id, False
+                self._stream_scope = anyio.CancelScope()
                 try:
-                    async with self._get(session, last_id) as response:
-                        if offered and last_id is None:
-                            self.on_gap()
-                        offered, decoder = True, decoder.resumed()
-                        async for chunk in iter_body(response):
-                            for event in decoder.feed(chunk):
-                                received = True
-                                if event.kind == "message":
-                                    await self.receive(event.data)
+                    with self._stream_scope:
+                        async with self._get(session, last_id) as response:
+                            if offered and last_id is None:
+                                self.on_gap()
+                            offered, decoder = True, decoder.resumed()
+                            async for chunk in iter_body(response):
+                                for event in decoder.feed(chunk):
+                                    received = True
+                                    if event.kind == "message":
+                                        await self.receive(event.data)
                 except EventTooLarge as exc:
                     # A resumed stream would begin with that event again.
                     logger.info("the GET stream of %s ended: the server %s", self.http.address, exc)
@@ -319,6 +329,8 @@ class StreamableTransport(HttpTransport):
                 except Exception:
                     # The last resort: without this stream, the connection still serves calls.
                     logger.exception("the GET stream of %s failed unexpectedly", self.http.address)
+                if self._stream_scope.cancelled_caught:
+                    continue  # the machine was asleep
                 news = received if decoder.last_id is None else decoder.last_id != last_id
                 lasted = anyio.current_time() - opened
                 await anyio.sleep(reopening.pause(lasted, news=news, named=_retry_s(decoder)))

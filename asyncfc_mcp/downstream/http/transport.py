@@ -17,7 +17,7 @@ import httpx2
 
 from asyncfc_mcp.downstream.http.client import HttpClient, read_start
 from asyncfc_mcp.downstream.http.event_stream import BOM
-from asyncfc_mcp.downstream.http.failures import refusal, session_gone
+from asyncfc_mcp.downstream.http.failures import INTERRUPTED, refusal, session_gone
 from asyncfc_mcp.downstream.http.mirrored_headers import RequestHeaders
 from asyncfc_mcp.errors import RpcError, SessionLost, TransportFailure
 from asyncfc_mcp.jsonrpc.channel import InputGivenUp
@@ -95,10 +95,12 @@ class Inbox:
 class InFlightRequest:
     """A request that is being sent, or waits for its result."""
 
-    __slots__ = ("answered", "done", "message", "scope")
+    __slots__ = ("answered", "done", "message", "own", "scope")
 
-    def __init__(self, message: Message) -> None:
+    def __init__(self, message: Message, *, own: bool = False) -> None:
         self.message = message
+        self.own = own
+        """True for a request of the transport itself, whose response nobody else gets."""
         self.scope = anyio.CancelScope()
         """Of the task that sends the request and reads the response."""
         self.answered = False
@@ -289,6 +291,20 @@ class HttpTransport:
             # The last resort, as for requests: one message is lost, and the connection stays open.
             logger.exception("a message to the server at %s could not be delivered", self.http.address)
 
+    def reopen_subscriptions(self) -> None:
+        """End the streams on which notifications are awaited (2026-07-28), which may be dead after a sleep of the
+        machine; the subscriptions open others."""
+        for request in list(self.in_flight.values()):
+            if request.message["method"] == "subscriptions/listen" and not request.answered:
+                self.fail(request, TransportFailure(INTERRUPTED))
+
+    def fail(self, request: InFlightRequest, why: RpcError) -> None:
+        """Fail a request and end its task."""
+        request.answered = True
+        request.done.set()
+        self.on_failure(request.request_id, why)
+        request.scope.cancel()
+
     # --- received messages ---------------------------------------------------------------------------------------
 
     async def receive(self, data: bytes, request: InFlightRequest | None = None) -> None:
@@ -334,6 +350,8 @@ class HttpTransport:
             return
         found.answered = True
         found.done.set()
+        if found.own:
+            return
         self.on_response(found, message)
         self.inbox.put(message)
         if found is not request:

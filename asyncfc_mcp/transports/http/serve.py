@@ -21,6 +21,7 @@ import anyio.lowlevel
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.config.caller_headers import AUTHORIZATION, passes_on_authorization
 from asyncfc_mcp.core.identity import PUBLIC
+from asyncfc_mcp.suspension import detect_dead_peer
 from asyncfc_mcp.transports.http.auth.configured import anyone_at, authenticator_of, protected_resource
 from asyncfc_mcp.transports.http.options import HttpOptions, UnusableOptions, is_loopback, is_unspecified
 from asyncfc_mcp.transports.http.readiness import Readiness
@@ -68,6 +69,7 @@ def _set_options(sock: socket.socket) -> None:
     # which `create_server` does not pass. With the algorithm, a response in two writes, head and body, takes 40 ms
     # longer (measured): the second write waits for the client's acknowledgement of the first.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    detect_dead_peer(sock)  # clients on machines that fell asleep, behind event streams
 
 
 def passed_sockets(service: Service, options: HttpOptions) -> tuple[list[socket.socket], HttpOptions]:
