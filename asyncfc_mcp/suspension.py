@@ -13,8 +13,8 @@ from typing import Any, Final
 SLEPT_S: Final = 2.0
 """Shorter sleeps break no connection."""
 CLOCK_STEP_S: Final = 30.0
-"""A wall clock that is set by this much counts as a sleep: a virtual machine does not notice that it was paused, but its
-clock is corrected. If it was not paused, a check costs little."""
+"""A wall clock that is set by this much counts as a sleep: a virtual machine does not notice that it was paused, but
+its clock is corrected. If it was not paused, a check costs little."""
 KEEPALIVE: Final = (60, 30, 4)
 """Seconds without data after which a peer is probed, seconds between probes, and probes without an answer after which
 the connection ends: a dead peer is noticed within three minutes."""

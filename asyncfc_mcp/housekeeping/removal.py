@@ -28,8 +28,8 @@ class UnusedFile:
 
     Attributes:
         size: in bytes.
-        used: time of its last use, in seconds of the wall clock: it was written, or read as far as the file system notes
-            that (see `small_files.mark_used`).
+        used: time of its last use, in seconds of the wall clock: it was written, or read as far as the file system
+            notes that (see `small_files.mark_used`).
     """
 
     path: Path

@@ -1,5 +1,5 @@
-"""Sleeps of the machine, stops of the process, and changes of the network: what happened meanwhile costs no call, and no
-call is made twice."""
+"""Sleeps of the machine, stops of the process, and changes of the network: what happened meanwhile costs no call, and
+no call is made twice."""
 
 from __future__ import annotations
 

@@ -130,8 +130,8 @@ class SseTransport(HttpTransport):
             self._tg.start_soon(self._probe)
 
     async def _probe(self) -> None:
-        """Find out if the server still answers on this stream, and end the connection otherwise: a response to a request
-        that is sent now would never arrive."""
+        """Find out if the server still answers on this stream, and end the connection otherwise: a response to a
+        request that is sent now would never arrive."""
         request = InFlightRequest({"jsonrpc": "2.0", "id": f"asyncfc-probe-{id(self)}", "method": "ping"}, own=True)
         key = correlation_key(request.request_id)
         self.in_flight[key] = request

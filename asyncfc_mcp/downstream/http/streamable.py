@@ -99,8 +99,8 @@ class StreamableTransport(HttpTransport):
                     await self._end_session()
 
     def _on_wake(self) -> None:
-        """Open anew what may be dead after a sleep of the machine without anybody's notice. A session that the server has
-        forgotten meanwhile is noticed with that, or by the next request, which is sent again in a new one."""
+        """Open anew what may be dead after a sleep of the machine without anybody's notice. A session that the server
+        has forgotten meanwhile is noticed with that, or by the next request, which is sent again in a new one."""
         self._stream_scope.cancel()
         self.reopen_subscriptions()
 
