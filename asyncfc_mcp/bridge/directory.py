@@ -148,6 +148,8 @@ class Directory:
         for downstream in of_servers.values():
             # Saved only once it has been worked with: a listing that ends the bridge must not end the next start.
             await self._cache.save(downstream.config, downstream.snapshot)
+            if any(downstream.listing_problems.values()):
+                self._cache.doubt(downstream.config)
             if self.on_saved is not None:
                 self.on_saved(downstream.name)
         # A server announces changes that clients may not see: of parts left out, or listed again as they were.

@@ -84,6 +84,13 @@ class ListingCache:
             with suppress(OSError):
                 os.utime(path)
 
+    def doubt(self, config: ServerConfig) -> None:
+        """Have listings that are not complete count as old."""
+        path = self._path(config)
+        if path is not None:
+            with suppress(OSError):
+                os.utime(path, (0, 0))
+
     async def save(self, config: ServerConfig, snapshot: ServerSnapshot) -> None:
         """Replace the cached snapshot of a server."""
         path = self._path(config)

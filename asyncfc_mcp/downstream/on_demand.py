@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 UNUSED_S: Final = 60.0
 """Time without a request after which a server sleeps again that was started for its listings only."""
-RECHECK_S: Final = 30.0
-"""Longest pause between two looks at a server that nothing but unfinished calls or subscriptions keeps running."""
+RECHECK_S: Final = 300.0
+"""Interval between two looks at a server without an idle limit: its effect profile or its settings may give it one."""
 
 
 class Demand(Protocol):
@@ -150,7 +150,7 @@ class OnDemand:
                 self._usage.used = False
                 logger.info("server %r sleeps until its next call", self._supervisor.name)
                 return
-            with anyio.move_on_after(RECHECK_S if pause is None else min(max(pause, 0.01), RECHECK_S)):
+            with anyio.move_on_after(RECHECK_S if pause is None else max(pause, 0.01)):
                 await self._supervisor.changed.wait()
 
     def _is_held(self) -> bool:

@@ -188,6 +188,29 @@ async def test_unchanged_listings_that_were_read_again_count_as_new(tmp_path: Pa
 
 
 @on_virtual_time
+async def test_listings_with_a_fault_count_as_old(tmp_path: Path):
+    """Pages may be missing that a bridge had not read when it ended."""
+    bench = Bench(tmp_path)
+    plain = bench.toy._on_request
+
+    async def on_request(inbound: Any, method: str, params: Any) -> dict[str, Any]:
+        result = await plain(inbound, method, params)
+        return result | {"nextCursor": 1} if method == "tools/list" else result
+
+    bench.toy._on_request = on_request
+    await bench.list_once()
+    bench.toy._on_request = plain
+    async with bench.open() as bridge:
+        bridge.directory.hand_out()
+        await anyio.sleep(1000)
+        assert bench.starts == 1
+    async with bench.open() as bridge:
+        bridge.directory.hand_out()
+        await anyio.sleep(1000)
+        assert bench.starts == 1
+
+
+@on_virtual_time
 async def test_a_subscription_keeps_a_server_running(tmp_path: Path):
     """Until it is ended."""
     toy = Toy()
