@@ -123,7 +123,9 @@ class OnDemand:
     async def run(self) -> None:
         """Put the server to sleep whenever it is not needed, until cancelled."""
         async with anyio.create_task_group() as tg:
-            if self._supervisor.status is Status.SLEEPING and self._demand.listing_is_old:
+            if self._subscriptions.has_resources:
+                self._supervisor.wake()  # it takes the place of a connection that had them
+            elif self._supervisor.status is Status.SLEEPING and self._demand.listing_is_old:
                 tg.start_soon(self._refresh)
             while True:
                 while self._supervisor.status is not Status.READY:

@@ -27,7 +27,9 @@ DAY_S = 86_400
 def known(stage: Stage, **settings: object) -> Restarting:
     """A configuration whose server is lazy, and has listed its tools in an earlier run."""
     house = Restarting(stage, start="lazy", **settings)
-    leave(house.start())
+    bridge = house.start()
+    eventually(lambda: list(cache(stage).glob("*.json")), "the listings are kept")
+    leave(bridge)
     return house
 
 
@@ -36,9 +38,14 @@ def has_ended(stage: Stage) -> None:
     eventually(lambda: not stage.downstreams(), "the server has ended")
 
 
+def cache(stage: Stage) -> Path:
+    """The folder of the listings that bridges keep."""
+    return Path(stage.env["ASYNCFC_CACHE_DIR"])
+
+
 def age(stage: Stage) -> None:
     """Have all cached listings be older than a day."""
-    for path in Path(stage.env["ASYNCFC_CACHE_DIR"]).glob("*.json"):
+    for path in cache(stage).glob("*.json"):
         os.utime(path, (time.time(), time.time() - 2 * DAY_S))
 
 
@@ -112,7 +119,8 @@ def test_changed_tools_of_a_sleeping_server_are_found(stage: Stage, tmp_path: Pa
     config = stage.config({"s": entry}, start="lazy", idle_s=IDLE_S)
     wire = stage.serve("--config", str(config))
     wire.wait_for_tools("s__old")
-    wire.hang_up()
+    eventually(lambda: list(cache(stage).glob("*.json")), "the listings are kept")
+    wire.close()
     offer("new")
     age(stage)
     wire = stage.serve("--config", str(config))
