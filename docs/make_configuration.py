@@ -7,12 +7,13 @@ Run it after changing a setting: `.venv/bin/python docs/make_configuration.py` (
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
+from asyncfc_mcp.config.changes import AT_RESTART, OF_CONNECTIONS
 from asyncfc_mcp.config.hosts import HostProfile
 from asyncfc_mcp.config.overrides import OVERRIDES
 from asyncfc_mcp.config.settings import OF_STARTS, Policy, Settings, field_docs
@@ -144,6 +145,33 @@ A variable without a value, a file that cannot be read or a keyring without the 
 Values of `env`, `headers`, `oauth` and overridden arguments, the user, password and query of a URL, and everything that comes from a file or the keyring are never shown in warnings, errors or logs.
 """
 
+RELOADING = """\
+## Reloading
+
+A running bridge follows its `--config` file, over stdio, HTTP and in a [daemon](daemon.md): it looks at the file once a second and uses a change as soon as it is written completely. Nothing has to be restarted, and hosts are told which tools have changed.
+
+| change in the file | what happens |
+|---|---|
+| a server that has not changed | Its process, its connections and its calls go on. |
+| a new server | It is started, and its tools are announced. |
+| `command`, `args`, `env`, `cwd`, `url`, `headers`, `oauth` (also by the value of a variable), {of_servers} | The server is restarted. New calls wait for it, those that are running have `drain_s` to finish. A call that is left then fails, and its error says that it may or may not have taken effect; tools with `readOnlyHint` or `idempotentHint` are called again. There are never two processes of one server. Subscriptions and log levels are renewed. |
+| a server that is gone | Calls that have not started fail at once, with that reason; running ones have `drain_s`. A name that a client has received leads to no other tool. |
+| `include`, `exclude` | Calls of a tool that is left out, and that have not started, fail at once. |
+| all other settings of servers and tools | They apply to new calls; nothing is restarted. |
+| `access`, `required_scopes` | They apply at once, to open sessions and streams, too. |
+| other settings of the bridge | They apply to new calls, waits and questions. |
+| {of_bridge} | They need a restart of the bridge, which is said on stderr and by `asyncfc-mcp reload`. |
+
+**A file that is wrong changes nothing**: one that cannot be read, is invalid, has vanished, or has an invalid entry for a server that is running. After two seconds (an editor may be writing it) the reason is reported once on stderr, and in `list_futures`, `asyncfc-mcp doctor` and `asyncfc-mcp daemon status` until the file is right again.
+
+Variables are expanded with the environment that the bridge was started with; `${{file:…}}` and `${{keyring:…}}` are read again. A change of those alone is used at the next reload, which can be asked for:
+
+- `asyncfc-mcp reload` has all daemons of the user read their files again, `--config FILE` those of one file, and prints what has changed.
+- SIGHUP has any bridge with a `--config` file do so (Linux, macOS): `kill -HUP PID`. A bridge under `nohup` ignores it, and one without a file ends, as does one whose terminal was closed.
+
+`"reload": "off"` at the top turns following off. Servers with `${{caller:…}}` are connected anew for each caller, at its next request; the first such server in a file needs a restart. With a database as `engine`, each replica follows its own copy of the file; a server that one replica at a time runs (`owner`) is added, restarted or removed at the next start only, while its policy changes at once.
+"""
+
 WHERE = {
     "top, server, tool": (
         "Tools: at the top, on a server, or on a tool",
@@ -218,13 +246,18 @@ SERVER_VALUES = {
 }
 
 
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def page() -> str:
     """Return the whole page."""
     kinds = {(f.name, model is Settings): values_of(f) for model in (Policy, Settings) for f in fields(model)}
     kinds |= {(name, False): values_of(known) for name, known in OF_STARTS.items()}
     kinds["engine", True] = '`"embedded"` or URL'
     kinds["journal", True] = '`"auto"`, `"off"` or path'
-    parts = [INTRO, SERVERS, "## Every setting\n"]
+    of_servers, of_bridge = (_listed(names) for names in ((*OF_CONNECTIONS, "share", "start"), sorted(AT_RESTART)))
+    parts = [INTRO, SERVERS, RELOADING.format(of_servers=of_servers, of_bridge=of_bridge), "## Every setting\n"]
     for where, (title, remark) in WHERE.items():
         rows = [row for row in field_docs() if row[0] == where]
         lines = [f"### {title}\n", *([f"{remark}\n"] if remark else [])]

@@ -16,6 +16,7 @@ import anyio
 
 from asyncfc_mcp.bridge.bindings import Bindings, bind, mentioned
 from asyncfc_mcp.bridge.caller_connections import CallerConnections, Connect
+from asyncfc_mcp.bridge.config_file import ConfigFile
 from asyncfc_mcp.bridge.directory import Directory
 from asyncfc_mcp.bridge.executor import Executor
 from asyncfc_mcp.bridge.forwarding import Forwarding
@@ -165,6 +166,11 @@ class Bridge:
             self.directory.on_saved = self._hosts.listed
         self.starts = starts
         self._reaper = reaper
+        self.config_file: ConfigFile | None = None
+        """The file of the configuration, which is followed; None where it has none."""
+        if config.origin is not None:
+            follows = lambda: self.settings.reload == "auto"  # noqa: E731
+            self.config_file = ConfigFile(config, config.origin, self.reload, follows)
         self._reloading = anyio.Lock()
         self._reload_observers: list[Callable[[ConfigChanges], None]] = []
         self.stopping = Stopping()
@@ -188,6 +194,8 @@ class Bridge:
                     tg.start_soon(self._hosts.run)
                     tg.start_soon(self._relaying.run)
                 tg.start_soon(self._watch_start)
+                if self.config_file is not None:
+                    tg.start_soon(self.config_file.run)
                 yield self
                 tg.cancel_scope.cancel()
         finally:

@@ -14,6 +14,8 @@ class Stopping:
     def __init__(self) -> None:
         self.waits_until = math.inf
         """In seconds of the event loop's clock."""
+        self.begun = False
+        """True once the bridge ends, which may take as long as its calls do."""
         self._wake_ups: dict[Callable[[], None], None] = {}
 
     def announce(self, waits_until: float) -> None:

@@ -99,7 +99,7 @@ def all_caller_names(servers: Iterable[ServerConfig]) -> tuple[str, ...]:
 
 def without_callers(config: BridgeConfig) -> BridgeConfig:
     """Return the configuration for a bridge whose client sends no headers, as over stdio: servers that need them are
-    unusable.
+    unusable, also when it is read again.
 
     Raises:
         ConfigError: no other server is left.
@@ -113,6 +113,8 @@ def without_callers(config: BridgeConfig) -> BridgeConfig:
         for server in config.servers
         if uses_callers(server)
     ]
+    if config.origin is not None:
+        config = replace(config, origin=config.origin.adapted(without_callers))
     if not unusable:
         return config
     kept = tuple(server for server in config.servers if not uses_callers(server))

@@ -21,8 +21,12 @@ from asyncfc_mcp.config.settings import (
 
 AT_RESTART: Final = frozenset(name for name, each in SETTINGS.items() if each.metadata.get("restart"))
 """Settings of the bridge that count from its next start."""
+_IN_PARTS: Final = ("servers", "settings")
+"""Fields whose changes are described in parts."""
 OF_CONNECTIONS: Final = tuple(name for name, each in POLICY.items() if each.metadata.get("restart"))
 """Policy settings of a server that count from its next start."""
+
+_REST: Final = tuple(each.name for each in fields(BridgeConfig) if each.compare and each.name not in _IN_PARTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +95,7 @@ def changes(old: BridgeConfig, new: BridgeConfig) -> ConfigChanges:
         order=tuple(server.name for server in servers),
         settings={name: value for name, value in other.items() if name not in AT_RESTART},
         needs_restart=(*sorted(AT_RESTART & other.keys()), *(f"server {name}" for name in fixed)),
-        rest={
-            each.name: getattr(new, each.name)
-            for each in fields(BridgeConfig)
-            if each.name not in ("servers", "settings") and getattr(new, each.name) != getattr(old, each.name)
-        },
+        rest={name: value for name in _REST if (value := getattr(new, name)) != getattr(old, name)},
     )
 
 

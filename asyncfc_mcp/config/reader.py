@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from asyncfc_mcp.config.checker import Checker, absolute
 from asyncfc_mcp.config.formats import NOT_USED, split_command
 from asyncfc_mcp.config.host_files import has_braces, server_tables
 from asyncfc_mcp.config.mcp_remote import url_entry
+from asyncfc_mcp.config.origin import FileOrigin, digest, variables
 from asyncfc_mcp.config.parsing import parse_value, read_text
 from asyncfc_mcp.config.servers import FAIL_STOP_NEEDS_PATHS, ServerReader, wrong_section
 from asyncfc_mcp.config.settings import (
@@ -48,7 +49,14 @@ def load_config(path: Path, environ: Mapping[str, str], *, without: Collection[s
     Raises:
         ConfigError: the file cannot be read, or is invalid in a way that affects more than one server.
     """
-    return parse_config(read_text(path), str(path), environ, without=without)
+    text = read_text(path)
+
+    def parse(text: str, environ: Mapping[str, str]) -> BridgeConfig:
+        return parse_config(text, str(path), environ, without=without)
+
+    config = parse(text, environ)
+    origin = FileOrigin(path, digest(text), parse, environ, variables(environ, config.own_variables))
+    return replace(config, origin=origin)
 
 
 def parse_config(text: str, file: str, environ: Mapping[str, str], *, without: Collection[str] = ()) -> BridgeConfig:

@@ -4,10 +4,11 @@ Owns the values; pure. `reader` parses a file into them.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 from asyncfc_mcp.config.environment import Inherit, environment
@@ -448,6 +449,11 @@ class Settings:
         "that no server writes are removed, those first that were not written for the longest time.",
         minimum=1 << 20,
     )
+    reload: Literal["auto", "off"] = setting(
+        "auto",
+        "[Reloading](#reloading) of this file: `auto`: as soon as it changes; `off`: only on SIGHUP and with "
+        "`asyncfc-mcp reload`.",
+    )
     daemon_idle_s: float | None = setting(
         None,
         "Seconds without a session and without an unfinished call after which a [daemon](daemon.md) ends. If not set: "
@@ -564,6 +570,32 @@ class UnusableServer:
     reason: str
 
 
+class Origin(Protocol):
+    """The file that a configuration was read from, which can be read again in the same way."""
+
+    @property
+    def path(self) -> Path:
+        """The file, as it was named."""
+        ...
+
+    @property
+    def digest(self) -> bytes:
+        """Digest of the text that was read."""
+        ...
+
+    def text(self) -> str:
+        """Return the present text; raises `ConfigError` if it cannot be read."""
+        ...
+
+    def config(self, text: str) -> "BridgeConfig":
+        """Return the configuration in such a text; raises `ConfigError` if it is wrong."""
+        ...
+
+    def adapted(self, adapt: "Callable[[BridgeConfig], BridgeConfig]") -> "Origin":
+        """Return an origin whose configurations are also passed through this function."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class BridgeConfig:
     """The configuration of one bridge."""
@@ -578,6 +610,8 @@ class BridgeConfig:
     """Unique identifier of the configuration: `file:…`, `command:…` or `url:…`. May contain secrets."""
     own_variables: tuple[str, ...] = ()
     """Environment variables with secrets of the bridge itself, which servers do not inherit."""
+    origin: Origin | None = field(default=None, compare=False, repr=False)
+    """The file that it was read from; None for a command or a URL."""
 
 
 OF_STARTS: Final = {f.name: f for f in fields(ServerConfig) if f.metadata}

@@ -5,6 +5,7 @@ Owns the drain: after the end of input, or a first SIGTERM over HTTP, accepted r
 """
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
@@ -43,6 +44,7 @@ async def drain(bridge: Bridge, answered: Callable[[], Awaitable[None]]) -> None
         answered: returns when every request has its response.
     """
     drain_s, engine = bridge.settings.drain_s, bridge.engine
+    bridge.stopping.begun = True
     if drain_s <= 0:
         return
     engine.stop_asking()
@@ -68,6 +70,7 @@ async def hand_over(bridge: Bridge, answered: Callable[[], Awaitable[None]]) -> 
         answered: returns when every request has its response; there are no new ones.
     """
     drain_s, engine = bridge.settings.drain_s, bridge.engine
+    bridge.stopping.begun = True
     if drain_s <= 0:
         return
     bridge.stopping.announce(anyio.current_time() + WAITS_SHARE * drain_s)
@@ -116,11 +119,14 @@ def _cancel_the_rest(engine: Engine, drain_s: float) -> None:
 
 
 @asynccontextmanager
-async def stop_on_signals(terminate: Callable[[], bool] | None = None) -> AsyncGenerator[None]:
+async def stop_on_signals(
+    terminate: Callable[[], bool] | None = None, hang_up: Callable[[], bool] | None = None
+) -> AsyncGenerator[None]:
     """Cancel the body on SIGINT, SIGTERM and SIGHUP, so that it is cleaned up.
 
     Args:
         terminate: called on the first SIGTERM; true if it lets the body end by itself, until another signal.
+        hang_up: called on SIGHUP; true if that ends nothing.
     """
     numbers = [signal.SIGINT, signal.SIGTERM]
     # Under nohup, a bridge must outlive its terminal.
@@ -133,6 +139,9 @@ async def stop_on_signals(terminate: Callable[[], bool] | None = None) -> AsyncG
             with anyio.open_signal_receiver(*numbers) as signals:
                 task_status.started()
                 async for number in signals:
+                    others = number not in (signal.SIGINT, signal.SIGTERM)
+                    if others and hang_up is not None and hang_up():
+                        continue
                     logger.info("stopping on %s", number.name)
                     asked, terminate_once[:] = terminate_once[:], []
                     if not (number is signal.SIGTERM and any(each() for each in asked)):
@@ -141,6 +150,30 @@ async def stop_on_signals(terminate: Callable[[], bool] | None = None) -> AsyncG
         await tg.start(watch)
         yield
         tg.cancel_scope.cancel()
+
+
+def reload_on_hang_up(bridge: Bridge) -> Callable[[], bool]:
+    """Return what SIGHUP does: the file of the configuration is read again, as by other servers of the system. Without
+    a file it ends the bridge, as does the end of the terminal from which the bridge was started; and one that is ending
+    ends at once."""
+    had_terminal = _has_terminal()
+
+    def hang_up() -> bool:
+        if bridge.config_file is None or bridge.stopping.begun or (had_terminal and not _has_terminal()):
+            return False
+        bridge.config_file.reload_soon()
+        return True
+
+    return hang_up
+
+
+def _has_terminal() -> bool:
+    """Return whether the process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
+    except (OSError, AttributeError):
+        return False
+    return True
 
 
 def warn_of_useless_access(settings: Settings, people: Collection[str] = (), *, tokens: bool = False) -> None:

@@ -17,7 +17,13 @@ from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.identity import LOCAL_PRINCIPAL
 from asyncfc_mcp.jsonrpc.line_writer import LineWriter
 from asyncfc_mcp.jsonrpc.pipes import FdSink, FdSource
-from asyncfc_mcp.transports.lifecycle import drain, stop_on_signals, warn_of_unordered_tools, warn_of_useless_access
+from asyncfc_mcp.transports.lifecycle import (
+    drain,
+    reload_on_hang_up,
+    stop_on_signals,
+    warn_of_unordered_tools,
+    warn_of_useless_access,
+)
 from asyncfc_mcp.transports.line_server import LineServer, client_peer
 from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.server import Upstream
@@ -84,7 +90,7 @@ async def serve_stdio(bridge: Bridge) -> None:
     are finished (`drain_s`). A signal ends both at once."""
     parent = os.getppid()
     warn_of_useless_access(bridge.settings)
-    async with stop_on_signals(), bridge.open():
+    async with stop_on_signals(hang_up=reload_on_hang_up(bridge)), bridge.open():
         upstream = Upstream(bridge)
         orphaned = anyio.Event()
 

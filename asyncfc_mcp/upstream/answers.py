@@ -307,6 +307,7 @@ def listing(
     more: int,
     servers: Sequence[tuple[str, str]],
     sleeping: Sequence[tuple[str, str]] = (),
+    wrong_file: str | None = None,
 ) -> Result:
     """Return the answer of `list_futures`.
 
@@ -315,6 +316,7 @@ def listing(
         more: number of those that are not shown.
         servers: name and condition of each server that is not up.
         sleeping: the same of those that do not run because nothing needs them; they share one line.
+        wrong_file: why the present file of the configuration is not used; None if it is.
     """
     lines: list[str] = []
     entries: list[dict[str, Any]] = []
@@ -335,6 +337,9 @@ def listing(
     if sleeping:
         lines.append(f"Sleeping, started by a call: {', '.join(name for name, _ in sleeping)}")
     structured: dict[str, Any] = {"futures": entries}
+    if wrong_file is not None:
+        lines.append(f"Configuration: an earlier one is used, since its file cannot be used: {wrong_file}")
+        structured["configuration"] = wrong_file
     if more:
         structured["more"] = more
     if servers or sleeping:

@@ -131,7 +131,10 @@ async def list_futures(bridge: Bridge, caller: Caller, arguments: Mapping[str, A
         end = future.ended_at if future.ended_at is not None else now
         shown.append((future, bridge.waiting_for(future), end - (future.started_at or future.submitted_at)))
     view = bridge.views.of(caller.principal)
-    answer = answers.listing(shown, more, view.unavailable_servers(), view.sleeping_servers())
+    # Its text has names of servers and folders, which are not for everybody.
+    file = None if view.restricted or not caller.client.scope.listed else bridge.config_file
+    wrong_file = None if file is None else file.problem
+    answer = answers.listing(shown, more, view.unavailable_servers(), view.sleeping_servers(), wrong_file)
     if not caller.client.scope.listed:
         answer["content"][0]["text"] = "Futures are not listed here: nobody is authenticated. Use the IDs that you got."
         answer["structuredContent"]["note"] = answer["content"][0]["text"]

@@ -26,7 +26,13 @@ from asyncfc_mcp.transports.http.auth.configured import anyone_at, authenticator
 from asyncfc_mcp.transports.http.options import HttpOptions, UnusableOptions, is_loopback, is_unspecified
 from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.transports.http.routes import http_app
-from asyncfc_mcp.transports.lifecycle import hand_over, stop_on_signals, warn_of_unordered_tools, warn_of_useless_access
+from asyncfc_mcp.transports.lifecycle import (
+    hand_over,
+    reload_on_hang_up,
+    stop_on_signals,
+    warn_of_unordered_tools,
+    warn_of_useless_access,
+)
 from asyncfc_mcp.transports.systemd import Service
 from asyncfc_mcp.upstream.server import Upstream
 
@@ -148,7 +154,7 @@ async def serve_http(
     # Declared once for all clients; each call passes on the capabilities of its own client.
     bridge.server_requests.set_client_capabilities(ALL_CLIENT_CAPABILITIES)
     readiness, terminated = Readiness(bridge), Terminated()
-    async with stop_on_signals(terminated.set), bridge.open():
+    async with stop_on_signals(terminated.set, reload_on_hang_up(bridge)), bridge.open():
         with ExitStack() as stack:
             for sock in sockets:
                 stack.enter_context(sock)
