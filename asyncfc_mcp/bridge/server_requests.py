@@ -20,6 +20,9 @@ from asyncfc_mcp.engine.question_rules import refuse_unless_able
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.protocol import INVALID_REQUEST, METHOD_NOT_FOUND
 
+ALL_CLIENT_CAPABILITIES: Final[Mapping[str, Any]] = {"elicitation": {"form": {}, "url": {}}, "sampling": {}}
+"""Capabilities declared to wrapped servers in the handshake, where many clients share them."""
+
 CAPABILITIES_WAIT_S: Final = 1.0
 """Longest time for which servers at their start wait for a client to declare its capabilities."""
 

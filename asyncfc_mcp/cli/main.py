@@ -6,7 +6,6 @@ Heavy modules are imported inside a command, since start-up time is visible to u
 import errno
 import logging
 import os
-import re
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncfc_mcp import __version__
+from asyncfc_mcp.cli.daemon import daemon
 from asyncfc_mcp.cli.doctor.command import doctor
 from asyncfc_mcp.cli.endpoint import Endpoint, endpoint_options
 from asyncfc_mcp.cli.install.command import import_, install, uninstall
@@ -27,109 +27,20 @@ from asyncfc_mcp.cli.process import (
     journal_status,
     log_to_stderr,
     make_bridge,
-    refuse_itself,
     run,
     settle_memory,
     shown_error,
 )
-from asyncfc_mcp.config.reader import config_for_command, config_for_url, load_config
+from asyncfc_mcp.cli.source import SourceCommand, check_source, load, source_options
+from asyncfc_mcp.config.reader import load_config
 from asyncfc_mcp.config.settings import EMBEDDED, BridgeConfig
 from asyncfc_mcp.errors import BridgeError, SignInFailed, UnknownTool
 from asyncfc_mcp.quotation import for_terminal
-from asyncfc_mcp.redaction import shown_command
 
 if TYPE_CHECKING:
     from asyncfc_mcp.cli.sign_in_target import Target
 
 logger = logging.getLogger("asyncfc_mcp")
-
-
-def _source(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that select the servers to wrap."""
-    for decorate in reversed(
-        (
-            click.option(
-                "--config",
-                "config_file",
-                metavar="FILE",
-                type=click.Path(path_type=Path),
-                help="Configuration file of an MCP host (mcpServers, servers, ...), as JSON, TOML or YAML.",
-            ),
-            click.option(
-                "--url",
-                metavar="URL",
-                help="Wrap one server at a URL: Streamable HTTP, or HTTP+SSE if the path ends in /sse.",
-            ),
-            click.option("-v", "--verbose", is_flag=True, help="Log details, and the servers' stderr, to stderr."),
-            click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD ARGS...]"),
-        )
-    ):
-        function = decorate(function)
-    return function
-
-
-class SourceCommand(click.Command):
-    """A command that accepts another command after `--`.
-
-    If `--` is missing, options of the other command would be parsed as options of this one. A word that is followed by
-    options is therefore an error that proposes the correct form. With `--config` or `--url`, words are names of servers
-    and tools (`inspect`).
-    """
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own = args[: args.index("--")] if "--" in args else args
-        at = self._first_word(own)
-        separated, word = "--" in args, "" if at is None else own[at]
-        # In `serve`, everything after a word belongs to the wrapped command; `inspect` accepts names in any order.
-        searched = own if self.name == "inspect" else own[:at]
-        source = any(arg.partition("=")[0] in ("--config", "--url") for arg in searched)
-        proposal = None
-        if at is not None and not separated and not source:
-            proposal = self._proposal(ctx, own, at, word)
-            if proposal is None and any(arg.startswith("-") for arg in own[at + 1 :]):
-                before = [*own[:at], "--"]
-                proposal = shown_command(["asyncfc-mcp", str(ctx.info_name), *before, *own[at:]])
-        if proposal is not None:
-            raise click.UsageError(f"specify the server with --config, --url or `--`; did you mean: {proposal}", ctx)
-        ctx.meta["names"] = source and not separated
-        return super().parse_args(ctx, args)
-
-    def _first_word(self, args: list[str]) -> int | None:
-        """Return the index of the first word that is neither an option nor the value of one."""
-        options = {name: param for param in self.params if isinstance(param, click.Option) for name in param.opts}
-        index = 0
-        while index < len(args):
-            if not args[index].startswith("-") or args[index] == "-":
-                return index
-            param = options.get(args[index])
-            index += 1 if param is None or param.is_flag else 1 + param.nargs
-        return None
-
-    def _proposal(self, ctx: click.Context, args: list[str], at: int, word: str) -> str | None:
-        """Return the command line with `--config` or `--url` added, if the word is a file or a URL."""
-        is_file = word.endswith((".json", ".jsonc", ".toml", ".yaml", ".yml")) and not os.access(word, os.X_OK)
-        option = "--url" if re.match(r"https?://", word) else "--config" if is_file or os.path.isdir(word) else None
-        if option is None:
-            return None
-        return shown_command(["asyncfc-mcp", str(ctx.info_name), *args[:at], option, *args[at:]])
-
-
-def _check_source(config_file: Path | None, url: str | None, command: tuple[str, ...]) -> None:
-    given = sum((config_file is not None, url is not None, bool(command)))
-    if given != 1:
-        found = "none" if given == 0 else "more than one"
-        raise click.UsageError(f"expected one of --config FILE, --url URL or -- CMD ARGS...; found {found}")
-
-
-def _load(config_file: Path | None, url: str | None, command: tuple[str, ...]) -> BridgeConfig:
-    _check_source(config_file, url, command)
-    if config_file is not None:
-        config = load_config(config_file.expanduser(), os.environ)
-    else:
-        config = config_for_url(url) if url is not None else config_for_command(command)
-    refuse_itself(config)
-    hide_secrets(config)
-    return config
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -150,7 +61,7 @@ def cli() -> None:
 
 
 @cli.command(cls=SourceCommand, short_help="Run the bridge over stdio or HTTP.")
-@_source
+@source_options
 @click.option(
     "--shared",
     is_flag=True,
@@ -177,7 +88,7 @@ def serve(
 
     # Before servers are started: they inherit neither its variables nor its sockets.
     service = Service.take(os.environ)
-    config = _load(config_file, url, command)
+    config = load(config_file, url, command)
     http = endpoint.http
     if http is None:
         if endpoint.token_env is not None:
@@ -224,7 +135,7 @@ def _share(
     """
     if endpoint.http is not None:
         raise click.UsageError("--shared needs stdio: over HTTP, all clients share this bridge already")
-    _check_source(config_file, url, command)
+    check_source(config_file, url, command)
     if sys.platform == "win32":
         click.echo(
             "asyncfc-mcp: --shared has no effect on Windows yet; this session runs a bridge of its own", err=True
@@ -256,7 +167,7 @@ def make_token(name: str, scopes: tuple[str, ...]) -> None:
 
 
 @cli.command(cls=SourceCommand, short_help="Show servers, tools and their ordering.")
-@_source
+@source_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--explain", nargs=2, metavar="TOOL TOOL", help="Explain whether calls of two tools are ordered, and why."
@@ -276,7 +187,7 @@ def inspect(
     """
     log_to_stderr(verbose)
     names = command if click.get_current_context().meta["names"] else ()
-    config = _load(config_file, url, () if names else command)
+    config = load(config_file, url, () if names else command)
     from asyncfc_mcp.cli import inspect as inspection
 
     if not verbose:
@@ -459,7 +370,7 @@ def demo() -> None:
     sys.exit(player.run())
 
 
-for _command in (install, uninstall, import_, doctor):
+for _command in (install, uninstall, import_, doctor, daemon):
     cli.add_command(_command)
 
 

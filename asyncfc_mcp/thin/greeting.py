@@ -8,12 +8,17 @@ host and the bridge, and pass unchanged. Standard library only.
                             … messages in both directions …
     daemon → thin process   {"asyncfc": {"note": "a line for the host's log"}}
                             {"asyncfc": {"draining": {"program": […] | null}}}
+    thin process → daemon   {"asyncfc": {"held": true}}
 
-A connection that begins with `{"asyncfc": {"protocol": 1, "command": "status" | "stop" | "reload"}}` gets one line with
-`{"asyncfc": {"answer": {…}}}` and ends.
+A daemon that cannot be joined answers the first line with `{"asyncfc": {"protocol": 1, "error": "the reason"}}`. If the
+connection ends without an answer, it can be tried again.
 
-After `draining` the daemon still answers what it has received. The thin process holds further requests back, connects
-again when the connection ends, and starts the next daemon with `program`, if there is none.
+A connection that begins with `{"asyncfc": {"protocol": 1, "command": "status" | "stop" | "restart" | "reload"}}` gets
+one line with `{"asyncfc": {"answer": {…}}}` and ends.
+
+After `draining` the daemon still answers what it has received. The thin process holds further requests back, which it
+says with `held`, so that the daemon knows that it has received all others. It connects again when the connection ends,
+and starts the next daemon with `program`, if there is none.
 """
 
 import json

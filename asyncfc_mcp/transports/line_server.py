@@ -20,6 +20,7 @@ from asyncfc_mcp.jsonrpc.line_writer import LineWriter
 from asyncfc_mcp.jsonrpc.peer import Peer
 from asyncfc_mcp.jsonrpc.pipes import Source
 from asyncfc_mcp.protocol import PROBES, Deferred
+from asyncfc_mcp.thin.greeting import PREFIX
 from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.envelope import has_envelope, read_envelope, wrong_era
 from asyncfc_mcp.upstream.request import Params, Session
@@ -31,14 +32,24 @@ UNSENT_BYTES: Final = 32 << 20
 """Bytes of responses that may be queued before reading from the client pauses."""
 
 
-def client_peer(source: Source, writer: LineWriter, *, begun: bytes = b"") -> Peer:
+def client_peer(
+    source: Source,
+    writer: LineWriter,
+    *,
+    begun: bytes = b"",
+    on_control: Callable[[bytes], None] | None = None,
+) -> Peer:
     """Return the connection to a client on a pair of streams. A line that is no message is answered with an error.
 
     Args:
         begun: bytes that were read of the source before.
+        on_control: called with a line that is not for the bridge, but for the daemon (`thin.greeting`).
     """
 
     async def on_malformed(exc: MalformedMessage, line: bytes) -> None:
+        if on_control is not None and line.startswith(PREFIX):
+            on_control(line)
+            return
         if exc.is_answer:
             logger.warning("the client sent an invalid response: %s", exc)
             return

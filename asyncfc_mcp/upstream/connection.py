@@ -23,11 +23,13 @@ class Connection:
             conversation, and the same name of the client, is the same caller, also in other runs.
     """
 
-    __slots__ = ("_at_end", "identity", "order", "process")
+    __slots__ = ("_at_end", "host", "identity", "order", "process")
 
     def __init__(self, process: ClientProcess | None = None) -> None:
         self.process = process
         self.order = RequestOrder()
+        self.host: str | None = None
+        """`clientInfo.name`, once a request has said it."""
         self.identity: CallerIdentity | None = CallerIdentity() if process is None else None
         """The caller behind all its requests. That of a session depends on the client's name, which the first request
         has: `CallerIdentities` sets it."""

@@ -166,7 +166,10 @@ class Upstream:
         """
         params = params or {}
         version, host, capabilities = self._envelopes.read(params)
-        order = self._order_of(principal.scope, host, params) if connection is None else connection.order
+        if connection is None:
+            order = self._order_of(principal.scope, host, params)
+        else:
+            order, connection.host = connection.order, host
         if order is not None:
             (order.restart if method == "server/discover" else order.see)(channel.request_id)
         handler = self._modern.get(method)
@@ -264,6 +267,8 @@ class Upstream:
         session.version = requested if requested in HANDSHAKE_VERSIONS else LATEST_HANDSHAKE_VERSION
         session.host, session.capabilities = name, capabilities_of_client
         session.identity.host = name
+        if session.connection is not None:
+            session.connection.host = name
         session.accepted = True
         view = self.bridge.views.of(session.principal)
         offered = self._capabilities(view)

@@ -55,6 +55,9 @@ class Wire(Caller):
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, env=dict(env), cwd=cwd
             )
+        self._begin()
+
+    def _begin(self) -> None:
         self.garbage: list[bytes] = []
         self.complaints: list[Json] = []
         self.notifications: list[Json] = []

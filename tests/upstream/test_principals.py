@@ -11,8 +11,9 @@ import anyio
 import anyio.abc
 import pytest
 
+from asyncfc_mcp.bridge.server_requests import ALL_CLIENT_CAPABILITIES
 from asyncfc_mcp.core.identity import Scope
-from asyncfc_mcp.transports.http import routes, serve
+from asyncfc_mcp.transports.http import routes
 from asyncfc_mcp.transports.http.auth.bearer_token import Principals
 from asyncfc_mcp.upstream.server import Upstream
 from tests.support.asgi_client import App, Exchange, Http, Json, alive
@@ -126,7 +127,7 @@ async def stage(mine: str, yours: str) -> AsyncGenerator[Stage]:
     toy.add("who", who)
     toy.add("secret", secret)
     async with bridge_over(toy, policy={"grace_ms": 0}, tasks="handle") as bridge, anyio.create_task_group() as tg:
-        bridge.server_requests.set_client_capabilities(serve.ALL_CLIENT_CAPABILITIES)
+        bridge.server_requests.set_client_capabilities(ALL_CLIENT_CAPABILITIES)
         upstream = Upstream(bridge)
         await tg.start(upstream.run)
         principals = Principals({"mine": Scope("me"), "yours": Scope("you")})

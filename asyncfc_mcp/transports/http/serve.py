@@ -8,7 +8,7 @@ import errno
 import logging
 import math
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ import anyio
 import anyio.lowlevel
 
 from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.bridge.server_requests import ALL_CLIENT_CAPABILITIES
 from asyncfc_mcp.config.caller_headers import AUTHORIZATION, passes_on_authorization
 from asyncfc_mcp.core.identity import PUBLIC
 from asyncfc_mcp.suspension import detect_dead_peer
@@ -49,8 +50,6 @@ SHUTDOWN_S: Final = 2
 """Time limit for open HTTP requests after a signal to stop."""
 STOP_S: Final = 30
 """Time that servers may take to end after clients were served, as systemd is told."""
-ALL_CLIENT_CAPABILITIES: Final[Mapping[str, Any]] = {"elicitation": {"form": {}, "url": {}}, "sampling": {}}
-"""Capabilities declared to wrapped servers in the handshake, since many clients share them."""
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

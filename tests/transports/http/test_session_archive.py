@@ -8,8 +8,9 @@ from typing import Any, cast
 import anyio
 import pytest
 
+from asyncfc_mcp.bridge.server_requests import ALL_CLIENT_CAPABILITIES
 from asyncfc_mcp.core.identity import Scope
-from asyncfc_mcp.transports.http import routes, serve
+from asyncfc_mcp.transports.http import routes
 from asyncfc_mcp.transports.http.auth.bearer_token import Principals
 from asyncfc_mcp.transports.http.session import HttpSession
 from asyncfc_mcp.transports.http.session_table import IDLE_S, SWEEP_S
@@ -77,7 +78,7 @@ async def cluster(**settings: Any) -> AsyncGenerator[Cluster]:
                     bridge_over(toy, policy={"mode": "sync", "grace_ms": 0}, **settings)
                 )
             cast("DistantEngine", bridge.engine).archive = archive
-            bridge.server_requests.set_client_capabilities(serve.ALL_CLIENT_CAPABILITIES)
+            bridge.server_requests.set_client_capabilities(ALL_CLIENT_CAPABILITIES)
             upstream = Upstream(bridge)
             tg = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tg.cancel_scope.cancel)

@@ -12,11 +12,12 @@ from mcp.server import streamable_http
 from mcp.server.transport_security import TransportSecuritySettings
 
 from asyncfc_mcp import protocol
+from asyncfc_mcp.bridge.server_requests import ALL_CLIENT_CAPABILITIES
 from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL
 from asyncfc_mcp.engine.question_rules import AGAIN_S
 from asyncfc_mcp.engine.questions import CLAIM_S
 from asyncfc_mcp.errors import RpcError
-from asyncfc_mcp.transports.http import admission, routes, serve, session_table
+from asyncfc_mcp.transports.http import admission, routes, session_table
 from asyncfc_mcp.transports.http.auth.bearer_token import Principals
 from asyncfc_mcp.transports.http.in_flight import PING_S
 from asyncfc_mcp.transports.http.session import ABSENT_S, HttpSession
@@ -117,7 +118,7 @@ async def stage(*, mode: str = "sync", **settings: Any) -> AsyncGenerator[Stage]
     async with AsyncExitStack() as stack:
         stack.callback(patched.undo)
         bridge = await stack.enter_async_context(bridge_over(toy, policy={"mode": mode, "grace_ms": 0}, **settings))
-        bridge.server_requests.set_client_capabilities(serve.ALL_CLIENT_CAPABILITIES)
+        bridge.server_requests.set_client_capabilities(ALL_CLIENT_CAPABILITIES)
         upstream = Upstream(bridge)
         tg = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(tg.cancel_scope.cancel)
