@@ -448,6 +448,7 @@ class Settings:
         "Maximum size of all [logs](install.md#files) of this user, of all configurations, in bytes. Beyond it, logs "
         "that no server writes are removed, those first that were not written for the longest time.",
         minimum=1 << 20,
+        restart=True,
     )
     reload: Literal["auto", "off"] = setting(
         "auto",

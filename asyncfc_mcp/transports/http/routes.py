@@ -5,6 +5,7 @@ authentication to `auth`, and the socket to `serve`.
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from asyncfc_mcp.transports.http.streamable import StreamableHttp
 
 
-def _metadata(document: dict[str, Any]) -> "Callable[[Request], Awaitable[Response]]":
+def _metadata(document: Callable[[], dict[str, Any]]) -> "Callable[[Request], Awaitable[Response]]":
     """Return the endpoint of a metadata document. Clients in browsers read it from any page, since it holds nothing but
     what everybody may know."""
     from starlette.responses import JSONResponse
@@ -39,7 +40,7 @@ def _metadata(document: dict[str, Any]) -> "Callable[[Request], Awaitable[Respon
     }
 
     async def metadata(request: "Request") -> "Response":
-        return JSONResponse(document, headers=cors)
+        return JSONResponse(document(), headers=cors)
 
     return metadata
 
@@ -95,7 +96,10 @@ def http_app(
     entrance = Entrance(principals, resource=resource)
 
     def configure(changed: ConfigChanges | None = None) -> None:
-        entrance.configure(all_caller_names(bridge.config.servers), bridge.settings.required_scopes)
+        required = bridge.settings.required_scopes
+        entrance.configure(all_caller_names(bridge.config.servers), required)
+        if changed is not None and resource is not None:
+            resource.configure({scope for scopes in required.values() for scope in scopes})
 
     configure()
     bridge.observe_reload(configure)
@@ -103,7 +107,7 @@ def http_app(
     routes: list[BaseRoute] = [Route(HEALTH_PATH, healthz), Route(READY_PATH, readyz)]
     if resource is not None:
         routes += [
-            Route(path, _metadata(resource.metadata(of)), methods=["GET", "OPTIONS"])
+            Route(path, _metadata(partial(resource.metadata, of)), methods=["GET", "OPTIONS"])
             for path, of in resource.metadata_paths().items()
         ]
     if sse:

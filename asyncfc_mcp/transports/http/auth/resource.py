@@ -61,8 +61,12 @@ class ProtectedResource:
                 break
         parts = urlsplit(base)
         self._origin, self._prefix = f"{parts.scheme}://{parts.netloc}", parts.path
-        self._issuer, self._scopes = issuer, sorted(scopes)
-        self._paths = tuple(paths)
+        self._issuer, self._paths = issuer, tuple(paths)
+        self.configure(scopes)
+
+    def configure(self, scopes: Collection[str]) -> None:
+        """Name these scopes from now on."""
+        self._scopes = sorted(scopes)
 
     @property
     def identifiers(self) -> tuple[str, ...]:
