@@ -110,7 +110,7 @@ class Launcher:
         self.program = own_program()
         self.wait: Callable[[int | None, float], bool] = _wait
         name = daemon_name(self._words, environ, self._cwd)
-        self.log = os.path.join(log_folder(environ), f"daemon-{name}.log")
+        self.log = os.path.join(log_folder(environ), "daemons", f"{name}.log")
         given = environ.get("CLAUDE_CODE_SESSION_ID")
         self._conversation = f"claude-code:{given}" if given else os.urandom(16).hex()
         try:

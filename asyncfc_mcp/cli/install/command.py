@@ -64,6 +64,13 @@ def _options(*wanted: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
             type=click.Choice(["file", "command"]),
             help="Edit the host's file, or use its own command. [default: command for Claude Code, otherwise file]",
         ),
+        "shared": click.option(
+            "--shared/--no-shared",
+            default=True,
+            show_default=True,
+            help="Have all sessions share one bridge and its servers, or start a bridge for each. On Windows, each has "
+            "its own.",
+        ),
         "dry_run": click.option("--dry-run", is_flag=True, help="Show the change, and change nothing."),
         "yes": click.option("-y", "--yes", is_flag=True, help="Change it without asking."),
     }
@@ -94,7 +101,7 @@ def _options(*wanted: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     flag_value="auto",
     help="Print what to paste, and change nothing: json, yaml, toml, cursor-link, vscode-link, goose-link.",
 )
-@_options("direct", "via", "dry_run", "yes")
+@_options("shared", "direct", "via", "dry_run", "yes")
 def install(
     host: str | None,
     scope: Any,
@@ -102,6 +109,7 @@ def install(
     config_file: Path | None,
     wrap: str | None,
     form: str | None,
+    shared: bool,
     direct: bool,
     via: Any,
     dry_run: bool,
@@ -118,7 +126,7 @@ def install(
     if form is not None:
         if host is not None and host not in PRINTED:
             host_named(host)
-        _print(host, form, name, scope, config, machine)
+        _print(host, form, name, scope, config, machine, shared=shared)
         return
     if host is None:
         if wrap is not None:
@@ -134,7 +142,7 @@ def install(
 
     names = None if wrap is None else tuple(word for word in wrap.split(",") if word)
     records = _records()
-    request = Request(known, machine, records, name, config, scope, names, via, direct)
+    request = Request(known, machine, records, name, config, scope, names, via, direct, shared)
     _carry_out(lambda: plan_install(request), records, dry_run=dry_run, yes=yes)
 
 
@@ -195,15 +203,17 @@ def _records() -> "Records":
     return Records(state_folder() / "install")
 
 
-def _print(host: str | None, form: str, name: str, scope: Any, config: Path, machine: "Machine") -> None:
-    from asyncfc_mcp.cli.install.installing import bridge_command
-    from asyncfc_mcp.cli.install.printing import FORMATS, NOTES, form_of, printed
+def _print(
+    host: str | None, form: str, name: str, scope: Any, config: Path, machine: "Machine", *, shared: bool
+) -> None:
+    from asyncfc_mcp.cli.install.installing import bridge_arguments, bridge_command
+    from asyncfc_mcp.cli.install.printing import FORMATS, NOTES, OF_SEVERAL_USERS, form_of, printed
 
     chosen = form_of(host, machine) if form == "auto" else form
     if chosen not in FORMATS:
         raise click.UsageError(f"--print: found {chosen!r}; expected one of {', '.join(FORMATS)}")
     command, first = bridge_command(machine, scope)
-    args = [*first, "serve", "--config", str(config)]
+    args = [*first, *bridge_arguments(str(config), machine, shared=shared and host not in OF_SEVERAL_USERS)]
     click.echo(printed(host, chosen, name, command, args, machine), nl=False)
     for key in (host, chosen):
         if note := NOTES.get(key or ""):

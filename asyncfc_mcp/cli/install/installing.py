@@ -95,6 +95,7 @@ class Request:
         wrap: names of servers that move into the bridge's configuration; empty for all, None for none.
         via: edit the file or use the host's own command; None: as is proper for the host.
         direct: servers that run mcp-remote move as the URL that it connects to.
+        shared: the sessions of the host share one bridge, where the system has it.
     """
 
     host: Host
@@ -106,6 +107,16 @@ class Request:
     wrap: tuple[str, ...] | None = None
     via: Via | None = None
     direct: bool = False
+    shared: bool = True
+
+
+def bridge_arguments(config: str, machine: Machine, *, shared: bool) -> list[str]:
+    """Return the arguments that start the bridge for a host.
+
+    Args:
+        shared: its sessions share one bridge. On Windows each has its own.
+    """
+    return ["serve", *(["--shared"] if shared and machine.system != "win32" else []), "--config", config]
 
 
 def bridge_command(machine: Machine, scope: Scope) -> tuple[str, tuple[str, ...]]:
@@ -133,7 +144,7 @@ def bridge_entry(request: Request, table: KeyPath) -> Entry:
     if request.scope == "project" and request.config.is_relative_to(request.machine.home):
         config = "~/" + request.config.relative_to(request.machine.home).as_posix()
     shape = opencode_2 if request.host.key == "opencode" and table == OPENCODE_2 else request.host.shape
-    return shape(request.name, command, [*first, "serve", "--config", config])
+    return shape(request.name, command, [*first, *bridge_arguments(config, request.machine, shared=request.shared)])
 
 
 def host_file(host: Host, scope: Scope, machine: Machine) -> Path:

@@ -21,6 +21,8 @@ NOTES: Final = {
     "goose-link": "Goose opens links of `uvx` and `npx` only, so that this one needs a package that uvx can find.",
 }
 """Remarks for the user, by host or format."""
+OF_SEVERAL_USERS: Final = ("librechat", "open-webui")
+"""Hosts that start bridges for several people as one user of the system, who must not share one."""
 
 
 def printed(host: str | None, form: str, name: str, command: str, args: Sequence[str], machine: Machine) -> str:

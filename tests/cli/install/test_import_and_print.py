@@ -120,6 +120,8 @@ def test_an_entry_is_printed_in_the_hosts_format(home: Home, run: Run, host: str
     text = text[: text.rindex("}") + 2] if suffix == "json" else text.partition("\nAdd it")[0]
     (server,) = parse_config(text, f"x.{suffix}", {}).servers
     assert server.name == "asyncfc"
+    # A host of several people must not have them share a bridge.
+    assert ("--shared" in text) is (host not in ("librechat", "open-webui"))
     assert home.files() == before
 
 

@@ -14,8 +14,9 @@ import pytest
 
 from asyncfc_mcp.cli.install import files, plans
 from asyncfc_mcp.cli.install.documents import Document
-from asyncfc_mcp.cli.install.entries import config_of, is_bridge
+from asyncfc_mcp.cli.install.entries import config_of, is_bridge, words_of
 from asyncfc_mcp.cli.install.hosts import HOSTS, Machine
+from asyncfc_mcp.cli.install.installing import bridge_arguments
 from asyncfc_mcp.cli.install.plans import FileEdit
 from asyncfc_mcp.config.reader import parse_config
 from tests.cli.install.conftest import Home, Ran
@@ -110,6 +111,7 @@ def test_the_bridge_is_added_and_removed_to_the_byte(home: Home, run: Run, host:
     entry = bridge_of(home, file, host)
     assert is_bridge(entry)
     assert config_of(entry) == str(home.config)
+    assert "--shared" in words_of(entry)
     for line in before[file].decode().splitlines():
         assert line.rstrip(",") in file.read_text()
     run("uninstall", host, "--yes")
@@ -407,6 +409,31 @@ def test_an_entry_that_was_made_by_hand_is_updated_and_removed(home: Home, run: 
     assert (entry["env"], config_of(entry)) == ({"A": "1"}, str(home.config))
     run("uninstall", "cursor", "--yes")
     assert json.loads(file.read_text())["mcpServers"] == {}
+
+
+@pytest.mark.parametrize(("system", "words"), [("linux", ["--no-shared"]), ("win32", [])])
+def test_sessions_have_a_bridge_each_on_request_and_on_windows(system: str, words: list[str], tmp_path: Path) -> None:
+    """The entry has the form that it always had."""
+    machine = Machine(tmp_path, tmp_path, system, {})
+    assert bridge_arguments("/c.json", machine, shared=not words) == ["serve", "--config", "/c.json"]
+
+
+def test_an_entry_for_one_session_is_changed_visibly(home: Home, run: Run) -> None:
+    """By another installation, which shows the line before it writes it; and back again."""
+    home.servers()
+    file = home.add("cursor", "{}")
+    run("install", "cursor", "--no-shared", "--yes")
+    alone = file.read_text()
+    assert "--shared" not in alone
+    shown = run("install", "cursor", "--dry-run").output
+    assert "+" in shown
+    assert "--shared" in shown
+    assert file.read_text() == alone
+    run("install", "cursor", "--yes")
+    assert "--shared" in file.read_text()
+    assert "already has the bridge" in run("install", "cursor", "--yes").output
+    run("uninstall", "cursor", "--yes")
+    assert file.read_text() == "{}"
 
 
 def test_an_entry_without_a_record_is_removed(home: Home, run: Run) -> None:

@@ -125,7 +125,7 @@ def test_codex_lists_the_bridge(home: Home, run: Run, host: Callable[..., str], 
     run("install", "codex", "--via", via, "--yes")
     listed = {each["name"]: each["transport"] for each in json.loads(_json(host("mcp", "list", "--json")))}
     assert set(listed) == {"mine", "asyncfc"}
-    assert listed["asyncfc"]["args"] == ["serve", "--config", str(home.config)]
+    assert listed["asyncfc"]["args"] == ["serve", "--shared", "--config", str(home.config)]
     assert (home.path / ".codex" / "config.toml").read_bytes().startswith(before.rstrip()) or via == "command"
     run("uninstall", "codex", "--via", via, "--yes")
     assert "asyncfc" not in host("mcp", "list", "--json")
