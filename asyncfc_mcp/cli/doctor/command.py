@@ -72,6 +72,7 @@ def _sections(config_file: Path | None) -> "Generator[Section]":
     import platformdirs
 
     from asyncfc_mcp.cli.doctor.configurations import check_configuration, no_configuration, read
+    from asyncfc_mcp.cli.doctor.daemons import check_daemons
     from asyncfc_mcp.cli.doctor.findings import Section, cleaned
     from asyncfc_mcp.cli.doctor.folders import check_folders
     from asyncfc_mcp.cli.doctor.hosts import check_hosts, configurations_of, found_hosts
@@ -98,6 +99,8 @@ def _sections(config_file: Path | None) -> "Generator[Section]":
     folders = {"cache": cache_folder(), "logs": logs_folder(), "state": state_folder()}
     yield cleaned(Section("Folders", check_folders(folders)), secrets)
     yield cleaned(Section("Hosts", check_hosts(hosts, Records(state_folder() / "install").all(), machine)), secrets)
+    if daemons := check_daemons(os.environ):
+        yield cleaned(Section("Daemons", daemons), secrets)
     if not found:
         yield cleaned(Section("Configuration", [no_configuration(usual)]), secrets)
     for each in found:
