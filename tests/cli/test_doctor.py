@@ -67,6 +67,7 @@ class Patient:
         if not os.path.lexists(self.config) and self.config.parent.exists():
             self.write()
         own = {"HOME": str(self.path), "USERPROFILE": str(self.path), "PATH": os.environ["PATH"], **environ}
+        own.setdefault("ASYNCFC_RUNTIME_DIR", str(self.path / "run"))
         ran = subprocess.run(
             [sys.executable, "-m", "asyncfc_mcp", *words], env=own, cwd=self.path, capture_output=True, text=True,
             timeout=100, check=False,
@@ -147,6 +148,15 @@ def _loose(patient: Patient) -> None:
     patient.state.chmod(0o777)
 
 
+def _no_folder(patient: Patient) -> None:
+    (patient.path / "run").write_text("")
+
+
+def _open_sockets(patient: Patient) -> None:
+    (patient.path / "run").mkdir()
+    (patient.path / "run").chmod(0o755)
+
+
 def _blocked(patient: Patient) -> None:
     patient.state.parent.mkdir(parents=True)
     patient.state.write_text("")
@@ -210,6 +220,8 @@ CASES: list[Any] = [
     ),
     pytest.param(_blocked, "problem", "state ", ["no folder", "away"], marks=posix, id="a file in place of a folder"),
     pytest.param(_loose, "warning", "state ", ["others", "chmod 700"], marks=posix, id="an open folder"),
+    pytest.param(_no_folder, "problem", "socket folder", ["no folder"], marks=posix, id="a file for sockets"),
+    pytest.param(_open_sockets, "warning", "socket folder", ["chmod 700"], marks=posix, id="open sockets"),
     pytest.param(
         _settings(engine=f"postgresql://user:{SECRET}@127.0.0.1:{free_port()}/x"),
         "problem", "database", ["127.0.0.1"], id="a database that cannot be reached",

@@ -9,7 +9,7 @@ import stat
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from asyncfc_mcp import __version__
 from asyncfc_mcp.cli.daemons import Found, find
@@ -68,8 +68,8 @@ def _check(found: Found) -> Finding:
     subject = f"daemon of {about.get('configuration', found.place.name)}"
     if found.status is None:
         return problem(subject, f"does not answer: {found.problem}", RESTART)
-    version, sessions = about.get("version"), about.get("sessions")
-    count = len(sessions) if isinstance(sessions, list) else 0
+    version, sessions = about.get("version"), cast("list[object]", about.get("sessions") or [])
+    count = len(sessions)
     facts = [f"process {about.get('pid')}", f"version {version}", f"{count} session{'' if count == 1 else 's'}"]
     since = about.get("since")
     if isinstance(since, int | float):
