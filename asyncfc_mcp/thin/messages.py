@@ -149,7 +149,7 @@ _MEMBER: Final = re.compile(
     rb'\s*"([^"\\]{1,50}+)"\s*:\s*(?:("(?:[^"\\]|\\.){0,300}+"|[-+.0-9a-zA-Z]{1,40}+)\s*([,}])|)', re.DOTALL
 )
 _VERSION: Final = rb'"jsonrpc"\s*:\s*"2\.0"\s*'
-_ID: Final = rb'"id"\s*:\s*(-?[0-9]{1,18}|"(?:[^"\\]|\\.){1,200}")\s*'
+_ID: Final = rb'"id"\s*:\s*(-?[0-9]{1,18}|"(?:[^"\\]|\\.){0,200}")\s*'
 _END: Final = re.compile(
     rb"[\]}]\s*,\s*(?:" + _VERSION + rb",\s*" + _ID + rb"|" + _ID + rb",\s*" + _VERSION + rb"|" + _ID + rb")\}\s*\Z"
 )
