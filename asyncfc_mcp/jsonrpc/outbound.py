@@ -42,13 +42,17 @@ class PendingRequest:
 
 
 class PendingRequests:
-    """All pending requests of one side of a connection, by the key of their ID; false while there are none."""
+    """All pending requests of one side of a connection, by the key of their ID; false while there are none.
 
-    def __init__(self) -> None:
+    Args:
+        after_id: the first request gets the next number.
+    """
+
+    def __init__(self, after_id: int = 0) -> None:
         self._requests: dict[object, PendingRequest] = {}
         self._given_up: OrderedDict[object, tuple[object, float]] = OrderedDict()
         """Key → whose request it is that was given up, and when that was."""
-        self._last_id = 0
+        self._last_id = after_id
         self.last_written: object = None
         """Key of the last written message if that was a request: an error without an ID may be its response."""
 

@@ -44,16 +44,17 @@ class Peer:
 
     Args:
         unsent_limit: bytes of queued responses at which reading pauses; None for a server, which may write first.
+        after_id: the first request to the other side gets the next number.
 
     Attributes:
         drained: awaited when the other side has stopped reading for good and still owes responses. The connection ends
             when it returns, or all responses have arrived; None keeps it open.
     """
 
-    def __init__(self, reader: Reader, writer: Writer, *, unsent_limit: int | None = None) -> None:
+    def __init__(self, reader: Reader, writer: Writer, *, unsent_limit: int | None = None, after_id: int = 0) -> None:
         self._reader, self._writer = reader, writer
         self._unsent_limit = math.inf if unsent_limit is None else unsent_limit
-        self._pending = PendingRequests()
+        self._pending = PendingRequests(after_id)
         self._sender = Sender(writer, self._on_write_failed)
         self._inbound = InboundRequests(self._sender.write_nowait)
         self._closed = False

@@ -107,7 +107,7 @@ class Launcher:
         self._environ = dict(environ)
         self._words = source_words(*source)
         self._cwd = _folder()
-        self.program = own_program()
+        self.program = self._own = own_program()
         self.wait: Callable[[int | None, float], bool] = _wait
         name = daemon_name(self._words, environ, self._cwd)
         self.log = os.path.join(log_folder(environ), "daemons", f"{name}.log")
@@ -218,7 +218,15 @@ class Launcher:
             if _listens(self.place):
                 return True
             # A daemon that is ending has it still: another one could not start.
-            return not _is_locked(self.place.lock) and self._started(deadline)
+            if _is_locked(self.place.lock):
+                return False
+            try:
+                return self._started(deadline)
+            except Unusable:
+                if self.program == self._own:
+                    raise
+            self.program = self._own  # the newer one that the last daemon has named does not run
+            return self._started(deadline)
         finally:
             os.close(lock)
 

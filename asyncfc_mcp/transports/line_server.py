@@ -7,6 +7,7 @@ its callers.
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from secrets import randbelow
 from typing import Final
 
 import anyio
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 UNSENT_BYTES: Final = 32 << 20
 """Bytes of responses that may be queued before reading from the client pauses."""
+MOST_FIRST_ID: Final = 1 << 40
+"""Bound on the random number after which a daemon numbers its requests to a session. Clients read IDs as doubles."""
 
 
 def client_peer(
@@ -57,7 +60,9 @@ def client_peer(
         with suppress(anyio.BrokenResourceError):
             await writer.send({"jsonrpc": "2.0", "id": exc.request_id, "error": error})
 
-    return Peer(LineReader(source, on_malformed, begun=begun), writer, unsent_limit=UNSENT_BYTES)
+    # A session outlives a daemon: its late answer to a question of the last one must not have the ID of another.
+    after_id = 0 if on_control is None else randbelow(MOST_FIRST_ID)
+    return Peer(LineReader(source, on_malformed, begun=begun), writer, unsent_limit=UNSENT_BYTES, after_id=after_id)
 
 
 class LineServer:

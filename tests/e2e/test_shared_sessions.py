@@ -140,6 +140,28 @@ def test_no_call_is_made_twice(house: SharedSessions, kills: int):
     assert set(runs) <= set(made)
 
 
+def test_a_program_that_does_not_run_is_not_insisted_on(house: SharedSessions):
+    """A daemon that is replaced names the program of the next one; the session has its own as well."""
+    daemon = FakeDaemon(["--config", str(house.config.resolve())], house.stage.env, str(house.stage.folder))
+    user = house.session(opened=False)
+    session = daemon.accept()
+    session.control(draining={"program": ["/nowhere/asyncfc-mcp"]})
+    assert session.read() == {"asyncfc": {"held": True}}
+    daemon.finish(half_open=True)
+    user.open().wait_for_tools("write")
+    assert house.daemon().is_running()
+
+
+def test_other_options_are_read_by_the_full_parser(house: SharedSessions):
+    """Which has the session join the same daemon."""
+    first = house.session()
+    first.request("ping")
+    user = house.start(command=[*house.command(), "--auth-token-env", "UNUSED"], ready=False)
+    user.request("ping")
+    status = json.loads(house.run("status", "--json").stdout)
+    assert [len(each["sessions"]) for each in status] == [2]
+
+
 def test_a_session_leaves_no_zombie(house: SharedSessions):
     """The daemon is nobody's child that has to be waited for."""
     user = house.session()

@@ -105,10 +105,13 @@ class FakeDaemon:
         sock.sendall(line)
         sock.close()
 
-    def finish(self) -> None:
-        """End each connection once the session has ended its side, and listen no more."""
-        for session in self.sessions:
-            session.finish()
+    def finish(self, *, half_open: bool = False) -> None:
+        """Listen no more, and end each connection; unless `half_open`, once the session has ended its side."""
         self._listener.close()
         if os.path.exists(self.place.socket):
             os.unlink(self.place.socket)
+        for session in self.sessions:
+            if half_open:
+                session.end()
+            else:
+                session.finish()

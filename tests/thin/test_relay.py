@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -152,6 +153,22 @@ def test_a_session_that_is_ended_ends_its_connection(house: House, number: signa
     wire.process.send_signal(number)
     assert session.line() == b""
     assert wire.wait() == -number
+
+
+def test_a_host_that_is_killed_ends_the_session(house: House):
+    """Also where another process keeps our input and output open."""
+    command = house.stage.command("serve", "--shared", "--config", str(house.config))
+    program = f"import subprocess, sys; subprocess.run({command!r})"
+    reading, writing = os.pipe()
+    output = os.open(os.devnull, os.O_WRONLY)
+    env, folder = house.stage.env, house.stage.folder
+    host = subprocess.Popen([sys.executable, "-c", program], stdin=reading, stdout=output, env=env, cwd=folder)
+    session = house.daemon.accept()
+    host.kill()
+    host.wait(PATIENCE)
+    assert session.line() == b""
+    for fd in (reading, writing, output):
+        os.close(fd)
 
 
 def test_a_host_that_reads_no_more_ends_the_session(house: House):
