@@ -25,7 +25,7 @@ from asyncfc_mcp.bridge.host_sessions import ConnectInstance, HostSession, HostS
 from asyncfc_mcp.bridge.hosts import Hosts
 from asyncfc_mcp.bridge.look_ups import LookUps
 from asyncfc_mcp.bridge.relaying import Relaying
-from asyncfc_mcp.bridge.server_requests import Ask, ServerRequests
+from asyncfc_mcp.bridge.server_requests import Ask, ServerRequests, askers_of
 from asyncfc_mcp.bridge.servers import Connect as ConnectServer
 from asyncfc_mcp.bridge.servers import Servers
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
@@ -40,7 +40,7 @@ from asyncfc_mcp.core import references
 from asyncfc_mcp.core.access import AccessRules
 from asyncfc_mcp.core.catalog import ToolEntry, selected
 from asyncfc_mcp.core.futures import Future, State
-from asyncfc_mcp.core.identity import Principal
+from asyncfc_mcp.core.identity import Asker, Principal
 from asyncfc_mcp.core.overridden_tools import MASK
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.core.state_tree import NEAREST
@@ -509,6 +509,11 @@ class Bridge:
         self, downstream: Downstream, method: str, params: Mapping[str, Any] | None
     ) -> Callable[[], Awaitable[None]] | None:
         return self.server_requests.notified(downstream.name, method, params)
+
+    def askers_at(self, server: str) -> set[Asker]:
+        """Return those whose requests a server that all callers share may be working on."""
+        downstream = self.downstreams.get(server)
+        return set() if downstream is None else askers_of(downstream.causes())
 
     # --- set by clients ------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from asyncfc_mcp.bridge.caller_connections import CallerConnections
 from asyncfc_mcp.bridge.executor import passed_on
 from asyncfc_mcp.bridge.guests import Guests
 from asyncfc_mcp.bridge.views import View
-from asyncfc_mcp.core.identity import Scope
+from asyncfc_mcp.core.identity import CallerIdentity, Scope
 from asyncfc_mcp.core.meta_keys import without_our_keys
 from asyncfc_mcp.core.owners import extension_owner, linking, resource_owner
 from asyncfc_mcp.downstream.downstream import Downstream
@@ -84,8 +84,12 @@ class Forwarding:
         method: str,
         params: Mapping[str, Any] | None,
         credentials: str | None = None,
+        caller: CallerIdentity | None = None,
     ) -> dict[str, Any]:
         """Pass a request that is no tool call on to one server, for the principal of this scope.
+
+        Args:
+            caller: the caller within the scope, if it is a session beside others.
 
         Raises:
             CallFailed: it gave no answer.
@@ -95,10 +99,11 @@ class Forwarding:
         meta = passed_on(out.pop("_meta", None))
         if meta:
             out["_meta"] = meta
+        cause = scope if caller is None else caller
         while True:
             downstream = self._downstream(server, credentials)
             try:
-                return without_our_keys(await downstream.request(method, out, cause=scope))
+                return without_our_keys(await downstream.request(method, out, cause=cause))
             except RunsElsewhere:
                 return without_our_keys(await self._ask_elsewhere(scope, server, method, out))
             except ServerUnavailable:
@@ -118,7 +123,9 @@ class Forwarding:
             raise RunsElsewhere(server)
         return await self._relay.request(RelayedRequest(server, method, params, scope))
 
-    async def ask_extension(self, scope: Scope, method: str, params: Mapping[str, Any], view: View) -> dict[str, Any]:
+    async def ask_extension(
+        self, scope: Scope, method: str, params: Mapping[str, Any], view: View, caller: CallerIdentity | None = None
+    ) -> dict[str, Any]:
         """Pass a request that no revision of MCP defines on to the server that declared its extension.
 
         Args:
@@ -131,9 +138,11 @@ class Forwarding:
         server = extension_owner(method, declared)
         if server is None:
             raise ProtocolFailure(method, METHOD_NOT_FOUND, "Method not found", method)
-        return await self.ask(scope, server, method, params, view.credentials_for(server))
+        return await self.ask(scope, server, method, params, view.credentials_for(server), caller)
 
-    async def read_resource(self, scope: Scope, uri: str, params: Mapping[str, Any], view: View) -> dict[str, Any]:
+    async def read_resource(
+        self, scope: Scope, uri: str, params: Mapping[str, Any], view: View, caller: CallerIdentity | None = None
+    ) -> dict[str, Any]:
         """Read a resource from its owner (see `owners`). No other server is asked, whatever that one answers.
 
         Args:
@@ -143,7 +152,7 @@ class Forwarding:
             CallFailed: it gave no answer; or no server has resources.
         """
         owner = await self._owner_of(scope, uri, "resources/read", view)
-        return await self.ask(scope, owner, "resources/read", params, view.credentials_for(owner))
+        return await self.ask(scope, owner, "resources/read", params, view.credentials_for(owner), caller)
 
     async def _owner_of(self, scope: Scope, uri: str, method: str, view: View) -> str:
         """Return the server that has a resource, of those that the principal may use.

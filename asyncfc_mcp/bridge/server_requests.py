@@ -5,13 +5,13 @@ and putting a question on the calls that it belongs to. Leaves to `engine.questi
 a question, and to `upstream` its delivery.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
 
 from asyncfc_mcp.bridge.offered_capabilities import offered_capabilities
-from asyncfc_mcp.core.identity import Party, Scope, party_of
+from asyncfc_mcp.core.identity import Asker, Scope, asker_of
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.core.state_roots import use_roots
 from asyncfc_mcp.engine.api import Engine
@@ -164,7 +164,7 @@ class ServerRequests:
         with anyio.move_on_after(HOLD_S):
             while True:
                 calls = await self._engine.calls_asking(server, credentials)
-                if not calls or all(_party(cause) == calls[0].party for cause in at_work()):
+                if not calls or askers_of(at_work()) <= {calls[0].asker}:
                     return calls
                 await anyio.sleep(RECHECK_S)
         raise RpcError(
@@ -195,8 +195,13 @@ class ServerRequests:
         return finish
 
 
-def _party(cause: object) -> Party:
-    """Return the party whose request has this cause: a call, a principal's scope, or what is left of a call."""
+def askers_of(causes: Iterable[object]) -> set[Asker]:
+    """Return whose the requests with these causes are."""
+    return {_asker(cause) for cause in causes}
+
+
+def _asker(cause: object) -> Asker:
+    """Return whose request has this cause: a call, a principal's scope, a session, or what is left of a call."""
     if isinstance(cause, Call):
-        return cause.party
-    return party_of(cause, None) if isinstance(cause, Scope) else cause
+        return cause.asker
+    return asker_of(cause, None) if isinstance(cause, Scope) else cause

@@ -258,6 +258,8 @@ def _shown(found: "Found") -> str:
     lines = [f"{_title(found)} ({', '.join(facts)})", f"  configuration: {about.get('configuration', 'unknown')}"]
     if found.status is None:
         return for_terminal("\n".join([*lines, f"  no answer: {found.problem}"]))
+    if about.get("problem"):
+        lines.append(f"  not used: {about['problem']}")
     if about.get("ending"):
         lines.append(f"  ends: {about['ending']}")
     servers = [f"{each['name']} ({each['status']})" for each in about["servers"]]

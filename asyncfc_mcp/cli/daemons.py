@@ -21,6 +21,8 @@ from asyncfc_mcp.thin.place import Place, PlaceUnsafe, connect, is_absent, runti
 
 ANSWER_S: Final = 5.0
 """Time limit for a daemon's answer to a command."""
+RELOAD_S: Final = 30.0
+"""The same for reading the configuration again."""
 END_S: Final = 60.0
 """Longest wait for the end of a daemon, or for its restart, beyond what its calls may take (`drain_s`)."""
 START_S: Final = 15.0
@@ -74,7 +76,7 @@ def ask(daemon: Found, command: str) -> bool:
     with sock:
         daemon.pid = _listening_pid(sock)
         try:
-            sock.settimeout(ANSWER_S)
+            sock.settimeout(RELOAD_S if command == "reload" else ANSWER_S)
             sock.sendall(greeting.line(protocol=greeting.PROTOCOL, command=command))
             received = b""
             while not received.endswith(b"\n"):

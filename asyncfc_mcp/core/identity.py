@@ -107,6 +107,8 @@ class CallerIdentity:
         token: differs from those of all other callers of a scope in this run. One with a colon is equal at all replicas
             that share a database: `key:…` is a conversation with a key, which is one caller in all runs as well;
             `session:…` a session over HTTP; `host:…` all clients of one name that have neither.
+        apart: a session of a host beside others of the same user: although they are one principal, nothing that a
+            server sends for one of them is for another.
         left_at: returns the time of the client's last activity once it has been idle for so long that it may have
             left without ending its session; infinity until then.
     """
@@ -114,6 +116,7 @@ class CallerIdentity:
     host: str | None = None
     shared: bool = False
     ended: bool = False
+    apart: bool = False
     began_at: float = -math.inf
     token: str = field(default_factory=lambda: str(next(_tokens)))
     left_at: Callable[[], float] = lambda: math.inf
@@ -129,9 +132,12 @@ class CallerIdentity:
 
     def may_be(self, other: "CallerIdentity") -> bool:
         """Return true where `other` is this caller, or may be this caller after a reconnect: a session of the same host
-        that was opened after this one ended or was left. A session that was open beside this one is another client."""
+        that was opened after this one ended or was left. A session that was open beside this one is another client; so
+        is one with another key, where each has one."""
         if self is other or self.token == other.token:
             return True
+        if self.apart:
+            return False
         return self.host == other.host and (self.ended or other.began_at > self.left_at())
 
 
@@ -149,6 +155,16 @@ def party_of(scope: Scope, caller: CallerIdentity | None) -> Party:
     if not scope.listed:
         return caller
     return None if is_only_principal(scope) else scope.key
+
+
+Asker = object
+"""One of those whose requests a server may be working on, when it sends something that names none of them: a session of
+a host, else a party."""
+
+
+def asker_of(scope: Scope, caller: CallerIdentity | None) -> Asker:
+    """Return whose a request of this scope is, as far as that must be told apart in what servers send."""
+    return caller if caller is not None and caller.apart else party_of(scope, caller)
 
 
 FutureKey = NewType("FutureKey", str)

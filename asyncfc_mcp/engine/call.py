@@ -14,7 +14,7 @@ import anyio
 from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.effects import NOTHING, Effect
 from asyncfc_mcp.core.futures import Event, Future, Result
-from asyncfc_mcp.core.identity import CallerIdentity, Party, Scope, id_of, party_of
+from asyncfc_mcp.core.identity import Asker, CallerIdentity, Party, Scope, asker_of, id_of, party_of
 from asyncfc_mcp.core.outcome import CancelRequest
 from asyncfc_mcp.core.overridden_tools import Preset
 from asyncfc_mcp.errors import CallFailed
@@ -214,6 +214,11 @@ class Call:
     def party(self) -> Party:
         """The party that has a share of capacity of its own; None where all callers are one principal."""
         return party_of(self.future.scope, self.client)
+
+    @property
+    def asker(self) -> Asker:
+        """The one whose call it is, when a server sends something without saying for which call."""
+        return asker_of(self.future.scope, self.client)
 
     @property
     def is_large(self) -> bool:

@@ -105,7 +105,7 @@ class PendingRequests:
     def _give_up(self, key: object, pending: PendingRequest, now: float) -> None:
         if pending.cause is not None:
             # Not all of the cause, which may be large.
-            self._given_up[key] = getattr(pending.cause, "party", pending.cause), now
+            self._given_up[key] = getattr(pending.cause, "asker", pending.cause), now
             if len(self._given_up) > MOST_GIVEN_UP:
                 self._given_up.popitem(last=False)
 
@@ -158,7 +158,7 @@ class PendingRequests:
 
     def causes(self, now: float) -> list[object]:
         """Return the causes of all requests that the other side may be working on. It need not have stopped working on
-        those that were given up, of which the attribute `party` of the cause is left, if it has one."""
+        those that were given up, of which the attribute `asker` of the cause is left, if it has one."""
         while self._given_up and now - next(iter(self._given_up.values()))[1] > GIVEN_UP_S:
             self._given_up.popitem(last=False)
         pending = [each.cause for each in self._requests.values() if each.cause is not None]

@@ -42,6 +42,11 @@ class CallerIdentities:
         key = conversation_key(request.params)
         return self._kept(request, request.host or "", key, shared=key is None)
 
+    def session(self, request: Request) -> CallerIdentity | None:
+        """Return the session of a host behind a request, if it is one beside others."""
+        identity = self.of(request) if request.connection is not None else None
+        return identity if identity is not None and identity.apart else None
+
     def namer(self, request: Request) -> CallerIdentity:
         """Return the caller among whose names those in a request are: a conversation with a key, else `of`."""
         key = conversation_key(request.params)
@@ -53,7 +58,7 @@ class CallerIdentities:
         key = f"{SESSION}{connection.process.conversation}"
         identity = connection.identity = self._kept(request, request.host or "", key, shared=False)
         self._connected[identity] += 1
-        identity.ended = False
+        identity.ended, identity.apart = False, True
 
         def left() -> None:
             self._connected[identity] -= 1

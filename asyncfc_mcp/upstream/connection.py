@@ -36,6 +36,11 @@ class Connection:
         self._at_end: list[Callable[[], None]] = []
 
     @property
+    def is_apart(self) -> bool:
+        """True for a session beside others of the same user."""
+        return self.process is not None
+
+    @property
     def conversation(self) -> str:
         """Key of the conversation, once the identity is known."""
         return STDIO if self.process is None or self.identity is None else self.identity.token

@@ -15,6 +15,7 @@ from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.identity import Principal, Scope
 from asyncfc_mcp.protocol import LOG_LEVEL_META_KEY, LOG_LEVELS
 from asyncfc_mcp.signals import Signal, WakeUp
+from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.request import Request
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,13 @@ class Listener:
         lists: kinds of lists whose changes it wants.
         stamp: added to `_meta` of each notification.
         connection: the handshake connection; None for a stream.
+        line: the connection, if that is one client of its own.
         start: runs `send` in a task; None for a stream.
     """
 
     __slots__ = (
-        "_queue", "_queued", "_sending", "_start", "closed", "connection", "futures", "level", "lists", "notify",
-        "principal", "stamp", "uris", "watched",
+        "_queue", "_queued", "_sending", "_start", "closed", "connection", "futures", "level", "line", "lists",
+        "notify", "principal", "stamp", "uris", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -57,10 +59,11 @@ class Listener:
         lists: Iterable[str],
         stamp: Mapping[str, Any] | None = None,
         connection: object = None,
+        line: Connection | None = None,
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object] | None = None,
     ) -> None:
         self.notify = notify
-        self.connection = connection
+        self.connection, self.line = connection, line
         self.principal = principal
         self.lists = frozenset(lists)
         self.stamp = dict(stamp or {})
@@ -141,9 +144,10 @@ class RequestLogListener:
         level: the level that the request itself asks for (2026-07-28).
         connection: the handshake connection that it arrived on; None on 2026-07-28.
         on_pending: called when a message is about to be sent to it.
+        line: the connection that it arrived on, if that is one client of its own.
     """
 
-    __slots__ = ("_delivered", "connection", "level", "notify", "on_pending", "pending", "principal")
+    __slots__ = ("_delivered", "connection", "level", "line", "notify", "on_pending", "pending", "principal")
 
     def __init__(
         self,
@@ -152,8 +156,9 @@ class RequestLogListener:
         level: str | None,
         connection: object,
         on_pending: Callable[[], None] = lambda: None,
+        line: Connection | None = None,
     ) -> None:
-        self.principal = principal
+        self.principal, self.line = principal, line
         self.notify, self.level, self.connection, self.on_pending = notify, level, connection, on_pending
         self.pending = 0
         """Messages that are about to be sent: the response to the request must not overtake them."""
@@ -188,7 +193,9 @@ def log_listener(request: Request, on_pending: Callable[[], None] = lambda: None
     """Return a listener for the log messages that a request receives while it waits."""
     meta = request.params.get("_meta")
     level = meta.get(LOG_LEVEL_META_KEY) if meta else None
-    return RequestLogListener(request.principal, request.channel.notify, level, request.session, on_pending)
+    return RequestLogListener(
+        request.principal, request.channel.notify, level, request.session, on_pending, request.connection
+    )
 
 
 def severe_enough(level: object, wanted: str | None) -> bool:

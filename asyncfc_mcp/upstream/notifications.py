@@ -15,10 +15,11 @@ from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.views import View
 from asyncfc_mcp.config.changes import ConfigChanges
 from asyncfc_mcp.core.futures import Future, State
-from asyncfc_mcp.core.identity import CallerIdentity, Scope
+from asyncfc_mcp.core.identity import Asker, CallerIdentity, Scope
 from asyncfc_mcp.core.meta_keys import without_our_keys
 from asyncfc_mcp.quotation import said
 from asyncfc_mcp.signals import WakeUp
+from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.future_resources import SCHEME
 from asyncfc_mcp.upstream.instructions import InstructionsFor, is_docs, read_docs
 from asyncfc_mcp.upstream.list_changes import ListChanges
@@ -322,16 +323,24 @@ class NotificationHub:
         # Nor does one that may use only some of the server's tools, or none. A connection of one caller's own has no
         # other user.
         views = self._bridge.views
+        # For the same reason a session beside others receives only messages while nobody else's call is running.
         users = self._bridge.forwarding.users_of(server) if credentials is None else frozenset[Scope]()
+        askers = self._askers(server) if credentials is None else set[Asker]()
 
-        def may_receive(view: View) -> bool:
+        def may_receive(view: View, line: Connection | None) -> bool:
+            if line is not None and line.is_apart and not askers <= {line.identity}:
+                return False
             return view.serves(server) and view.credentials_for(server) == credentials
 
         if len(users) > 1 or not all(scope.listed for scope in users):
             return None
         for request in self._requests.get(server, ()):
             scope = request.principal.scope
-            if not scope.listed or (users and scope not in users) or not may_receive(views.of(request.principal)):
+            if (
+                not scope.listed
+                or (users and scope not in users)
+                or not may_receive(views.of(request.principal), request.line)
+            ):
                 continue
             wanted = request.level
             if (own := self._of_connection(request.connection)) is not None:
@@ -348,7 +357,7 @@ class NotificationHub:
             if (
                 (not users or listener.scope in users)
                 and severe_enough(level, listener.level)
-                and may_receive(self._view(listener))
+                and may_receive(self._view(listener), listener.line)
             ):
                 listener.enqueue(method, params)
         for request in receivers:
@@ -356,6 +365,15 @@ class NotificationHub:
             # follow at once, cannot overtake it.
             request.add_pending()
         return partial(_deliver_all, receivers, method, params) if receivers else None
+
+    def _askers(self, server: str) -> set[Asker]:
+        """Return those whose requests a server may be working on; of several sessions at least one where there is none,
+        since a message may be about what has just ended."""
+        lines = {each.line for each in self._listeners if each.line is not None and each.line.is_apart}
+        if not lines:
+            return set()
+        askers = self._bridge.askers_at(server)
+        return askers or ({None} if len(lines) > 1 else set())
 
     def _of_connection(self, connection: object) -> Listener | None:
         if connection is None:

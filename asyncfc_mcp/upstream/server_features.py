@@ -58,6 +58,7 @@ class ServerFeatures:
             "prompts/get",
             {**params, "name": entry.prompt},
             view.credentials_for(entry.server),
+            self._identities.session(request),
         )
 
     async def _list_resources(self, request: Request) -> Result:
@@ -98,7 +99,9 @@ class ServerFeatures:
             fate = await self.bridge.engine.fate(request.scope, wanted[0])
             why = f" ({wanted[0]} {fate})" if fate else ""
             raise RpcError(RESOURCE_NOT_FOUND, f"Resource not found: {uri}{why}", {"uri": uri})
-        return await self.bridge.forwarding.read_resource(request.scope, uri, params, view)
+        return await self.bridge.forwarding.read_resource(
+            request.scope, uri, params, view, self._identities.session(request)
+        )
 
     async def _complete(self, request: Request) -> Result:
         params = request.params
@@ -118,13 +121,17 @@ class ServerFeatures:
                 "completion/complete",
                 {**params, "ref": {**target, "name": prompt.prompt}},
                 view.credentials_for(prompt.server),
+                self._identities.session(request),
             )
         uri = str(target.get("uri"))
         found = catalog.templates.get(uri) or catalog.resources.get(uri)
         if found is None:
             raise RpcError(INVALID_PARAMS, f"Unknown resource template: {uri}")
         server, credentials = found[0], view.credentials_for(found[0])
-        return await self.bridge.forwarding.ask(request.scope, server, "completion/complete", params, credentials)
+        caller = self._identities.session(request)
+        return await self.bridge.forwarding.ask(
+            request.scope, server, "completion/complete", params, credentials, caller
+        )
 
     async def extension(self, request: Request) -> Result:
         """Forward a method that no revision of MCP defines to the server whose extension has it.
@@ -133,4 +140,5 @@ class ServerFeatures:
             RpcError: no server has it.
         """
         view = self.bridge.views.of(request.principal)
-        return await self.bridge.forwarding.ask_extension(request.scope, request.method, request.params, view)
+        caller = self._identities.session(request)
+        return await self.bridge.forwarding.ask_extension(request.scope, request.method, request.params, view, caller)

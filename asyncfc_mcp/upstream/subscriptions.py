@@ -64,7 +64,14 @@ class Subscriptions:
         if listener is None:
             assert self._tasks is not None
             start = self._tasks.start_soon
-            listener = Listener(session.notify, lambda: session.principal, lists=LISTS, connection=session, start=start)
+            listener = Listener(
+                session.notify,
+                lambda: session.principal,
+                lists=LISTS,
+                connection=session,
+                line=session.connection,
+                start=start,
+            )
             listener.level = session.log_level
             self._sessions[session] = listener
             self._hub.add(listener)

@@ -20,7 +20,6 @@ from asyncfc_mcp import __version__
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.server_requests import ALL_CLIENT_CAPABILITIES
 from asyncfc_mcp.config.environment import CHAIN_VARIABLE
-from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.thin.place import PlaceUnsafe
 from asyncfc_mcp.transports.lifecycle import stop_on_signals, warn_of_unordered_tools
 from asyncfc_mcp.transports.local.first_line import Command, Join, Refused
@@ -118,7 +117,7 @@ class Daemon:
         async with stop_on_signals(self._terminate, self._hang_up), bridge.open():
             upstream = Upstream(bridge)
             self._sessions = Sessions(
-                upstream, command=self._carry_out, joined=self._on_join, left=self._left, notes=self._notes
+                upstream, command=self._carry_out, joined=self._on_join, left=bridge.end_session, notes=self._notes
             )
             try:
                 async with anyio.create_task_group() as tg:
@@ -157,7 +156,9 @@ class Daemon:
         return self._serving
 
     def _hang_up(self) -> bool:
-        logger.warning("the configuration is not read again on SIGHUP yet; use `asyncfc-mcp daemon restart`")
+        """Read the configuration again on SIGHUP; return that this ends nothing."""
+        if self._bridge.config_file is not None:
+            self._bridge.config_file.reload_soon()
         return True
 
     def _is_used(self) -> bool:
@@ -165,12 +166,11 @@ class Daemon:
 
     async def _watch_use(self) -> None:
         """End the daemon once it has been idle for long enough."""
-        setting = self._bridge.settings.daemon_idle_s
-        limit = IDLE_S if setting is None else setting
-        pause = min(max(limit / 4, SHORTEST_LOOK_S), LONGEST_LOOK_S)
         since = anyio.current_time()
         while True:
-            await anyio.sleep(pause)
+            setting = self._bridge.settings.daemon_idle_s
+            limit = IDLE_S if setting is None else setting
+            await anyio.sleep(min(max(limit / 4, SHORTEST_LOOK_S), LONGEST_LOOK_S))
             now = anyio.current_time()
             idle_s = limit if self._sessions_seen else max(limit, FIRST_SESSION_S)
             if self._is_used():
@@ -235,27 +235,32 @@ class Daemon:
     def _notes(self) -> Sequence[str]:
         return self._identity.notes
 
-    async def _left(self, principal: Principal) -> None:
-        """End the servers that only this session has, once its calls have ended."""
-        self._bridge.end_session(principal)
-
     async def _carry_out(self, command: Command) -> Mapping[str, Any]:
         match command:
             case "status":
                 return self.status
             case "stop" | "restart":
-                self.restarts = command == "restart"
+                self.restarts = command == "restart" or self.restarts
                 self._end(f"it was asked to (daemon {command})")
                 return {"pid": os.getpid(), "run": self._identity.run, "drain_s": self._bridge.settings.drain_s}
             case "reload":
-                return {"error": "this daemon does not read its configuration again; use `asyncfc-mcp daemon restart`"}
+                return await self._reload()
+
+    async def _reload(self) -> dict[str, Any]:
+        of_run = {"pid": os.getpid(), "run": self._identity.run, "configuration": self._configuration}
+        file = self._bridge.config_file
+        if file is None:
+            return {**of_run, "changed": [], "problem": "its servers are not from a file"}
+        done = await file.reload()
+        return {**of_run, "changed": list(done.changed), "problem": done.problem}
 
     @property
     def status(self) -> dict[str, Any]:
-        """Report for `daemon status`."""
+        """Report for `daemon status`; `problem` is what is wrong with the present configuration file."""
         return {
             **self._identity.about,
             "ending": self._reason or None,
+            "problem": None if self._bridge.config_file is None else self._bridge.config_file.problem,
             "sessions": self._sessions.about,
             "servers": [
                 {"name": name, "status": downstream.status.value}

@@ -118,7 +118,7 @@ class Sessions:
     Args:
         command: carries out a command and returns the answer.
         joined: called with each session that joins; raises `Refused` for one that cannot.
-        left: awaited with each session that has ended.
+        left: called with the principal of each session that has ended.
         notes: returns lines for the log of the host of a session that joins.
     """
 
@@ -128,7 +128,7 @@ class Sessions:
         *,
         command: Callable[[Command], Awaitable[Mapping[str, Any]]],
         joined: Callable[[Join], None],
-        left: Callable[[Principal], Awaitable[None]],
+        left: Callable[[Principal], None],
         notes: Callable[[], Sequence[str]],
     ) -> None:
         self._upstream = upstream
@@ -235,7 +235,7 @@ class Sessions:
         finally:
             del self._sessions[session]
             self._ended.notify_all()
-            await self._left(session.principal)
+            self._left(session.principal)
 
     async def _last_answers(self, session: Joined) -> None:
         """Return when a session that sends nothing more has its responses. Calls that were accepted go on after it."""
