@@ -6,7 +6,7 @@ are open to what is above: `directory` (what is listed), `views` (what of it a p
 them together.
 """
 
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -332,6 +332,22 @@ class Bridge:
         self.directory.observe(partial(observer, self.views.everything))
         if self._callers is not None:
             self._callers.observe(lambda connected, kinds: observer(self.views.whole_of(connected), kinds))
+
+    def server_instances(self) -> list[dict[str, Any]]:
+        """Return each server with an instance for each session of this daemon, the reason, and the instances by their
+        condition; for `daemon status`."""
+        if self.sessions is None or self._callers is None:
+            return []
+        own = self._callers.all_downstreams()
+        return [
+            {
+                "name": name,
+                "reason": sharing.reason,
+                "instances": dict(Counter(each.status.value for each in own if each.name == name)),
+            }
+            for name, sharing in self.sessions.sharing.items()
+            if sharing.per_session
+        ]
 
     def waiting_for(self, future: Future, limit: int = NEAREST) -> tuple[tuple[str, ...], str]:
         """Return what a call waits for (see `Engine.waiting_for`). For a call that waits for its server to start, there

@@ -264,6 +264,9 @@ def _shown(found: "Found") -> str:
         lines.append(f"  ends: {about['ending']}")
     servers = [f"{each['name']} ({each['status']})" for each in about["servers"]]
     lines.append(f"  servers: {', '.join(servers) or 'none'}")
+    for each in about.get("servers_of_sessions", ()):
+        how_many = ", ".join(f"{number} {status}" for status, number in each["instances"].items())
+        lines.append(f"  server for each session: {each['name']} ({how_many or 'none yet'}): {each['reason']}")
     lines.append(f"  unfinished calls: {about['unfinished_calls']}")
     lines += [
         f"  session: {each['client'] or 'not initialized'} in {each['cwd']} (process {each['pid']}, since "

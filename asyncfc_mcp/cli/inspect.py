@@ -18,13 +18,16 @@ from rich.table import Table
 
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.idleness import idle_limit_s
+from asyncfc_mcp.bridge.server_profiles import ServerProfiles
+from asyncfc_mcp.bridge.sharing import sharing_of, words_of
 from asyncfc_mcp.bridge.tool_routes import ToolRoute
 from asyncfc_mcp.cli import explanation, journal_report
 from asyncfc_mcp.cli.explanation import known_from, unbound
 from asyncfc_mcp.cli.sign_in_report import credentials_of, described
 from asyncfc_mcp.config.caller_headers import uses_callers
 from asyncfc_mcp.config.replicas import replica_name
-from asyncfc_mcp.config.settings import ANY_OWNER, AUTO_OWNER, EMBEDDED, BridgeConfig, Settings
+from asyncfc_mcp.config.settings import ANY_OWNER, AUTO_OWNER, EMBEDDED, BridgeConfig, ServerConfig, Settings
+from asyncfc_mcp.core.effect_profiles import EffectProfile
 from asyncfc_mcp.core.effects import conflict
 from asyncfc_mcp.downstream.oauth.store import CredentialStore
 from asyncfc_mcp.downstream.snapshot import LISTINGS
@@ -108,6 +111,7 @@ def report(
     credentials = credentials or {}
     routes = {name: bridge.directory.route(name) for name in bridge.directory.catalog.tools}
     profiles = bridge.directory.profiles()
+    known = ServerProfiles()
     tools: list[dict[str, Any]] = []
     for name, route in routes.items():
         entry = route.entry
@@ -141,18 +145,19 @@ def report(
             "resources": sum(server == name for server, _ in bridge.directory.catalog.resources.values()),
             "start": downstream.config.start,
             "idle_s": idle_limit_s(downstream.config, profile),
+            "share": _sharing(downstream.config, profile, known),
             "credentials": _credentials(credentials.get(name), name, downstream.status.value),
         }
         for name, downstream in bridge.downstreams.items()
     ]
     servers += [
         {"name": it.name, "status": "misconfigured", "reason": it.reason, "protocol": "", "profile": None,
-         "tools": 0, "prompts": 0, "resources": 0, "start": None, "idle_s": None, "credentials": None}
+         "tools": 0, "prompts": 0, "resources": 0, "start": None, "idle_s": None, "share": None, "credentials": None}
         for it in bridge.config.unusable
     ]  # fmt: skip
     servers += [
         {"name": each.name, "status": PER_CALLER, "reason": "", "protocol": "", "profile": None,
-         "tools": 0, "prompts": 0, "resources": 0, "start": None, "idle_s": None,
+         "tools": 0, "prompts": 0, "resources": 0, "start": None, "idle_s": None, "share": None,
          "credentials": _credentials(credentials.get(each.name), each.name, PER_CALLER)}
         for each in bridge.config.servers
         if uses_callers(each)
@@ -175,6 +180,12 @@ def report(
         "warnings": list(bridge.config.warnings),
         "notes": [*bridge.directory.notes(), *cut],
     }
+
+
+def _sharing(server: ServerConfig, profile: EffectProfile | None, known: ServerProfiles) -> dict[str, str]:
+    """Return how a daemon's sessions share a server, and the reason (`for`)."""
+    sharing = sharing_of(server, profile or known.expect(server.base.profile, words_of(server)))
+    return {"instances": "session" if sharing.per_session else "user", "for": sharing.reason}
 
 
 def _credentials(facts: Mapping[str, Any] | None, name: str, status: str) -> dict[str, Any] | None:
@@ -254,6 +265,8 @@ def _summary(server: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> s
         text += "; starts at its first call"
         if server["idle_s"] is not None:
             text += f", ends {server['idle_s']:g} s after its last one"
+    if (share := server.get("share")) and share["instances"] == "session":
+        text += f"; in a daemon, an instance for each session: {share['for']}"
     if server["status"] == "ready":
         return text
     return f"{server['status']}; from the cache: {text}" if tools else server["status"]

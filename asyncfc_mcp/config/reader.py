@@ -114,6 +114,9 @@ def _warn_of_replicas(
         if own.journal not in ("auto", "off"):
             check.warn("asyncfc.journal", "no effect: futures are kept in the database (engine)")
         for server in servers:
+            if server.share != "auto":
+                problem = "no effect: with a database, servers have no instances for sessions"
+                check.warn(f"{where}.{server.name}.asyncfc.share", problem)
             if server.start == "lazy" and server.runs_at != ANY_OWNER:
                 problem = 'no effect: a server that one replica at a time runs ("owner") runs all the time'
                 check.warn(f"{where}.{server.name}.asyncfc.start", problem)

@@ -138,6 +138,7 @@ async def test_servers_settings_and_remarks_are_shown():
         "resources": 0,
         "start": "auto",
         "idle_s": None,
+        "share": {"instances": "user", "for": "no state of a session is known"},
         "credentials": None,
     }
     assert facts["meta_tools"] == list(METATOOLS)

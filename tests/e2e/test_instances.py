@@ -1,5 +1,6 @@
 """Instances of servers for the sessions of a daemon, with real server processes."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +13,13 @@ import pytest
 
 from asyncfc_mcp.bridge.connected import Connected
 from asyncfc_mcp.config.settings import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
+from tests.support.client import eventually, text_of
+from tests.support.daemons import RunningDaemon
+from tests.support.daemons import daemon as daemon_of
 from tests.support.host_sessions import Daemon, Session, daemon
+from tests.support.peers import npm_bin
+from tests.support.stage import Stage
+from tests.support.stdio_client import Wire
 
 pytestmark = pytest.mark.anyio
 SERVER = str(Path(__file__).resolve().parents[1] / "support" / "session_server.py")
@@ -228,3 +235,38 @@ async def test_a_waiting_call_is_made_by_the_instance_of_the_session_that_comes_
             await until(lambda: late.done)
             assert late.failure is not None
             assert "has an instance for each session" in str(late.failure)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no daemon on Windows")
+def test_two_sessions_think_apart(stage: Stage, npm_profiles: Path):
+    """The real sequential thinking server over a real daemon: each session has its own history, and its process."""
+    entry = stage.entry(npm_bin(npm_profiles, "mcp-server-sequential-thinking"), asyncfc={"prefix": "", "mode": "sync"})
+    with daemon_of(stage, {"thinking": entry}) as running:
+        a, b = (running.join(label, environ=dict(os.environ), cwd=str(stage.folder)) for label in "ab")
+        for session in (a, b):
+            session.wait_for_tools("sequentialthinking")
+        lengths = [
+            thought(session, number)["thoughtHistoryLength"] for session, number in ((a, 1), (a, 2), (b, 1), (a, 3))
+        ]
+        assert lengths == [1, 2, 1, 3]
+        (server,) = running.command("status")["servers_of_sessions"]
+        assert server == {
+            "name": "thinking",
+            "reason": "the history of thoughts (profile sequential-thinking)",
+            "instances": {"ready": 2},
+        }
+        b.kill()
+        eventually(
+            lambda: running.command("status")["servers_of_sessions"][0]["instances"] == {"ready": 1},
+            "its instance ends",
+        )
+        assert thought(a, 4)["thoughtHistoryLength"] == 4
+
+
+def instances(running: RunningDaemon) -> list[Json]:
+    return [each["instances"] for each in running.command("status")["servers_of_sessions"]]
+
+
+def thought(session: Wire, number: int) -> Json:
+    arguments = {"thought": "t", "nextThoughtNeeded": True, "thoughtNumber": number, "totalThoughts": 9}
+    return json.loads(text_of(session.call("sequentialthinking", arguments)))

@@ -266,6 +266,7 @@ class Daemon:
                 {"name": name, "status": downstream.status.value}
                 for name, downstream in self._bridge.downstreams.items()
             ],
+            "servers_of_sessions": self._bridge.server_instances(),
             "unfinished_calls": len(self._bridge.engine.unfinished),
             "memory_bytes": _memory(),
         }
