@@ -31,6 +31,7 @@ from asyncfc_mcp.config.caller_headers import without_callers
 from asyncfc_mcp.config.environment import CHAIN_VARIABLE
 from asyncfc_mcp.config.settings import BridgeConfig
 from asyncfc_mcp.errors import BridgeError
+from asyncfc_mcp.housekeeping.log_folder import daemon_log
 from asyncfc_mcp.quotation import for_terminal
 from asyncfc_mcp.thin.place import Place, PlaceUnsafe, daemon_name, runtime_folder, source_words
 
@@ -79,7 +80,7 @@ def run_daemon(
         place = Place(runtime_folder(os.environ), name)
         program = _own_program()
         _detach(ready.fd)
-        log_to_file(logs_folder() / f"daemon-{name}.log")
+        log_to_file(daemon_log(logs_folder(), name))
         restarts = _run(place, words, program, verbose, ready)
     except (BridgeError, click.UsageError):
         ready.say("config")

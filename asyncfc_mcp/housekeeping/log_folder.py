@@ -7,7 +7,7 @@ configurations that are gone, of sessions that have ended, and rotated ones. Wri
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +15,8 @@ from asyncfc_mcp.housekeeping.removal import UnusedFile, is_private, remove_beyo
 
 MOST_LOGS: Final = 1_000
 """Maximum number of log files."""
-DAEMONS: Final = "daemons"
-"""Folder of the logs of daemons."""
 _FOLDER: Final = re.compile(r".*-[0-9a-f]{8}")
+_DAEMON: Final = re.compile(r"daemon-[0-9a-f]{16}\.log(?:\.[12])?")
 _LOG: Final = re.compile(r".+\.log(?:\.[12])?")
 
 
@@ -44,8 +43,12 @@ def log_path(folder: Path, server: str) -> Path:
 
 
 def daemon_log(root: Path, name: str) -> Path:
-    """Return the path of a daemon's own log."""
-    return root / DAEMONS / f"{file_name(name)}.log"
+    """Return the path of a daemon's own log.
+
+    Args:
+        name: see `thin.place.daemon_name`.
+    """
+    return root / f"daemon-{name}.log"
 
 
 def bound_logs(root: Path, max_bytes: int, max_files: int = MOST_LOGS) -> None:
@@ -54,9 +57,11 @@ def bound_logs(root: Path, max_bytes: int, max_files: int = MOST_LOGS) -> None:
     Only files with the names and the modes of this program's logs are considered, in case that the folder was set to
     one of others.
     """
-    folders = [entry for entry in scan(root) if entry.name == DAEMONS or _FOLDER.fullmatch(entry.name)]
+    entries = scan(root)
+    folders = [entry for entry in entries if _FOLDER.fullmatch(entry.name)]
     folders = [Path(entry.path) for entry in folders if entry.is_dir(follow_symlinks=False)]
-    remove_beyond([log for folder in folders for log in _logs(folder)], max_bytes, max_files)
+    logs = [log for folder in folders for log in _logs(scan(folder), _LOG)]
+    remove_beyond([*logs, *_logs(entries, _DAEMON)], max_bytes, max_files)
     for folder in folders:
         try:
             folder.rmdir()
@@ -64,7 +69,7 @@ def bound_logs(root: Path, max_bytes: int, max_files: int = MOST_LOGS) -> None:
             continue
 
 
-def _logs(folder: Path) -> Iterator[UnusedFile]:
-    for entry in scan(folder):
-        if _LOG.fullmatch(entry.name) and is_private(entry):
+def _logs(entries: "Iterable[os.DirEntry[str]]", name: re.Pattern[str]) -> Iterator[UnusedFile]:
+    for entry in entries:
+        if name.fullmatch(entry.name) and is_private(entry):
             yield UnusedFile.of(entry)
