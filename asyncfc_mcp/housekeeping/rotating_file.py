@@ -4,6 +4,7 @@ Owns opening, rotation and permissions. A shared lock on the file shows others t
 """
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ LOG_BYTES: Final = 5 << 20
 """Size at which a log file is renamed to `.1` and a new one is created."""
 OLDER_LOGS: Final = 2
 """Rotated files that are kept: `.1` and `.2`."""
+_PAUSE_S: Final = 0.001
 _TRIES: Final = 10
 """Attempts to open a file that others remove at the same time."""
 
@@ -59,11 +61,14 @@ class RotatingFile:
     def _open_locked(self) -> int:
         for _ in range(_TRIES):
             fd = open_private(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            with suppress(OSError):  # the file system may have no locks
-                try_lock(fd, exclusive=False)
-            if is_at(fd, self.path):  # it was not removed or renamed between opening and locking
+            try:
+                locked = try_lock(fd, exclusive=False)
+            except OSError:  # the file system has no locks
+                locked = True
+            if locked and is_at(fd, self.path):  # it was not removed or renamed between opening and locking
                 return fd
             os.close(fd)
+            time.sleep(_PAUSE_S)
         return open_private(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def write(self, text: str) -> None:
