@@ -17,7 +17,7 @@ LOG_BYTES: Final = 5 << 20
 OLDER_LOGS: Final = 2
 """Rotated files that are kept: `.1` and `.2`."""
 _PAUSE_S: Final = 0.001
-_TRIES: Final = 10
+_TRIES: Final = 200 if os.name == "posix" else 1  # elsewhere a lock cannot be shared, and nobody removes an open file
 """Attempts to open a file that others remove at the same time."""
 
 
