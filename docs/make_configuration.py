@@ -76,6 +76,7 @@ Servers of /home/me/.config/asyncfc/mcp.json
 - **Program**: versions of Python, the bridge and the MCP SDK, and the packages of the extras that the configuration needs.
 - **Folders** for the cache, logs and state: whether they can be written, are private, and have room.
 - **Hosts**: each entry of the bridge, whether its command and its `--config` file still exist, servers that are listed in the host and in the bridge, and entries that `install` wrote and that are gone.
+- **Daemons**: the folder of their sockets, and each one that runs, with its configuration, version and sessions ([One daemon for all sessions](daemon.md)).
 - **Configuration**: errors, warnings, servers that are left out; the journal or the database; whether the port of sign-ins is free; each server, which is started or connected to as by `inspect`; stored sign-ins.
 
 Without `--config FILE` it checks `~/.config/asyncfc/mcp.json`, the configurations of bridges with sign-ins that ran before, and those that your own entries in hosts name; those that a project's file names are not started. The exit code is 0 without a problem, otherwise 1, and 2 for wrong usage. `--json` prints the same for programs. Secrets are not shown. Files of configurations and hosts are not changed.
