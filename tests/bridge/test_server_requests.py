@@ -13,7 +13,7 @@ from asyncfc_mcp.bridge.offered_capabilities import offered_capabilities
 from asyncfc_mcp.bridge.server_requests import CAPABILITIES_WAIT_S, ServerRequests
 from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.futures import Future
-from asyncfc_mcp.core.identity import LOCAL, Scope
+from asyncfc_mcp.core.identity import LOCAL, CallerIdentity, Scope
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.errors import RpcError
 from tests.support.server_states import own_state
@@ -157,3 +157,16 @@ async def test_a_question_that_may_be_of_another_principal_is_held():
 
     assert await requests.ask("s", METHOD, {}, None, at_work=until_later) == {"of": "a call"}
     assert 5 <= anyio.current_time() - began < 6
+
+
+@on_virtual_time
+async def test_a_question_waits_while_another_session_of_the_same_user_may_have_caused_it():
+    """Its call that was given up, or its request that is no call; sessions at a daemon are one principal."""
+    ours, theirs = (CallerIdentity("h", apart=True, token=f"key:{name}") for name in ("ours", "theirs"))
+    running = Call(Future("f1", LOCAL, "t", "s"), "t", None, Policy(), client=ours)
+    given_up = Call(Future("f2", LOCAL, "t", "s"), "t", None, Policy(), client=theirs)
+    requests = requests_of(Engine(running))
+    assert await requests.ask("s", METHOD, {}, None, at_work=lambda: [running, ours]) == {"of": "a call"}
+    for other in (given_up, given_up.asker, theirs):
+        with pytest.raises(RpcError, match="whose question"):
+            await requests.ask("s", METHOD, {}, None, at_work=lambda other=other: [running, other])

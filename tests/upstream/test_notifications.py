@@ -13,9 +13,10 @@ import pytest
 from asyncfc_mcp.bridge.server_requests import OnNotification
 from asyncfc_mcp.core.catalog import Catalog
 from asyncfc_mcp.core.futures import Event, Future, Question
-from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL, PUBLIC, Principal, Scope
+from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL, PUBLIC, CallerIdentity, ClientProcess, Principal, Scope
 from asyncfc_mcp.core.store import FutureStore
 from asyncfc_mcp.errors import ProtocolFailure
+from asyncfc_mcp.upstream.connection import Connection
 from asyncfc_mcp.upstream.list_changes import ANNOUNCE_S
 from asyncfc_mcp.upstream.listeners import LEVELS, LOG_DELIVERY_S, MAX_QUEUED_NOTIFICATIONS, RequestLogListener
 from asyncfc_mcp.upstream.listeners import Listener as _Listener
@@ -604,6 +605,26 @@ async def test_log_messages_reach_the_only_principal_that_uses_the_server(room: 
         room.hub.logging_to(RequestLogListener(Principal(scopes["a"]), requests["a"], "debug", None), ["toy"]),
         room.hub.logging_to(RequestLogListener(Principal(scopes["b"]), requests["b"], "debug", None), ["toy"]),
     ):
+        await room.bridge.say(MESSAGE, level="error", data="x")
+    await settle()
+    assert "".join(name for name, ear in ears.items() if ear.told) == hear
+    assert "".join(name for name, ear in requests.items() if ear.told) == hear
+
+
+@in_a_room
+@pytest.mark.parametrize(("working", "hear"), [("a", "a"), ("b", "b"), ("ab", ""), ("", "")])
+async def test_log_messages_reach_the_session_whose_request_the_server_works_on(room: Room, working: str, hear: str):
+    """Of several sessions at a daemon, which are one principal; none of them while that is not known."""
+    lines = {name: Connection(ClientProcess(name, "/", {})) for name in "ab"}
+    for name, line in lines.items():
+        line.identity = CallerIdentity("host", apart=True, token=f"key:{name}")
+    ears, requests = {name: Ear() for name in "ab"}, {name: Ear() for name in "ab"}
+    for name, ear in ears.items():
+        room.add(_Listener(ear, lambda: LOCAL_PRINCIPAL, lists=(), line=lines[name]))
+    room.bridge.users = {LOCAL}
+    room.bridge.askers_at = lambda server: {lines[name].identity for name in working}
+    listening = [RequestLogListener(LOCAL_PRINCIPAL, requests[name], "debug", None, line=lines[name]) for name in "ab"]
+    async with room.hub.logging_to(listening[0], ["toy"]), room.hub.logging_to(listening[1], ["toy"]):
         await room.bridge.say(MESSAGE, level="error", data="x")
     await settle()
     assert "".join(name for name, ear in ears.items() if ear.told) == hear
