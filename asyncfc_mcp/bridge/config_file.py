@@ -75,7 +75,12 @@ class ConfigFile:
         self._seen: _Mark | None = None
         self._asked = WakeUp()
         self._reading = anyio.Lock()
+        self._observers: list[Callable[[str], None]] = []
         self.problem: str | None = None
+
+    def observe(self, observer: Callable[[str], None]) -> None:
+        """Have `observer` called with each line about the file that is logged as a warning."""
+        self._observers.append(observer)
 
     async def run(self) -> None:
         """Follow the file until cancelled."""
@@ -145,18 +150,18 @@ class ConfigFile:
         lines = found.lines()
         if self.problem is not None:
             self.problem = None
-            logger.warning("the configuration is right again: %s", "; ".join(lines) or "nothing has changed")
+            self._say(f"the configuration is right again: {'; '.join(lines) or 'nothing has changed'}")
         elif lines:
             logger.info("the configuration was reloaded: %s", "; ".join(lines))
         if found.needs_restart:
-            logger.warning("the configuration was reloaded; %s needs a restart", ", ".join(found.needs_restart))
+            self._say(f"the configuration was reloaded; {', '.join(found.needs_restart)} needs a restart")
         before, self._known = self._known, config
         for warning in config.warnings:
             if warning not in before.warnings:
-                logger.warning("%s", warning)
+                self._say(warning)
         for server in config.unusable:
             if server not in before.unusable:
-                logger.warning("server %r was left out: %s", server.name, server.reason)
+                self._say(f"server {server.name!r} was left out: {server.reason}")
         return lines
 
     def _report(self, failure: BridgeError) -> str:
@@ -164,8 +169,13 @@ class ConfigFile:
         problem = str(failure)
         if problem != self.problem:
             self.problem = problem
-            logger.warning("the configuration has not changed, since its file cannot be used: %s", problem)
+            self._say(f"the configuration has not changed, since its file cannot be used: {problem}")
         return problem
+
+    def _say(self, line: str) -> None:
+        logger.warning("%s", line)
+        for observer in self._observers:
+            observer(line)
 
     async def _text(self) -> str:
         return await _in_thread(self._origin.text)

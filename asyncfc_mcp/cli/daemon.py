@@ -29,7 +29,6 @@ from asyncfc_mcp.cli.process import (
 from asyncfc_mcp.cli.source import SourceCommand, load, source_options
 from asyncfc_mcp.config.caller_headers import without_callers
 from asyncfc_mcp.config.environment import CHAIN_VARIABLE
-from asyncfc_mcp.config.settings import BridgeConfig
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.housekeeping.log_folder import daemon_log
 from asyncfc_mcp.quotation import for_terminal
@@ -107,7 +106,7 @@ def _run(place: Place, words: Sequence[str], program: Sequence[str], verbose: bo
 
         config = without_callers(load(*_source(words)))
         chain = os.environ[CHAIN_VARIABLE].split()[-1]
-        identity = Identity(config.source, words, program, _notes(config), chain)
+        identity = Identity(config.source, words, program, chain)
         served = Daemon(make_bridge(config, verbose=verbose, daemon=True), listening, identity)
         settle_memory()
         await with_upkeep(lambda: served.serve(lambda: ready.say("ok")), config)
@@ -126,12 +125,6 @@ def _source(words: Sequence[str]) -> tuple[Path | None, str | None, tuple[str, .
             return None, rest[0], ()
         case _:
             return None, None, tuple(rest)
-
-
-def _notes(config: BridgeConfig) -> list[str]:
-    """Return what `serve` says of a configuration on stderr, which the host of a session shows."""
-    left_out = [f"server {server.name!r} was left out: {server.reason}" for server in config.unusable]
-    return [*config.warnings, *left_out]
 
 
 def _detach(kept: int | None) -> None:
@@ -204,6 +197,44 @@ def restart() -> None:
     _end("restart", "was restarted", daemons.wait_for_restart)
 
 
+@click.command("reload", short_help="Have running bridges read their configuration again.")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Only those of this file. Default: all daemons.",
+)
+def reload_(config_file: Path | None) -> None:
+    """Have the daemons read their configuration files again now, and print what has changed. Variables, `${file:…}` and
+    the keyring are looked up again, too.
+
+    Bridges follow their files by themselves. One without a daemon reads it at once on SIGHUP.
+
+    The exit code is 1 if a file cannot be used, or a daemon does not answer.
+    """
+    from asyncfc_mcp.cli import daemons
+
+    words = None if config_file is None else source_words(str(config_file), None, ())
+    found = [each for each in _found("status") if words is None or list(each.about.get("words", ())) == words]
+    failed = False
+    for each in found:
+        if each.status is not None and not daemons.ask(each, "reload"):
+            each.status = None
+        answer: Mapping[str, Any] = each.status or {"problem": f"no answer: {each.problem}"}
+        title = f"{_title(each)}, {answer.get('configuration') or each.about.get('configuration', 'unknown')}"
+        if answer.get("problem"):
+            failed = True
+            click.echo(for_terminal(f"{title}: {answer['problem']}"), err=True)
+        else:
+            changed = "; ".join(answer.get("changed") or ["nothing has changed"])
+            click.echo(for_terminal(f"{title}: {changed}"))
+    if not found:
+        click.echo(f"{NONE_RUNS} Other bridges follow their files by themselves.")
+    if failed:
+        sys.exit(1)
+
+
 def _end(command: str, done: str, wait: Any) -> None:
     from asyncfc_mcp.cli import daemons
 
@@ -260,7 +291,7 @@ def _shown(found: "Found") -> str:
     if found.status is None:
         return for_terminal("\n".join([*lines, f"  no answer: {found.problem}"]))
     if about.get("problem"):
-        lines.append(f"  not used: {about['problem']}")
+        lines.append(f"  an earlier one is used, since the file cannot be: {about['problem']}")
     if about.get("ending"):
         lines.append(f"  ends: {about['ending']}")
     servers = [f"{each['name']} ({each['status']})" for each in about["servers"]]

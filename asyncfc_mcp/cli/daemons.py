@@ -63,11 +63,12 @@ def find(environ: Mapping[str, str], command: str = "status") -> list[Found]:
 
 
 def ask(daemon: Found, command: str) -> bool:
-    """Have a daemon carry out a command, and keep its answer; return whether it answered.
+    """Have a daemon carry out a command, and keep its answer; return whether it answered in time.
 
     Raises:
         PlaceUnsafe: another user listens there.
     """
+    within_s = RELOAD_S if command == "reload" else ANSWER_S
     try:
         sock = connect(daemon.place, ANSWER_S)
     except OSError as exc:
@@ -76,7 +77,7 @@ def ask(daemon: Found, command: str) -> bool:
     with sock:
         daemon.pid = _listening_pid(sock)
         try:
-            sock.settimeout(RELOAD_S if command == "reload" else ANSWER_S)
+            sock.settimeout(within_s)
             sock.sendall(greeting.line(protocol=greeting.PROTOCOL, command=command))
             received = b""
             while not received.endswith(b"\n"):
@@ -89,7 +90,7 @@ def ask(daemon: Found, command: str) -> bool:
             daemon.problem = "it has ended, or is of another version"
             return False
         except OSError:
-            daemon.problem = f"it does not answer within {ANSWER_S:g} s"
+            daemon.problem = f"it does not answer within {within_s:g} s"
             return False
     if not isinstance(answer.get("answer"), dict):
         daemon.problem = str(answer.get("error") or "it is of another version")

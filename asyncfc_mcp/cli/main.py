@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncfc_mcp import __version__
-from asyncfc_mcp.cli.daemon import daemon
+from asyncfc_mcp.cli.daemon import daemon, reload_
 from asyncfc_mcp.cli.doctor.command import doctor
 from asyncfc_mcp.cli.endpoint import Endpoint, endpoint_options
 from asyncfc_mcp.cli.install.command import import_, install, uninstall
@@ -370,7 +370,7 @@ def demo() -> None:
     sys.exit(player.run())
 
 
-for _command in (install, uninstall, import_, doctor, daemon):
+for _command in (install, uninstall, import_, doctor, daemon, reload_):
     cli.add_command(_command)
 
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.support.client import Json, RpcError, eventually, text_of
+from tests.support.daemons import daemon
 from tests.support.stage import HttpBridge, Stage
 from tests.support.stdio_client import Wire
 
@@ -226,3 +227,32 @@ def test_access_that_is_taken_away_ends_for_open_sessions(stage: Stage) -> None:
     with pytest.raises(RpcError, match="Unknown tool"):
         session.call("closed__write", {"label": "x"})
     assert not edited.log("closed")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no daemon on Windows")
+def test_a_daemon_reads_its_file_again(stage: Stage) -> None:
+    """On `asyncfc-mcp reload`, which prints what has changed; a fault is in `daemon status`, and in the log of each
+    session's host."""
+    edited = Edited(stage, "kept", reload="off")
+    with daemon(stage, {}, config=edited.path) as running:
+        session = running.join("one")
+        session.wait_for_tools("kept__write")
+        pid = pid_of(session, "kept__read", "1")
+        edited.set("added")
+        edited.settings["max_wait_s"] = 7
+        edited.write()
+        folder = {"ASYNCFC_RUNTIME_DIR": str(running.folder)}
+        done = stage.run("reload", "--config", str(edited.path), env=folder)
+        assert done.code == 0, done.stderr
+        assert "added: added; settings: max_wait_s" in done.stdout
+        session.wait_for_tools("added__write")
+        assert pid_of(session, "kept__read", "2") == pid
+        assert "No daemon runs" in stage.run("reload", "--config", str(stage.folder / "other.json"), env=folder).stdout
+
+        edited.path.write_text("{")
+        done = stage.run("reload", env=folder)
+        assert done.code == 1
+        assert "mcp.json" in done.stderr
+        assert "cannot be: " in stage.run("daemon", "status", env=folder).stdout
+        notes = [note for line in session.control if (note := line.get("note"))]
+        assert any("its file cannot be used" in note for note in notes)

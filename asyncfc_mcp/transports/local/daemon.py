@@ -53,14 +53,12 @@ class Identity:
         configuration: its source.
         words: the arguments that name its servers.
         program: the command of this program.
-        notes: lines for the logs of hosts, about the configuration.
         chain: the word for this bridge among those that have started one another (`CHAIN_VARIABLE`).
     """
 
     configuration: str
     words: Sequence[str]
     program: Sequence[str]
-    notes: Sequence[str] = ()
     chain: str = ""
     since: float = field(default_factory=time.time)
     run: str = field(default_factory=lambda: token_hex(8))
@@ -119,6 +117,8 @@ class Daemon:
             self._sessions = Sessions(
                 upstream, command=self._carry_out, joined=self._on_join, left=bridge.end_session, notes=self._notes
             )
+            if bridge.config_file is not None:
+                bridge.config_file.observe(self._sessions.note)
             try:
                 async with anyio.create_task_group() as tg:
                     await tg.start(upstream.run)
@@ -233,7 +233,24 @@ class Daemon:
     # --- sessions and commands -----------------------------------------------------------------------------------
 
     def _notes(self) -> Sequence[str]:
-        return self._identity.notes
+        """Return what `serve` says of the present configuration on stderr, which the host of a session shows."""
+        config, problem = self._bridge.config, self._problem
+        left_out = [f"server {server.name!r} was left out: {server.reason}" for server in config.unusable]
+        wrong = [] if problem is None else [f"an earlier configuration is used, since its file cannot be: {problem}"]
+        return [*config.warnings, *left_out, *wrong]
+
+    @property
+    def _problem(self) -> str | None:
+        """The reason for which the present file of the configuration is not used."""
+        file = self._bridge.config_file
+        return None if file is None else file.problem
+
+    async def _reload(self) -> Mapping[str, Any]:
+        file = self._bridge.config_file
+        if file is None:
+            return {**self._identity.about, "changed": [], "problem": "its servers are not from a file"}
+        done = await file.reload()
+        return {**self._identity.about, "changed": list(done.changed), "problem": done.problem}
 
     async def _carry_out(self, command: Command) -> Mapping[str, Any]:
         match command:
@@ -246,21 +263,13 @@ class Daemon:
             case "reload":
                 return await self._reload()
 
-    async def _reload(self) -> dict[str, Any]:
-        of_run = {"pid": os.getpid(), "run": self._identity.run, "configuration": self._configuration}
-        file = self._bridge.config_file
-        if file is None:
-            return {**of_run, "changed": [], "problem": "its servers are not from a file"}
-        done = await file.reload()
-        return {**of_run, "changed": list(done.changed), "problem": done.problem}
-
     @property
     def status(self) -> dict[str, Any]:
         """Report for `daemon status`; `problem` is what is wrong with the present configuration file."""
         return {
             **self._identity.about,
             "ending": self._reason or None,
-            "problem": None if self._bridge.config_file is None else self._bridge.config_file.problem,
+            "problem": self._problem,
             "sessions": self._sessions.about,
             "servers": [
                 {"name": name, "status": downstream.status.value}

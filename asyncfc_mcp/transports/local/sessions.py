@@ -141,6 +141,7 @@ class Sessions:
         self.draining = False
         """True once no session can join."""
         self._handed_over = False
+        self._tasks: anyio.abc.TaskGroup | None = None
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -149,9 +150,16 @@ class Sessions:
     def about(self) -> list[dict[str, Any]]:
         return [session.about for session in self._sessions]
 
+    def note(self, line: str) -> None:
+        """Have the thin processes of all sessions write a line for the logs of their hosts."""
+        if self._tasks is not None:
+            for session in self._sessions:
+                self._tasks.start_soon(partial(session.tell, note=line))
+
     async def accept(self, listening: Listening) -> None:
         """Serve connections until cancelled."""
         async with anyio.create_task_group() as tg:
+            self._tasks = tg
             while not listening.closed:
                 try:
                     sock, _ = listening.socket.accept()
