@@ -114,9 +114,11 @@ def test_five_sessions_share_ten_servers(
                     tg.start_soon(use, client, company.servers)
             assert len(company.daemons) == 1
 
-    anyio.run(story)
-    stop = stage.run("daemon", "stop", env=company.env)
-    assert stop.code == 0, stop.stderr
+    try:
+        anyio.run(story)
+    finally:
+        stop = stage.run("daemon", "stop", env=company.env)
+        assert stop.code == 0, stop.stderr
 
 
 async def _lives(client: Client) -> bool:
