@@ -81,7 +81,9 @@ def real_servers(folder: Path) -> dict[str, RealServer]:
             pypi("markitdown", "markitdown-mcp"), "convert_to_markdown", {"uri": "data:text/plain;base64,aGVsbG8="}
         ),
         "excel": RealServer(
-            pypi("excel", "excel-mcp-server", "stdio"), "create_workbook", {"path": str(folder / "book.xlsx")}
+            pypi("excel", "excel-mcp-server", "stdio"),
+            "create_workbook",
+            {"path": str(folder / "book.xlsx"), "overwrite": True},
         ),
     }
     return {name: server for name, server in servers.items() if server.command}
