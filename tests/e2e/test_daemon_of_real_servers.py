@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -57,9 +57,10 @@ class Company:
         """The processes whose command lines have these words."""
         found: list[psutil.Process] = []
         for process in self.stage.alive():
-            line = process.cmdline()
-            if all(word in line for word in words):
-                found.append(process)
+            with suppress(psutil.NoSuchProcess):
+                line = process.cmdline()
+                if all(word in line for word in words):
+                    found.append(process)
         return found
 
     @property
