@@ -207,6 +207,7 @@ class Capacity(Generic[W]):
         """Give the next queued call at a tool's server a place, and return it; None if none may run."""
         found = tool.server.next()
         if found is None:
+            self._forget_idle(tool.server)
             return None
         tool, party, call = found
         heappop(tool.server.queues[tool, party].heap)
@@ -218,8 +219,11 @@ class Capacity(Generic[W]):
         server = tool.server
         tool.leave(party)
         server.leave(party)
+        self._forget_idle(server)
+
+    def _forget_idle(self, server: Server[W]) -> None:
+        """Forget an instance without calls: its session may have ended. The next call makes its places anew."""
         if server.instance is not None and not server.running and not server.queues:
-            # Its session may have ended. The next call makes it anew.
             self._servers.pop(server.instance, None)
             for key in [key for key, each in self._tools.items() if each.server is server]:
                 del self._tools[key]

@@ -1,5 +1,7 @@
 """Sharing of servers between sessions: the decision from a server's configuration and its profile."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,8 @@ from asyncfc_mcp.bridge.server_profiles import ServerProfiles
 from asyncfc_mcp.bridge.sharing import relative_part, sharing_of, words_of
 from asyncfc_mcp.config.settings import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.effect_profiles import EffectProfile
+from asyncfc_mcp.core.state_paths import ServerState
+from asyncfc_mcp.core.state_roots import server_states, session_state
 
 
 def spec(line: str, **more: Any) -> StdioSpec:
@@ -102,3 +106,23 @@ def test_a_well_known_server_is_known_by_its_command_line():
     sharing = sharing_of(server, ServerProfiles().expect("auto", words_of(server)))
     assert sharing.per_session
     assert sharing.reason == "a browser with its tabs (profile playwright)"
+
+
+def test_instances_have_places_of_their_own_in_the_state_tree(tmp_path: Path):
+    """Apart for each conversation and the same in each run, but where the configuration says where the state is. Files
+    are found from the session's folder, and are the same for all."""
+    servers = [ServerConfig("s", spec("server")), ServerConfig("named", spec("server"), state="workspace")]
+    common = server_states(servers)
+    places: dict[str, list[ServerState]] = {"s": [], "named": []}
+    for server in servers:
+        for conversation in ("a", "b", "a"):
+            started = replace(server, spec=spec("server").in_session(str(tmp_path / conversation), {"HOME": "/h"}))
+            places[server.name].append(session_state(started, common[server.name], conversation))
+    a, b, again = places["s"]
+    assert not a.meets(b)
+    assert a.root == again.root
+    assert a.meets(common["s"])
+    assert {each.root for each in places["named"]} == {common["named"].root}
+    (of_a,), (of_b,) = a.locate(["x.txt"]) or [()], b.locate(["x.txt"]) or [()]
+    assert (of_a[-2:], of_b[-2:]) == (("a", "x.txt"), ("b", "x.txt"))
+    assert a.locate(["/shared"]) == b.locate(["/shared"])

@@ -132,3 +132,11 @@ def test_a_name_that_no_replica_can_have_is_refused(name: object):
     assert "expected 'any', 'auto' or the name of a replica" in refused({"mcpServers": {"s": entry}})
     if name is not None:
         assert "asyncfc.replica: found" in wrong(replica=name)
+
+
+def test_instances_for_sessions_have_no_effect_with_a_database():
+    """The setting says so; without a database there is nothing to say."""
+    servers = {"mcpServers": {"s": {"command": "x", "asyncfc": {"share": "session"}}}}
+    with_database = parse({**servers, "asyncfc": {"engine": "postgresql://h/db", "secret": "0" * 32}})
+    assert any("s.asyncfc.share: no effect" in each for each in with_database.warnings)
+    assert not any("share" in each for each in parse(servers).warnings)

@@ -130,3 +130,20 @@ def test_every_call_gets_a_place_in_time(calls: list[tuple[str, str, bool]]):
         while (found := capacity.next(tool)) is not None:
             running.append(waiting.pop(found.number))
     assert not waiting
+
+
+def test_each_instance_of_a_server_has_its_limit():
+    """The server's, and the tool's; nothing is left of an instance without calls."""
+    capacity = Capacity[Call]({"s": 1}, 0.5)
+    tools = {instance: capacity.tool("s", "t", instance=instance) for instance in (None, "a", "b")}
+    assert [enter(capacity, tool)[1] for tool in tools.values()] == [True, True, True]
+    assert [enter(capacity, tool)[1] for tool in tools.values()] == [False, False, False]
+    assert capacity.tool("s", "t", instance="a") is tools["a"]
+    capacity.leave(tools["a"], None)
+    assert capacity.next(tools["a"]) is not None, "the call that waited for it"
+    capacity.leave(tools["a"], None)
+    assert capacity.next(tools["a"]) is None
+    assert capacity.tool("s", "t", instance="a") is not tools["a"]
+    assert capacity.tool("s", "t", instance="b") is tools["b"]
+    capacity.configure({"s": 2}, lambda server, tool: None)
+    assert capacity.next(tools["b"]) is not None
