@@ -32,7 +32,7 @@ from asyncfc_mcp.config.environment import CHAIN_VARIABLE
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.housekeeping.log_folder import daemon_log
 from asyncfc_mcp.quotation import for_terminal
-from asyncfc_mcp.thin.place import Place, PlaceUnsafe, daemon_name, runtime_folder, source_words
+from asyncfc_mcp.thin.place import Place, PlaceUnsafe, daemon_folder, daemon_name, runtime_folder, source_words
 
 if TYPE_CHECKING:
     from asyncfc_mcp.cli.daemons import Found
@@ -78,7 +78,7 @@ def run_daemon(
     try:
         place = Place(runtime_folder(os.environ), name)
         program = _own_program()
-        _detach(ready.fd)
+        _detach(daemon_folder(words, os.environ, os.getcwd()), ready.fd)
         log_to_file(daemon_log(logs_folder(), name))
         restarts = _run(place, words, program, verbose, ready)
     except (BridgeError, click.UsageError):
@@ -127,17 +127,17 @@ def _source(words: Sequence[str]) -> tuple[Path | None, str | None, tuple[str, .
             return None, None, tuple(rest)
 
 
-def _detach(kept: int | None) -> None:
-    """Take over nothing from the session that started this process: no terminal, files, folder or mask.
+def _detach(folder: str, kept: int | None) -> None:
+    """Take over nothing from the session that started this process: no terminal, files or mask.
 
     Args:
+        folder: in which it works.
         kept: a descriptor that is kept, which processes of this one do not inherit.
     """
     os.umask(0o077)
     with suppress(OSError):  # it leads a session already
         os.setsid()
-    home = os.path.expanduser("~")
-    os.chdir(home if os.path.isdir(home) else "/")
+    os.chdir(folder)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)

@@ -3,8 +3,8 @@
 Owns the search for the daemon, its start, the exchange of the first lines, and the bound on all of that. Standard
 library only.
 
-A daemon is started as `PROGRAM daemon run --name NAME SOURCE…`, as the leader of a session of its own, with the home
-directory as its working directory, nothing on standard input, and its log file as standard output and error. The
+A daemon is started as `PROGRAM daemon run --name NAME SOURCE…`, as the leader of a session of its own, in the folder
+that `place.daemon_folder` returns, with nothing on standard input, and its log file as standard output and error. The
 environment variable `ASYNCFC_DAEMON_READY` names the descriptor of a pipe, to which it writes one line and then closes
 it:
 
@@ -29,6 +29,7 @@ from asyncfc_mcp.thin.place import (
     Place,
     PlaceUnsafe,
     connect,
+    daemon_folder,
     daemon_name,
     is_absent,
     make_folder,
@@ -239,7 +240,8 @@ class Launcher:
                 raise Unusable(f"{self.log}: {exc.strerror or exc}") from None
             try:
                 words = [*self.program, "daemon", "run", "--name", self.place.name, *self._words]
-                spawn(words, self._environ, log, writing)
+                folder = daemon_folder(self._words, self._environ, self._cwd)
+                spawn(words, self._environ, folder, log, writing)
             except OSError as exc:
                 raise Unusable(f"{self.program[0]}: {exc.strerror or exc}") from None
             finally:
@@ -292,13 +294,12 @@ def _is_locked(path: str) -> bool:
     return False
 
 
-def spawn(command: Sequence[str], environ: Mapping[str, str], log: int, ready: int) -> None:
+def spawn(command: Sequence[str], environ: Mapping[str, str], folder: str, log: int, ready: int) -> None:
     """Start a process that is no child of this one, in a session of its own.
 
     Raises:
         OSError: it cannot be started.
     """
-    home = environ.get("HOME") or "/"
     # The error of a failed exec comes back through this pipe, which a successful one closes.
     reading, writing = os.pipe()
     child = os.fork()
@@ -307,12 +308,12 @@ def spawn(command: Sequence[str], environ: Mapping[str, str], log: int, ready: i
             os.close(reading)
             os.setsid()
             if os.fork() == 0:
-                os.chdir(home if os.path.isdir(home) else "/")
+                os.chdir(folder)
                 null = os.open(os.devnull, os.O_RDWR)
                 for fd, number in ((null, 0), (log, 1), (log, 2)):
                     os.dup2(fd, number)
                 os.set_inheritable(ready, True)
-                os.execvpe(command[0], list(command), {**environ, READY_VARIABLE: str(ready)})
+                os.execvpe(command[0], list(command), {**environ, "PWD": folder, READY_VARIABLE: str(ready)})
         except OSError as exc:
             os.write(writing, str(exc.errno or 0).encode())
         finally:
@@ -332,7 +333,7 @@ def own_program() -> list[str]:
     script = os.path.abspath(sys.argv[0])
     if os.path.basename(script) == "asyncfc-mcp" and os.access(script, os.X_OK):
         return [script]
-    # -P: the daemon runs in the home directory, whose files are no modules of it.
+    # -P: the daemon works in a folder whose files are no modules of it.
     return [sys.executable, "-P", "-m", "asyncfc_mcp"]
 
 

@@ -48,6 +48,10 @@ _OF_SESSIONS = re.compile(r"^(?:CLAUDE|CODEX|CURSOR|GEMINI|VSCODE|TERM|ITERM|KIT
 """Variables of hosts and terminals, which differ between sessions of the same user."""
 
 
+_OF_FOLDERS = frozenset({"workspaceFolder", "workspaceFolderBasename", "PWD"})
+"""Variables that say in which folder a session is."""
+
+
 class PlaceUnsafe(Exception):
     """The folder or the socket cannot be used, because it is not this user's alone, or cannot be made.
 
@@ -112,25 +116,52 @@ def daemon_name(words: Sequence[str], environ: Mapping[str, str], cwd: str) -> s
 
     Args:
         words: as `source_words` returns them.
-        cwd: the folder of the session, in which a command may mean something else than in another folder.
+        cwd: the folder of the session.
     """
-    parts = [*words, "" if words[0] != "--" else cwd]
-    used = _variables(words[1]) if words[0] == "--config" else set[str]()
+    used = _variables(_text(words))
     selecting = {name for name in environ if _CREDENTIAL.search(name) and not _OF_SESSIONS.match(name)}
     names = sorted((used | selecting | set(OWN_FOLDERS)) & environ.keys())
+    parts = [*words, cwd if _depends_on_folder(words) else ""]
     parts += [f"{name}={environ[name]}" for name in names]
     text = "\0".join(parts).encode("utf-8", "surrogateescape")
     return _sha256()(text).hexdigest()[:16]
 
 
-def _variables(path: str) -> set[str]:
-    """Return the names of variables in a file, whatever its format; none if it cannot be read, which the daemon
+def daemon_folder(words: Sequence[str], environ: Mapping[str, str], cwd: str) -> str:
+    """Return the folder in which the daemon for these servers works: that of the session if they depend on it, so that
+    the daemon is only for sessions of this folder; otherwise the home directory.
+
+    Args:
+        words, cwd: see `daemon_name`.
+    """
+    if _depends_on_folder(words):
+        return cwd
+    home = environ.get("HOME") or os.path.expanduser("~")
+    return home if os.path.isdir(home) else "/"
+
+
+def _depends_on_folder(words: Sequence[str]) -> bool:
+    """Return whether these words name other servers in another folder."""
+    if words[0] != "--config":
+        return words[0] == "--"  # a command may have relative paths
+    text = _text(words)
+    return b'"projects"' in text or not _OF_FOLDERS.isdisjoint(_variables(text))  # Claude Code has servers by project
+
+
+def _text(words: Sequence[str]) -> bytes:
+    """Return the text of the configuration file; nothing if there is none, or it cannot be read, which the daemon
     reports."""
+    if words[0] != "--config":
+        return b""
     try:
-        with open(path, "rb") as file:
-            text = file.read(MOST_CONFIG_BYTES)
+        with open(words[1], "rb") as file:
+            return file.read(MOST_CONFIG_BYTES)
     except OSError:
-        return set()
+        return b""
+
+
+def _variables(text: bytes) -> set[str]:
+    """Return the names of variables in a configuration, whatever its format."""
     return {(found[1] or found[2]).decode() for found in _VARIABLE.finditer(text)}
 
 
