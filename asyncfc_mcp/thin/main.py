@@ -50,6 +50,7 @@ def run(source: Source, *, verbose: bool) -> None:
     own, if there can be no daemon."""
     from asyncfc_mcp.thin.relay import HostGone, Relay, say
 
+    parent = os.getppid()  # it may have exited by the time that a daemon is joined
     if os.environ.get(CHAIN_VARIABLE):
         # Its daemon could be the one above: that of a configuration that lists itself.
         if verbose:
@@ -69,7 +70,7 @@ def run(source: Source, *, verbose: bool) -> None:
     # Nothing here needs an orderly end: the daemon sees the end of the connection.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        Relay(joined, launcher).run()
+        Relay(joined, launcher, parent).run()
     except HostGone:
         pass
 

@@ -68,12 +68,13 @@ class Relay:
     Args:
         joined: the first connection.
         launcher: finds further ones.
+        parent: the process of the host; the session ends when another one has taken its place.
     """
 
-    def __init__(self, joined: Joined, launcher: Launcher) -> None:
+    def __init__(self, joined: Joined, launcher: Launcher, parent: int) -> None:
         self._launcher = launcher
         self._conversation = Conversation()
-        self._parent = os.getppid()
+        self._parent = parent
         self._host_lines = Lines()
         self._pieces: deque[Piece] = deque()
         """Lines of the host that cannot be passed on yet."""
