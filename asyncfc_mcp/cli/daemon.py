@@ -222,10 +222,13 @@ def reload_(config_file: Path | None) -> None:
         if each.status is not None and not daemons.ask(each, "reload"):
             each.status = None
         answer: Mapping[str, Any] = each.status or {"problem": f"no answer: {each.problem}"}
-        title = f"{_title(each)}, {answer.get('configuration') or each.about.get('configuration', 'unknown')}"
+        file = str(answer.get("configuration") or each.about.get("configuration", "unknown"))
+        title = f"{_title(each)}, {file}"
         if answer.get("problem"):
             failed = True
-            click.echo(for_terminal(f"{title}: {answer['problem']}"), err=True)
+            problem = str(answer["problem"]).removeprefix(f"{file}: ")
+            used = "" if each.status is None else "; the configuration that it has stays in use"
+            click.echo(for_terminal(f"{title}: {problem}{used}"), err=True)
         else:
             changed = "; ".join(answer.get("changed") or ["nothing has changed"])
             click.echo(for_terminal(f"{title}: {changed}"))
@@ -291,7 +294,8 @@ def _shown(found: "Found") -> str:
     if found.status is None:
         return for_terminal("\n".join([*lines, f"  no answer: {found.problem}"]))
     if about.get("problem"):
-        lines.append(f"  an earlier one is used, since the file cannot be: {about['problem']}")
+        problem = str(about["problem"]).removeprefix(f"{about.get('configuration')}: ")
+        lines.append(f"  an earlier one is used, since the file cannot be: {problem}")
     if about.get("ending"):
         lines.append(f"  ends: {about['ending']}")
     servers = [f"{each['name']} ({each['status']})" for each in about["servers"]]
@@ -300,6 +304,9 @@ def _shown(found: "Found") -> str:
         how_many = ", ".join(f"{number} {status}" for status, number in each["instances"].items())
         lines.append(f"  server for each session: {each['name']} ({how_many or 'none yet'}): {each['reason']}")
     lines.append(f"  unfinished calls: {about['unfinished_calls']}")
+    log = daemon_log(logs_folder(), found.place.name)
+    if log.exists():  # otherwise it has other folders than this process
+        lines.append(f"  log: {log}")
     lines += [
         f"  session: {each['client'] or 'not initialized'} in {each['cwd']} (process {each['pid']}, since "
         f"{_time(each['since'])})"

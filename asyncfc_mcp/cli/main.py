@@ -107,6 +107,10 @@ def serve(
         children = start_ahead(at_once if few else (), reaper)
         from asyncfc_mcp.transports.stdio import serve_stdio
 
+        if os.isatty(0):
+            from asyncfc_mcp.thin.main import BY_HAND
+
+            click.echo(f"asyncfc-mcp: {BY_HAND}", err=True)
         settle_memory()
         bridge = partial(make_bridge, config, verbose=verbose, reaper=reaper, children=children)
         run(lambda: with_upkeep(lambda: serve_stdio(bridge()), config))

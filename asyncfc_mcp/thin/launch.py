@@ -50,8 +50,8 @@ GREETING_S: Final = 10.0
 """Bound on the daemon's answer to a greeting. A daemon that is busy for longer is as good as none."""
 SHORTEST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.5
-MOST_LOG_BYTES: Final = 4 << 20
-"""Size from which the log of a daemon is begun anew at its start."""
+MOST_LOG_BYTES: Final = 8 << 20
+"""Size from which the log of a daemon is begun anew at its start. Daemons keep it smaller, unless they fail before."""
 
 
 class Unusable(Exception):
@@ -111,7 +111,8 @@ class Launcher:
         self.program = self._own = own_program()
         self.wait: Callable[[int | None, float], bool] = _wait
         name = daemon_name(self._words, environ, self._cwd)
-        self.log = os.path.join(log_folder(environ), "daemons", f"{name}.log")
+        self.log = os.path.join(log_folder(environ), f"daemon-{name}.log")
+        """Where the daemon logs (`housekeeping.log_folder.daemon_log`)."""
         given = environ.get("CLAUDE_CODE_SESSION_ID")
         self._conversation = f"claude-code:{given}" if given else os.urandom(16).hex()
         try:
@@ -235,7 +236,7 @@ class Launcher:
         reading, writing = os.pipe()
         try:
             try:
-                log = _open_log(self.log)
+                log = open_log(self.log)
             except OSError as exc:
                 raise Unusable(f"{self.log}: {exc.strerror or exc}") from None
             try:
@@ -349,8 +350,17 @@ def log_folder(environ: Mapping[str, str]) -> str:
     return os.path.join(state if state.strip() else os.path.join(home, ".local", "state"), "asyncfc-mcp", "log")
 
 
-def _open_log(path: str) -> int:
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+def open_log(path: str) -> int:
+    """Open the log of a daemon, and create its folder where it is missing.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    mask = os.umask(0o077)  # the mode of `makedirs` is not that of missing parents
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    finally:
+        os.umask(mask)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     if os.fstat(log).st_size > MOST_LOG_BYTES:
         os.ftruncate(log, 0)

@@ -15,6 +15,8 @@ from asyncfc_mcp.thin.launch import FIRST_JOIN_S, Launcher, Source, Unusable
 OPTION: Final = "--shared"
 CHAIN_VARIABLE: Final = "ASYNCFC_CHAIN"
 """As in `config.environment`: set inside of a bridge."""
+BY_HAND: Final = "waits for an MCP client on standard input; hosts start this command themselves (Ctrl-C ends it)"
+"""Shown where standard input is a terminal."""
 
 
 def session_of(arguments: Sequence[str]) -> tuple[Source, bool] | None:
@@ -67,6 +69,8 @@ def run(source: Source, *, verbose: bool) -> None:
         about = joined.about
         say(f"joined the daemon {about.get('pid')} (version {about.get('version')}) at {launcher.place.socket}")
         say(f"its log: {launcher.log}")
+    if os.isatty(0):
+        say(BY_HAND)
     # Nothing here needs an orderly end: the daemon sees the end of the connection.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

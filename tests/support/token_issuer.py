@@ -89,7 +89,7 @@ class TokenIssuer:
         """As `documents.fetch_document`."""
         self.fetched.append(url)
         if self.down:
-            raise FetchFailed(url, "cannot be fetched (ConnectError)")
+            raise FetchFailed(url, "cannot be reached (connection refused)")
         document = self.document(url)
         if document is None:
             raise FetchFailed(url, "answered HTTP 404", missing=True)

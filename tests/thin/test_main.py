@@ -8,7 +8,8 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from asyncfc_mcp.thin.launch import Source, log_folder
+from asyncfc_mcp.housekeeping.log_folder import daemon_log
+from asyncfc_mcp.thin.launch import Launcher, Source, log_folder, open_log
 from asyncfc_mcp.thin.main import session_of
 
 posix = pytest.mark.skipif(os.name != "posix", reason="there is no daemon on Windows")
@@ -44,6 +45,17 @@ def test_a_session_is_recognised(words: str, source: Source):
 def test_other_command_lines_are_left_to_the_full_parser(words: str):
     """Which has the same option, and says what is wrong."""
     assert session_of(words.split()) is None
+
+
+@posix
+def test_what_a_session_creates_for_the_log_is_the_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It may be the first that needs these folders."""
+    state, config = tmp_path / "state", tmp_path / "mcp.json"
+    monkeypatch.setenv("ASYNCFC_LOG_DIR", str(state / "log"))
+    launcher = Launcher(Source(str(config), None, ()), {**os.environ, "ASYNCFC_RUNTIME_DIR": "/tmp/r"})
+    assert Path(launcher.log) == daemon_log(state / "log", launcher.place.name)
+    os.close(open_log(launcher.log))
+    assert [each.stat().st_mode & 0o077 for each in (state, state / "log", Path(launcher.log))] == [0, 0, 0]
 
 
 @posix

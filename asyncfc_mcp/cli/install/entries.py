@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import PurePath
 from typing import Any, Final, cast
 
-from asyncfc_mcp.config.formats import HOST_KEYS, canonical
+from asyncfc_mcp.config.formats import HOST_KEYS, canonical, transport
 from asyncfc_mcp.config.mcp_remote import url_entry
 
 PROGRAM: Final = "asyncfc-mcp"
@@ -103,6 +103,29 @@ def taken_over(host: str, name: str, entry: Any, *, direct: bool = False) -> dic
             if key in moved:
                 moved[key] = _rewritten(moved[key], r"\$([A-Za-z_][A-Za-z0-9_]*)")
     return _direct(moved) if direct else moved
+
+
+def same_server(entry: Any, configured: Any) -> bool:
+    """Return whether an entry of a host is the server that the bridge's configuration has, in whatever spelling.
+
+    Settings of the bridge on the configured entry make no difference if the host's has none.
+    """
+    if not isinstance(entry, dict) or not isinstance(configured, dict):
+        return False
+    one, other = _meaning(cast("dict[str, Any]", entry)), _meaning(cast("dict[str, Any]", configured))
+    if "asyncfc" not in one:
+        other.pop("asyncfc", None)
+    return one == other
+
+
+def _meaning(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry without what makes no difference."""
+    read = canonical(entry, _ignore)
+    kind: Any = read.get("type")
+    if isinstance(kind, str) and transport(kind) == ("stdio" if "command" in read else "remote"):
+        del read["type"]
+    said: dict[str, Any] = {"args": [], "env": {}, "headers": {}, "disabled": False, "enabled": True}
+    return {key: item for key, item in read.items() if key not in said or item != said[key]}
 
 
 def _direct(entry: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any, cast
 
 from asyncfc_mcp.cli.install.documents import Document
-from asyncfc_mcp.cli.install.entries import Kept, is_bridge, taken_over
+from asyncfc_mcp.cli.install.entries import Kept, is_bridge, same_server, taken_over
 from asyncfc_mcp.cli.install.files import check_writable, snapshot
 from asyncfc_mcp.cli.install.hosts import HOSTS, Machine
 from asyncfc_mcp.cli.install.installing import SameFile, config_table
@@ -63,7 +63,7 @@ def plan_import(source: Path, config_file: Path, machine: Machine, *, direct: bo
         if there is None:
             document.insert(table, name, moved)
             added.append(name)
-        elif there != moved:
+        elif not same_server(moved, there):
             notes.append(f"{name!r} was left out: {config.path} has another server of that name.")
     if not added:
         return Plan(f"{config.path} already has every server of {source} that it can have.", notes=tuple(notes))

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, cast
 
 from asyncfc_mcp.cli.install.documents import Document
 from asyncfc_mcp.cli.install.edits import Path as KeyPath
-from asyncfc_mcp.cli.install.entries import PROGRAM, Kept, config_of, is_bridge, taken_over
+from asyncfc_mcp.cli.install.entries import PROGRAM, Kept, config_of, is_bridge, same_server, taken_over
 from asyncfc_mcp.cli.install.files import Snapshot, check_writable, snapshot
 from asyncfc_mcp.cli.install.hosts import Entry, Host, HostMissing, Machine, Scope, opencode_2
 from asyncfc_mcp.cli.install.plans import Command, FileEdit, Plan
@@ -369,7 +369,7 @@ class _Moving:
             original = self._document.table(self._table)[name]
             there = self._config.table(self._config_table)
             as_name = _free_name(name, self._request.host.key, entry, there)
-            added = None if there.get(as_name) == entry else entry
+            added = None if same_server(entry, there.get(as_name)) else entry
             if added is not None:
                 self._config.insert(self._config_table, as_name, entry)
             if as_name != name:
@@ -405,4 +405,4 @@ def _is_disabled(entry: Any) -> bool:
 def _free_name(name: str, host: str, entry: Any, there: dict[str, Any]) -> str:
     """Return a name under which the configuration has no other server."""
     names = (name, f"{name}-{host}", *(f"{name}-{host}-{number}" for number in range(2, 1000)))
-    return next(each for each in names if each not in there or there[each] == entry)
+    return next(each for each in names if each not in there or same_server(entry, there[each]))

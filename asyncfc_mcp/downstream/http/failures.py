@@ -115,7 +115,7 @@ def _why_unreachable(exc: BaseException, where: str) -> str:
                 hint = "; is it an http:// URL?" if cause.reason == "WRONG_VERSION_NUMBER" else ""
                 return f"no TLS connection to {where} ({name or 'handshake failed'}{hint})"
             case socket.gaierror():
-                return f"the host name {where.rpartition(':')[0]} was not found"
+                return f"the host name {where.rpartition(':')[0]} was not found (no network, or a wrong URL)"
             case _:
                 pass
     for cause in causes:

@@ -298,6 +298,24 @@ def test_servers_of_two_hosts_share_one_configuration(home: Home, run: Run) -> N
     assert after == before
 
 
+@pytest.mark.parametrize(
+    ("entry", "configured"),
+    [
+        ({"type": "stdio", "command": "a", "args": [], "env": {}}, {"command": "a"}),
+        ({"command": "a"}, {"type": "local", "cmd": "a", "disabled": False}),
+        ({"command": "a"}, {"command": "a", "asyncfc": {"share": "session"}}),
+        ({"httpUrl": "http://x/mcp", "headers": {}}, {"url": "http://x/mcp"}),
+    ],
+)
+def test_the_same_server_in_another_spelling_is_there_once(entry: object, configured: object, home: Home, run: Run):
+    """Hosts' own commands write keys that make no difference."""
+    home.config.parent.mkdir(parents=True)
+    home.config.write_text(before := json.dumps({"mcpServers": {"a": configured}}))
+    home.add("cursor", json.dumps({"mcpServers": {"a": entry}}))
+    run("install", "cursor", "--wrap", "--yes")
+    assert home.config.read_text() == before
+
+
 def test_a_server_that_the_host_has_again_is_not_overwritten(home: Home, run: Run) -> None:
     """The user's newer entry wins."""
     file = home.add("cursor", json.dumps({"mcpServers": {"a": {"command": "a"}}}))

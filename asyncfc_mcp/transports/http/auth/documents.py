@@ -4,6 +4,7 @@ Owns the limits of a fetch: time, size, no redirect. Leaves which documents are 
 Imported only where tokens of an authorization server are accepted, since it loads the HTTP client.
 """
 
+import ssl
 from typing import Final
 
 import anyio
@@ -13,6 +14,8 @@ from asyncfc_mcp.transports.http.auth.signing_keys import FetchFailed
 
 TIMEOUT_S: Final = 10.0
 MAX_BYTES: Final = 1 << 20
+MOST_CAUSES: Final = 100
+"""Exceptions behind one that are looked at."""
 
 
 async def fetch_document(url: str) -> bytes:
@@ -41,4 +44,25 @@ async def fetch_document(url: str) -> bytes:
     except TimeoutError:
         raise FetchFailed(url, f"did not answer within {TIMEOUT_S:g} s") from None
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as exc:
-        raise FetchFailed(url, f"cannot be fetched ({type(exc).__name__})") from None
+        raise FetchFailed(url, f"cannot be reached ({_reason(exc)})") from None
+
+
+def _reason(exc: BaseException) -> str:
+    """Return why a request failed, without texts of the HTTP library, which may quote URLs."""
+    todo: list[BaseException | None] = [exc]
+    for each in todo:  # as it grows
+        match each:
+            case None:
+                continue
+            case ssl.SSLCertVerificationError():
+                return f"its TLS certificate was not accepted: {each.verify_message}"
+            case OSError(errno=int(), strerror=str(reason)):
+                return reason.lower()
+            case BaseExceptionGroup():
+                todo += each.exceptions
+            case _:
+                pass
+        todo += [each.__cause__, each.__context__]
+        if len(todo) > MOST_CAUSES:
+            break
+    return type(exc).__name__
