@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
+from asyncfc_mcp.config.caller_headers import uses_callers
 from asyncfc_mcp.config.settings import (
     ANY_OWNER,
     EMBEDDED,
@@ -116,12 +117,20 @@ def lost_servers(old: BridgeConfig, new: BridgeConfig) -> tuple[UnusableServer, 
 
 def _usable_now(old: BridgeConfig, new: BridgeConfig) -> tuple[list[ServerConfig], list[str]]:
     """Return the servers that a running bridge can have, in order, and the names of those whose changes count later:
-    with a database, the replicas have agreed at their start which of them runs a server."""
-    if old.settings.engine == EMBEDDED:
-        return list(new.servers), []
+    with a database, the replicas have agreed at their start which of them runs a server; and a bridge that started
+    without servers with credentials of callers keeps none."""
     before = {server.name: server for server in old.servers}
     servers: list[ServerConfig] = []
     fixed: list[str] = []
+    if old.settings.engine == EMBEDDED:
+        takes_callers = any(map(uses_callers, old.servers))
+        for server in new.servers:
+            if takes_callers or not uses_callers(server):
+                servers.append(server)
+            else:
+                fixed.append(server.name)
+                servers += [before[server.name]] if server.name in before else []
+        return servers, fixed
     for server in new.servers:
         was = before.get(server.name)
         if ANY_OWNER == server.runs_at and (was is None or was.runs_at == ANY_OWNER):

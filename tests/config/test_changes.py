@@ -119,6 +119,17 @@ def test_servers_of_one_replica_at_a_time_change_at_the_next_start():
     assert gone.applied(old).servers == (url, file)
 
 
+def test_the_first_server_with_credentials_of_callers_counts_at_the_next_start():
+    """Others follow it at once. One that gets such credentials only now stays as it was."""
+    plain = ServerConfig("p", HttpSpec("http://a/"))
+    caller = ServerConfig("p", HttpSpec("http://a/", caller_headers={"X-Key": "${caller:x-key}"}))
+    another = replace(caller, name="q")
+    found = changes(BridgeConfig((plain,)), BridgeConfig((caller, another)))
+    assert found.needs_restart == ("server p", "server q")
+    assert found.applied(BridgeConfig((plain,))).servers == (plain,)
+    assert changes(BridgeConfig((caller,)), BridgeConfig((caller, another))).added == (another,)
+
+
 def test_an_entry_that_became_invalid_is_told_from_a_new_one_that_is():
     """A slip in the entry of a running server is an error of the file; a new server is left out as at the start."""
     old = BridgeConfig((ServerConfig("a", StdioSpec("a")), ServerConfig("b", StdioSpec("b"))))
