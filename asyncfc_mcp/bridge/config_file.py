@@ -7,6 +7,7 @@ and is reported once. Leaves reading to `config`, and using a configuration to `
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -76,6 +77,8 @@ class ConfigFile:
         self._asked = WakeUp()
         self._reading = anyio.Lock()
         self._observers: list[Callable[[str], None]] = []
+        self.while_reloading: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered while a file is read again because that was asked for, or because it has changed."""
         self.problem: str | None = None
 
     def observe(self, observer: Callable[[str], None]) -> None:
@@ -99,11 +102,15 @@ class ConfigFile:
     async def reload(self) -> Reloaded:
         """Read the file, whether or not it has changed: variables, files and the keyring may have other values."""
         async with self._reading:
-            self._seen = await self._mark()
-            try:
-                return Reloaded(await self._take(await self._text()))
-            except BridgeError as exc:
-                return Reloaded(problem=self._report(exc))
+            with self.while_reloading():
+                return await self._reload()
+
+    async def _reload(self) -> Reloaded:
+        self._seen = await self._mark()
+        try:
+            return Reloaded(await self._take(await self._text()))
+        except BridgeError as exc:
+            return Reloaded(problem=self._report(exc))
 
     async def _look(self) -> None:
         """Use the file if it has changed, once it stays the same."""
@@ -121,7 +128,8 @@ class ConfigFile:
                     if (mark := await self._mark()) != self._seen:
                         continue
                     if digest(text) != self._used or self.problem is not None:
-                        await self._take(text)
+                        with self.while_reloading():
+                            await self._take(text)
                     return
                 except BridgeError as exc:
                     failure = exc

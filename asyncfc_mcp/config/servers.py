@@ -100,6 +100,11 @@ class ServerReader:
             self._check.warn(f"{path}.asyncfc.env_inherit", "no effect: no process is started for a URL")
         if "idle_s" in own and own.get("start", top.get("start")) == "eager":
             self._check.warn(f"{path}.asyncfc.idle_s", 'no effect: a server with "start": "eager" is not ended')
+        if isinstance(spec, HttpSpec) and spec.caller_headers:
+            for key in ("start", "idle_s"):
+                if own.get(key) not in (None, "auto"):
+                    problem = "no effect: with ${caller:…}, it is connected while a caller uses it, for each caller"
+                    self._check.warn(f"{path}.asyncfc.{key}", problem)
         limit = own.get("max_concurrency", top.get("max_concurrency"))
         inherited = {key: item for key, item in top.items() if key not in NOT_AT_TOP}
         of_host = {key: entry[key] for key in ("timeout_s",) if key in entry}

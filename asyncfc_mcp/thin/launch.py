@@ -217,6 +217,8 @@ class Launcher:
                 return False
             except OSError as exc:
                 raise Unusable(f"{self.place.starting}: {exc.strerror or exc}") from None
+            if not _is_at(lock, self.place.starting):
+                return False
             if _listens(self.place):
                 return True
             # A daemon that is ending has it still: another one could not start.
@@ -279,6 +281,15 @@ def _listens(place: Place) -> bool:
     except (OSError, PlaceUnsafe):
         return False
     return True
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    """Return whether an open file is still the one with this path: a lock on one that was removed locks nobody out.
+    The same as `private_files.is_at`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def _is_locked(path: str) -> bool:

@@ -9,8 +9,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, MutableMapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import anyio
@@ -67,6 +67,7 @@ class Service:
         self._watchdog_s = watchdog_s
         self._sockets = sockets
         self._status = ""
+        self._stopping = False
 
     @classmethod
     def take(cls, environ: MutableMapping[str, str]) -> "Service":
@@ -98,12 +99,20 @@ class Service:
     # --- states --------------------------------------------------------------------------------------------------
 
     def ready(self) -> None:
-        """Report the end of the start, or of a reload."""
+        """Report the end of the start."""
         self._send("READY=1")
 
-    def reloading(self) -> None:
-        """Report the beginning of a reload; `ready` reports its end."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+    @contextmanager
+    def reloading(self) -> Generator[None]:
+        """Report a reload while the block runs. The manager wants to hear of both ends of one that it has asked for
+        (`Type=notify-reload`)."""
+        if not self._stopping:
+            self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        try:
+            yield
+        finally:
+            if not self._stopping:
+                self._send("READY=1")
 
     def stopping(self, within_s: float) -> None:
         """Report the beginning of the end.
@@ -111,6 +120,7 @@ class Service:
         Args:
             within_s: time that it may take, whatever the unit allows.
         """
+        self._stopping = True
         self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within_s * 1e6)}")
 
     def status(self, text: str) -> None:

@@ -82,6 +82,10 @@ def test_settings_without_effect_are_named():
         "asyncfc": {"engine": "postgresql://x", "secret": "0123456789abcdef"},
     }
     assert any("asyncfc.start" in warning and "no effect" in warning for warning in parse(file).warnings)
+    own = {"start": "lazy", "idle_s": 5}
+    file = {"mcpServers": {"s": {"url": "https://s.test", "headers": {"X": "${caller:x}"}, "asyncfc": own}}}
+    for key in own:
+        assert any(f"asyncfc.{key}: no effect" in warning for warning in parse(file).warnings)
 
 
 @asynccontextmanager

@@ -294,12 +294,14 @@ def test_a_newer_version_takes_over_at_a_quiet_moment(stage: Stage):
             assert {"draining": {"program": [str(newer)]}} in each.control
 
 
-def test_a_socket_that_was_removed_is_made_again(stage: Stage):
-    """Temporary folders are cleaned up by some systems."""
+def test_files_that_were_removed_are_made_again(stage: Stage):
+    """Temporary folders are cleaned up by some systems. There is no second daemon after that."""
     with daemon(stage, {"toy": toy(stage)}) as running:
         before = running.join("before")
-        running.socket_path.unlink()
+        for path in running.folder.iterdir():
+            path.unlink()
         eventually(running.socket_path.exists, "the socket is there again", seconds=60)
+        assert start(stage, running.folder, running.source).wait() == 0
         assert running.join("after").request("ping") == before.request("ping") == {}
 
 

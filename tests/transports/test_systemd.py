@@ -70,14 +70,18 @@ def test_states_reach_the_manager(manager: Manager):
     service.ready()
     for text in ("1 of\n2", "1 of 2", "2 of 2"):
         service.status(text)
-    service.reloading()
-    service.stopping(1.5)
+    with service.reloading():
+        pass
+    with service.reloading():
+        service.stopping(1.5)
     messages = manager.messages()
     assert messages[:3] == ["READY=1", "STATUS=1 of 2", "STATUS=2 of 2"]
     reloading = dict(line.split("=") for line in messages[3].splitlines())
     assert reloading.keys() == {"RELOADING", "MONOTONIC_USEC"}
     assert int(reloading["MONOTONIC_USEC"]) > 0
-    assert messages[4:] == ["STOPPING=1\nEXTEND_TIMEOUT_USEC=1500000"]
+    assert messages[4] == "READY=1"
+    assert messages[5].startswith("RELOADING=1\n")
+    assert messages[6:] == ["STOPPING=1\nEXTEND_TIMEOUT_USEC=1500000"]
 
 
 def test_a_watchdog_gets_signs_of_life_in_time(tmp_path: Path):
@@ -171,9 +175,15 @@ def test_a_bridge_is_ready_reports_its_servers_and_stops_as_a_service(stage: Sta
             assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID"} & toy.environ().keys()
             assert port not in {each.laddr.port for each in toy.net_connections() if each.laddr}
         client.close()
+        ready = manager.messages().count("READY=1")
+        bridge.process.send_signal(signal.SIGHUP)
+        eventually(lambda: manager.messages().count("READY=1") > ready, "the configuration was read again")
+        assert [line for line in manager.seen if line.startswith("RELOADING=1\nMONOTONIC_USEC=")]
+        config.write_text(config.read_text().replace('"drain_s": 5', '"drain_s": 6'))
+        eventually(lambda: manager.messages().count("READY=1") > ready + 1, "the change was used")
         bridge.process.send_signal(signal.SIGTERM)
         assert bridge.process.wait(PATIENCE) == 0
-        assert "STOPPING=1\nEXTEND_TIMEOUT_USEC=35000000" in manager.messages()
+        assert "STOPPING=1\nEXTEND_TIMEOUT_USEC=36000000" in manager.messages()
         assert "WATCHDOG=1" in manager.seen
         assert manager.seen.index("READY=1") < manager.seen.index("WATCHDOG=1")
 

@@ -204,13 +204,15 @@ async def serve_http(
                     tg.start_soon(renewing)
                 listening(options.base(port))
                 service.ready()
+                if bridge.config_file is not None:
+                    bridge.config_file.while_reloading = service.reloading
                 tg.start_soon(service.run, partial(_status, bridge, options.base(port)))
                 server = HttpServer(config)
 
                 async def stop_when_terminated() -> None:
                     await terminated.wait()
                     readiness.stopping = True
-                    service.stopping(settings.drain_s + STOP_S)
+                    service.stopping(bridge.settings.drain_s + STOP_S)
                     if streamable_http is not None:
                         streamable_http.refuse_new()
                     nothing = anyio.lowlevel.checkpoint

@@ -23,7 +23,7 @@ from asyncfc_mcp.config.environment import CHAIN_VARIABLE
 from asyncfc_mcp.thin.place import PlaceUnsafe
 from asyncfc_mcp.transports.lifecycle import stop_on_signals, warn_of_unordered_tools
 from asyncfc_mcp.transports.local.first_line import Command, Join, Refused
-from asyncfc_mcp.transports.local.listening import Listening
+from asyncfc_mcp.transports.local.listening import Listening, Replaced
 from asyncfc_mcp.transports.local.program import ProgramFiles, is_newer, version_of
 from asyncfc_mcp.transports.local.sessions import Sessions
 from asyncfc_mcp.upstream.server import Upstream
@@ -39,7 +39,7 @@ SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.05, 15.0
 FILES_S: Final = 20.0
 """Interval between two looks at the files of the program."""
 SOCKET_S: Final = 5.0
-"""Interval between two looks at the daemon's socket."""
+"""Interval between two looks at the daemon's lock and socket."""
 QUIET_S: Final = 600.0
 """Longest wait for a moment without unfinished calls before sessions are handed over to a newer version."""
 QUIET_POLL_S: Final = 0.5
@@ -189,14 +189,16 @@ class Daemon:
                 await self._upgrade("its program was replaced", self._identity.program)
 
     async def _watch_socket(self) -> None:
-        """Listen again if the socket was removed."""
+        """Make the lock and the socket again if they were removed. End where another daemon was faster."""
         while True:
             await anyio.sleep(SOCKET_S)
             try:
-                if self._listening.renew():
-                    logger.warning("the daemon's socket was removed; it listens again")
+                if await self._listening.renew():
+                    logger.warning("the daemon's lock or socket was removed; it listens again")
+            except Replaced:
+                return self._end("its lock was removed, and another daemon has taken its place")
             except (OSError, PlaceUnsafe) as exc:
-                logger.warning("the daemon's socket was removed, and cannot be made again: %s", exc)
+                logger.warning("the daemon's lock or socket was removed, and cannot be made again: %s", exc)
 
     def _on_join(self, join: Join) -> None:
         """

@@ -1,8 +1,8 @@
 """The daemon's files: its lock, its socket, and what it says of itself.
 
 Owns that there is one daemon of a name, and that the socket is its own. The lock decides, for as long as the process
-lives; a socket without it is a remainder of a daemon that was killed, and is replaced. Leaves connections to
-`connections`.
+lives, and only while its file is found by its name; a socket without it is a remainder of a daemon that was killed, and
+is replaced. Leaves connections to `sessions`.
 """
 
 import json
@@ -24,6 +24,10 @@ LOCK_PAUSE_S: Final = 0.05
 BACKLOG: Final = 1024
 ANSWER_S: Final = 1.0
 """Time limit for another daemon to accept a connection, where the lock file is not its own any more."""
+
+
+class Replaced(Exception):
+    """Another daemon has taken the lock, whose file was removed: this one has to end."""
 
 
 class Listening:
@@ -87,14 +91,24 @@ class Listening:
             with suppress(OSError):
                 os.utime(path)
 
-    def renew(self) -> bool:
-        """Make the socket again if it was removed, and return whether it was.
+    async def renew(self) -> bool:
+        """Make the lock and the socket again if they were removed, and return whether they were.
 
         Raises:
-            PlaceUnsafe, OSError: it cannot be made.
+            Replaced: another daemon has the lock by now.
+            PlaceUnsafe, OSError: they cannot be made.
         """
-        if self.closed or self._is_own_socket():
+        if self.closed:
             return False
+        removed = not is_at(self._lock, Path(self.place.lock))
+        if removed:
+            lock = await _take_lock(self.place)
+            if lock is None:
+                raise Replaced
+            os.close(self._lock)
+            self._lock = lock
+        if self.closed or self._is_own_socket():
+            return removed
         make_folder(self.place.folder)
         self._bind()
         self._write_about()
@@ -129,19 +143,34 @@ async def take(place: Place) -> Listening | None:
         PlaceUnsafe: the folder or the files are not this user's alone.
         OSError: the lock file cannot be made.
     """
+    lock = await _take_lock(place)
+    if lock is None:
+        return None
+    if _answers(place):  # its lock file was removed, and it will notice
+        os.close(lock)
+        return None
+    return Listening(place, lock)
+
+
+async def _take_lock(place: Place) -> int | None:
+    """Return the descriptor of the locked file; None if another daemon has it.
+
+    Raises:
+        PlaceUnsafe, OSError: see `take`.
+    """
     make_folder(place.folder)
+    path = Path(place.lock)
     for attempt in range(LOCK_ATTEMPTS):
         if attempt:
             await anyio.sleep(LOCK_PAUSE_S)
-        lock = open_private(Path(place.lock), os.O_RDWR | os.O_CREAT)
+        lock = open_private(path, os.O_RDWR | os.O_CREAT)
+        taken = False
         try:
-            if try_lock(lock) and is_at(lock, Path(place.lock)):
-                if _answers(place):  # its lock file was removed
-                    break
-                kept, lock = lock, -1
-                return Listening(place, kept)
+            taken = try_lock(lock) and is_at(lock, path)
+            if taken:
+                return lock
         finally:
-            if lock >= 0:
+            if not taken:
                 os.close(lock)
     return None
 
