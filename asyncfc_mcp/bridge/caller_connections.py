@@ -101,7 +101,7 @@ class CallerConnections:
         self._callers: dict[str, Connected] = {}
         """By key, least recently used first."""
         self._joined = Signal()
-        """Notified when a session has got its instances."""
+        """Notified when connections were opened."""
         self._tasks: anyio.abc.TaskGroup | None = None
         self._observers: list[Callable[[Connected, frozenset[str]], None]] = []
         self.log_level: str | None = None
@@ -113,6 +113,8 @@ class CallerConnections:
             async with anyio.create_task_group() as self._tasks:
                 task_status.started()
                 while True:
+                    if all(each.session is not None for each in self._callers.values()):
+                        await self._joined.wait()  # those of sessions end with these
                     await anyio.sleep(SWEEP_S)
                     now = anyio.current_time()
                     for key, each in list(self._callers.items()):

@@ -16,7 +16,7 @@ from asyncfc_mcp.bridge.servers import Servers
 from asyncfc_mcp.downstream.downstream import Downstream
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
+@dataclass(slots=True, eq=False)
 class Connected:
     """The connections of one caller, and their use."""
 
@@ -34,6 +34,8 @@ class Connected:
     unfinished: set[str] = field(default_factory=set[str])
     """Keys of futures whose calls need the connections."""
     cancel_scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    views: object = field(default=None, repr=False)
+    """What `views` knows of them. It refers to them, so that nothing that outlives them may have it."""
 
     def use(self, headers: Mapping[str, str], now: float) -> None:
         """Take note of a request, whose credentials count from now on, also for calls that are waiting."""

@@ -61,7 +61,7 @@ class ServerDemand:
     ) -> None:
         self._server, self._engine, self._profile, self._cache = server, engine, profile, cache
         self._credentials = credentials
-        self.listing_is_old = cache.is_old(server)
+        self.listing_age_s = cache.age_s(server)
 
     @property
     def idle_limit_s(self) -> float | None:

@@ -8,7 +8,7 @@ for listings to `directory`.
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import ClassVar, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from asyncfc_mcp.bridge.call_rules import CallRules, call_rules
 from asyncfc_mcp.bridge.caller_connections import CallerConnections
@@ -182,12 +182,13 @@ class Views:
         self.everything = View(directory)
         """All that principals share."""
         self._common = _Part(self.everything)
-        self._of_callers: WeakKeyDictionary[Connected, _Part] = WeakKeyDictionary()
+        self._of_callers: WeakSet[_Part] = WeakSet()
+        """Those of connections, which keep them."""
 
     def configure(self, rules: AccessRules | None) -> None:
         """Apply another setting `access` from now on, to open connections, too."""
         self._rules = rules
-        for part in (self._common, *self._of_callers.values()):
+        for part in (self._common, *self._of_callers):
             part.forget()
 
     def of(self, principal: Principal) -> View:
@@ -210,9 +211,10 @@ class Views:
     def _part(self, connected: Connected | None) -> "_Part":
         if connected is None:
             return self._common
-        part = self._of_callers.get(connected)
-        if part is None:
-            part = self._of_callers[connected] = _Part(View(connected.directory, connected))
+        part = connected.views
+        if not isinstance(part, _Part):
+            part = connected.views = _Part(View(connected.directory, connected))
+            self._of_callers.add(part)
         return part
 
 

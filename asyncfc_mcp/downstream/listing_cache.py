@@ -9,6 +9,7 @@ beside them. Owns the files and their names; the format of listings is `snapshot
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -31,8 +32,8 @@ logger = logging.getLogger(__name__)
 SHAPES: Final = ".shapes.json"
 THREAD_BYTES: Final = 1_000_000
 """Larger files are written in a thread."""
-OLD_S: Final = 86_400.0
-"""Age of listings from which they are read again although nothing else needs their server."""
+CLOCK_STEP_S: Final = 1.0
+"""Listings that are newer than this moment by more than that were written while the clock was wrong."""
 MOST_SHAPE_BYTES: Final = 500_000
 """Size of a server's file of shapes; those of the tools that were used longest ago are left out."""
 
@@ -69,13 +70,14 @@ class ListingCache:
         mark_used(path)
         return found
 
-    def is_old(self, config: ServerConfig) -> bool:
-        """Return whether a server has not listed anything for `OLD_S`, as far as is known."""
+    def age_s(self, config: ServerConfig) -> float:
+        """Return the seconds since a server has listed what is cached; infinite if that is not known."""
         path = self._path(config)
         try:
-            return path is None or not 0 <= time.time() - path.stat().st_mtime + 1 < OLD_S
+            age = math.inf if path is None else time.time() - path.stat().st_mtime
         except OSError:
-            return True
+            return math.inf
+        return max(age, 0.0) if age > -CLOCK_STEP_S else math.inf
 
     def confirm(self, config: ServerConfig) -> None:
         """Record that a server lists now what is cached."""

@@ -5,6 +5,7 @@ supervisor's; which servers run on demand, and what keeps one running besides re
 """
 
 import logging
+import random
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final, Protocol
@@ -22,6 +23,11 @@ logger = logging.getLogger(__name__)
 
 UNUSED_S: Final = 60.0
 """Time without a request after which a server sleeps again that was started for its listings only."""
+OLD_S: Final = 86_400.0
+"""Age of listings from which they are read again although nothing else needs their server."""
+SPREAD_S: Final = 7200.0
+"""Longest time by which that is put off, at random: servers that have listed at the same time need not start again at
+the same time."""
 RECHECK_S: Final = 300.0
 """Interval between two looks at a server without an idle limit: its effect profile or its settings may give it one."""
 
@@ -30,8 +36,9 @@ class Demand(Protocol):
     """Decides about one server that runs on demand."""
 
     @property
-    def listing_is_old(self) -> bool:
-        """True if the listings known from an earlier run have to be read again soon after the start of the bridge."""
+    def listing_age_s(self) -> float:
+        """Seconds between the time at which the server has listed what is known from an earlier run, and the start of
+        this one; infinite if that is not known."""
         ...
 
     @property
@@ -119,26 +126,40 @@ class OnDemand:
     ) -> None:
         self._supervisor, self._listings, self._subscriptions = supervisor, listings, subscriptions
         self._usage, self._starts, self._demand = usage, starts, demand
+        self._old_at: float | None = None
+        """Time from which the listings have to be read again; None before the first run."""
 
     async def run(self) -> None:
         """Put the server to sleep whenever it is not needed, until cancelled."""
         async with anyio.create_task_group() as tg:
             if self._subscriptions.has_resources:
                 self._supervisor.wake()  # it takes the place of a connection that had them
-            elif self._supervisor.status is Status.SLEEPING and self._demand.listing_is_old:
-                tg.start_soon(self._refresh)
+            if self._old_at is None:
+                left = OLD_S - self._demand.listing_age_s
+                self._old_at = anyio.current_time() + left + (_spread() if left > 0 else 0)
+            tg.start_soon(self._refresh)
             while True:
                 while self._supervisor.status is not Status.READY:
                     await self._supervisor.changed.wait()
                 await self._listings.wait_available(LISTINGS)
                 if self._supervisor.status is Status.READY and not any(self._listings.problems.values()):
+                    self._old_at = anyio.current_time() + OLD_S + _spread()
                     self._demand.on_listed()
                 await self._watch()
 
     async def _refresh(self) -> None:
-        """Start the server for its listings, once the client has been answered from those that are known."""
+        """Start the server for its listings whenever they are old, but not before the client has been answered from
+        those that are known."""
         await self._starts.wait_for_client_answered()
-        self._supervisor.wake()
+        while True:
+            assert self._old_at is not None, "it runs"
+            left = self._old_at - anyio.current_time()
+            asleep = self._supervisor.status is Status.SLEEPING
+            if asleep and left <= 0:
+                self._old_at = anyio.current_time() + OLD_S + _spread()  # also if it lists nothing
+                self._supervisor.wake()
+            with anyio.move_on_after(left if asleep and left > 0 else None):
+                await self._supervisor.changed.wait()
 
     async def _watch(self) -> None:
         """Return when the server sleeps, or does not run any more."""
@@ -165,6 +186,10 @@ class OnDemand:
             or (connection is not None and bool(connection.peer.causes()))  # requests that were given up
             or self._demand.has_calls()
         )
+
+
+def _spread() -> float:
+    return random.uniform(0, SPREAD_S)
 
 
 def idle_limit_s(*, used: bool, limit_s: float | None) -> float | None:

@@ -16,8 +16,8 @@ from asyncfc_mcp.app import compose
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.config.settings import BridgeConfig, ServerConfig, Settings, StdioSpec
 from asyncfc_mcp.downstream.downstream import Downstream
-from asyncfc_mcp.downstream.listing_cache import OLD_S, ListingCache
-from asyncfc_mcp.downstream.on_demand import UNUSED_S
+from asyncfc_mcp.downstream.listing_cache import ListingCache
+from asyncfc_mcp.downstream.on_demand import OLD_S, UNUSED_S
 from asyncfc_mcp.downstream.supervisor import Status
 from asyncfc_mcp.errors import NotSignedIn, SignInNeeded
 from tests.support.inprocess_server import Process, Toy, spawning
@@ -170,7 +170,7 @@ async def test_old_listings_are_read_again_after_the_client_was_answered(tmp_pat
     bench.age(OLD_S - 100)
     async with bench.open() as bridge:
         bridge.directory.hand_out()
-        await anyio.sleep(1000)
+        await anyio.sleep(90)
         assert bench.starts == 1, "the listings were read in this run, and count as new"
 
 

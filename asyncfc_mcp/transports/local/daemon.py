@@ -20,6 +20,7 @@ from asyncfc_mcp import __version__
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.server_requests import ALL_CLIENT_CAPABILITIES
 from asyncfc_mcp.config.environment import CHAIN_VARIABLE
+from asyncfc_mcp.signals import WakeUp
 from asyncfc_mcp.thin.place import PlaceUnsafe
 from asyncfc_mcp.transports.lifecycle import stop_on_signals, warn_of_unordered_tools
 from asyncfc_mcp.transports.local.first_line import Command, Join, Refused
@@ -96,6 +97,7 @@ class Daemon:
         self._serving = False
         self._newer: tuple[str, ...] | None = None
         """A program of a newer version, not tried yet."""
+        self._newer_seen = WakeUp()
         self._refused: set[tuple[str, ...]] = set()
         """Programs that said they are newer, and are not."""
         self._sessions_seen = False
@@ -210,11 +212,12 @@ class Daemon:
         self._sessions_seen = True
         if self._newer is None and join.program not in self._refused and is_newer(join.version):
             self._newer = join.program
+            self._newer_seen.set()
 
     async def _watch_versions(self) -> None:
         """Hand over to a newer version that a session runs, if it is one."""
         while True:
-            await anyio.sleep(QUIET_POLL_S)
+            await self._newer_seen.wait()
             program = self._newer
             if program is None:
                 continue
