@@ -96,7 +96,7 @@ def stopped_at_the_end(env: dict[str, str]) -> Generator[None]:
 
 def daemon_pid(env: dict[str, str]) -> int:
     """The process of the only daemon of an environment."""
-    (daemon,) = json.loads(asyncfc(env, "daemon", "status", "--json"))["daemons"]
+    (daemon,) = json.loads(asyncfc(env, "daemon", "status", "--json"))
     return daemon["pid"]
 
 
