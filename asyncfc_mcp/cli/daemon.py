@@ -31,15 +31,14 @@ from asyncfc_mcp.config.caller_headers import without_callers
 from asyncfc_mcp.config.environment import CHAIN_VARIABLE
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.housekeeping.log_folder import daemon_log
-from asyncfc_mcp.quotation import for_terminal
+from asyncfc_mcp.quotation import for_terminal, one_line
+from asyncfc_mcp.thin.launch import READY_VARIABLE
 from asyncfc_mcp.thin.place import Place, PlaceUnsafe, daemon_folder, daemon_name, runtime_folder, source_words
 
 if TYPE_CHECKING:
     from asyncfc_mcp.cli.daemons import Found
     from asyncfc_mcp.transports.local.daemon import Daemon
 
-READY_VARIABLE: Final = "ASYNCFC_DAEMON_READY"
-"""Environment variable with the descriptor of a pipe, to which one line is written (see `thin.launch`)."""
 NONE_RUNS: Final = "No daemon runs."
 
 
@@ -180,10 +179,10 @@ def status(as_json: bool) -> None:
         sys.exit(1)
 
 
-@daemon.command(short_help="End the daemons; sessions start them again.")
+@daemon.command(short_help="End the daemons; open sessions start them again.")
 def stop() -> None:
-    """End the daemons. Calls that are running are finished first, within `drain_s`. A session that is open goes on with
-    a new daemon, which it starts at its next request."""
+    """End the daemons. Calls that are running are finished first, within `drain_s`. Sessions that are open start a new
+    daemon at once, and go on with it: close their hosts first if none is to run."""
     from asyncfc_mcp.cli import daemons
 
     _end("stop", "has ended", daemons.wait_for_end)
@@ -249,7 +248,7 @@ def _end(command: str, done: str, wait: Any) -> None:
             answered = True
         drain_s = float((each.status or {}).get("drain_s") or 0)
         if answered and wait(each, drain_s + daemons.END_S):
-            click.echo(f"{_title(each)} {done}.")
+            click.echo(f"{_title(each)} {done}{_starting_again(each) if command == 'stop' else ''}.")
         else:
             failed = True
             click.echo(f"{_title(each)} is still there: {each.problem or 'it does not end'}.", err=True)
@@ -257,6 +256,14 @@ def _end(command: str, done: str, wait: Any) -> None:
         click.echo(NONE_RUNS)
     if failed:
         sys.exit(1)
+
+
+def _starting_again(stopped: "Found") -> str:
+    """Return a clause about the sessions that a daemon had; empty if it had none."""
+    sessions = (stopped.status or {}).get("sessions")
+    if not isinstance(sessions, int) or sessions == 0:
+        return ""
+    return "; the open session starts it again" if sessions == 1 else f"; {sessions} open sessions start it again"
 
 
 def _found(command: str) -> "list[Found]":
@@ -290,7 +297,8 @@ def _shown(found: "Found") -> str:
         facts.append(f"since {_time(about['since'])}")
     if isinstance(memory, int):
         facts.append(size(memory))
-    lines = [f"{_title(found)} ({', '.join(facts)})", f"  configuration: {about.get('configuration', 'unknown')}"]
+    configuration = one_line(str(about.get("configuration", "unknown")))
+    lines = [f"{_title(found)} ({', '.join(facts)})", f"  configuration: {configuration}"]
     if found.status is None:
         return for_terminal("\n".join([*lines, f"  no answer: {found.problem}"]))
     if about.get("problem"):

@@ -39,6 +39,7 @@ class Found:
         status: its answer to the command; None if it did not answer.
         problem: the reason for that.
         pid: the process that listens, where the system says.
+        is_absent: nothing listened.
     """
 
     place: Place
@@ -46,6 +47,7 @@ class Found:
     status: Mapping[str, Any] | None = None
     problem: str = ""
     pid: int | None = None
+    is_absent: bool = False
 
 
 def find(environ: Mapping[str, str], command: str = "status") -> list[Found]:
@@ -57,7 +59,14 @@ def find(environ: Mapping[str, str], command: str = "status") -> list[Found]:
     found: list[Found] = []
     for place in _places(environ):
         each = Found(place, _about(place))
-        if ask(each, command) or is_locked(place):
+        deadline = time.monotonic() + ANSWER_S
+        # One that is starting, or has been replaced by another one a moment ago, answers soon.
+        while not (answered := ask(each, command)) and each.is_absent and is_locked(place):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(POLL_S)
+        if answered or is_locked(place):
+            each.about = each.about or _about(place)
             found.append(each)
     return found
 
@@ -72,7 +81,9 @@ def ask(daemon: Found, command: str) -> bool:
     try:
         sock = connect(daemon.place, ANSWER_S)
     except OSError as exc:
-        daemon.problem = "it is starting or ending" if is_absent(exc) else f"it does not accept ({exc.strerror or exc})"
+        daemon.is_absent = is_absent(exc)
+        busy = f"it does not accept ({exc.strerror or exc})"
+        daemon.problem = "it is starting or ending" if daemon.is_absent else busy
         return False
     with sock:
         daemon.pid = _listening_pid(sock)

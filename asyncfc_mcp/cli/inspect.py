@@ -144,7 +144,7 @@ def report(
             "prompts": sum(prompt.server == name for prompt in bridge.directory.catalog.prompts.values()),
             "resources": sum(server == name for server, _ in bridge.directory.catalog.resources.values()),
             "start": downstream.config.start,
-            "idle_s": idle_limit_s(downstream.config, profile),
+            "idle_s": idle_limit_s(downstream.config, profile) if downstream.config.is_lazy(daemon=True) else None,
             "share": _sharing(downstream.config, profile, known),
             "credentials": _credentials(credentials.get(name), name, downstream.status.value),
         }
@@ -363,6 +363,8 @@ def _server(console: Console, server: Mapping[str, Any], facts: Mapping[str, Any
     console.print(f"\nServer {server['name']}: {', '.join(filter(None, state))}")
     if with_reason and (text := _credentials_text(server)):
         console.print(f"Credentials: {text}")
+    if with_reason and server.get("share") is not None:
+        console.print(f"In a daemon: {_in_daemon(server)}")
     if not server["tools"]:
         return
     table = Table(title="Tools", title_justify="left", box=None, pad_edge=False)
@@ -382,6 +384,14 @@ def _server(console: Console, server: Mapping[str, Any], facts: Mapping[str, Any
         row = (tool["mode"], tool["effect"] or "-", tool["effect_from"], turns, "; ".join(notes))
         table.add_row(tool["name"], *row)
     console.print(table)
+
+
+def _in_daemon(server: Mapping[str, Any]) -> str:
+    """Return how sessions share a server, and when it starts and ends there."""
+    share = server["share"]
+    whose = "an instance for each session" if share["instances"] == "session" else "one for all sessions"
+    text = f"{whose} ({share['for']}); starts {'with it' if server['start'] == 'eager' else 'at the first call'}"
+    return text if server["idle_s"] is None else f"{text}, ends {server['idle_s']:g} s after the last one"
 
 
 def _notes(tool: Mapping[str, Any]) -> list[str]:

@@ -167,7 +167,7 @@ class OnDemand:
         while self._supervisor.status is Status.READY:
             if self._is_held():
                 self._usage.last = anyio.current_time()
-            limit = idle_limit_s(used=self._usage.used, limit_s=self._demand.idle_limit_s)
+            limit = sleeps_after_s(used=self._usage.used, limit_s=self._demand.idle_limit_s)
             pause = None if limit is None else max(self._usage.last, ready_since) + limit - anyio.current_time()
             if pause is not None and pause <= 0 and self._supervisor.sleep():
                 self._usage.used = False
@@ -192,7 +192,7 @@ def _spread() -> float:
     return random.uniform(0, SPREAD_S)
 
 
-def idle_limit_s(*, used: bool, limit_s: float | None) -> float | None:
+def sleeps_after_s(*, used: bool, limit_s: float | None) -> float | None:
     """Return the seconds without a request after which a server that nothing else keeps running is ended; None: never.
 
     Args:

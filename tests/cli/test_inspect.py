@@ -120,6 +120,23 @@ async def test_all_limits_of_a_tool_are_shown_as_they_apply():
 
 
 @on_virtual_time
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "one for all sessions (no state of a session is known); starts at the first call"),
+        ({"idle_s": 60}, "known); starts at the first call, ends 60 s after the last one"),
+        ({"start": "eager", "idle_s": 60}, "known); starts with it\n"),
+        ({"share": "session"}, 'an instance for each session ("share": "session"); starts at the first call\n'),
+    ],
+)
+async def test_the_life_of_a_server_in_a_daemon_is_among_its_details(settings: dict[str, Any], said: str):
+    async with bridge_over(toy_with(*TOOLS), server=settings) as bridge:
+        facts = inspect.report(bridge)
+    assert said in inspect.render(facts, ["toy"])
+    assert "In a daemon" not in inspect.render(facts)
+
+
+@on_virtual_time
 async def test_servers_settings_and_remarks_are_shown():
     """What was found, what was configured, and what does not fit."""
     toy = toy_with(*TOOLS)

@@ -250,6 +250,7 @@ def test_a_stop_finishes_running_calls(stage: Stage):
         eventually(lambda: running.command("status")["unfinished_calls"], "the call runs")
         stopped = stage.run("daemon", "stop", env={"ASYNCFC_RUNTIME_DIR": str(running.folder)})
         assert stopped.code == 0, stopped.stderr
+        assert "has ended; the open session starts it again." in stopped.stdout
         assert answer.result()
         assert {"draining": {"program": None}} in session.control
         eventually(lambda: not session._reader.is_alive(), "the connection has ended")

@@ -264,7 +264,8 @@ class Daemon:
             case "stop" | "restart":
                 self.restarts = command == "restart" or self.restarts
                 self._end(f"it was asked to (daemon {command})")
-                return {"pid": os.getpid(), "run": self._identity.run, "drain_s": self._bridge.settings.drain_s}
+                drain_s, sessions = self._bridge.settings.drain_s, len(self._sessions)
+                return {"pid": os.getpid(), "run": self._identity.run, "drain_s": drain_s, "sessions": sessions}
             case "reload":
                 return await self._reload()
 

@@ -51,7 +51,7 @@ NO_DESCRIPTOR_S: Final = 0.1
 """Pause after a connection that could not be accepted: the reason is mostly that there are no descriptors left."""
 
 
-class Joined:
+class LocalSession:
     """A session that has joined.
 
     Args:
@@ -136,7 +136,7 @@ class Sessions:
         self._open = 0
         self._waiting: dict[anyio.CancelScope, None] = {}
         """Connections whose first line has not arrived, the oldest first."""
-        self._sessions: dict[Joined, None] = {}
+        self._sessions: dict[LocalSession, None] = {}
         self._ended = Signal()
         self.draining = False
         """True once no session can join."""
@@ -212,7 +212,7 @@ class Sessions:
         elif not self.draining:
             joined = {"version": __version__, "pid": os.getpid(), "notes": list(self._notes())}
             await _write(sink, greeting.line(protocol=greeting.PROTOCOL, joined=joined))
-            await self._serve_session(Joined(first, descriptor, source, sink, rest))
+            await self._serve_session(LocalSession(first, descriptor, source, sink, rest))
 
     async def _first_line(self, source: FdSource, sink: FdSink) -> tuple[Join | Command, bytes] | None:
         """Return what a connection is for, and the bytes after its first line; None if it is not served."""
@@ -235,7 +235,7 @@ class Sessions:
                 del self._waiting[scope]
         return None
 
-    async def _serve_session(self, session: Joined) -> None:
+    async def _serve_session(self, session: LocalSession) -> None:
         self._sessions[session] = None
         server = LineServer(self._upstream, session.principal, session.peer, session.connection)
         try:
@@ -245,7 +245,7 @@ class Sessions:
             self._ended.notify_all()
             self._left(session.principal)
 
-    async def _last_answers(self, session: Joined) -> None:
+    async def _last_answers(self, session: LocalSession) -> None:
         """Return when a session that sends nothing more has its responses. Calls that were accepted go on after it."""
         if self._handed_over:
             return
@@ -278,7 +278,7 @@ class Sessions:
     async def _answered(self, deadline: float) -> None:
         """Return when nothing is under way between the sessions and the daemon."""
 
-        async def answered(session: Joined) -> None:
+        async def answered(session: LocalSession) -> None:
             with anyio.move_on_after(deadline - anyio.current_time()):
                 await session.held.wait()
             await session.answered()
