@@ -7,17 +7,13 @@ from tests.support.cpu_time import least_cpu_s
 
 
 @pytest.mark.parametrize(
-    "names",
-    [
-        [f"result_of_step_{number:05}" for number in range(20_000)],
-        [f"{number:05}" * 12 for number in range(20_000)],
-        ["x" * 5_000 + str(number) for number in range(20_000)],
-        [str(number) for number in range(1_000_000)],
-    ],
+    ("name", "count"),
+    [("result_of_step_{:05}", 20_000), ("{0:05}" * 12, 20_000), ("x" * 5_000 + "{}", 20_000), ("{}", 1_000_000)],
     ids=["alike", "long", "very long", "a million"],
 )
-def test_the_nearest_of_thousands_are_found_in_a_moment(names: list[str]):
+def test_the_nearest_of_thousands_are_found_in_a_moment(name: str, count: int):
     """Comparing with each took 6.6 s for 20,000."""
+    names = [name.format(number) for number in range(count)]
     assert least_cpu_s(lambda: nearest("result_of_step_00012x", names), 0.25) < 0.25
     assert least_cpu_s(lambda: nearest("x" * 100_000, names), 0.25) < 0.25
 

@@ -44,12 +44,12 @@ def test_a_slice_may_end_anywhere(monkeypatch: pytest.MonkeyPatch):
 
 
 MANY = {
-    "arrays": b"[]," * 10_000_000,
-    "objects": b"{}," * 10_000_000,
-    "numbers": b"1," * 10_000_000,
-    "texts": b'"",' * 10_000_000,
-    "texts with backslashes": rb'"\\",' * 5_000_000,
-    "nested": b"[" * 10_000_000,
+    "arrays": b"[],",
+    "objects": b"{},",
+    "numbers": b"1,",
+    "texts": b'"",',
+    "texts with backslashes": rb'"\\",',
+    "nested": b"[",
 }
 
 
@@ -57,7 +57,7 @@ MANY = {
 @pytest.mark.parametrize("parse", [parse_message, parse_from_server], ids=["client", "server"])
 def test_too_many_are_refused_at_once(many: bytes, parse: Any):
     """Parsing these took 5 to 20 s."""
-    data = b'{"jsonrpc":"2.0","id":7,"result":{"a":[' + many + b"1]}}"
+    data = b'{"jsonrpc":"2.0","id":7,"result":{"a":[' + many * 10_000_000 + b"1]}}"
     answers: list[object] = []
 
     def parse_once() -> None:
