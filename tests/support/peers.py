@@ -70,9 +70,10 @@ class Venv:
         return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
     def install(self, folder: Path) -> None:
-        """Make the environment. Raises PeerMissing."""
-        _run([sys.executable, "-m", "venv", str(folder / "venv")], folder)
-        pip = [str(folder / "venv" / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        """Make the environment, with our own pip, and compile what is used when it is used: a peer has thousands of
+        modules, of which tests need few. Raises PeerMissing."""
+        _run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], folder)
+        pip = [sys.executable, "-m", "pip", "--python", python_of(folder), "install", "--quiet", "--no-compile"]
         _run([*pip, "--disable-pip-version-check", *self.requirements], folder)
 
 
@@ -137,6 +138,9 @@ PEERS: Mapping[str, Peer] = {
     )
 }
 
+SELDOM = frozenset({"fetch", "google_adk", "langchain_models", "litellm", "npm_hosts"})
+"""Those of tests that are deselected by default."""
+
 
 def cache_folder() -> Path:
     """Where peers live."""
@@ -171,7 +175,7 @@ def provide_all(names: Iterable[str]) -> dict[str, Path | PeerMissing]:
             return error
 
     wanted = sorted(set(names))
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with ThreadPoolExecutor(max_workers=4) as pool:
         return dict(zip(wanted, pool.map(attempt, wanted), strict=True))
 
 
@@ -220,9 +224,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def main() -> int:
-    """Install every peer ahead of the tests: `python tests/support/peers.py`."""
+    """Install every peer ahead of the tests: `python tests/support/peers.py`; with `--default`, those of the tests that
+    are not deselected by default."""
+    names = PEERS.keys() - SELDOM if sys.argv[1:] == ["--default"] else PEERS.keys()
     missing = 0
-    for name, found in provide_all(PEERS).items():
+    for name, found in provide_all(names).items():
         missing += isinstance(found, PeerMissing)
         print(f"{name}: {found}")
     return 1 if missing else 0
