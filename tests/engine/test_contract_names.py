@@ -32,7 +32,7 @@ async def test_ids_count_for_each_scope(bench: OpenBench):
 
 async def test_scopes_see_nothing_of_each_other(bench: OpenBench):
     """No ID, name, fate, list, or announcement; and the same name may be in use in each."""
-    async with bench() as it:
+    async with bench(forward_wait_ms=50) as it:
         first, second = [await it.submit(scope=ALICE, name=name) for name in ("n", "m")]
         engine = it.engine
         for ref in ("f1", "f2", "n", "$m"):
