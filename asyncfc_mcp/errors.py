@@ -508,7 +508,8 @@ class ServerUnavailable(CallFailed):
 
     def __init__(self, server: str, reason: str) -> None:
         self.server, self.reason, self.how = server, reason, f"is not available ({reason})"
-        super().__init__(f"server {server!r} is not available: {reason}. The call was not sent; try again later")
+        end = "" if reason.endswith("?") else "."
+        super().__init__(f"server {server!r} is not available: {reason}{end} The call was not sent; try again later")
 
 
 class EntryBroken(BridgeError):

@@ -57,7 +57,7 @@ class SourceCommand(click.Command):
         searched = own if self.name == "inspect" else own[:at]
         source = any(arg.partition("=")[0] in ("--config", "--url") for arg in searched)
         proposal = None
-        if at is not None and not separated and not source:
+        if at is not None and not separated and not source and self._knows(own[:at]):
             proposal = self._proposal(ctx, own, at, word)
             if proposal is None and any(arg.startswith("-") for arg in own[at + 1 :]):
                 before = [*own[:at], "--"]
@@ -66,6 +66,11 @@ class SourceCommand(click.Command):
             raise click.UsageError(f"specify the server with --config, --url or `--`; did you mean: {proposal}", ctx)
         ctx.meta["names"] = source and not separated
         return super().parse_args(ctx, args)
+
+    def _knows(self, args: list[str]) -> bool:
+        """Return whether all options are this command's. Of another one, click says which is meant."""
+        known = {name for param in self.params for name in param.opts}
+        return all(arg.partition("=")[0] in known for arg in args if arg.startswith("-"))
 
     def _first_word(self, args: list[str]) -> int | None:
         """Return the index of the first word that is neither an option nor the value of one."""

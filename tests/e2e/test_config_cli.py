@@ -159,6 +159,7 @@ def test_version_and_help(stage: Stage) -> None:
         (["serve", "--port", "1", "node", "s.js", "--url", "x"], ["asyncfc-mcp serve --port 1 -- node s.js --url x"]),
         (["serve", "x", "--api-key", "hunter2"], ["asyncfc-mcp serve -- x --api-key …"]),
         (["inspect", "npx", "-y", "x"], ["asyncfc-mcp inspect -- npx -y x"]),
+        (["serve", "--confi", "servers.json"], ["No such option", "--config"]),
         (["serve", "servers.json"], ["asyncfc-mcp serve --config servers.json"]),
         (["serve", "x.json", "--transport", "http"], ["asyncfc-mcp serve --config x.json --transport http"]),
         (["inspect", "https://h/mcp"], ["asyncfc-mcp inspect --url https://h/mcp"]),

@@ -389,6 +389,11 @@ def test_content_that_is_no_list_of_blocks_keeps_its_text(content: object, text:
             "f3 rate failed: did not finish within 2 s (setting timeout_s) and was ",
         ),
         (Cancelled(sent=False), State.CANCELLED, "f3 rate cancelled: it was never sent"),
+        (
+            ServerUnavailable("s", "is it on?"),
+            State.FAILED,
+            "f3 rate failed: server 's' is not available: is it on? The ",
+        ),
         (ServerUnavailable("s", "it is off"), State.FAILED, "f3 rate failed: server 's' is not available: it is off. "),
     ],
 )
