@@ -35,14 +35,7 @@ class RotatingFile:
     def __init__(self, path: Path, onto: Sequence[int] = ()) -> None:
         self.path = path
         self._onto = onto
-        for attempt in range(_TRIES):
-            make_folder(path.parent)
-            try:
-                self._fd = self._open()
-                break
-            except FileNotFoundError:  # the folder was empty, and another process removed it
-                if attempt + 1 == _TRIES:
-                    raise
+        self._fd = self._open()
         for older in self._names[1:]:
             with suppress(OSError):
                 os.close(open_private(older, os.O_RDONLY))  # opening it sets its mode
@@ -60,7 +53,11 @@ class RotatingFile:
 
     def _open_locked(self) -> int:
         for _ in range(_TRIES):
-            fd = open_private(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            make_folder(self.path.parent)
+            try:
+                fd = open_private(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            except FileNotFoundError:  # the folder was empty, and another process removed it
+                continue
             try:
                 locked = try_lock(fd, exclusive=False)
             except OSError:  # the file system has no locks
@@ -69,6 +66,7 @@ class RotatingFile:
                 return fd
             os.close(fd)
             time.sleep(_PAUSE_S)
+        make_folder(self.path.parent)
         return open_private(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def write(self, text: str) -> None:

@@ -68,9 +68,11 @@ def test_a_log_that_cannot_be_opened_again_writes_nowhere_else(tmp_path: Path, m
     log = Stderr("s", folder / "s.log", None)
     log.open("x" * 100)
     shutil.rmtree(folder)
+    folder.touch()
     log.line("the rotation fails")
     receiver, sender = os.pipe()  # takes the number that became free
     log.line("lost")
+    folder.unlink()
     folder.mkdir()
     log.line("written")
     log.close()
