@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from asyncfc_mcp.cli.daemons import Found
     from asyncfc_mcp.transports.local.daemon import Daemon
 
+MOST_DESCRIPTORS: Final = 10_240
+"""Files that the daemon may open, if its user may. Its servers inherit the bound. The largest that macOS allows."""
 NONE_RUNS: Final = "No daemon runs."
 
 
@@ -78,10 +80,11 @@ def run_daemon(
         place = Place(runtime_folder(os.environ), name)
         program = _own_program()
         _detach(daemon_folder(words, os.environ, os.getcwd()), ready.fd)
+        _allow_descriptors()
         log_to_file(daemon_log(logs_folder(), name))
         restarts = _run(place, words, program, verbose, ready)
-    except (BridgeError, click.UsageError):
-        ready.say("config")
+    except (BridgeError, click.UsageError) as exc:
+        ready.say(f"config {exc.format_message() if isinstance(exc, click.UsageError) else exc}")
         raise
     except (PlaceUnsafe, OSError) as exc:
         ready.say(f"error {shown_error(exc)}")
@@ -148,6 +151,17 @@ def _detach(folder: str, kept: int | None) -> None:
                     os.set_inheritable(fd, False)
                 else:
                     os.close(fd)
+
+
+def _allow_descriptors() -> None:
+    """Open as many files as the system lets this user, where that is more: sessions had a process each before."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # a bound of the system beside this one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _descriptors() -> list[int]:
@@ -286,6 +300,7 @@ def _title(found: "Found") -> str:
 
 def _as_json(found: "Found") -> dict[str, Any]:
     about = {"name": found.place.name, **found.about, **(found.status or {})}
+    about.pop("words", None)  # as they were given, with the credentials in a URL; `configuration` has none
     return about if found.status else {**about, "problem": found.problem}
 
 

@@ -9,7 +9,7 @@ environment variable `ASYNCFC_DAEMON_READY` names the descriptor of a pipe, to w
 it:
 
     ok              it listens
-    config          its configuration is wrong, which `serve` reports
+    config REASON   its configuration is wrong, which `serve` reports
     error REASON    it cannot run, with the reason for users
 
 If it ends without a line, another daemon has the lock, which is starting or ending: the session connects again.
@@ -211,6 +211,9 @@ class Launcher:
         except OSError as exc:
             raise Unusable(f"{self.place.starting}: {exc.strerror or exc}") from None
         try:
+            for path in (self.place.starting, self.place.lock):
+                if not _is_own(path):  # left from a time when the folder was open to others, who may hold it locked
+                    raise Unusable(f"{path}: belongs to another user")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -267,7 +270,7 @@ class Launcher:
         if word == "ok":
             return True
         if word == "config":
-            raise Unusable("its configuration is wrong", told=True)
+            raise Unusable(f"its configuration is wrong: {reason}", told=True)
         raise Unusable(f"{reason or word}; the daemon's log: {self.log}")
 
 
@@ -290,6 +293,14 @@ def _is_at(descriptor: int, path: str) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except OSError:
         return False
+
+
+def _is_own(path: str) -> bool:
+    """Return whether a file is this user's, or there is none."""
+    try:
+        return os.lstat(path).st_uid == os.geteuid()
+    except OSError:
+        return True
 
 
 def _is_locked(path: str) -> bool:

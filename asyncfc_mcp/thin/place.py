@@ -89,18 +89,29 @@ def make_folder(folder: str) -> None:
             os.mkdir(folder, 0o700)
         except FileExistsError:
             pass
-        found = os.lstat(folder)
+        mode = _check_folder(folder)
     except OSError as exc:
         raise PlaceUnsafe(folder, f"cannot be created ({exc.strerror or exc})") from None
-    if not stat.S_ISDIR(found.st_mode):
-        raise PlaceUnsafe(folder, "is not a folder")
-    if found.st_uid != os.geteuid():
-        raise PlaceUnsafe(folder, f"belongs to another user (uid {found.st_uid})")
-    if found.st_mode & 0o077:
+    if mode & 0o077:
         try:
             os.chmod(folder, 0o700)
         except OSError as exc:
             raise PlaceUnsafe(folder, f"is open to other users ({exc.strerror or exc})") from None
+
+
+def _check_folder(folder: str) -> int:
+    """Check that a folder is this user's, and return its mode.
+
+    Raises:
+        PlaceUnsafe: it is another user's, or a link.
+        OSError: there is none.
+    """
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode):
+        raise PlaceUnsafe(folder, "is not a folder")
+    if found.st_uid != os.geteuid():
+        raise PlaceUnsafe(folder, f"belongs to another user (uid {found.st_uid})")
+    return found.st_mode
 
 
 def source_words(config: str | None, url: str | None, command: Sequence[str]) -> list[str]:
@@ -196,10 +207,8 @@ def connect(place: Place, timeout_s: float) -> socket.socket:
         PlaceUnsafe: something else than this user's daemon listens there.
         OSError: nothing listens there (`FileNotFoundError`, `ConnectionRefusedError`), or it does not accept.
     """
-    try:
-        found = os.lstat(place.socket)
-    except NotADirectoryError as exc:
-        raise PlaceUnsafe(place.folder, "is not a folder") from exc
+    _check_folder(place.folder)
+    found = os.lstat(place.socket)
     if found.st_uid != os.geteuid():
         raise PlaceUnsafe(place.socket, f"belongs to another user (uid {found.st_uid})")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

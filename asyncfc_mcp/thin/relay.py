@@ -151,7 +151,7 @@ class Relay:
         """
         poll = select.poll()
         poll.register(self._output.fd, select.POLLOUT if self._output.size else 0)
-        if not (self._ended or self._conversation.waits):
+        if not (self._ended or self._pieces or self._conversation.waits):
             poll.register(0, 0)  # for the end of input
         if fd is not None:
             poll.register(fd, select.POLLIN)
@@ -159,8 +159,12 @@ class Relay:
         while True:
             left = min(max(deadline - time.monotonic(), 0), ORPHAN_POLL_S)
             events = dict(poll.poll(left * 1000))
-            if 0 in events or os.getppid() != self._parent or events.get(self._output.fd, 0) & ~select.POLLOUT:
+            if os.getppid() != self._parent or events.get(self._output.fd, 0) & ~select.POLLOUT:
                 raise HostGone
+            if 0 in events:
+                if not _has_input():
+                    raise HostGone
+                poll.unregister(0)  # what it sent before the end is answered
             if self._output.fd in events:
                 self._output.write()
                 if not self._output.size:
@@ -422,9 +426,10 @@ class Relay:
         if self._ended and not self._held:
             self._half_closed = True
             return
-        if not self._draining and self._short_lives:
-            self._wait(None, min(0.1 * 2**self._short_lives, LONGEST_BACKOFF_S))
-        self._short_lives += 1
+        if not self._draining:  # an end that was announced follows from nothing that was sent
+            if self._short_lives:
+                self._wait(None, min(0.1 * 2**self._short_lives, LONGEST_BACKOFF_S))
+            self._short_lives += 1
         self._draining = self._restoring = False
         if self._short_lives > MOST_SHORT_LIVES:
             self._give_up("it ends again and again")
@@ -465,6 +470,13 @@ class Relay:
 
 
 _INITIALIZED: Final = "notifications/initialized"
+
+
+def _has_input() -> bool:
+    """Return whether the host has sent anything that was not read, although its output may have ended."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    return any(found & select.POLLIN for _, found in poll.poll(0))
 
 
 class _Output:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from asyncfc_mcp.transports.local.sessions import MAX_SESSIONS
 from tests.support.client import HANDSHAKE, MODERN, PATIENCE, Json, eventually, records, text_of
 from tests.support.daemons import RunningDaemon, daemon, joining, read_line, runtime_folder, start
 from tests.support.stage import REPO, Stage
@@ -150,6 +152,19 @@ def test_connections_that_say_nothing_keep_nobody_out(shared: RunningDaemon):
     eventually(lambda: psutil.Process(shared.process.pid).num_fds() <= descriptors + 4, "descriptors are closed")
 
 
+def test_a_session_too_many_is_told_so(shared: RunningDaemon):
+    """At once, so that it runs a bridge of its own; commands are still answered."""
+    connections: list[tuple[socket.socket, Json]] = []
+    while not connections or "joined" in connections[-1][1]:
+        connections.append(shared.greet(join=joining(str(len(connections)))))
+        assert len(connections) <= MAX_SESSIONS + 1
+    assert "sessions" in connections[-1][1]["error"]
+    assert shared.command("status")["sessions"]
+    for sock, _ in connections:
+        sock.close()
+    eventually(lambda: len(shared.command("status")["sessions"]) < MAX_SESSIONS // 2, "sessions have ended")
+
+
 def test_a_session_that_does_not_read_holds_up_no_other(shared: RunningDaemon):
     """Its answers wait in memory up to a bound."""
     sock, _ = shared.greet(join=joining("deaf"))
@@ -269,7 +284,8 @@ def test_a_restart_keeps_source_and_environment(stage: Stage):
         assert restarted.code == 0, restarted.stderr
         (after,) = json.loads(stage.run("daemon", "status", "--json", env=env).stdout)
         assert after["run"] != before["run"]
-        assert after["words"] == before["words"]
+        assert after["configuration"] == before["configuration"]
+        assert "words" not in after, "they have the credentials of a URL"
         assert "no session" in (text := stage.run("daemon", "status", env=env).stdout) or "sessions: none" in text
         assert running.join("two").request("ping") == {}
 
@@ -315,7 +331,8 @@ def test_a_daemon_that_cannot_run_says_why(stage: Stage):
         assert full.said.startswith("error ")
         wrong = start(stage, folder, ["--config", "/nonexistent/file.json"])
         assert wrong.wait() == 2
-        assert wrong.said == "config"
+        assert wrong.said.startswith("config ")
+        assert "/nonexistent/file.json" in wrong.said
         (folder / "file").write_text("")
         strange = start(stage, folder / "file", config)
         assert strange.wait() != 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -89,6 +90,10 @@ class FakeDaemon:
         self._listener.listen()
         self._listener.settimeout(PATIENCE)
         self.sessions: list[Session] = []
+
+    def wait_for_session(self) -> None:
+        """Return once a session connects, which has to wait for `accept`."""
+        assert select.select([self._listener], [], [], PATIENCE)[0], "no session connects"
 
     def accept(self, **joined: Any) -> Session:
         """The next session, with the first lines exchanged."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from asyncfc_mcp.thin.place import daemon_folder, daemon_name, source_words
+from asyncfc_mcp.thin.place import Place, PlaceUnsafe, connect, daemon_folder, daemon_name, make_folder, source_words
 
 HOME = "/"
 
@@ -80,3 +81,17 @@ def test_a_file_is_named_by_its_place(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     expected = ["--config", os.path.realpath(file)]
     assert source_words("mcp.json", None, ()) == source_words(str(tmp_path / "link.json"), None, ()) == expected
+
+
+def test_a_folder_that_is_a_link_is_not_used_to_connect(tmp_path: Path) -> None:
+    """Although a daemon of this user listens where it leads: whoever made the link chooses which one."""
+    own = tmp_path / "own"
+    make_folder(str(own))
+    (tmp_path / "link").symlink_to(own)
+    place = Place(str(own), "n")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(place.socket)
+        listener.listen()
+        connect(place, 1.0).close()
+        with pytest.raises(PlaceUnsafe, match="not a folder"):
+            connect(Place(str(tmp_path / "link"), "n"), 1.0)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from asyncfc_mcp.thin.relay import MOST_SHORT_LIVES
 from tests.support.client import MODERN, PATIENCE, Json, RpcError, eventually, text_of
 from tests.support.fake_daemon import FakeDaemon, Session
 from tests.support.stage import Stage
@@ -207,6 +208,33 @@ def test_a_call_under_way_at_a_loss_is_answered_and_not_made_again(house: House)
     assert waiting.result() == {"content": []}
     wire.notified("notifications/tools/list_changed")
     wire.notified("notifications/resources/list_changed")
+
+
+def test_what_a_host_has_sent_before_its_end_is_answered_by_the_next_daemon(house: House):
+    """Also where both happen while the session looks for it."""
+    wire, session = house.start()
+    session.end()
+    house.daemon.wait_for_session()
+    pending = call(wire)
+    wire.hang_up()
+    session = house.rejoined()
+    session.answer(session.expect("tools/call"), {"content": []})
+    assert pending.result() == {"content": []}
+    session.finish()
+    assert wire.process.wait(PATIENCE) == 0
+
+
+def test_ends_that_were_announced_are_no_reason_to_give_up(house: House):
+    """However many follow each other."""
+    wire, session = house.start()
+    for _ in range(MOST_SHORT_LIVES + 2):
+        session.control(draining={"program": None})
+        assert session.read() == {"asyncfc": {"held": True}}
+        session.end()
+        session = house.rejoined()
+    pending = call(wire)
+    session.answer(session.expect("tools/call"), {"content": []})
+    assert pending.result() == {"content": []}
 
 
 def test_what_a_connection_has_is_given_to_the_next_daemon(house: House):

@@ -35,10 +35,13 @@ from asyncfc_mcp.upstream.server import Upstream
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS: Final = 256
-"""Bound on open connections, each of which has two descriptors. One that is beyond it is closed, and tries again."""
+MAX_SESSIONS: Final = 256
+"""Bound on sessions, each of which has two descriptors. One that is beyond it is told so, and runs a bridge of its
+own."""
 MAX_WAITING: Final = 64
 """Bound on connections whose first line has not arrived; beyond it, the oldest of them is closed."""
+MAX_CONNECTIONS: Final = MAX_SESSIONS + 2 * MAX_WAITING
+"""Bound on all open connections. One that is beyond it is closed, and tries again."""
 ANSWER_S: Final = 2.0
 """Time limit for writing one line to a connection that is no session."""
 HELD_S: Final = 2.0
@@ -160,6 +163,7 @@ class Sessions:
         """Serve connections until cancelled."""
         async with anyio.create_task_group() as tg:
             self._tasks = tg
+            failing = False
             while not listening.closed:
                 try:
                     sock, _ = listening.socket.accept()
@@ -168,9 +172,12 @@ class Sessions:
                         await anyio.wait_readable(listening.socket)
                     continue
                 except OSError as exc:
-                    logger.warning("a connection was not accepted: %s", exc)
+                    if not failing:
+                        failing = True
+                        logger.warning("connections cannot be accepted: %s", exc)
                     await anyio.sleep(NO_DESCRIPTOR_S)
                     continue
+                failing = False
                 if self._is_admitted(sock):
                     tg.start_soon(self._serve, sock.detach())
                 else:
@@ -223,6 +230,8 @@ class Sessions:
             try:
                 first, rest = await receive(source)
                 if isinstance(first, Join):
+                    if len(self._sessions) >= MAX_SESSIONS:
+                        raise Refused(f"it has {MAX_SESSIONS} sessions, and serves no more")
                     self._on_join(first)
             except Refused as exc:
                 logger.warning("a connection was refused: %s", said(str(exc)))
