@@ -131,8 +131,10 @@ async def test_a_call_is_cancelled_from_another_replica(postgres_url: str, runs:
 async def test_limits_hold_over_all_replicas(postgres_url: str):
     """`max_concurrency` counts calls wherever they run, and the next one in order gets a place that is free."""
     async with cluster(postgres_url, limits={"s": 2}) as it:
-        futures = [await it.submit(number % 2, arguments={"n": number}) for number in range(6)]
-        await it.settle()
+        futures: list[Any] = []
+        for number in range(6):
+            futures.append(await it.submit(number % 2, arguments={"n": number}))
+            await it.settle()  # it is queued for a place after it was submitted, by its own replica
         assert it.running == sorted(each.id for each in futures[:2])
         for number, each in enumerate(futures):
             await it.end(each)
