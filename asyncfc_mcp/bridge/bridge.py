@@ -333,6 +333,21 @@ class Bridge:
         if self._callers is not None:
             self._callers.observe(lambda connected, kinds: observer(self.views.whole_of(connected), kinds))
 
+    def server_conditions(self, principal: Principal | None = None) -> list[dict[str, str]]:
+        """Return name, status and condition of each server that all share, or of each instance that is the principal's
+        own; for `daemon status`."""
+        if principal is not None:
+            connected = None if self._callers is None else self._callers.current(principal)
+            own: Mapping[str, Downstream] = {} if connected is None else connected.own
+            return [
+                {"name": name, "status": each.status.value, "condition": each.condition} for name, each in own.items()
+            ]
+        shared = {name: each.status.value for name, each in self.downstreams.items()}
+        return [
+            {"name": name, "status": shared.get(name, "misconfigured"), "condition": condition}
+            for name, condition in self.directory.conditions()
+        ]
+
     def server_instances(self) -> list[dict[str, Any]]:
         """Return each server with an instance for each session of this daemon, the reason, and the instances by their
         condition; for `daemon status`."""

@@ -305,6 +305,8 @@ def _as_json(found: "Found") -> dict[str, Any]:
 
 
 def _shown(found: "Found") -> str:
+    from asyncfc_mcp.cli.sign_in_report import duration
+
     about: Mapping[str, Any] = found.status or found.about
     memory = about.get("memory_bytes")
     facts = [f"version {about.get('version', 'unknown')}"]
@@ -321,21 +323,21 @@ def _shown(found: "Found") -> str:
         lines.append(f"  an earlier one is used, since the file cannot be: {problem}")
     if about.get("ending"):
         lines.append(f"  ends: {about['ending']}")
-    servers = [f"{each['name']} ({each['status']})" for each in about["servers"]]
-    lines.append(f"  servers: {', '.join(servers) or 'none'}")
+    lines += ["  servers:", *_conditions(about["servers"])] if about["servers"] else ["  servers: none"]
     for each in about.get("servers_of_sessions", ()):
         how_many = ", ".join(f"{number} {status}" for status, number in each["instances"].items())
         lines.append(f"  server for each session: {each['name']} ({how_many or 'none yet'}): {each['reason']}")
     lines.append(f"  unfinished calls: {about['unfinished_calls']}")
-    log = daemon_log(logs_folder(), found.place.name)
-    if log.exists():  # otherwise it has other folders than this process
-        lines.append(f"  log: {log}")
-    lines += [
-        f"  session: {each['client'] or 'not initialized'} in {each['cwd']} (process {each['pid']}, since "
-        f"{_time(each['since'])})"
-        for each in about["sessions"]
-    ] or ["  sessions: none"]
+    lines.append("  sessions:" if about["sessions"] else "  sessions: none")
+    for each in about["sessions"]:
+        age = duration(time.time() - each["since"])
+        lines.append(f"    {each['client'] or 'not initialized'} in {each['cwd']} (process {each['pid']}, for {age})")
+        lines += [f"  {line}" for line in _conditions(each.get("servers", ()))]
     return "\n".join(map(for_terminal, lines))
+
+
+def _conditions(servers: Sequence[Mapping[str, str]]) -> list[str]:
+    return [f"    {each['name']}: {each.get('condition', each['status'])}" for each in servers]
 
 
 def _time(since: float) -> str:

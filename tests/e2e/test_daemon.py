@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -286,7 +287,9 @@ def test_a_restart_keeps_source_and_environment(stage: Stage):
         assert after["run"] != before["run"]
         assert after["configuration"] == before["configuration"]
         assert "words" not in after, "they have the credentials of a URL"
-        assert "no session" in (text := stage.run("daemon", "status", env=env).stdout) or "sessions: none" in text
+        text = stage.run("daemon", "status", env=env).stdout
+        assert "sessions: none" in text
+        assert re.search(r"servers:\n    toy: (starting|ready|sleeping: starts at its first call)\n", text)
         assert running.join("two").request("ping") == {}
 
 

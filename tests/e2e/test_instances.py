@@ -255,6 +255,10 @@ def test_two_sessions_think_apart(stage: Stage, npm_profiles: Path):
             "reason": "the history of thoughts (profile sequential-thinking)",
             "instances": {"ready": 2},
         }
+        own = [{"name": "thinking", "status": "ready", "condition": "ready"}]
+        assert [each["servers"] for each in running.command("status")["sessions"]] == [own, own]
+        shown = stage.run("daemon", "status", env={"ASYNCFC_RUNTIME_DIR": str(running.folder)}).stdout
+        assert shown.count("      thinking: ready") == 2
         b.kill()
         eventually(
             lambda: running.command("status")["servers_of_sessions"][0]["instances"] == {"ready": 1},

@@ -276,11 +276,11 @@ class Daemon:
             **self._identity.about,
             "ending": self._reason or None,
             "problem": self._problem,
-            "sessions": self._sessions.about,
-            "servers": [
-                {"name": name, "status": downstream.status.value}
-                for name, downstream in self._bridge.downstreams.items()
+            "sessions": [
+                {**session.about, "servers": self._bridge.server_conditions(session.principal)}
+                for session in self._sessions
             ],
+            "servers": self._bridge.server_conditions(),
             "servers_of_sessions": self._bridge.server_instances(),
             "unfinished_calls": len(self._bridge.engine.unfinished),
             "memory_bytes": _memory(),

@@ -10,7 +10,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -149,9 +149,8 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    @property
-    def about(self) -> list[dict[str, Any]]:
-        return [session.about for session in self._sessions]
+    def __iter__(self) -> Iterator[Joined]:
+        return iter(tuple(self._sessions))
 
     def note(self, line: str) -> None:
         """Have the thin processes of all sessions write a line for the logs of their hosts."""
