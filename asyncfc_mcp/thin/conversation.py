@@ -8,7 +8,7 @@ and lines are left to `relay`.
 import json
 from typing import Any, Final, NamedTuple, cast
 
-from asyncfc_mcp.thin.messages import ERROR, REQUEST, RESULT, Id, Message
+from asyncfc_mcp.thin.messages import ERROR, NOTIFICATION, REQUEST, RESULT, Id, Message
 
 INTERNAL_ERROR: Final = -32603
 REPEATABLE: Final = frozenset(
@@ -93,6 +93,9 @@ class Conversation:
         self._resources: dict[str, bytes] = {}
         self._changing: list[str] = []
         """Lists of which the host expects to be told when they change."""
+        self._announced: set[tuple[str, Id | None]] = set()
+        """Lists that the host was told to read again and has not read since; with the request on whose stream it was
+        told, if it was on one."""
         self.initialized: bytes | None = None
         """The host's `notifications/initialized`."""
 
@@ -101,6 +104,9 @@ class Conversation:
     def request(self, message: Message, line: bytes | None) -> Sent:
         """Note a request of the host. One with an ID that is in use takes its place, as it does in the daemon."""
         assert message.id is not None, "a request has one"
+        if self._announced and message.method.endswith("/list"):
+            kind = message.method.partition("/")[0]
+            self._announced = {each for each in self._announced if each[0] != kind}
         sent = self._requests[message.id] = Sent(message, line)
         return sent
 
@@ -139,6 +145,17 @@ class Conversation:
             sent = self._requests.pop(message.id, None)
             if sent is not None and message.kind == RESULT:
                 self._succeeded(sent, line)
+
+    def is_known_change(self, message: Message, line: bytes) -> bool:
+        """Return whether a message of the daemon says only that a list has changed which the host is to read again
+        anyhow."""
+        if not self._announced or message.kind != NOTIFICATION or not message.method.endswith("/list_changed"):
+            return False
+        params: Any = json.loads(line).get("params")
+        meta: Any = cast("dict[str, Any]", params).get("_meta") if isinstance(params, dict) else None
+        stream: Any = cast("dict[str, Any]", meta).get(SUBSCRIPTION) if isinstance(meta, dict) else None
+        kind = message.method.split("/")[1]
+        return isinstance(stream, Id | None) and (kind, stream) in self._announced
 
     def _succeeded(self, sent: Sent, line: bytes) -> None:
         """Note what a connection has in the daemon beside its requests."""
@@ -225,19 +242,26 @@ class Conversation:
 
     def changes(self) -> list[bytes]:
         """Return notifications for the host that what was listed by the last daemon may have changed."""
-        lines: list[bytes] = []
+        stale: list[tuple[str, Id | None]] = []
         if self.initialized is not None:
-            lines += [notification(f"notifications/{kind}/list_changed", None) for kind in self._changing]
+            stale += [(kind, None) for kind in self._changing]
         for sent in self._requests.values():
             if sent.message.method == "subscriptions/listen":
                 wanted: Any = (sent.message.params or {}).get("notifications")
-                stamp = {"_meta": {SUBSCRIPTION: sent.message.id}}
-                lines += [
-                    notification(f"notifications/{kind}/list_changed", stamp)
-                    for kind in LISTS
-                    if isinstance(wanted, dict) and cast("dict[str, Any]", wanted).get(f"{kind}ListChanged") is True
-                ]
-        return lines
+                if isinstance(wanted, dict):
+                    filters = cast("dict[str, Any]", wanted)
+                    stale += [(kind, sent.message.id) for kind in LISTS if filters.get(f"{kind}ListChanged") is True]
+        # The answer to a list that is being read may be taken for the one after the change.
+        reading = {each.message.method.partition("/")[0] for each in self._requests.values() if _lists(each)}
+        self._announced = {each for each in stale if each[0] not in reading}
+        return [
+            notification(f"notifications/{kind}/list_changed", None if on is None else {"_meta": {SUBSCRIPTION: on}})
+            for kind, on in stale
+        ]
+
+
+def _lists(sent: Sent) -> bool:
+    return sent.message.method.endswith("/list")
 
 
 def is_own(message: Message) -> bool:

@@ -370,6 +370,8 @@ class Relay:
                 if self._restoring:
                     self._restored()
                 continue
+            if piece.last and self._conversation.is_known_change(message, piece.data):
+                continue
             self._arriving = message
             if piece.last:
                 self._conversation.from_daemon(message, piece.data)

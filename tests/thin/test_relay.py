@@ -313,6 +313,23 @@ def test_a_line_that_a_daemon_has_not_finished_does_not_damage_the_next(house: H
     wire.garbage.clear()
 
 
+def test_a_change_of_lists_is_announced_once_until_they_are_read(house: House):
+    """The next daemon announces what its servers list, which the host is to read again anyhow."""
+    wire, session = house.start()
+    session.end()
+    session = house.rejoined()
+    changed = "notifications/tools/list_changed"
+    session.send({"method": changed})
+    session.send({"method": "notifications/prompts/list_changed"})
+    wire.notified("notifications/prompts/list_changed")
+    assert len(wire.notified(changed)) == 1
+    listing = wire.start("tools/list")
+    session.answer(session.expect("tools/list"), {"tools": []})
+    assert listing.result() == {"tools": []}
+    session.send({"method": changed})
+    eventually(lambda: len(wire.notified(changed)) == 2, "a later change is announced")
+
+
 def test_a_session_of_2026_07_28_goes_on(house: House):
     """Without a handshake: its stream of notifications is opened again, and says that lists may have changed."""
     wire, session = house.start(opened=False, era=MODERN)
@@ -325,6 +342,11 @@ def test_a_session_of_2026_07_28_goes_on(house: House):
     assert session.expect("subscriptions/listen") == first
     (changed,) = wire.notified("notifications/tools/list_changed")
     assert changed["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"] == first["id"]
+    session.send({"method": changed["method"], "params": changed["params"]})
+    pending, request = unfinished(session, wire)
+    session.answer(request, {"content": []})
+    assert pending.result() == {"content": []}
+    assert wire.notified("notifications/tools/list_changed") == [changed]
 
 
 def test_lines_of_the_daemon_for_the_log_are_written_there(house: House):
