@@ -141,6 +141,12 @@ class Executor:
             limited=call.policy.timeout_s is not None,
         )
 
+    def coming_up(self, call: Call) -> Callable[[], Awaitable[None]] | None:
+        try:
+            return self._downstream(call).coming_up()
+        except CallFailed:
+            return None
+
     async def rules_of(self, server: str, tool: str, session: str | None = None) -> ToolRules | None:
         find, credentials = self._find_tool, None
         if self._callers is not None and server not in self._downstreams:

@@ -283,6 +283,15 @@ class Downstream:
                 return
             await self._supervisor.changed.wait()
 
+    def coming_up(self) -> Callable[[], Awaitable[None]] | None:
+        """Return what waits until the server has come up or failed, and starts it if it sleeps; None if it does not have
+        to be waited for."""
+        return self._come_up if self.status in (Status.STARTING, Status.SLEEPING) else None
+
+    async def _come_up(self) -> None:
+        with self._usage.using():
+            await self._supervisor.come_up()
+
     # --- requests ------------------------------------------------------------------------------------------------
 
     async def request(

@@ -180,6 +180,12 @@ class Supervisor:
         while self.status is Status.STARTING:
             await self.changed.wait()
 
+    async def come_up(self) -> None:
+        """Start a sleeping server before others, and wait until it is settled."""
+        self._starts.prioritize(self._name)
+        self.wake(urgent=True)
+        await self.wait_settled()
+
     async def wait_for_connection(self, *, for_call: bool = False) -> Connection:
         """Wait for a connection on which a request can be sent; start a failed server for it.
 

@@ -40,6 +40,9 @@ class ExecuteNowait(Protocol):
     ) -> CancelRequest | None: ...
 
 
+ComingUp = Callable[[Call], Callable[[], Awaitable[None]] | None]
+"""Returns what waits until the server of a call has come up, or has failed to; a server that sleeps is started for it.
+None if the call can be made at once, or fails at once."""
 Check = Callable[[Validator, dict[str, Any], str], Awaitable[tuple[str, str] | None]]
 """Returns where and how arguments break a schema, if they do, for the tool of that name."""
 
@@ -64,6 +67,9 @@ class Executor(Protocol):
 
     @property
     def execute_nowait(self) -> ExecuteNowait: ...
+
+    @property
+    def coming_up(self) -> ComingUp: ...
 
     @property
     def check(self) -> Check: ...

@@ -106,6 +106,7 @@ class MemoryEngine:
             clock=self._clock,
             server_limits=self._server_limits,
             execute_nowait=executor.execute_nowait,
+            coming_up=executor.coming_up,
             check=executor.check,
             path_missing=executor.path_missing,
             order_s=settings.public_order_s,

@@ -7,7 +7,7 @@ scheduler which call may start, and the effect of its end on others.
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ from asyncfc_mcp.core.outcome import Outcome
 from asyncfc_mcp.engine.attempts import Attempts, timed_out
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.deadlines import Deadlines
-from asyncfc_mcp.engine.executor_api import ExecuteNowait
+from asyncfc_mcp.engine.executor_api import ComingUp, ExecuteNowait
 from asyncfc_mcp.engine.recorder import Recorder
 from asyncfc_mcp.errors import CallFailed, Cancelled, NotClaimed, NotSent
 from asyncfc_mcp.protocol import Deferred
@@ -53,6 +53,7 @@ class Runner:
         finish: does the same for a call that has started, with its result if it has one, and gives its place to others.
         weigh: counts a call's memory.
         recorder: claims calls before they are sent; None sends them without.
+        coming_up: waits for the server of a call before it is claimed; None claims it before.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Runner:
         finish: Callable[[End, Result | None], None],
         weigh: Callable[[Call], None],
         recorder: Recorder | None = None,
+        coming_up: ComingUp | None = None,
     ) -> None:
         self._attempts = attempts
         self._execute_nowait = execute_nowait
@@ -75,6 +77,9 @@ class Runner:
         self._finish = finish
         self._weigh = weigh
         self._recorder = recorder
+        self._coming_up = coming_up
+        self._early: set[str] = set()
+        """Keys of calls that have started and wait for their server: they are not claimed."""
         self._claimed: deque[_Claimed] = deque()
         """Calls that have started and are not sent before the claims of all of them up to theirs are committed."""
         self._outbox: deque[Call] = deque()
@@ -103,11 +108,31 @@ class Runner:
 
     def start(self, call: Call) -> None:
         """Make a call, after its claim is committed where that is needed, and after its caller is answered if that
-        comes first."""
+        comes first. One whose server is not up yet is claimed only when it is: the next run can make it until then."""
         if self._recorder is None:
             return self._launch(call)
+        come_up = None if self._coming_up is None or call.round is not None else self._coming_up(call)
+        if come_up is None or self._tg is None:
+            return self._claim(call, self._recorder)
+        self._early.add(call.future.key)
+        if call.deadline < math.inf:
+            self._deadlines.add(call.deadline, call.future.key, self._time_out)
+        self._tg.start_soon(self._claim_later, call, self._recorder, come_up)
+
+    async def _claim_later(self, call: Call, recorder: Recorder, come_up: Callable[[], Awaitable[None]]) -> None:
+        """Claim a call once its server is up, or has failed."""
+        try:
+            await come_up()
+        except Exception:  # the last resort: what is wrong with its server is the failure of the call when it is made
+            logger.exception("call %s of %s could not wait for its server", call.future.id, call.future.tool)
+        finally:
+            self._early.discard(call.future.key)
+        if not (call.future.done or call.ending or self.over):
+            self._claim(call, recorder)
+
+    def _claim(self, call: Call, recorder: Recorder) -> None:
         claimed = _Claimed(call)
-        claimed.waits = self._recorder.claim(call, partial(self._commit, claimed))
+        claimed.waits = recorder.claim(call, partial(self._commit, claimed))
         # Calls are sent in the order in which they start, whichever of them have to wait.
         if claimed.waits or self._claimed:
             self._claimed.append(claimed)
@@ -190,9 +215,11 @@ class Runner:
             self._finish(end, None)
 
     def _time_out(self, key: str) -> None:
-        """End a call without a task whose time limit has passed."""
+        """End a call without a task, or one that waits for its server, whose time limit has passed."""
         call = self._calls[key]
-        if call.cancel_request is not None:
+        if key in self._early:
+            self._finish((call, Event.FAIL, timed_out(call), "failed"), None)
+        elif call.cancel_request is not None:
             self._give_up(call, Event.FAIL, timed_out(call), f"timed out after {call.policy.timeout_s:g} s")
 
     # --- in a task -----------------------------------------------------------------------------------------------

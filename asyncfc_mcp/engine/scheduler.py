@@ -24,7 +24,7 @@ from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.capacity import Capacity, Tool
 from asyncfc_mcp.engine.deadlines import Deadlines
 from asyncfc_mcp.engine.durations import Durations
-from asyncfc_mcp.engine.executor_api import Check, Execute, ExecuteNowait
+from asyncfc_mcp.engine.executor_api import Check, ComingUp, Execute, ExecuteNowait
 from asyncfc_mcp.engine.reasons import needed_failed, stopped
 from asyncfc_mcp.engine.recorder import Recorder
 from asyncfc_mcp.engine.runner import End, Runner
@@ -59,6 +59,7 @@ class Scheduler:
         store: where futures are.
         execute: makes a call, in a task.
         execute_nowait: makes a call, where that needs no waiting; None makes every call in a task.
+        coming_up: waits for servers before calls are claimed; None claims them before.
         check: checks arguments that do not plainly fit their schema; None does so at once, for as long as it takes.
         path_missing: called with a future whose result lacks a part that a reference names.
         clock: the event loop's, in seconds.
@@ -80,6 +81,7 @@ class Scheduler:
         clock: Callable[[], float],
         server_limits: Mapping[str, int | None] | None = None,
         execute_nowait: ExecuteNowait | None = None,
+        coming_up: ComingUp | None = None,
         check: Check | None = None,
         path_missing: Callable[[Future], None] | None = None,
         order_s: float = math.inf,
@@ -115,6 +117,7 @@ class Scheduler:
             finish=self._finish,
             weigh=self._weigh,
             recorder=claims,
+            coming_up=coming_up,
         )
         self.cancel = self._runner.cancel
         self.abort = self._runner.abort

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import stat
+from contextlib import closing
 
 import pytest
 
@@ -247,6 +249,30 @@ def test_what_waited_for_a_place_is_made(stage: Stage) -> None:
     until_ended(bridge, *waiting)
     runs = [event["label"] for event in house.events("run") if event["tool"] == "write"]
     assert runs == ["held", *(f"n{n}" for n in range(5))]
+
+
+def test_what_waited_for_the_start_of_its_server_is_made(stage: Stage) -> None:
+    """The server was starting when the bridge was killed: nothing was sent to it."""
+    house = Restarting(stage, grace_ms=0)
+    gate = house.gate()
+    command = house.servers["c"]["command"]
+    script = f'while [ ! -e "{gate}" ]; do sleep 0.02; done; exec "$0" "$@"'
+    house.servers["c"] |= {"command": "/bin/sh", "args": ["-c", script, command, *house.servers["c"]["args"]]}
+    house.config = stage.config(house.servers, grace_ms=0)
+    gate.touch()
+    leave(house.start())
+    gate.unlink()
+    bridge = house.start()
+    futures = [bridge.submit("append", {"label": label}).id for label in ("early", "behind")]
+    (journal,) = house.state.rglob("journal.db")
+    with closing(sqlite3.connect(journal)) as database:
+        eventually(lambda: database.execute("SELECT count(*) FROM futures").fetchone() == (2,), "both are recorded")
+    kill(bridge)
+    gate.touch()
+    bridge = house.start()
+    for each in futures:
+        assert not bridge.outcome(each).get("isError")
+    assert house.runs() == {"early": 1, "behind": 1}
 
 
 @both_eras

@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -186,6 +187,51 @@ async def test_a_call_that_was_running_is_interrupted_and_never_made_again(runs:
     async with runs.run() as it:  # and in every later run
         assert states(*again(it, running, dependent, follower)) == ["failed", "failed", "failed"]
         assert it.calls.started == []
+
+
+async def test_a_call_that_waited_for_the_start_of_its_server_is_made(runs: Runs) -> None:
+    """It was not sent. Once the server is up it may have been."""
+    calls = ParkedCalls()
+    calls.arrival = anyio.Event()
+    async with runs.run(calls) as it:
+        early, behind = await it.submit(writes="a"), await it.submit(writes="a")
+        late = await it.submit()
+        await it.settle()
+        assert (states(early, behind, late), calls.started) == (["running", "waiting", "running"], [])
+        runs.crash()
+    async with runs.run() as it:
+        await it.settle()
+        early, behind, late = again(it, early, behind, late)
+        await it.end(late)
+        await it.end(early)
+        await it.end(behind)
+        assert states(early, behind, late) == ["completed", "completed", "completed"]
+    calls.arrival = anyio.Event()
+    async with runs.run(calls) as it:
+        sent = await it.submit()
+        await it.settle()
+        calls.arrival.set()
+        await it.settle()
+        assert len(calls.started) == 1
+        runs.crash()
+    async with runs.run() as it:
+        await it.settle()
+        assert "may or may not have taken effect" in str(again(it, sent)[0].failure)
+
+
+async def test_a_call_that_waits_for_the_start_of_its_server_can_end(runs: Runs) -> None:
+    """Cancelled, or at its time limit; it is not made when the server comes up."""
+    calls = ParkedCalls()
+    calls.arrival = anyio.Event()
+    async with runs.run(calls) as it:
+        cancelled, late = await it.submit(), await it.submit(policy=Policy(timeout_s=0.01))
+        await it.engine.cancel(cancelled)
+        await it.engine.wait([cancelled, late])
+        assert states(cancelled, late) == ["cancelled", "failed"]
+        assert "did not finish within" in str(late.failure)
+        calls.arrival.set()
+        await it.settle()
+        assert calls.started == []
 
 
 async def test_calls_that_waited_are_made_in_order_before_new_ones(runs: Runs) -> None:

@@ -3,7 +3,7 @@
 Owns no assertions beyond "no call is made twice at the same time".
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,7 @@ class ParkedCalls:
     Attributes:
         at_once: True for calls without a task (`execute_nowait`), as far as `sends`.
         sends: False for a server that is still starting: its calls are parked and not sent.
+        arrival: set when the server of calls that come later has come up; None if it is up.
         rules: server and tool → its rules; None for a tool that does not exist any more.
     """
 
@@ -85,6 +86,7 @@ class ParkedCalls:
         self.started: list[str] = []
         self.cancelled: list[str] = []
         self.sends = True
+        self.arrival: anyio.Event | None = None
         self.changed = Signal()
         self.rules: dict[tuple[str, str], ToolRules | None] = {}
 
@@ -128,6 +130,9 @@ class ParkedCalls:
 
         parked.at_once = end
         return cancel_request
+
+    def coming_up(self, call: Call) -> Callable[[], Awaitable[None]] | None:
+        return None if self.arrival is None or self.arrival.is_set() else self.arrival.wait
 
     def path_missing(self, source: Future) -> None:
         """Nothing is learned here."""
