@@ -284,8 +284,8 @@ class Downstream:
             await self._supervisor.changed.wait()
 
     def coming_up(self) -> Callable[[], Awaitable[None]] | None:
-        """Return what waits until the server has come up or failed, and starts it if it sleeps; None if it does not have
-        to be waited for."""
+        """Return what waits until the server has come up or failed, and starts it if it sleeps; None where there is
+        nothing to wait for."""
         return self._come_up if self.status in (Status.STARTING, Status.SLEEPING) else None
 
     async def _come_up(self) -> None:

@@ -55,9 +55,8 @@ class Size:
     def now(cls, folder: Path) -> "Size":
         gc.collect()
         types = (type(each) for each in gc.get_objects())
-        objects = Counter(
-            f"{each.__module__}.{each.__qualname__}" for each in types if each.__module__.startswith("asyncfc_mcp.")
-        )
+        names = (f"{each.__module__}.{each.__qualname__}" for each in types)
+        objects = Counter(name for name in names if name.startswith("asyncfc_mcp."))
         files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
         descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
         return cls(objects, trio.lowlevel.current_statistics().tasks_living, descriptors, files)

@@ -149,7 +149,7 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def __iter__(self) -> Iterator[Joined]:
+    def __iter__(self) -> Iterator[LocalSession]:
         return iter(tuple(self._sessions))
 
     def note(self, line: str) -> None:
