@@ -294,11 +294,11 @@ async def test_an_abandoned_request_tells_the_other_side_and_nobody_else():
 
 @on_virtual_time
 async def test_a_request_that_was_given_up_may_still_be_worked_on():
-    """Until it is answered, or for a bounded time; only its party is kept."""
+    """Until it is answered, or for a bounded time; only who asked for it is kept."""
 
     @dataclass
     class Cause:
-        party: str
+        asker: str
 
     async with wire() as it:
         numbers = [it.peer.send_request_nowait("ask", None, Outcome(), {"cause": Cause(name)}) for name in "abc"]
