@@ -1,9 +1,9 @@
-"""The bridge: a call's way from a client's request to an engine.
+"""The bridge: all wrapped servers behind one interface.
 
-Owns submission: references bound, arguments typed, the effect worked out, and the call handed to the engine. Its parts
-are open to what is above: `directory` (what is listed), `views` (what of it a principal may see), `forwarding`
-(requests that are no tool calls), `server_requests` (what servers ask and announce) and `engine` (futures). `app` puts
-them together.
+Owns the parts between clients and servers, what connects them, and the change of all of them to another configuration.
+They are open to what is above: `directory` (what is listed), `views` (what of it a principal may see), `submitter`
+(tool calls), `forwarding` (other requests), `server_requests` (what servers ask and announce) and `engine` (futures).
+`app` puts them together.
 """
 
 from collections import ChainMap, Counter
@@ -14,7 +14,6 @@ from typing import Any
 
 import anyio
 
-from asyncfc_mcp.bridge.bindings import Bindings, bind, mentioned
 from asyncfc_mcp.bridge.caller_connections import CallerConnections, Connect
 from asyncfc_mcp.bridge.config_file import ConfigFile
 from asyncfc_mcp.bridge.directory import Directory
@@ -23,7 +22,6 @@ from asyncfc_mcp.bridge.forwarding import Forwarding
 from asyncfc_mcp.bridge.guests import Guests
 from asyncfc_mcp.bridge.host_sessions import ConnectInstance, HostSession, HostSessions, InstanceListings
 from asyncfc_mcp.bridge.hosts import Hosts
-from asyncfc_mcp.bridge.look_ups import LookUps
 from asyncfc_mcp.bridge.relaying import Relaying
 from asyncfc_mcp.bridge.server_requests import Ask, ServerRequests, askers_of
 from asyncfc_mcp.bridge.servers import Connect as ConnectServer
@@ -31,17 +29,15 @@ from asyncfc_mcp.bridge.servers import Servers
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
 from asyncfc_mcp.bridge.sign_ins import SignIn, SignIns
 from asyncfc_mcp.bridge.stopping import Stopping
-from asyncfc_mcp.bridge.tool_routes import ToolRoute, as_typed
+from asyncfc_mcp.bridge.submitting import Submitter
 from asyncfc_mcp.bridge.views import View, Views
 from asyncfc_mcp.config.caller_headers import uses_callers
 from asyncfc_mcp.config.changes import ConfigChanges, changes, lost_servers
 from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig
-from asyncfc_mcp.core import references
 from asyncfc_mcp.core.access import AccessRules
 from asyncfc_mcp.core.catalog import ToolEntry, selected
 from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.core.identity import Asker, Principal
-from asyncfc_mcp.core.overridden_tools import MASK
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.core.state_tree import NEAREST
 from asyncfc_mcp.downstream.downstream import Downstream
@@ -50,7 +46,7 @@ from asyncfc_mcp.downstream.reaper import Reaper
 from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.downstream.supervisor import Status
 from asyncfc_mcp.engine.api import Engine
-from asyncfc_mcp.engine.call import Call, CallContext, PendingCall, Submission
+from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.errors import EntryBroken, ToolRemoved
 
 
@@ -152,11 +148,11 @@ class Bridge:
             callers,
             self.sign_ins,
         )
-        self._look_ups = LookUps(engine)
         hosting = engine.hosting
         relay = None if hosting is None else hosting.relay
         self._guests = Guests() if relay is None else Guests(lambda: relay.replicas)
         self.forwarding = Forwarding(engine, self.downstreams, relay, self._guests, callers)
+        self.submitter = Submitter(engine, lambda: self.settings, self.downstreams, callers, self.forwarding.add_user)
         self._hosts, self._relaying = None, None
         if hosting is not None:
             self._relaying = Relaying(
@@ -387,130 +383,6 @@ class Bridge:
         found = self.directory.entry_of(server, tool)
         return found if found is not None or self._callers is None else self._callers.entry_of(server, tool)
 
-    # --- submitting ----------------------------------------------------------------------------------------------
-
-    async def submit(
-        self,
-        route: ToolRoute,
-        arguments: dict[str, Any] | None,
-        context: CallContext,
-        *,
-        also_wait_for: Sequence[str] = (),
-        after_pending: bool = False,
-    ) -> Future:
-        """Submit a call and return its future. Waits where the arguments name a future that does not exist yet, and
-        where the engine does.
-
-        Args:
-            also_wait_for: IDs and names that the caller waits for beside this call; unknown ones refuse it.
-            after_pending: submit it after all calls received before it: its caller wants to know of all of them.
-
-        Raises:
-            TooManyFutures, InvalidName, NameInUse: see `Engine.submit`.
-            UnknownFuture: there is none that `also_wait_for` names, nor a call that is going to take the name.
-            AmbiguousName, ForeignName, StaleReference: a reference, or a name in `also_wait_for`, is not only this
-                caller's, or its future is gone.
-            UnknownName: no call takes a name in `_after`, or one in the arguments that cannot be meant as text.
-            Cycle: the call refers to itself through others.
-        """
-        engine, scope, namer = self.engine, context.scope, context.namer
-        if (preset := route.entry.preset) is not None:
-            arguments = preset.of_caller(arguments)
-        if not engine.submits_nowait:
-            refs = mentioned(route, arguments, context, also_wait_for)
-            await self._look_ups.bring(scope, refs, namer, announced=context.name)
-        bindings = bind(engine, self.settings, route, arguments, context)
-        unknown = tuple(ref for ref in also_wait_for if engine.find_own_nowait(scope, ref, namer) is None)
-        if bindings.missing or bindings.required or unknown or engine.has_pending:
-            typed = as_typed(arguments, route.loosened, bindings.keys) or {}
-            typed = typed if preset is None else preset.filled(typed)
-            effect = route.effect.bind(typed, _may_refer)
-            await engine.wait_for_turn(
-                PendingCall(
-                    scope,
-                    namer,
-                    context.name,
-                    effect,
-                    bindings.missing,
-                    unknown,
-                    after_pending,
-                    required=bindings.required,
-                )
-            )
-            for ref in unknown:
-                if not engine.is_announced(scope, ref, namer):
-                    engine.get_nowait(scope, ref, namer)
-            bindings = bind(engine, self.settings, route, arguments, context, waited=True)
-        return self._held(await engine.submit(self._submission(route, arguments, context, bindings)), context)
-
-    def submit_nowait(self, route: ToolRoute, arguments: dict[str, Any] | None, context: CallContext) -> Future | None:
-        """Do as `submit` does; None, and nothing is done, where that would have to wait.
-
-        Raises:
-            TooManyFutures, InvalidName, NameInUse: see `Engine.submit`.
-            AmbiguousName, ForeignName, StaleReference, UnknownName: a reference is not only this caller's, or its
-                future is gone, or was never there.
-        """
-        if not self.engine.submits_nowait or self.engine.has_pending:
-            return None
-        if route.entry.preset is not None:
-            arguments = route.entry.preset.of_caller(arguments)
-        bindings = bind(self.engine, self.settings, route, arguments, context)
-        if bindings.missing or bindings.required:
-            return None
-        future = self.engine.submit_nowait(self._submission(route, arguments, context, bindings))
-        return None if future is None else self._held(future, context)
-
-    def _held(self, future: Future, context: CallContext) -> Future:
-        """Keep the connections of a call's caller until it has ended."""
-        if self._callers is not None and context.credentials is not None and future.server not in self.downstreams:
-            self._callers.hold(context.credentials, future)
-        return future
-
-    def _submission(
-        self, route: ToolRoute, arguments: dict[str, Any] | None, context: CallContext, bindings: Bindings
-    ) -> Submission:
-        entry, keys, preset = route.entry, bindings.keys, route.entry.preset
-        if arguments:
-            if bindings.arguments is not None:
-                arguments = bindings.arguments
-            arguments = as_typed(arguments, route.loosened, keys)
-        effect, recorded = route.fixed_effect, None
-        if effect is None:
-
-            def refers(value: object) -> bool:
-                return bool(keys) and references.is_reference(value, keys.get)
-
-            effect = route.effect.bind((arguments or {}) if preset is None else preset.filled(arguments), refers)
-            if preset is not None and preset.secrets:
-                # What is unknown counts as the path above it, which is more order than necessary and no secret.
-                recorded = route.effect.bind(preset.masked(arguments), lambda value: value is MASK or refers(value))
-            if not entry.policy.journal:  # its paths have values of arguments that must not be written
-                recorded = route.effect.bind_unknown()
-        self.forwarding.add_user(entry.server, context.scope)
-        credentials = context.credentials if entry.server not in self.downstreams else None
-        return Submission(
-            context,
-            entry.server,
-            entry.name,
-            entry.tool,
-            arguments,
-            entry.policy,
-            effect,
-            read_only=entry.read_only,
-            repeatable=entry.repeatable,
-            validator=route.validator,
-            schema=entry.input_schema,
-            bindings=keys,
-            value_dependencies=bindings.value_dependencies,
-            after=bindings.after,
-            needs_task=entry.needs_task,
-            preset=preset,
-            recorded_effect=recorded,
-            credentials=credentials,
-            session=None if credentials is None or self._callers is None else self._callers.conversation(credentials),
-        )
-
     # --- reported by the servers (`downstream.DownstreamHandler`) ----------------------------------------------------
 
     async def on_listing_changed(self, downstream: Downstream, kind: str) -> None:
@@ -577,8 +449,3 @@ def _with_sign_in(servers: Sequence[ServerConfig]) -> list[str]:
     specs = {server.name: server.spec for server in servers}
     oauth = {name: spec.oauth for name, spec in specs.items() if isinstance(spec, HttpSpec)}
     return [name for name, of_server in oauth.items() if of_server and of_server.grant == "authorization_code"]
-
-
-def _may_refer(value: object) -> bool:
-    """Return whether a value may turn out to be a reference; until that is known it stands for anything."""
-    return isinstance(value, str) and "$" in value

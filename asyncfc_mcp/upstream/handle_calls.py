@@ -93,7 +93,7 @@ class HandleCalls:
                 return None
         after = own_arguments.predecessors(route.entry.name, plan.after)
         context = call_context(request, caller, plan.name, after, reply_before_send=not (plan.waits or plan.grace_s))
-        future = self.bridge.submit_nowait(route, plan.arguments, context)
+        future = self.bridge.submitter.submit_nowait(route, plan.arguments, context)
         if future is None:
             return None
         earlier: Sequence[Arrival] = ()
@@ -128,7 +128,7 @@ class HandleCalls:
             plan.note, plan.grace_s = None, 0.0
             return await self._answer(request, caller, plan, list(resumed))
         try:
-            future = await self.bridge.submit(
+            future = await self.bridge.submitter.submit(
                 route,
                 plan.arguments,
                 call_context(request, caller, plan.name, own_arguments.predecessors(route.entry.name, plan.after)),

@@ -46,7 +46,7 @@ class SyncCalls:
         """Make a call without waiting; return its result, or a deferred one. None if the call has to wait before it can
         be submitted: then nothing was done."""
         arguments, after = _without_after(route.entry, arguments)
-        future = self.bridge.submit_nowait(route, arguments, _context(request, caller, after))
+        future = self.bridge.submitter.submit_nowait(route, arguments, _context(request, caller, after))
         if future is None:
             return None
         self._answered(future)
@@ -75,9 +75,9 @@ class SyncCalls:
         else:
             arguments, after = _without_after(route.entry, arguments)
             context = _context(request, caller, after)
-            future = self.bridge.submit_nowait(route, arguments, context)
+            future = self.bridge.submitter.submit_nowait(route, arguments, context)
             if future is None:
-                future = await self.bridge.submit(route, arguments, context)
+                future = await self.bridge.submitter.submit(route, arguments, context)
             self._answered(future)
         async with self.hub.logging_to(log_listener(request), [future.server]) as listener:
             return await self.result(caller, future, listener)

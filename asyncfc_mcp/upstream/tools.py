@@ -245,7 +245,7 @@ class ToolCalls:
         arguments, name, after, _ = without_ours(route.entry, arguments)
         context = call_context(request, caller, name, own_arguments.predecessors(route.entry.name, after))
         context.ttl_s = task_shapes.ttl_s(request.params, self.bridge.settings, request.scope)
-        future = await self.bridge.submit(route, arguments, context)
+        future = await self.bridge.submitter.submit(route, arguments, context)
         if grace and is_under_way(self.bridge, future):
             await self.bridge.engine.wait([future], timeout_s=grace)
             await load(self.bridge, [future])

@@ -90,7 +90,7 @@ async def asking(*toys: Toy, **settings: Any) -> AsyncGenerator[tuple[Bridge, An
         able: Mapping[str, Any] = FORMS,
         **arguments: Any,
     ) -> Future:
-        future = await bridge.submit(
+        future = await bridge.submitter.submit(
             bridge.directory.route(tool),
             arguments,
             CallContext(scope, capabilities=able, client=client),

@@ -35,7 +35,7 @@ async def test_at_the_end_of_a_drain_the_newest_call_that_waits_is_given_up_firs
         futures: list[Future] = []
         # Writes wait for each other, and a gate for nothing.
         for tool in ("write", "gate", "write", "write", "write"):
-            future = await bridge.submit(bridge.directory.route(tool), {"name": "never"}, CallContext(LOCAL))
+            future = await bridge.submitter.submit(bridge.directory.route(tool), {"name": "never"}, CallContext(LOCAL))
             future.watchers.append(note)
             futures.append(future)
         await settle()
