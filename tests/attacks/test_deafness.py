@@ -63,7 +63,7 @@ class Bench:
         return len(self._starts) - 1
 
     async def call(self, tool: str, **arguments: Any) -> Future:
-        future = await self.bridge.submit(self.bridge.directory.route(tool), arguments, CallContext(LOCAL))
+        future = await self.bridge.submitter.submit(self.bridge.directory.route(tool), arguments, CallContext(LOCAL))
         await settle()
         return future
 

@@ -48,11 +48,13 @@ async def test_a_failure_does_not_cancel_the_write_of_another_file(policy: dict[
     the second was submitted, nor on a setting that is for declared state."""
     toy, state = files_by_annotation()
     async with bridge_over(toy, policy=policy) as bridge:
-        edit = bridge.submit_nowait(bridge.directory.route("edit"), {"path": "a"}, CallContext(LOCAL))
+        edit = bridge.submitter.submit_nowait(bridge.directory.route("edit"), {"path": "a"}, CallContext(LOCAL))
         assert edit is not None
         if not queued:
             await wait_for([edit])
-        write = bridge.submit_nowait(bridge.directory.route("write"), {"path": "b", "text": "B"}, CallContext(LOCAL))
+        write = bridge.submitter.submit_nowait(
+            bridge.directory.route("write"), {"path": "b", "text": "B"}, CallContext(LOCAL)
+        )
         assert write is not None
         await wait_for([edit, write])
         assert (edit.state, write.state) == (State.FAILED, State.COMPLETED)
@@ -168,7 +170,7 @@ async def test_what_one_server_writes_is_read_by_another_behind_it():
         state[0] = ""
         async with bridge_over(writer, reader, server=own) as bridge:
             calls = [
-                bridge.submit_nowait(bridge.directory.route(tool), {"text": "new"}, CallContext(LOCAL))
+                bridge.submitter.submit_nowait(bridge.directory.route(tool), {"text": "new"}, CallContext(LOCAL))
                 for tool in ("change", "look")
             ]
             await wait_for([call for call in calls if call is not None])
@@ -184,7 +186,7 @@ async def test_calls_without_a_file_ask_no_file_system(monkeypatch: pytest.Monke
     toy = Toy()
     async with bridge_over(toy, server={"tools": {"echo": {"writes": ("x/{path}",)}}}) as bridge:
         for tool in ("echo", "fail"):
-            call = bridge.submit_nowait(bridge.directory.route(tool), {"path": "/etc/x"}, CallContext(LOCAL))
+            call = bridge.submitter.submit_nowait(bridge.directory.route(tool), {"path": "/etc/x"}, CallContext(LOCAL))
             assert call is not None
             await wait_for([call])
         assert bridge.directory.route("fail").fixed_effect is not None
@@ -225,7 +227,8 @@ async def test_a_read_behind_a_wait_sees_what_was_waited_for(
     toy.add("snapshot", snapshot, annotations={"readOnlyHint": True})
     async with bridge_over(toy, server=settings) as bridge:
         calls = [
-            bridge.submit_nowait(bridge.directory.route(tool), {}, CallContext(LOCAL)) for tool in (name, "snapshot")
+            bridge.submitter.submit_nowait(bridge.directory.route(tool), {}, CallContext(LOCAL))
+            for tool in (name, "snapshot")
         ]
         await wait_for([call for call in calls if call is not None])
         assert calls[1] is not None
@@ -270,7 +273,9 @@ async def test_records_have_no_path_with_a_value_of_the_configuration(paths: tup
             return submit(submission)
 
         with patch.object(bridge.engine, "submit_nowait", note):
-            bridge.submit_nowait(bridge.directory.route("use"), {"id": "7", "token": "mine"}, CallContext(LOCAL))
+            bridge.submitter.submit_nowait(
+                bridge.directory.route("use"), {"id": "7", "token": "mine"}, CallContext(LOCAL)
+            )
     (submission,) = submitted
     assert submission.recorded_effect is not None
     assert submission.recorded_effect.writes == recorded

@@ -114,7 +114,7 @@ async def test_calls_that_have_not_ended_keep_their_server(tmp_path: Path):
     toy = Toy()
     async with lazy_bridge(tmp_path, toy) as bridge:
         server, route = bridge.downstreams["toy"], bridge.directory.route("gate")
-        calls = [await bridge.submit(route, {"name": name}, CallContext(LOCAL)) for name in ("a", "b")]
+        calls = [await bridge.submitter.submit(route, {"name": name}, CallContext(LOCAL)) for name in ("a", "b")]
         assert bridge.waiting_for(calls[0]) == ((), "server 'toy' is starting")
         for name in ("a", "b"):
             await anyio.sleep(10 * IDLE_S)

@@ -97,10 +97,10 @@ async def test_bounds_apply_to_the_next_call() -> None:
     toy = Toy()
     async with bridge_over(toy, max_pending=1) as bridge:
         route = bridge.directory.route("gate")
-        first = await bridge.submit(route, {"name": "x"}, CallContext(LOCAL_PRINCIPAL.scope))
+        first = await bridge.submitter.submit(route, {"name": "x"}, CallContext(LOCAL_PRINCIPAL.scope))
         with pytest.raises(TooManyFutures):
-            await bridge.submit(route, {"name": "x"}, CallContext(LOCAL_PRINCIPAL.scope))
+            await bridge.submitter.submit(route, {"name": "x"}, CallContext(LOCAL_PRINCIPAL.scope))
         await bridge.reload(replace(bridge.config, settings=replace(bridge.settings, max_pending=2)))
-        second = await bridge.submit(route, {"name": "x"}, CallContext(LOCAL_PRINCIPAL.scope))
+        second = await bridge.submitter.submit(route, {"name": "x"}, CallContext(LOCAL_PRINCIPAL.scope))
         toy.open("x")
         await bridge.engine.wait([first, second])

@@ -73,7 +73,7 @@ async def opened(config: BridgeConfig, *toys: Toy) -> AsyncGenerator[tuple[Bridg
 
 async def call(bridge: Bridge, tool: str, after: tuple[str, ...] = (), **arguments: Any) -> Future:
     context = CallContext(LOCAL, after=after)
-    future = await bridge.submit(await bridge.directory.wait_for_tool(tool), arguments, context)
+    future = await bridge.submitter.submit(await bridge.directory.wait_for_tool(tool), arguments, context)
     await settle()
     return future
 

@@ -53,7 +53,7 @@ def toy_of(*results: Any, **definition: Any) -> Toy:
 
 async def call(bridge: Bridge, scope: Scope = LOCAL, tool: str = "find", **arguments: Any) -> Any:
     """Call it, and give the learner time."""
-    future = await bridge.submit(bridge.directory.route(tool), arguments, CallContext(scope))
+    future = await bridge.submitter.submit(bridge.directory.route(tool), arguments, CallContext(scope))
     await wait_for([future])
     await anyio.sleep(3)
     return future
@@ -168,7 +168,7 @@ async def test_few_results_are_looked_at(tmp_path: Path, monkeypatch: pytest.Mon
 async def test_the_last_results_before_the_end_are_kept(tmp_path: Path):
     """A host that ends the bridge right after a call has taught it."""
     async with bridge_with(toy_of(FLIGHTS), tmp_path) as bridge:
-        future = await bridge.submit(bridge.directory.route("find"), {}, CallContext(LOCAL))
+        future = await bridge.submitter.submit(bridge.directory.route("find"), {}, CallContext(LOCAL))
         await wait_for([future])
     async with bridge_with(toy_of(FLIGHTS), tmp_path) as bridge:
         assert shown(bridge) == SHAPE
