@@ -44,9 +44,11 @@ if TYPE_CHECKING:
 READY_VARIABLE: Final = "ASYNCFC_DAEMON_READY"
 FIRST_JOIN_S: Final = 20.0
 """Bound on the first join, after which the session runs a bridge of its own."""
+FIRST_WAIT_S: Final = 7.0
+"""Bound on the wait for a daemon that ends or does not answer, in the first join: some hosts give up after 10 s."""
 REJOIN_S: Final = 30.0
 CONNECT_S: Final = 5.0
-GREETING_S: Final = 10.0
+GREETING_S: Final = 5.0
 """Bound on the daemon's answer to a greeting. A daemon that is busy for longer is as good as none."""
 SHORTEST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 0.5
@@ -130,7 +132,8 @@ class Launcher:
         Raises:
             Unusable: there is none, and none can be started.
         """
-        deadline = time.monotonic() + within_s
+        now = time.monotonic()
+        deadline, patience = now + within_s, now + (within_s if resumed else min(within_s, FIRST_WAIT_S))
         wait = SHORTEST_PAUSE_S
         while True:
             problem = "it does not answer"
@@ -142,14 +145,17 @@ class Launcher:
                 raise Unusable(str(exc)) from None
             except OSError as exc:
                 if is_absent(exc):
-                    if self._start(deadline):
+                    started = self._start(deadline)
+                    if started:
                         continue
+                    if started is None:
+                        patience = deadline
                     problem = "it is ending, or does not listen"
                 elif isinstance(exc, TimeoutError | BlockingIOError):  # busy; or as many wait as can
                     problem = "it does not accept connections"
                 else:
                     raise Unusable(f"{self.place.socket}: {exc.strerror or exc}") from None
-            if time.monotonic() > deadline:
+            if time.monotonic() > patience:
                 raise Unusable(f"the daemon at {self.place.socket} cannot be joined: {problem}; its log: {self.log}")
             self.wait(None, wait)
             wait = min(wait * 2, LONGEST_PAUSE_S)
@@ -197,8 +203,9 @@ class Launcher:
             raise Unusable(f"the daemon at {self.place.socket} refuses: {shown}")
         return Joined(sock, received, answer["joined"])
 
-    def _start(self, deadline: float) -> bool:
-        """Start the daemon, and return once it listens; return False if another one has been started or is ending.
+    def _start(self, deadline: float) -> bool | None:
+        """Start the daemon, and return once it listens; return False if another one has been started or is ending, and
+        None if another session is starting it.
 
         Raises:
             Unusable: it cannot be started.
@@ -217,7 +224,7 @@ class Launcher:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                return False
+                return None
             except OSError as exc:
                 raise Unusable(f"{self.place.starting}: {exc.strerror or exc}") from None
             if not _is_at(lock, self.place.starting):
