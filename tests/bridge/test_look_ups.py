@@ -113,7 +113,7 @@ def test_a_call_is_under_way_before_it_starts_where_starting_takes_a_while(nowai
 async def test_an_engine_in_memory_pays_for_none_of_this(monkeypatch: pytest.MonkeyPatch):
     """Neither for the order nor for the search for names."""
     monkeypatch.setattr("asyncfc_mcp.bridge.submitting.LookUps.bring", None)
-    monkeypatch.setattr("asyncfc_mcp.bridge.bridge.mentioned", None)
+    monkeypatch.setattr("asyncfc_mcp.bridge.submitting.mentioned", None)
     async with stage() as it:
         await it.host.call("echo", {"text": "$HOME", "_as": "a"})
         answer = await it.host.call("echo", {"text": "$a", "_after": "f1", "_wait": "a"})
