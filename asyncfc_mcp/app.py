@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.host_sessions import HostSession
 from asyncfc_mcp.bridge.idleness import ServerDemand, runs_on_demand
-from asyncfc_mcp.config.settings import ANY_OWNER, EMBEDDED, BridgeConfig, HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import ANY_OWNER, BridgeConfig, HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import EMBEDDED
 from asyncfc_mcp.core.effects import declared_effect
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.core.state_roots import server_states

@@ -33,7 +33,7 @@ from asyncfc_mcp.bridge.submitting import Submitter
 from asyncfc_mcp.bridge.views import View, Views
 from asyncfc_mcp.config.caller_headers import uses_callers
 from asyncfc_mcp.config.changes import ConfigChanges, changes, lost_servers
-from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig
+from asyncfc_mcp.config.model import BridgeConfig, HttpSpec, ServerConfig
 from asyncfc_mcp.core.access import AccessRules
 from asyncfc_mcp.core.catalog import ToolEntry, selected
 from asyncfc_mcp.core.futures import Future, State

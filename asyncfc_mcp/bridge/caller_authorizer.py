@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from asyncfc_mcp.config.caller_headers import caller_names, filled
-from asyncfc_mcp.config.settings import HttpSpec
+from asyncfc_mcp.config.model import HttpSpec
 from asyncfc_mcp.errors import CallerCredentialsRefused
 from asyncfc_mcp.redaction import SHORTEST_SECRET
 

@@ -26,7 +26,7 @@ from asyncfc_mcp.bridge.server_requests import ServerRequests
 from asyncfc_mcp.bridge.servers import Connect as ConnectServer
 from asyncfc_mcp.bridge.servers import Servers
 from asyncfc_mcp.config.caller_headers import caller_names
-from asyncfc_mcp.config.settings import HttpSpec, ServerConfig
+from asyncfc_mcp.config.model import HttpSpec, ServerConfig
 from asyncfc_mcp.core.catalog import ToolEntry
 from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.identity import OAUTH, PERSON, ClientProcess, Principal

@@ -15,8 +15,8 @@ import anyio
 import anyio.to_thread
 
 from asyncfc_mcp.config.changes import ConfigChanges
+from asyncfc_mcp.config.model import BridgeConfig, Origin
 from asyncfc_mcp.config.origin import digest
-from asyncfc_mcp.config.settings import BridgeConfig, Origin
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.signals import WakeUp
 

@@ -14,7 +14,7 @@ import anyio
 from asyncfc_mcp.bridge.call_rules import CallRules, call_rules
 from asyncfc_mcp.bridge.server_profiles import ServerProfiles
 from asyncfc_mcp.bridge.tool_routes import ToolRoute, unknown_placeholders
-from asyncfc_mcp.config.settings import BridgeConfig
+from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.core.catalog import Catalog, Source, ToolEntry
 from asyncfc_mcp.core.catalog_builder import CatalogBuilder
 from asyncfc_mcp.core.effect_profiles import HINTS, EffectProfile

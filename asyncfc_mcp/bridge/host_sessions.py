@@ -16,7 +16,7 @@ from asyncfc_mcp.bridge.server_profiles import ServerProfiles
 from asyncfc_mcp.bridge.server_requests import ServerClient
 from asyncfc_mcp.bridge.sharing import Sharing, sharing_of, words_of
 from asyncfc_mcp.config.changes import is_another_server
-from asyncfc_mcp.config.settings import ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import ServerConfig, StdioSpec
 from asyncfc_mcp.core.effect_profiles import EffectProfile
 from asyncfc_mcp.core.identity import ClientProcess
 from asyncfc_mcp.core.state_paths import ServerState

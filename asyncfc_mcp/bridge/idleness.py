@@ -7,7 +7,8 @@ cached listings. Starting and ending a server is left to `downstream.on_demand`.
 from collections.abc import Callable
 from typing import Final
 
-from asyncfc_mcp.config.settings import ANY_OWNER, EMBEDDED, BridgeConfig, ServerConfig
+from asyncfc_mcp.config.model import ANY_OWNER, BridgeConfig, ServerConfig
+from asyncfc_mcp.config.settings import EMBEDDED
 from asyncfc_mcp.core.effect_profiles import EffectProfile
 from asyncfc_mcp.downstream.listing_cache import ListingCache
 from asyncfc_mcp.engine.api import Engine

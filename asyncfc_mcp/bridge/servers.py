@@ -16,7 +16,7 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp.config.changes import is_another_server
-from asyncfc_mcp.config.settings import HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.futures import State
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.engine.api import Engine

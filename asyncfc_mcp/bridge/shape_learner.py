@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import anyio
 import anyio.lowlevel
 
-from asyncfc_mcp.config.settings import ServerConfig
+from asyncfc_mcp.config.model import ServerConfig
 from asyncfc_mcp.core.catalog import ToolEntry
 from asyncfc_mcp.core.field_names import words_of
 from asyncfc_mcp.core.futures import Future, Result

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath, PureWindowsPath
 from typing import Final
 
-from asyncfc_mcp.config.settings import HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.effect_profiles import EffectProfile
 
 RUNS_PROJECT: Final[Mapping[str, frozenset[str]]] = {

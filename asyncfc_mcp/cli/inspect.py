@@ -25,8 +25,9 @@ from asyncfc_mcp.cli import explanation, journal_report
 from asyncfc_mcp.cli.explanation import known_from, unbound
 from asyncfc_mcp.cli.sign_in_report import credentials_of, described
 from asyncfc_mcp.config.caller_headers import uses_callers
+from asyncfc_mcp.config.model import ANY_OWNER, AUTO_OWNER, BridgeConfig, ServerConfig
 from asyncfc_mcp.config.replicas import replica_name
-from asyncfc_mcp.config.settings import ANY_OWNER, AUTO_OWNER, EMBEDDED, BridgeConfig, ServerConfig, Settings
+from asyncfc_mcp.config.settings import EMBEDDED, Settings
 from asyncfc_mcp.core.effect_profiles import EffectProfile
 from asyncfc_mcp.core.effects import conflict
 from asyncfc_mcp.downstream.oauth.store import CredentialStore

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec
+from asyncfc_mcp.config.model import BridgeConfig, HttpSpec
 from asyncfc_mcp.housekeeping.small_files import CONFIGURATIONS_S
 from asyncfc_mcp.private_files import make_folder, read_private, replace_private
 

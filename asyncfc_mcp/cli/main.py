@@ -32,8 +32,9 @@ from asyncfc_mcp.cli.process import (
     shown_error,
 )
 from asyncfc_mcp.cli.source import SourceCommand, check_source, load, source_options
+from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.config.reader import load_config
-from asyncfc_mcp.config.settings import EMBEDDED, BridgeConfig
+from asyncfc_mcp.config.settings import EMBEDDED
 from asyncfc_mcp.errors import BridgeError, SignInFailed, UnknownTool
 from asyncfc_mcp.quotation import for_terminal
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncfc_mcp.config.environment import CHAIN_VARIABLE
-from asyncfc_mcp.config.settings import EMBEDDED, BridgeConfig
+from asyncfc_mcp.config.model import BridgeConfig
+from asyncfc_mcp.config.settings import EMBEDDED
 from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.quotation import one_line, shortened, without_escapes
 from asyncfc_mcp.redaction import without_secrets

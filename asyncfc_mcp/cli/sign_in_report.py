@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from asyncfc_mcp.config.settings import HttpSpec, ServerConfig
+from asyncfc_mcp.config.model import HttpSpec, ServerConfig
 from asyncfc_mcp.downstream.oauth.records import Grant
 from asyncfc_mcp.downstream.oauth.store import CredentialStore, StoreUnusable
 from asyncfc_mcp.downstream.supervisor import Status

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from asyncfc_mcp.config.mcp_remote import url_entry
+from asyncfc_mcp.config.model import BridgeConfig, HttpSpec, ServerConfig
 from asyncfc_mcp.config.reader import config_for_url, load_config
-from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig
 from asyncfc_mcp.errors import BridgeError, ConfigError, nearest
 
 _OF_REPLICAS: Final = ("engine", "secret", "replica")

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from asyncfc_mcp.cli.process import hide_secrets, refuse_itself
+from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.config.reader import config_for_command, config_for_url, load_config
-from asyncfc_mcp.config.settings import BridgeConfig
 from asyncfc_mcp.redaction import shown_command
 
 

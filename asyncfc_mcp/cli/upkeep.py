@@ -14,7 +14,7 @@ from typing import Any, Final
 import anyio
 import anyio.to_thread
 
-from asyncfc_mcp.config.settings import BridgeConfig
+from asyncfc_mcp.config.model import BridgeConfig
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig, StdioSpec, UnusableServer
+from asyncfc_mcp.config.model import BridgeConfig, HttpSpec, ServerConfig, StdioSpec, UnusableServer
 from asyncfc_mcp.errors import ConfigError
 
 AUTHORIZATION: Final = "authorization"

@@ -9,16 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 from asyncfc_mcp.config.caller_headers import uses_callers
-from asyncfc_mcp.config.settings import (
-    ANY_OWNER,
-    EMBEDDED,
-    POLICY,
-    SETTINGS,
-    BridgeConfig,
-    ServerConfig,
-    Settings,
-    UnusableServer,
-)
+from asyncfc_mcp.config.model import ANY_OWNER, BridgeConfig, ServerConfig, UnusableServer
+from asyncfc_mcp.config.settings import EMBEDDED, POLICY, SETTINGS, Settings
 
 AT_RESTART: Final = frozenset(name for name, each in SETTINGS.items() if each.metadata.get("restart"))
 """Settings of the bridge that count from its next start."""

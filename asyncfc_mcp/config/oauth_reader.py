@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from asyncfc_mcp.config.checker import Checker, kind_of, shown
 from asyncfc_mcp.config.formats import NOT_USED
+from asyncfc_mcp.config.model import OAuthSpec
 from asyncfc_mcp.config.secret_sources import SourceUnusable, read_secret_file, resolved
-from asyncfc_mcp.config.settings import OAuthSpec
 from asyncfc_mcp.config.variables import Variables
 from asyncfc_mcp.errors import nearest
 from asyncfc_mcp.redaction import shown_url

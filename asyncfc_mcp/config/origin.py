@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
+from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.config.parsing import read_text
-from asyncfc_mcp.config.settings import BridgeConfig
 
 
 def as_read(config: BridgeConfig) -> BridgeConfig:

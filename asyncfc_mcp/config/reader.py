@@ -17,22 +17,13 @@ from asyncfc_mcp.config.access import warn_of_access
 from asyncfc_mcp.config.checker import Checker, absolute
 from asyncfc_mcp.config.formats import NOT_USED, split_command
 from asyncfc_mcp.config.host_files import has_braces, server_tables
+from asyncfc_mcp.config.levels import TOP
 from asyncfc_mcp.config.mcp_remote import url_entry
+from asyncfc_mcp.config.model import ANY_OWNER, BridgeConfig, HttpSpec, ServerConfig, StdioSpec, UnusableServer
 from asyncfc_mcp.config.origin import FileOrigin, digest, variables
 from asyncfc_mcp.config.parsing import parse_value, read_text
 from asyncfc_mcp.config.servers import FAIL_STOP_NEEDS_PATHS, ServerReader, wrong_section
-from asyncfc_mcp.config.settings import (
-    ANY_OWNER,
-    EMBEDDED,
-    SETTINGS,
-    TOP,
-    BridgeConfig,
-    HttpSpec,
-    ServerConfig,
-    Settings,
-    StdioSpec,
-    UnusableServer,
-)
+from asyncfc_mcp.config.settings import EMBEDDED, SETTINGS, Settings
 from asyncfc_mcp.config.settings_reader import SettingsReader, declares_state
 from asyncfc_mcp.config.specs import SpecReader
 from asyncfc_mcp.config.variables import Variables

@@ -13,19 +13,12 @@ from urllib.parse import unquote
 
 from asyncfc_mcp.config.checker import Checker, absolute, kind_of, shown
 from asyncfc_mcp.config.formats import canonical
+from asyncfc_mcp.config.levels import NOT_AT_TOP, OF_STARTS
 from asyncfc_mcp.config.mcp_remote import shown_url_entry, url_entry
+from asyncfc_mcp.config.model import HttpSpec, ServerConfig, StdioSpec, UnusableServer
 from asyncfc_mcp.config.overrides import OVERRIDES, OverrideReader, ToolOverride
 from asyncfc_mcp.config.parsing import JsonObject, duplicate_keys
-from asyncfc_mcp.config.settings import (
-    NOT_AT_TOP,
-    OF_STARTS,
-    POLICY,
-    HttpSpec,
-    Policy,
-    ServerConfig,
-    StdioSpec,
-    UnusableServer,
-)
+from asyncfc_mcp.config.settings import POLICY, Policy
 from asyncfc_mcp.config.settings_reader import SettingsReader, declares_state, levels_of
 from asyncfc_mcp.config.specs import SpecReader
 from asyncfc_mcp.errors import ConfigError

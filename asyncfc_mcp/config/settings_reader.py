@@ -17,10 +17,11 @@ from asyncfc_mcp.config.environment import NAME as VARIABLE_NAME
 from asyncfc_mcp.config.environment import Inherit
 from asyncfc_mcp.config.formats import ENTRY_KEYS
 from asyncfc_mcp.config.hosts import HostProfile
+from asyncfc_mcp.config.levels import EFFECTS, LEVELS, OF_STARTS, SERVER_KEYS, SPAWN_KEYS, TOP
 from asyncfc_mcp.config.overrides import OVERRIDES, OverrideReader
 from asyncfc_mcp.config.profile_files import AUTO, OFF, profile_names
 from asyncfc_mcp.config.replicas import read_engine, read_name, read_secret
-from asyncfc_mcp.config.settings import EFFECTS, LEVELS, OF_STARTS, POLICY, SERVER_KEYS, SETTINGS, SPAWN_KEYS, TOP
+from asyncfc_mcp.config.settings import POLICY, SETTINGS
 from asyncfc_mcp.errors import ConfigError, nearest
 from asyncfc_mcp.protocol import CLIENT_METHODS
 

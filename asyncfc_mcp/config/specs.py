@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from asyncfc_mcp.config.caller_headers import InvalidTemplate, check_template, is_template
 from asyncfc_mcp.config.checker import Checker, kind_of, shown
 from asyncfc_mcp.config.formats import env_file, split_command, transport
+from asyncfc_mcp.config.model import HttpSpec, OAuthSpec, StdioSpec
 from asyncfc_mcp.config.oauth_reader import OAuthReader
-from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec, StdioSpec
 from asyncfc_mcp.config.variables import Variables, is_script
 from asyncfc_mcp.errors import nearest
 from asyncfc_mcp.redaction import shown_name, shown_url

@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Final, cast
 
-from asyncfc_mcp.config.settings import Policy, ServerConfig
+from asyncfc_mcp.config.model import ServerConfig
+from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.declared_shapes import declared_shape
 from asyncfc_mcp.core.listing_schema import for_handshake
 from asyncfc_mcp.core.names import (

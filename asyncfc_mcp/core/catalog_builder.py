@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from asyncfc_mcp.config.model import ServerConfig
 from asyncfc_mcp.config.overrides import ToolOverride
-from asyncfc_mcp.config.settings import ServerConfig
 from asyncfc_mcp.core.catalog import Catalog, PromptEntry, Source, ToolEntry, list_tool, selected
 from asyncfc_mcp.core.listing_schema import conform
 from asyncfc_mcp.core.meta_keys import without_our_keys

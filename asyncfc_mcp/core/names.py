@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count, pairwise, takewhile
 from typing import Final, NamedTuple
 
-from asyncfc_mcp.config.settings import ServerConfig
+from asyncfc_mcp.config.model import ServerConfig
 from asyncfc_mcp.slices import Slices, at_once
 
 HOST_PREFIX: Final = "mcp__asyncfc__"

@@ -11,7 +11,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import cast
 
-from asyncfc_mcp.config.settings import HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.file_paths import FilePaths, LinkResolver, elsewhere, network_mounts, path_text
 from asyncfc_mcp.core.state_paths import FILES, SHARED, Path, ServerState
 

@@ -16,7 +16,7 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp import __version__
-from asyncfc_mcp.config.settings import ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import ServerConfig, StdioSpec
 from asyncfc_mcp.downstream.one_shot import ProcessCalls
 from asyncfc_mcp.downstream.process import Child, ServerProcess, spawn
 from asyncfc_mcp.downstream.reaper import Reaper

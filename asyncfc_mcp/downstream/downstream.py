@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 import anyio
 
-from asyncfc_mcp.config.settings import ServerConfig
+from asyncfc_mcp.config.model import ServerConfig
 from asyncfc_mcp.core.outcome import CancelRequest, CompletionCallback
 from asyncfc_mcp.downstream.connection import Connection
 from asyncfc_mcp.downstream.on_demand import Demand, OnDemand, Usage

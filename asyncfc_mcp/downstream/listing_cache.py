@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 import anyio.to_thread
 
-from asyncfc_mcp.config.settings import ServerConfig
+from asyncfc_mcp.config.model import ServerConfig
 from asyncfc_mcp.downstream.snapshot import ServerSnapshot
 from asyncfc_mcp.downstream.snapshot_json import encoding, parse, value_json
 from asyncfc_mcp.housekeeping.small_files import mark_used

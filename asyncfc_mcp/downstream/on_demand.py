@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import anyio
 
-from asyncfc_mcp.config.settings import ServerConfig
+from asyncfc_mcp.config.model import ServerConfig
 from asyncfc_mcp.downstream.server_listings import ServerListings
 from asyncfc_mcp.downstream.snapshot import LISTINGS
 from asyncfc_mcp.downstream.start_queue import StartQueue

@@ -17,7 +17,7 @@ from typing import Final
 import anyio
 from anyio.abc import ByteReceiveStream
 
-from asyncfc_mcp.config.settings import ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import ServerConfig, StdioSpec
 from asyncfc_mcp.downstream import stall_policy
 from asyncfc_mcp.downstream.reaper import Reaper
 from asyncfc_mcp.downstream.stderr import Stderr

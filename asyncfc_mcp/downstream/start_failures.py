@@ -7,7 +7,7 @@ errors to `http.failures`.
 import os
 from typing import cast
 
-from asyncfc_mcp.config.settings import HttpSpec, StdioSpec
+from asyncfc_mcp.config.model import HttpSpec, StdioSpec
 from asyncfc_mcp.downstream.stderr import Stderr
 from asyncfc_mcp.errors import RpcError, ServerDied, ServerUnavailable, TransportFailure
 from asyncfc_mcp.quotation import said

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from asyncfc_mcp.config.settings import HttpSpec, ServerConfig
+from asyncfc_mcp.config.model import HttpSpec, ServerConfig
 from asyncfc_mcp.downstream.connection import Connection, open_connection
 from asyncfc_mcp.downstream.listing import PARTIAL_AFTER_S
 from asyncfc_mcp.downstream.negotiation import negotiate

@@ -13,7 +13,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from asyncfc_mcp.config.settings import ServerConfig, Settings
+from asyncfc_mcp.config.model import ServerConfig
+from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.core.futures import Future, Question, Result
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
 from asyncfc_mcp.core.session_archive import SessionArchive

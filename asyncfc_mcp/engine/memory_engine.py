@@ -13,7 +13,8 @@ from typing import Any
 
 import anyio
 
-from asyncfc_mcp.config.settings import ServerConfig, Settings
+from asyncfc_mcp.config.model import ServerConfig
+from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.core.archive import Archive as FuturesArchive
 from asyncfc_mcp.core.futures import Future, Question, Result, State
 from asyncfc_mcp.core.identity import CallerIdentity, Scope

@@ -50,7 +50,8 @@ def session_of(arguments: Sequence[str]) -> tuple[Source, bool] | None:
 def run(source: Source, *, verbose: bool) -> None:
     """Serve the host on standard streams through the user's daemon, until one of them ends; or become a bridge of one's
     own, if there can be no daemon."""
-    from asyncfc_mcp.thin.relay import HostGone, Relay, say
+    from asyncfc_mcp.thin.output import HostGone, say
+    from asyncfc_mcp.thin.relay import Relay
 
     parent = os.getppid()  # it may have exited by the time that a daemon is joined
     if os.environ.get(CHAIN_VARIABLE):

@@ -1,13 +1,12 @@
 """Bytes between a host, on standard streams, and the daemon.
 
-Owns the descriptors, the queues in both directions, and the loop that serves them. Back pressure is passed on: nothing
+Owns the queues in both directions, and the loop that serves them. Back pressure is passed on: nothing
 is read that cannot be written soon. Standard library only. What follows from a loss of the daemon is `conversation`'s
 to decide, and how another one is found, `launch`'s.
 """
 
 import os
 import select
-import stat
 import time
 from collections import deque
 from typing import Any, Final, cast
@@ -16,6 +15,7 @@ from asyncfc_mcp.thin import greeting, messages
 from asyncfc_mcp.thin.conversation import NOT_SENT, Conversation, Sent, is_own
 from asyncfc_mcp.thin.launch import REJOIN_S, Joined, Launcher, Unusable
 from asyncfc_mcp.thin.messages import ERROR, NOTIFICATION, OTHER, REQUEST, RESULT, Edges, Lines, Message, Piece
+from asyncfc_mcp.thin.output import HostGone, Output, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ MOST_SHORT_LIVES: Final = 12
 LONGEST_BACKOFF_S: Final = 5.0
 RETRY_S: Final = 5.0
 """Bound on the attempt to find a daemon that a request makes after the others have failed."""
-
-
-class HostGone(Exception):
-    """The host has ended, or reads no more."""
 
 
 class _Queued:
@@ -81,7 +77,7 @@ class Relay:
         self._long: _Long | None = None
         self._ended = False
         """True once standard input has ended."""
-        self._output = _Output()
+        self._output = Output()
         self._sock: socket | None = None
         self._daemon_lines = Lines()
         self._arriving = Message(OTHER)
@@ -479,68 +475,3 @@ def _has_input() -> bool:
     poll = select.poll()
     poll.register(0, select.POLLIN)
     return any(found & select.POLLIN for _, found in poll.poll(0))
-
-
-class _Output:
-    """Standard output, written without waiting for the host."""
-
-    def __init__(self) -> None:
-        self.fd = 1
-        self.size = 0
-        self._queue: deque[memoryview] = deque()
-        # A pipe that is writable takes so many bytes at once. Its flags are not this process's alone.
-        self._most = select.PIPE_BUF if stat.S_ISFIFO(os.fstat(1).st_mode) else 16 << 10
-
-    def add(self, data: bytes) -> None:
-        """Queue data."""
-        if data:
-            self._queue.append(memoryview(data))
-            self.size += len(data)
-
-    def write(self) -> None:
-        """Write as much as the host takes now.
-
-        Raises:
-            HostGone: it does not read any more.
-        """
-        if not self._queue:
-            return
-        data = self._queue[0][: self._most]
-        if len(self._queue) > 1 and len(data) < self._most:
-            joined = bytearray()
-            for each in self._queue:
-                joined += each[: self._most - len(joined)]
-                if len(joined) >= self._most:
-                    break
-            data = memoryview(joined)
-        try:
-            written = os.write(self.fd, data)
-        except BlockingIOError:
-            return
-        except OSError:
-            raise HostGone from None
-        self.size -= written
-        while written:
-            first = self._queue[0]
-            if written < len(first):
-                self._queue[0] = first[written:]
-                return
-            written -= len(first)
-            self._queue.popleft()
-
-    def flush(self) -> None:
-        """Write the rest, and wait for the host as long as it reads."""
-        poll = select.poll()
-        poll.register(self.fd, select.POLLOUT)
-        while self._queue:
-            if any(found & ~select.POLLOUT for _, found in poll.poll()):
-                raise HostGone
-            self.write()
-
-
-def say(text: str) -> None:
-    """Write a line for the host's log."""
-    try:
-        os.write(2, f"asyncfc-mcp: {' '.join(text.split())}\n".encode(errors="replace"))
-    except OSError:
-        pass

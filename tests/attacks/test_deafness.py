@@ -17,7 +17,8 @@ import pytest
 
 from asyncfc_mcp.app import compose
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.config.settings import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Policy, Settings
 from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.identity import LOCAL
 from asyncfc_mcp.downstream import connection, process, stall_policy

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec
+from asyncfc_mcp.config.model import HttpSpec, OAuthSpec
 from asyncfc_mcp.downstream.oauth.challenges import BearerChallenge, bearer_challenge
 from asyncfc_mcp.downstream.oauth.discovery import read_server
 from asyncfc_mcp.downstream.oauth.file_store import FileStore

@@ -17,7 +17,7 @@ from asyncfc_mcp.bridge.caller_authorizer import CallerAuthorizer
 from asyncfc_mcp.bridge.caller_connections import IDLE_S, MIN_IDLE_TO_EVICT_S, CallerConnections
 from asyncfc_mcp.bridge.connected import Connected
 from asyncfc_mcp.bridge.servers import Servers
-from asyncfc_mcp.config.settings import HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.futures import Event, Future
 from asyncfc_mcp.core.identity import LOCAL, OAUTH, PERSON, PUBLIC, TOKEN, Principal, Scope
 from asyncfc_mcp.core.store import FutureStore

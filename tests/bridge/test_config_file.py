@@ -14,8 +14,8 @@ import pytest
 from asyncfc_mcp.bridge import config_file
 from asyncfc_mcp.bridge.config_file import ConfigFile
 from asyncfc_mcp.config.changes import ConfigChanges, changes
+from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.config.reader import load_config
-from asyncfc_mcp.config.settings import BridgeConfig
 from tests.support.virtual_time import until
 
 pytestmark = pytest.mark.anyio

@@ -15,7 +15,7 @@ import pytest
 
 from asyncfc_mcp.app import compose
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.config.settings import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec
 from asyncfc_mcp.downstream.listing_cache import ListingCache
 from asyncfc_mcp.downstream.snapshot import ServerSnapshot
 from asyncfc_mcp.errors import UnknownTool

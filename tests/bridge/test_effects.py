@@ -10,9 +10,10 @@ import anyio
 import pytest
 
 from asyncfc_mcp.cli import inspect
+from asyncfc_mcp.config.model import ServerConfig
 from asyncfc_mcp.config.overrides import ArgumentOverride, ToolOverride
 from asyncfc_mcp.config.reader import parse_config
-from asyncfc_mcp.config.settings import Policy, ServerConfig
+from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.core.identity import LOCAL
 from asyncfc_mcp.engine.call import CallContext, Submission

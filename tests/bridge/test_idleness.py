@@ -13,7 +13,8 @@ import pytest
 from asyncfc_mcp.app import compose
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.idleness import STATELESS_IDLE_S, idle_limit_s, runs_on_demand
-from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, Policy, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Policy, Settings
 from asyncfc_mcp.core.effect_profiles import EffectProfile, ProcessState
 from asyncfc_mcp.core.identity import LOCAL
 from asyncfc_mcp.downstream.listing_cache import ListingCache

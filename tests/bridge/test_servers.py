@@ -12,15 +12,8 @@ import pytest
 
 from asyncfc_mcp.app import compose
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.config.settings import (
-    AccessEntry,
-    BridgeConfig,
-    Policy,
-    ServerConfig,
-    Settings,
-    StdioSpec,
-    UnusableServer,
-)
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec, UnusableServer
+from asyncfc_mcp.config.settings import AccessEntry, Policy, Settings
 from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.core.identity import LOCAL, LOCAL_PRINCIPAL
 from asyncfc_mcp.downstream.supervisor import Status

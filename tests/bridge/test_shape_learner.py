@@ -13,7 +13,8 @@ import pytest
 from asyncfc_mcp.app import compose
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.shape_learner import FIRST, RARELY
-from asyncfc_mcp.config.settings import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Policy, Settings
 from asyncfc_mcp.core.futures import State
 from asyncfc_mcp.core.identity import LOCAL, PUBLIC, Scope
 from asyncfc_mcp.core.learned_shapes import LearnedShape

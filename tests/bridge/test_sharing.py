@@ -8,7 +8,7 @@ import pytest
 
 from asyncfc_mcp.bridge.server_profiles import ServerProfiles
 from asyncfc_mcp.bridge.sharing import relative_part, sharing_of, words_of
-from asyncfc_mcp.config.settings import HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.effect_profiles import EffectProfile
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.core.state_roots import server_states, session_state

@@ -14,7 +14,8 @@ import anyio
 import trio
 
 from asyncfc_mcp.cli.upkeep import Bounds, Folders, sweep
-from asyncfc_mcp.config.settings import BridgeConfig, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.downstream.supervisor import Status
 from tests.support.host_sessions import Daemon, daemon
 from tests.support.inprocess_server import Toy, spawning

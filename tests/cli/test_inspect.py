@@ -12,7 +12,8 @@ from asyncfc_mcp.app import compose
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.cli import inspect
 from asyncfc_mcp.cli.explanation import explain
-from asyncfc_mcp.config.settings import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Policy, Settings
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.errors import UnknownTool
 from asyncfc_mcp.upstream.metatools import METATOOLS

@@ -10,8 +10,8 @@ from unittest.mock import patch
 import pytest
 
 from asyncfc_mcp.cli.process import hide_secrets, journal_path, log_to_stderr, shown_error
+from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.config.reader import config_for_command, config_for_url, parse_config
-from asyncfc_mcp.config.settings import BridgeConfig
 
 TEXT = '{"mcpServers": {"s": {"command": "x"}}, "asyncfc": {"journal": %s}}'
 

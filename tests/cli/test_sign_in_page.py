@@ -9,7 +9,7 @@ import click
 import pytest
 
 from asyncfc_mcp.cli.main import cli
-from asyncfc_mcp.config.settings import HttpSpec
+from asyncfc_mcp.config.model import HttpSpec
 from tests.support.configurations import parse
 
 REPO = Path(__file__).resolve().parents[2]

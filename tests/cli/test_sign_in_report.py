@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from asyncfc_mcp.cli.sign_in_report import credentials_of, described, duration, expiry_of
-from asyncfc_mcp.config.settings import ServerConfig
+from asyncfc_mcp.config.model import ServerConfig
 from asyncfc_mcp.downstream.oauth.file_store import FileStore
 from asyncfc_mcp.downstream.oauth.records import Grant
 from tests.support.configurations import entry

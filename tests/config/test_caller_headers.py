@@ -12,7 +12,7 @@ from asyncfc_mcp.config.caller_headers import (
     uses_callers,
     without_callers,
 )
-from asyncfc_mcp.config.settings import HttpSpec
+from asyncfc_mcp.config.model import HttpSpec
 from asyncfc_mcp.errors import ConfigError
 from tests.support.configurations import Json, entry, parse, refused
 

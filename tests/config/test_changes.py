@@ -7,16 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncfc_mcp.config.changes import AT_RESTART, changes, lost_servers
-from asyncfc_mcp.config.settings import (
-    AccessEntry,
-    BridgeConfig,
-    HttpSpec,
-    Policy,
-    ServerConfig,
-    Settings,
-    StdioSpec,
-    UnusableServer,
-)
+from asyncfc_mcp.config.model import BridgeConfig, HttpSpec, ServerConfig, StdioSpec, UnusableServer
+from asyncfc_mcp.config.settings import AccessEntry, Policy, Settings
 
 SPECS = st.one_of(
     st.builds(StdioSpec, st.sampled_from(["a", "b"]), env=st.dictionaries(st.just("K"), st.sampled_from(["1", "2"]))),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from asyncfc_mcp.config.formats import env_file, split_command, transport
+from asyncfc_mcp.config.model import BridgeConfig, HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.config.reader import config_for_command, config_for_url, load_config, parse_config
-from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.errors import ConfigError
 from tests.support.configurations import signed_in
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from asyncfc_mcp.config.host_files import server_tables
+from asyncfc_mcp.config.model import BridgeConfig, HttpSpec, StdioSpec
 from asyncfc_mcp.config.parsing import MAX_YAML_VALUES
 from asyncfc_mcp.config.reader import parse_config
-from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, StdioSpec
 from asyncfc_mcp.errors import ConfigError
 from tests.support.configurations import signed_in
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncfc_mcp.config.mcp_remote import shown_url_entry, url_entry
+from asyncfc_mcp.config.model import HttpSpec, OAuthSpec, StdioSpec
 from asyncfc_mcp.config.reader import config_for_command
-from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec, StdioSpec
 from tests.support.configurations import entry, parse
 
 Json = dict[str, Any]

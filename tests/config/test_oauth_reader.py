@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncfc_mcp.config.model import HttpSpec, OAuthSpec
 from asyncfc_mcp.config.oauth_reader import KEYS, algorithm_of
 from asyncfc_mcp.config.reader import config_for_url, load_config
-from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec
 from tests.support.configurations import Json, entry, left_out, parse, refused
 
 URL = "https://mcp.example.com/mcp"

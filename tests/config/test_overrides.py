@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.config.overrides import NO_VALUE, ArgumentOverride, ToolOverride
 from asyncfc_mcp.config.reader import parse_config
-from asyncfc_mcp.config.settings import BridgeConfig
 from asyncfc_mcp.errors import ConfigError
 
 SECRET = "s3cr3t-0123456789"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from asyncfc_mcp.config.model import StdioSpec
 from asyncfc_mcp.config.reader import load_config
-from asyncfc_mcp.config.settings import StdioSpec
 from asyncfc_mcp.errors import ConfigError
 from tests.support.configurations import FILE, VS_CODE, entry, parse, refused, refused_file
 

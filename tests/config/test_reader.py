@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyncfc_mcp.config.model import HttpSpec, StdioSpec
 from asyncfc_mcp.config.reader import config_for_command, config_for_url, parse_config
-from asyncfc_mcp.config.settings import HttpSpec, Policy, Settings, StdioSpec
+from asyncfc_mcp.config.settings import Policy, Settings
 from asyncfc_mcp.errors import ConfigError
 from tests.support.configurations import FILE, SAMPLES, VS_CODE, WHERE, Json, at, entry, parse, refused, signed_in
 

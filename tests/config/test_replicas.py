@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.config.replicas import replica_name
-from asyncfc_mcp.config.settings import BridgeConfig, Settings
+from asyncfc_mcp.config.settings import Settings
 from tests.support.configurations import parse, refused
 
 SECRET = "0123456789abcdef"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from asyncfc_mcp.config.settings import StdioSpec
+from asyncfc_mcp.config.model import StdioSpec
 from tests.support.configurations import parse, refused
 
 

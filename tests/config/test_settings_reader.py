@@ -13,19 +13,11 @@ from typing import Any
 import pytest
 
 from asyncfc_mcp.config.checker import Checker
+from asyncfc_mcp.config.levels import OF_STARTS, SERVER_KEYS, SPAWN_KEYS, field_docs
+from asyncfc_mcp.config.model import StdioSpec
 from asyncfc_mcp.config.overrides import OVERRIDES
 from asyncfc_mcp.config.reader import parse_config
-from asyncfc_mcp.config.settings import (
-    OF_STARTS,
-    SERVER_KEYS,
-    SPAWN_KEYS,
-    AccessEntry,
-    Policy,
-    Settings,
-    StdioSpec,
-    field_docs,
-    setting,
-)
+from asyncfc_mcp.config.settings import AccessEntry, Policy, Settings, setting
 from asyncfc_mcp.config.settings_reader import declared
 from asyncfc_mcp.errors import ConfigError
 from tests.support.configurations import FILE, SAMPLES, WHERE, Json, at, parse, refused, refused_section, section

@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
+from asyncfc_mcp.config.model import HttpSpec, StdioSpec
 from asyncfc_mcp.config.reader import load_config
 from asyncfc_mcp.config.secret_sources import MAX_SECRET_BYTES
-from asyncfc_mcp.config.settings import HttpSpec, StdioSpec
 from tests.support.configurations import Json, entry, left_out, parse, refused, signed_in
 
 REPO = Path(__file__).resolve().parents[2]

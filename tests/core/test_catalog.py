@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from asyncfc_mcp.config.settings import Policy, ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.catalog import Catalog, Source, ToolEntry, selected
 from asyncfc_mcp.core.catalog_builder import CatalogBuilder
 from asyncfc_mcp.core.names import PublishedNames

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncfc_mcp.config.settings import HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core import file_paths, state_roots
 from asyncfc_mcp.core.effects import Effect, conflict, declared_effect
 from asyncfc_mcp.core.file_paths import MAX_FILES, FilePaths, LinkResolver, elsewhere

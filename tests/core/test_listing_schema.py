@@ -13,7 +13,8 @@ from mcp_types import _v2025_11_25, _v2026_07_28
 from pydantic import AnyUrl, TypeAdapter
 from pydantic_core import from_json
 
-from asyncfc_mcp.config.settings import Policy, ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.catalog import Catalog, Source
 from asyncfc_mcp.core.catalog_builder import CatalogBuilder
 from asyncfc_mcp.core.listing_schema import DEPTH_LIMIT, conform

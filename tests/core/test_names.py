@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from asyncfc_mcp.config.settings import ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import ServerConfig, StdioSpec
 from asyncfc_mcp.core.catalog import Catalog, Source
 from asyncfc_mcp.core.catalog_builder import CatalogBuilder
 from asyncfc_mcp.core.names import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from asyncfc_mcp.config.settings import HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.core.effects import Effect, conflict, declared_effect
 from asyncfc_mcp.core.path_templates import arguments_of
 from asyncfc_mcp.core.state_paths import MAX_DEPTH, ServerState

@@ -6,7 +6,8 @@ from typing import Any
 import anyio
 import pytest
 
-from asyncfc_mcp.config.settings import HttpSpec, Policy, ServerConfig, StdioSpec
+from asyncfc_mcp.config.model import HttpSpec, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.downstream.listing_cache import ListingCache
 from asyncfc_mcp.downstream.snapshot import LISTINGS, ServerSnapshot
 

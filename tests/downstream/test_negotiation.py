@@ -7,7 +7,8 @@ import anyio
 import pytest
 
 from asyncfc_mcp.app import compose
-from asyncfc_mcp.config.settings import BridgeConfig, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.downstream.listing_cache import ListingCache, ServerSnapshot
 from asyncfc_mcp.downstream.negotiation import PROBE_S
 from asyncfc_mcp.errors import RpcError

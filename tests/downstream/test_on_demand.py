@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from asyncfc_mcp.app import compose
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.config.settings import BridgeConfig, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.downstream.listing_cache import ListingCache
 from asyncfc_mcp.downstream.on_demand import OLD_S, UNUSED_S

@@ -10,7 +10,8 @@ import pytest
 
 from asyncfc_mcp.app import compose
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.config.settings import BridgeConfig, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.downstream.reaper import Reaper
 from asyncfc_mcp.downstream.supervisor import SIGN_IN_POLL_S, Status

@@ -10,7 +10,8 @@ import anyio
 import pytest
 
 from asyncfc_mcp.app import compose
-from asyncfc_mcp.config.settings import BridgeConfig, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.downstream.restart_policy import BACKOFF_S, PROCESS_RETRY_S
 from asyncfc_mcp.downstream.supervisor import Status

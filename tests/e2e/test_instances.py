@@ -12,7 +12,8 @@ import anyio
 import pytest
 
 from asyncfc_mcp.bridge.connected import Connected
-from asyncfc_mcp.config.settings import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Policy, Settings
 from tests.support.client import eventually, text_of
 from tests.support.daemons import RunningDaemon
 from tests.support.daemons import daemon as daemon_of

@@ -17,7 +17,7 @@ import pytest
 
 from asyncfc_mcp import suspension
 from asyncfc_mcp.app import compose
-from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec, ServerConfig
+from asyncfc_mcp.config.model import BridgeConfig, HttpSpec, ServerConfig
 from asyncfc_mcp.downstream.downstream import Downstream
 from asyncfc_mcp.downstream.http import sse
 from asyncfc_mcp.downstream.listing_cache import ListingCache

@@ -6,8 +6,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from asyncfc_mcp.config.model import StdioSpec
 from asyncfc_mcp.config.reader import load_config
-from asyncfc_mcp.config.settings import StdioSpec
 from tests.support.stage import REPO
 
 FOLDER = REPO / "examples" / "docker"

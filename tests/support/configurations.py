@@ -8,17 +8,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
+from asyncfc_mcp.config.levels import field_docs
+from asyncfc_mcp.config.model import BridgeConfig, HttpSpec, OAuthSpec, ServerConfig, UnusableServer
 from asyncfc_mcp.config.reader import load_config, parse_config
-from asyncfc_mcp.config.settings import (
-    BridgeConfig,
-    HttpSpec,
-    OAuthSpec,
-    Policy,
-    ServerConfig,
-    Settings,
-    UnusableServer,
-    field_docs,
-)
+from asyncfc_mcp.config.settings import Policy, Settings
 from asyncfc_mcp.errors import ConfigError
 
 FILE = "mcp.json"

@@ -13,7 +13,7 @@ import anyio
 
 from asyncfc_mcp.app import compose
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.config.settings import BridgeConfig
+from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.core.identity import LOCAL, ClientProcess, Principal
 from asyncfc_mcp.downstream.listing_cache import ListingCache
 from asyncfc_mcp.jsonrpc.inbound import deferred_handler

@@ -16,7 +16,8 @@ import anyio
 
 from asyncfc_mcp.app import compose
 from asyncfc_mcp.bridge.bridge import Bridge
-from asyncfc_mcp.config.settings import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Policy, Settings
 from asyncfc_mcp.errors import RpcError
 from asyncfc_mcp.jsonrpc.codec import MalformedMessage
 from asyncfc_mcp.jsonrpc.inbound import Inbound, deferred_handler

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncfc_mcp.app import compose
-from asyncfc_mcp.config.settings import BridgeConfig, Policy, ServerConfig, Settings, StdioSpec
+from asyncfc_mcp.config.model import BridgeConfig, ServerConfig, StdioSpec
+from asyncfc_mcp.config.settings import Policy, Settings
 from asyncfc_mcp.jsonrpc.codec import MalformedMessage, format_message
 from asyncfc_mcp.jsonrpc.line_reader import LineReader
 from asyncfc_mcp.jsonrpc.line_writer import LineWriter

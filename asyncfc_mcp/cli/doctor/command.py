@@ -28,7 +28,8 @@ from asyncfc_mcp.cli.process import (
     state_folder,
 )
 from asyncfc_mcp.config.environment import CHAIN_VARIABLE
-from asyncfc_mcp.config.settings import EMBEDDED, BridgeConfig
+from asyncfc_mcp.config.model import BridgeConfig
+from asyncfc_mcp.config.settings import EMBEDDED
 from asyncfc_mcp.errors import BridgeError
 
 if TYPE_CHECKING:

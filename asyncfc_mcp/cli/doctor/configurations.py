@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncfc_mcp.cli.doctor.findings import Finding, ok, problem, warning
+from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.config.reader import load_config
-from asyncfc_mcp.config.settings import BridgeConfig
 from asyncfc_mcp.errors import ConfigError
 
 

@@ -11,7 +11,8 @@ from typing import Final
 
 from asyncfc_mcp import __version__
 from asyncfc_mcp.cli.doctor.findings import Finding, ok, problem
-from asyncfc_mcp.config.settings import EMBEDDED, BridgeConfig
+from asyncfc_mcp.config.model import BridgeConfig
+from asyncfc_mcp.config.settings import EMBEDDED
 
 DISTRIBUTION: Final = "asyncfc-mcp"
 _REQUIREMENT: Final = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*([^;]*)(;.*)?")

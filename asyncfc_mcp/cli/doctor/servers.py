@@ -14,7 +14,7 @@ import anyio
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.cli import engine, inspect, journal_report
 from asyncfc_mcp.cli.doctor.findings import Finding, ok, problem, warning
-from asyncfc_mcp.config.settings import BridgeConfig, HttpSpec
+from asyncfc_mcp.config.model import BridgeConfig, HttpSpec
 from asyncfc_mcp.downstream.oauth.store import CredentialStore
 from asyncfc_mcp.downstream.supervisor import Status
 from asyncfc_mcp.errors import BridgeError

@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 import httpx2
 
-from asyncfc_mcp.config.settings import HttpSpec
+from asyncfc_mcp.config.model import HttpSpec
 from asyncfc_mcp.downstream.http.authorizer import Authorizer
 from asyncfc_mcp.downstream.http.failures import UNWRITABLE, host_and_port, redirected, session_gone, transport_failure
 from asyncfc_mcp.errors import NotAuthorized, TransportFailure, UnreadableAnswer

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Literal
 
-from asyncfc_mcp.config.settings import HttpSpec
+from asyncfc_mcp.config.model import HttpSpec
 from asyncfc_mcp.downstream.http.authorizer import Authorizer
 from asyncfc_mcp.downstream.http.client import HttpClient
 from asyncfc_mcp.downstream.http.sse import SseTransport

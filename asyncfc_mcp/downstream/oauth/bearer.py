@@ -19,7 +19,7 @@ from typing import Final, TypeGuard, TypeVar
 import anyio
 import anyio.to_thread
 
-from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec
+from asyncfc_mcp.config.model import HttpSpec, OAuthSpec
 from asyncfc_mcp.downstream.oauth.challenges import BearerChallenge, bearer_challenge, union
 from asyncfc_mcp.downstream.oauth.records import EXPIRY_MARGIN_S, Grant
 from asyncfc_mcp.downstream.oauth.store import CredentialStore, StoreUnusable

@@ -9,7 +9,7 @@ from typing import Final
 
 import jwt
 
-from asyncfc_mcp.config.settings import OAuthSpec
+from asyncfc_mcp.config.model import OAuthSpec
 from asyncfc_mcp.downstream.oauth.failures import KeyUnusable
 
 LIFETIME_S: Final = 60.0

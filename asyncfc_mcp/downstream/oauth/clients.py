@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from asyncfc_mcp import __version__
-from asyncfc_mcp.config.settings import OAuthSpec
+from asyncfc_mcp.config.model import OAuthSpec
 from asyncfc_mcp.downstream.oauth.challenges import union
 from asyncfc_mcp.downstream.oauth.discovery import AuthorizationServer
 from asyncfc_mcp.downstream.oauth.failures import ClientUnknown, NoClientId, NoCredentials, RegistrationRefused

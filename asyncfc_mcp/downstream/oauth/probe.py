@@ -9,7 +9,7 @@ from typing import Final
 
 import anyio
 
-from asyncfc_mcp.config.settings import HttpSpec
+from asyncfc_mcp.config.model import HttpSpec
 from asyncfc_mcp.downstream.http.client import HttpClient
 from asyncfc_mcp.errors import TransportFailure, UnreadableAnswer
 

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import anyio
 
-from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec
+from asyncfc_mcp.config.model import HttpSpec, OAuthSpec
 from asyncfc_mcp.downstream.oauth.authorization import (
     AuthorizationRequest,
     authorization_request,

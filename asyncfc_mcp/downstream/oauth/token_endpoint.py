@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote_plus
 
-from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec
+from asyncfc_mcp.config.model import HttpSpec, OAuthSpec
 from asyncfc_mcp.downstream.oauth.challenges import scopes_in
 from asyncfc_mcp.downstream.oauth.clients import client_of
 from asyncfc_mcp.downstream.oauth.discovery import AuthorizationServer

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import anyio
 import pytest
 
-from asyncfc_mcp.config.settings import HttpSpec
+from asyncfc_mcp.config.model import HttpSpec
 from asyncfc_mcp.downstream.http import client
 from asyncfc_mcp.downstream.http.client import HttpClient, read_start
 from asyncfc_mcp.errors import HttpRefused, NotAuthorized, SignInNeeded

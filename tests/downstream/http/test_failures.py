@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp.shared.inbound import encode_header_value
 
-from asyncfc_mcp.config.settings import HttpSpec
+from asyncfc_mcp.config.model import HttpSpec
 from asyncfc_mcp.downstream.http import sse
 from asyncfc_mcp.downstream.http.client import HttpClient, is_loopback, same_origin
 from asyncfc_mcp.downstream.http.failures import (

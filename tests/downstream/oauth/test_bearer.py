@@ -15,7 +15,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec
+from asyncfc_mcp.config.model import HttpSpec, OAuthSpec
 from asyncfc_mcp.downstream.http.client import HttpClient, read_start
 from asyncfc_mcp.downstream.oauth import bearer
 from asyncfc_mcp.downstream.oauth.bearer import BearerAuthorizer

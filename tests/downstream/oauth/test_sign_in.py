@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec
+from asyncfc_mcp.config.model import HttpSpec, OAuthSpec
 from asyncfc_mcp.downstream.oauth import sign_in as sign_in_module
 from asyncfc_mcp.downstream.oauth.failures import (
     AddressRefused,

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from asyncfc_mcp.config.settings import HttpSpec, OAuthSpec
+from asyncfc_mcp.config.model import HttpSpec, OAuthSpec
 from asyncfc_mcp.downstream.oauth.failures import AuthorizationServerUnreachable, TokenRefused, TokensUnusable
 from asyncfc_mcp.downstream.oauth.oauth_http import MAX_BYTES, Answer
 from asyncfc_mcp.downstream.oauth.records import Grant, Registration
