@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -38,11 +39,13 @@ class Patient:
     """A scratch home with one configuration and one host, all of them whole."""
 
     path: Path
+    run_folder: Path
+    """For sockets, whose paths are short."""
     servers: Json
     settings: Json
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.settings = path, {"asyncfc": {}}
+    def __init__(self, path: Path, run_folder: Path) -> None:
+        self.path, self.run_folder, self.settings = path, run_folder, {"asyncfc": {}}
         self.servers = {"notes": {**NOTES, "cwd": str(path)}}
         self.config.parent.mkdir(parents=True)
         (path / ".cursor").mkdir()
@@ -67,7 +70,7 @@ class Patient:
         if not os.path.lexists(self.config) and self.config.parent.exists():
             self.write()
         own = {"HOME": str(self.path), "USERPROFILE": str(self.path), "PATH": os.environ["PATH"], **environ}
-        own.setdefault("ASYNCFC_RUNTIME_DIR", str(self.path / "run"))
+        own.setdefault("ASYNCFC_RUNTIME_DIR", str(self.run_folder))
         ran = subprocess.run(
             [sys.executable, "-m", "asyncfc_mcp", *words], env=own, cwd=self.path, capture_output=True, text=True,
             timeout=100, check=False,
@@ -86,10 +89,11 @@ class Patient:
 
 
 @pytest.fixture
-def patient(tmp_path: Path) -> Patient:
+def patient(tmp_path: Path) -> Iterator[Patient]:
     home = tmp_path / "home"
     home.mkdir()
-    return Patient(home)
+    with TemporaryDirectory(prefix="run-") as run_folder:
+        yield Patient(home, Path(run_folder, "run"))
 
 
 def test_a_whole_setup_has_no_finding_but_ok(patient: Patient) -> None:
@@ -149,12 +153,12 @@ def _loose(patient: Patient) -> None:
 
 
 def _no_folder(patient: Patient) -> None:
-    (patient.path / "run").write_text("")
+    patient.run_folder.write_text("")
 
 
 def _open_sockets(patient: Patient) -> None:
-    (patient.path / "run").mkdir()
-    (patient.path / "run").chmod(0o755)
+    patient.run_folder.mkdir()
+    patient.run_folder.chmod(0o755)
 
 
 def _blocked(patient: Patient) -> None:

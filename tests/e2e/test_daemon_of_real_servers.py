@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anyio
 import mcp_types as types
@@ -29,7 +30,7 @@ pytestmark = [pytest.mark.node, pytest.mark.peers, pytest.mark.slow]
 class Company:
     """Sessions of the SDK's client that share a daemon."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, run_folder: str) -> None:
         self.stage = stage
         self.folder = stage.folder / "data"
         self.folder.mkdir()
@@ -37,7 +38,7 @@ class Company:
         entries = {name: self._marked(server) for name, server in self.servers.items()}
         self.config = stage.folder / "mcp.json"
         self.config.write_text(json.dumps({"mcpServers": entries, "asyncfc": {"grace_ms": 0}}))
-        self.env = stage.env | {"ASYNCFC_RUNTIME_DIR": str(stage.folder / "run")}
+        self.env = stage.env | {"ASYNCFC_RUNTIME_DIR": run_folder}
 
     def _marked(self, server: RealServer) -> object:
         entry = server.entry
@@ -93,7 +94,11 @@ def test_five_sessions_share_ten_servers(
 ) -> None:  # fmt: skip
     """There is one daemon and one process of each server, or one for each session where it has state of a session. A
     session that is killed takes its own with it and nothing else; after the daemon was killed, all go on."""
-    company = Company(stage)
+    with TemporaryDirectory(prefix="run-") as run_folder:  # paths of sockets are short
+        _live(Company(stage, run_folder))
+
+
+def _live(company: Company) -> None:
     assert len(company.servers) == 10
 
     async def story() -> None:
@@ -119,7 +124,7 @@ def test_five_sessions_share_ten_servers(
     try:
         anyio.run(story)
     finally:
-        stop = stage.run("daemon", "stop", env=company.env)
+        stop = company.stage.run("daemon", "stop", env=company.env)
         assert stop.code == 0, stop.stderr
 
 
