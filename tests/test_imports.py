@@ -139,7 +139,7 @@ def test_a_session_that_shares_a_daemon_loads_next_to_nothing():
     )
     loaded = {name for name in done.stdout.split() if not name.startswith("_")}
     ours = {name.removeprefix("asyncfc_mcp.thin.") for name in loaded if name.startswith("asyncfc_mcp.thin.")}
-    assert ours == {"main", "launch", "relay", "conversation", "messages", "place", "greeting"}
+    assert ours == {"main", "launch", "relay", "output", "conversation", "messages", "place", "greeting"}
     unwanted = (
         "asyncio anyio click dataclasses hashlib inspect logging mcp pathlib pydantic subprocess threading urllib"
     )

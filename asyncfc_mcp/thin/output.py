@@ -1,6 +1,6 @@
 """Standard output and error of the thin process: bytes for the host, written without waiting for it.
 
-Standard library only.
+Owns what is queued for the host, and how much of it is written at a time. Standard library only.
 """
 
 import os
