@@ -263,7 +263,8 @@ def test_a_token_given_instead_of_its_variable_is_not_shown(stage: Stage) -> Non
     assert "--auth-token-env" in ran.stderr
 
 
-TRACEBACK = "import sys; sys.path.append('x' * 600); import no_such_module_anywhere"
+TRACEBACK = "import sys, time; time.sleep(0.3); sys.path.append('x' * 600); import no_such_module_anywhere"
+"""A server that crashes, and is seen to be started again before that."""
 
 
 def test_inspect_gives_the_reason_of_a_server_that_crashes_while_another_is_slow(stage: Stage) -> None:
