@@ -113,7 +113,10 @@ def footprint(roots: Sequence[int]) -> Footprint:
     deadline = time.monotonic() + PATIENCE_S
     last = Footprint(0, 0.0)
     while True:
-        found = _footprint(roots)
+        try:
+            found = _footprint(roots)
+        except psutil.NoSuchProcess:  # one of them has just ended
+            found = Footprint(0, float("inf"))
         if abs(found.mb - last.mb) < SETTLED_MB or time.monotonic() > deadline:
             return found
         last = found
