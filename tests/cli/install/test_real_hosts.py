@@ -9,8 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -34,8 +35,11 @@ NAMES = {"claude-code": "claude", "gemini": "gemini", "codex": "codex", "opencod
 
 
 @pytest.fixture
-def host(home: Home, npm_hosts: Path, request: pytest.FixtureRequest) -> Callable[..., str]:
-    """Put the program of a host, node and the bridge on the PATH; return a function that runs the program."""
+def host(
+    home: Home, npm_hosts: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., str]]:
+    """Put the program of a host, node and the bridge on the PATH; yield a function that runs the program. Daemons that
+    it starts are stopped in the end."""
     key: str = request.param
     folder = Path(os.environ["PATH"])
     for name in ("node", "sh", "env", "uname", "cat"):
@@ -54,7 +58,10 @@ def host(home: Home, npm_hosts: Path, request: pytest.FixtureRequest) -> Callabl
         )  # fmt: skip
         return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
 
-    return ask
+    with TemporaryDirectory(prefix="run-") as run_folder:  # paths of sockets are short
+        monkeypatch.setenv("ASYNCFC_RUNTIME_DIR", run_folder)
+        yield ask
+        subprocess.run([sys.executable, "-m", "asyncfc_mcp", "daemon", "stop"], check=True, capture_output=True)
 
 
 REAL_NODE = shutil.which("node")
@@ -67,7 +74,7 @@ def test_claude_code_runs_the_bridge_that_its_own_command_added(home: Home, run:
     run("install", "claude-code", "--yes")
     assert is_bridge(json.loads((home.path / ".claude.json").read_text())["mcpServers"]["asyncfc"])
     assert "Scope: User config" in host("mcp", "get", "asyncfc")
-    assert re.search(r"asyncfc: .*asyncfc-mcp serve --config .* Connected", host("mcp", "list"))
+    assert re.search(r"asyncfc: .*asyncfc-mcp serve --shared --config .* Connected", host("mcp", "list"))
     run("uninstall", "claude-code", "--yes")
     assert "asyncfc" not in host("mcp", "list")
 
@@ -150,7 +157,7 @@ def test_gemini_lists_the_bridge(home: Home, run: Run, host: Callable[..., str])
     before = home.file("gemini").read_bytes()
     run("install", "gemini", "--yes")
     listed = host("mcp", "list")
-    assert re.search(r"asyncfc: .*asyncfc-mcp serve --config", listed)
+    assert re.search(r"asyncfc: .*asyncfc-mcp serve --shared --config", listed)
     assert "mine: cat" in listed
     run("uninstall", "gemini", "--yes")
     assert home.file("gemini").read_bytes() == before
