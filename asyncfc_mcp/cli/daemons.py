@@ -6,9 +6,6 @@ Owns the commands' side of a connection, and the wait for an end or a restart. L
 import json
 import os
 import signal
-import socket
-import struct
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +14,7 @@ from typing import Any, Final, cast
 
 from asyncfc_mcp.private_files import open_private, read_private, try_lock
 from asyncfc_mcp.thin import greeting
-from asyncfc_mcp.thin.place import Place, PlaceUnsafe, connect, is_absent, runtime_folder
+from asyncfc_mcp.thin.place import Place, PlaceUnsafe, connect, is_absent, peer_pid, runtime_folder
 
 ANSWER_S: Final = 5.0
 """Time limit for a daemon's answer to a command."""
@@ -86,7 +83,7 @@ def ask(daemon: Found, command: str) -> bool:
         daemon.problem = "it is starting or ending" if daemon.is_absent else busy
         return False
     with sock:
-        daemon.pid = _listening_pid(sock)
+        daemon.pid = peer_pid(sock)
         try:
             sock.settimeout(within_s)
             sock.sendall(greeting.line(protocol=greeting.PROTOCOL, command=command))
@@ -187,9 +184,3 @@ def _run(place: Place) -> object:
     """Return the run of the daemon that answers; None if none does."""
     found = Found(place)
     return found.status.get("run") if ask(found, "status") and found.status is not None else None
-
-
-def _listening_pid(sock: socket.socket) -> int | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]

@@ -32,6 +32,7 @@ from asyncfc_mcp.thin.place import (
     daemon_folder,
     daemon_name,
     is_absent,
+    listens,
     make_folder,
     runtime_folder,
     source_words,
@@ -229,7 +230,7 @@ class Launcher:
                 raise Unusable(f"{self.place.starting}: {exc.strerror or exc}") from None
             if not _is_at(lock, self.place.starting):
                 return False
-            if _listens(self.place):
+            if listens(self.place, CONNECT_S):
                 return True
             # A daemon that is ending has it still: another one could not start.
             if _is_locked(self.place.lock):
@@ -283,14 +284,6 @@ class Launcher:
 
 def _wait(fd: int | None, seconds: float) -> bool:
     return bool(select.select([] if fd is None else [fd], [], [], seconds)[0])
-
-
-def _listens(place: Place) -> bool:
-    try:
-        connect(place, CONNECT_S).close()
-    except (OSError, PlaceUnsafe):
-        return False
-    return True
 
 
 def _is_at(descriptor: int, path: str) -> bool:

@@ -38,14 +38,12 @@ class Message(NamedTuple):
     Attributes:
         id: None if it has none, or it is not among what was searched.
         params: those of a request or notification that was parsed.
-        content: the result of a response that was parsed.
     """
 
     kind: str
     id: Id | None = None
     method: str = ""
     params: dict[str, Any] | None = None
-    content: Any = None
 
     @property
     def tool(self) -> str:
@@ -137,7 +135,7 @@ def of_host(line: bytes) -> Message:
         return Message(kind, message_id, method, cast("dict[str, Any]", params) if isinstance(params, dict) else {})
     if message_id is None or not ("result" in message or "error" in message):
         return Message(OTHER)
-    return Message(RESULT if "result" in message else ERROR, message_id, content=message.get("result"))
+    return Message(RESULT if "result" in message else ERROR, message_id)
 
 
 def _id(value: Any) -> Id | None:

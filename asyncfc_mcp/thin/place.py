@@ -129,13 +129,12 @@ def daemon_name(words: Sequence[str], environ: Mapping[str, str], cwd: str) -> s
         words: as `source_words` returns them.
         cwd: the folder of the session.
     """
-    used = _variables(_text(words))
+    text = _text(words)
     selecting = {name for name in environ if _CREDENTIAL.search(name) and not _OF_SESSIONS.match(name)}
-    names = sorted((used | selecting | set(OWN_FOLDERS)) & environ.keys())
-    parts = [*words, cwd if _depends_on_folder(words) else ""]
+    names = sorted((_variables(text) | selecting | set(OWN_FOLDERS)) & environ.keys())
+    parts = [*words, cwd if _depends_on_folder(words, text) else ""]
     parts += [f"{name}={environ[name]}" for name in names]
-    text = "\0".join(parts).encode("utf-8", "surrogateescape")
-    return _sha256()(text).hexdigest()[:16]
+    return _sha256()("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def daemon_folder(words: Sequence[str], environ: Mapping[str, str], cwd: str) -> str:
@@ -145,17 +144,16 @@ def daemon_folder(words: Sequence[str], environ: Mapping[str, str], cwd: str) ->
     Args:
         words, cwd: see `daemon_name`.
     """
-    if _depends_on_folder(words):
+    if _depends_on_folder(words, _text(words)):
         return cwd
     home = environ.get("HOME") or os.path.expanduser("~")
     return home if os.path.isdir(home) else "/"
 
 
-def _depends_on_folder(words: Sequence[str]) -> bool:
-    """Return whether these words name other servers in another folder."""
-    if words[0] != "--config":
-        return words[0] == "--"  # a command may have relative paths
-    text = _text(words)
+def _depends_on_folder(words: Sequence[str], text: bytes) -> bool:
+    """Return whether these words, with this text of the configuration file, name other servers in another folder."""
+    if words[0] == "--":  # a command may have relative paths
+        return True
     return b'"projects"' in text or not _OF_FOLDERS.isdisjoint(_variables(text))  # Claude Code has servers by project
 
 
@@ -225,6 +223,15 @@ def connect(place: Place, timeout_s: float) -> socket.socket:
     return sock
 
 
+def listens(place: Place, timeout_s: float) -> bool:
+    """Return whether this user's daemon accepts connections."""
+    try:
+        connect(place, timeout_s).close()
+    except (OSError, PlaceUnsafe):
+        return False
+    return True
+
+
 def peer_uid(sock: socket.socket) -> int | None:
     """Return the user at the other end of a Unix socket; None where the system does not say.
 
@@ -232,10 +239,24 @@ def peer_uid(sock: socket.socket) -> int | None:
         OSError: the other end has gone.
     """
     if sys.platform.startswith("linux"):
-        return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+        return _linux_peer(sock)[1]
     if sys.platform == "darwin":  # LOCAL_PEERCRED of sys/un.h: a struct xucred, whose second word is the user
         return struct.unpack_from("2I", sock.getsockopt(0, 1, 76))[1]
     return None
+
+
+def peer_pid(sock: socket.socket) -> int | None:
+    """Return the process that listens at the other end of a Unix socket; None where the system does not say.
+
+    Raises:
+        OSError: the other end has gone.
+    """
+    return _linux_peer(sock)[0] if sys.platform.startswith("linux") else None
+
+
+def _linux_peer(sock: socket.socket) -> tuple[int, int, int]:
+    """Return process, user and group (struct ucred of unix(7))."""
+    return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
 
 
 def is_absent(exc: OSError) -> bool:

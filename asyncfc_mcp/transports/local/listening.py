@@ -16,7 +16,7 @@ from typing import Any, Final
 import anyio
 
 from asyncfc_mcp.private_files import is_at, open_private, replace_private, try_lock
-from asyncfc_mcp.thin.place import Place, PlaceUnsafe, connect, make_folder
+from asyncfc_mcp.thin.place import Place, listens, make_folder
 
 LOCK_ATTEMPTS: Final = 10
 LOCK_PAUSE_S: Final = 0.05
@@ -146,7 +146,7 @@ async def take(place: Place) -> Listening | None:
     lock = await _take_lock(place)
     if lock is None:
         return None
-    if _answers(place):  # its lock file was removed, and it will notice
+    if listens(place, ANSWER_S):  # its lock file was removed, and it will notice
         os.close(lock)
         return None
     return Listening(place, lock)
@@ -173,11 +173,3 @@ async def _take_lock(place: Place) -> int | None:
             if not taken:
                 os.close(lock)
     return None
-
-
-def _answers(place: Place) -> bool:
-    try:
-        connect(place, ANSWER_S).close()
-    except (OSError, PlaceUnsafe):
-        return False
-    return True
