@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncfc_mcp.core.identity import CallerIdentity, FutureKey, Scope, future_key
+from asyncfc_mcp.core.waits import Wait
 from asyncfc_mcp.errors import CallFailed, InvalidTransition
 from asyncfc_mcp.quotation import asked, said
 
@@ -159,6 +160,12 @@ class Future:
     """ID or name in the arguments, as the caller wrote it → ID of the future whose value replaces it."""
     after: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     """ID or name in `_after`, as the caller wrote it → ID of the future that had to complete first."""
+    waits: tuple[Wait, ...] = ()
+    """What the call waited for when it was submitted, and the call whose end gave it its place. Bounded."""
+    queued_at: float | None = None
+    """Time from which the call lacked nothing but a place at its server or its tool; None if it has one at once."""
+    attempts: int = 1
+    """How often the call was sent; 1 before it was."""
     private: bool = False
     """Its arguments and result are not written to the journal."""
     answered: bool = False

@@ -22,6 +22,7 @@ from asyncfc_mcp.core.state_tree import NEAREST
 from asyncfc_mcp.engine.call import Call, PendingCall, Submission
 from asyncfc_mcp.engine.executor_api import Executor
 from asyncfc_mcp.engine.hosting import Hosting
+from asyncfc_mcp.engine.observer import Observer
 from asyncfc_mcp.errors import CallFailed
 
 Claim = Callable[[Iterable[Future]], list[tuple[Future, Question]]]
@@ -58,6 +59,10 @@ class Engine(Protocol):
     def configure(self, settings: Settings, servers: Sequence[ServerConfig]) -> None:
         """Use other settings and limits from now on. Limits of tools apply to calls that are not queued yet; all other
         bounds to the next call, wait or question."""
+        ...
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Report what happens to calls to an observer from now on; return what ends that."""
         ...
 
     async def problem(self) -> str | None:

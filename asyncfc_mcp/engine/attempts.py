@@ -49,6 +49,7 @@ class Attempts:
         path_missing: called with a future whose result lacks a part that a reference names.
         resume: finishes a call that has got as far as questions in an earlier run.
         load: reads a large result into memory, in slices.
+        retrying: called with a call whose attempt has failed, the failure, and the seconds until the next attempt.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Attempts:
         *,
         resume: Callable[[Call, dict[str, Any] | None, Result], Awaitable[Result]] | None = None,
         load: Callable[[Future], Awaitable[None]] | None = None,
+        retrying: Callable[[Call, CallFailed, float], None] | None = None,
     ) -> None:
         self._execute = execute
         self._deadlines = deadlines
         self._resume = resume
         self._load = load
+        self._retrying = retrying
         self._check = check
         self._mark_used = mark_used
         self._path_missing = path_missing
@@ -169,6 +172,9 @@ class Attempts:
                     uncertain = exc
                 if pause_s is None:
                     raise uncertain or exc from None
+                call.future.attempts += 1
+                if self._retrying is not None:
+                    self._retrying(call, exc, pause_s)
             await anyio.sleep(pause_s)
             attempt, continuation = attempt + 1, None
 

@@ -1,6 +1,7 @@
 """Reasons for which a submitted call has not started: the nearest calls that it waits for, or capacity.
 
-Pure and bounded: it runs once for each answer that shows a waiting call. Leaves the order itself to `scheduler` and
+Pure and bounded: it runs once for each answer that shows a waiting call, and once for each call that has to wait.
+Leaves the order itself to `scheduler` and
 `core.state_tree`, and what a client may see to `reasons`.
 """
 
@@ -11,6 +12,7 @@ from typing import Final
 from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.identity import id_of
 from asyncfc_mcp.core.state_tree import StateTree
+from asyncfc_mcp.core.waits import Wait, WaitKind
 from asyncfc_mcp.engine.api import FOLLOWS, NEEDS_RESULT
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.reasons import FOREIGN, is_visible
@@ -45,6 +47,27 @@ def blockers(call: Call, calls: Mapping[str, Call], tree: StateTree, limit: int)
             if len(reasons) < 2:
                 reasons.setdefault(f"same state {_shown('/'.join(path), call, calls[key])}")
     return tuple(sorted(islice(names, limit + 1), key=_by_number)), "; ".join(reasons)
+
+
+def waits(call: Call, calls: Mapping[str, Call], tree: StateTree, limit: int) -> tuple[Wait, ...]:
+    """Return what a call that was just submitted waits for, each directly: the calls whose values it takes, those that
+    it follows, and the nearest before it in the order of the state; at most `limit` and one more of each.
+
+    Args:
+        calls: unfinished calls by key of their future.
+    """
+    needed = sorted(call.unmet_dependencies, key=lambda key: _by_number(id_of(key)))[: limit + 1]
+    found = [Wait(WaitKind.VALUE if key in call.sources else WaitKind.AFTER, id_of(key)) for key in needed]
+    if _has_to_queue(call, tree):
+        for key, path in tree.nearest(call.future.key, limit):
+            other = calls[key]
+            found.append(Wait(WaitKind.STATE, _name(other.future, call.future), _shown("/".join(path), call, other)))
+    return tuple(found)
+
+
+def wait_for_place(call: Call, freed_by: Call) -> Wait:
+    """Return the wait of a call that another one's end has given its place."""
+    return Wait(WaitKind.CAPACITY, _name(freed_by.future, call.future))
 
 
 def _shown(path: str, *calls: Call) -> str:

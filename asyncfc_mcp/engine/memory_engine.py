@@ -30,6 +30,7 @@ from asyncfc_mcp.engine.forward_references import ForwardReferences
 from asyncfc_mcp.engine.future_ids import FutureIds
 from asyncfc_mcp.engine.hosting import Hosting
 from asyncfc_mcp.engine.journal.api import Journal
+from asyncfc_mcp.engine.observer import Observer, Observers
 from asyncfc_mcp.engine.question_routing import QuestionRouting
 from asyncfc_mcp.engine.questions import Questions
 from asyncfc_mcp.engine.recorder import Recorder
@@ -70,6 +71,7 @@ class MemoryEngine:
         self._server_limits = server_limits
         self._several_servers = several_servers
         self._clock = loop_clock()
+        self._observers = Observers()
         self._journal = journal
         self._recorder: Recorder | None = None
         self._archive = None if journal is None else Archive(journal, self._offset_s, self._loaded)
@@ -116,6 +118,7 @@ class MemoryEngine:
             claims=self._recorder,
             resume=executor.resume,
             load=None if archive is None else self.load,
+            observers=self._observers,
         )
         self._question_routing = QuestionRouting(self._scheduler)
         self._questions = Questions(
@@ -166,6 +169,9 @@ class MemoryEngine:
             return None if known is None else known.policy(tool).max_concurrency
 
         self._scheduler.configure(settings.public_order_s, self._server_limits, limit_of)
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        return self._observers.add(observer)
 
     async def problem(self) -> str | None:
         return None  # without its journal it goes on in memory
@@ -289,6 +295,8 @@ class MemoryEngine:
         self._store.mark_read(future)
         if self._recorder is not None:
             self._recorder.read(future)
+        if self._observers and future.done:
+            self._observers.read(future)
 
     async def load(self, future: Future) -> None:
         if not future.loaded and future.size > LARGE_BYTES and self._archive is not None:

@@ -8,7 +8,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.abc
@@ -19,17 +19,21 @@ from asyncfc_mcp.core.meta_keys import without_our_keys
 from asyncfc_mcp.core.state_tree import NEAREST, StateTree
 from asyncfc_mcp.core.store import FutureStore
 from asyncfc_mcp.engine.attempts import Attempts
-from asyncfc_mcp.engine.blockers import blockers
+from asyncfc_mcp.engine.blockers import blockers, wait_for_place, waits
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.capacity import Capacity, Tool
 from asyncfc_mcp.engine.deadlines import Deadlines
 from asyncfc_mcp.engine.durations import Durations
 from asyncfc_mcp.engine.executor_api import Check, ComingUp, Execute, ExecuteNowait
+from asyncfc_mcp.engine.observer import Observers
 from asyncfc_mcp.engine.reasons import needed_failed, stopped
 from asyncfc_mcp.engine.recorder import Recorder
 from asyncfc_mcp.engine.runner import End, Runner
 from asyncfc_mcp.engine.scales import Scales
 from asyncfc_mcp.errors import CallFailed, DependencyFailed, PredecessorFailed, RestoredFailure, Stopped
+
+SHOWN_WAITS: Final = 20
+"""Calls of each kind that a future names among those that its call has waited for."""
 
 
 class EndRecorder(Protocol):
@@ -71,6 +75,7 @@ class Scheduler:
         launch: has a call started that lacks nothing, in this process or another one: `begin` and `make` follow, or
             `end_elsewhere`. It has to keep the limits of servers itself. None starts calls here and at once.
         resume, load: see `Attempts`.
+        observers: have what happens to calls reported; None reports it to nobody.
     """
 
     def __init__(
@@ -91,8 +96,10 @@ class Scheduler:
         launch: Callable[[Call], None] | None = None,
         resume: Callable[[Call, dict[str, Any] | None, Result], Awaitable[Result]] | None = None,
         load: Callable[[Future], Awaitable[None]] | None = None,
+        observers: Observers | None = None,
     ) -> None:
         self.store = store
+        self._observers = observers = observers or Observers()
         self._recorder = recorder
         self._launch = launch
         self.scales = Scales(store)
@@ -109,7 +116,16 @@ class Scheduler:
         self._deadlines = Deadlines(clock, self._calls)
         self._order_s = order_s
         self._runner = Runner(
-            Attempts(execute, self._deadlines, check, store.mark_used, path_missing, resume=resume, load=load),
+            Attempts(
+                execute,
+                self._deadlines,
+                check,
+                store.mark_used,
+                path_missing,
+                resume=resume,
+                load=load,
+                retrying=observers.retrying,
+            ),
             execute_nowait,
             self._deadlines,
             self._calls,
@@ -151,13 +167,22 @@ class Scheduler:
         self._calls[future.key] = call
         self._submitted += 1
         call.number = self._submitted
+        if self._observers:
+            self._observers.submitted(call)
         self._order(call)
         if call.bindings:  # the size of its arguments decides how values are put into them
             self._weigh(call)
         self._depend(call)
         if future.state is State.WAITING:
             self._weigh(call)
+            self._note_waits(call)
         return future
+
+    def _note_waits(self, call: Call) -> None:
+        """Keep what a call waits for on its future, and report it."""
+        call.future.waits = waits(call, self._calls, self._tree, SHOWN_WAITS)
+        if self._observers:
+            self._observers.waiting(call)
 
     def _depend(self, call: Call) -> None:
         """Find what a call needs, and start it if that is there."""
@@ -243,11 +268,20 @@ class Scheduler:
         if self._capacity.enter(tool, call.party, call):
             self._start(call)
         else:
+            call.future.queued_at = self._clock()
+            if self._observers:
+                self._observers.queued(call)
             self._admit(tool)
 
-    def _admit(self, tool: Tool[Call]) -> None:
-        """Start calls that are queued at a tool's server while there is capacity."""
+    def _admit(self, tool: Tool[Call], freed_by: Call | None = None) -> None:
+        """Start calls that are queued at a tool's server while there is capacity.
+
+        Args:
+            freed_by: the call whose end has freed a place.
+        """
         while not (self.held or self._runner.over) and (call := self._capacity.next(tool)) is not None:
+            if freed_by is not None:
+                call.future.waits = (*call.future.waits, wait_for_place(call, freed_by))
             self._start(call)
 
     def _tool_of(self, call: Call) -> Tool[Call]:
@@ -272,6 +306,8 @@ class Scheduler:
             self._tree.start(future.key)
         if future.started_at is None:
             future.started_at = self._clock()
+        if self._observers and call.elsewhere:
+            self._observers.starting(call)
         future.apply(Event.START)
 
     def make(self, call: Call) -> None:
@@ -279,6 +315,8 @@ class Scheduler:
         call.future.started_at = now = self._clock()
         if call.policy.timeout_s is not None:
             call.deadline = now + call.policy.timeout_s
+        if self._observers:
+            self._observers.starting(call)
         self._runner.start(call)
 
     def end_elsewhere(self, call: Call, event: Event, failure: CallFailed | None, outcome: str) -> None:
@@ -370,7 +408,7 @@ class Scheduler:
                 # After settling: a call that this end made ready may have been submitted before those that are queued.
                 tool = self._tool_of(call)
                 self._capacity.leave(tool, call.party)
-                self._admit(tool)
+                self._admit(tool, call)
 
     def _settle(self, end: End) -> None:
         """End a call, and the calls that end with it: those that need it, and those that fail-stop cancels.
@@ -401,6 +439,8 @@ class Scheduler:
             self.store.mark_ended(future)
             future.apply(event)  # waiters are woken before the result is measured
             self.scales.result(future)
+            if self._observers:
+                self._observers.ended(call)
             if self._recorder is not None and future.read_at is not None:
                 self._recorder.keep(future)
             if ran:  # not if it was cancelled before it was sent

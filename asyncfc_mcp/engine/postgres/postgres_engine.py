@@ -129,6 +129,8 @@ class PostgresEngine(Replica):
             future.read_at = self._clock()
         if future.done and (seq := self._mirror.seq(future)) is not None:
             self._write_read(seq)
+        if self._observers and future.done:
+            self._observers.read(future)
 
     # --- wait and cancel -----------------------------------------------------------------------------------------
 

@@ -180,6 +180,7 @@ class Replica(MemoryEngine):
             launch=self._launch,
             resume=executor.resume,
             load=self.load,
+            observers=self._observers,
         )
         self._board = QuestionBoard(self._database, self._replica, self._seq, self._reread, self._clock)
         self._mirror = Mirror(

@@ -1,0 +1,34 @@
+"""Waits: what a call has waited for before it started, as its record keeps it.
+
+Pure values. `engine.blockers` finds them, a future keeps those of its call, and whoever shows a call reads them there.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class WaitKind(Enum):
+    """Why a call has waited for another one. The values appear in records and in what users read."""
+
+    VALUE = "value"
+    """Its arguments take the other's result."""
+    AFTER = "after"
+    """It names the other in `_after`."""
+    STATE = "state"
+    """Both touch the same state, and the other was made earlier."""
+    CAPACITY = "capacity"
+    """The other had the last place at the server or the tool (`max_concurrency`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One call that another one has waited for.
+
+    Args:
+        on: ID of the future that was waited for; or `engine.reasons.FOREIGN`, where the reader may not see it.
+        path: the state that both touch, for `STATE`.
+    """
+
+    kind: WaitKind
+    on: str
+    path: str = ""
