@@ -186,7 +186,12 @@ def _agent(how: str, folder: Path) -> Generator[subprocess.Popen[str]]:
             process.stdout.close()
 
 
-def _play(how: str, folder: Path, console: Console, span_s: float | None) -> Timeline:
+def play(how: str, folder: Path, console: Console, span_s: float | None) -> Timeline:
+    """Play one run, animated on a terminal, and return it.
+
+    Args:
+        span_s: duration that the whole width represents, in seconds; None grows with the run.
+    """
     timeline = Timeline(how)
     with _agent(how, folder) as process:
         stdout = process.stdout
@@ -231,11 +236,11 @@ def run(console: Console | None = None) -> int:
     folder = examples_folder()
     legend = "▒ model turn, ░ waiting call, █ running call"
     console.print(f"A scripted agent calls eight slow tools of two MCP servers over stdio. {legend}\n")
-    direct = _play("direct", folder, console, None)
+    direct = play("direct", folder, console, None)
     span_s = direct.seconds or 1.0
     console.print(draw(direct, span_s, console.width))
     console.print()
-    bridge = _play("bridge", folder, console, span_s)
+    bridge = play("bridge", folder, console, span_s)
     if direct.results is None or bridge.results is None:
         which = HEADINGS["direct" if direct.results is None else "bridge"].lower()
         console.print(Text(f"The run '{which}' ended early; see its messages above.", style="bold red"))
