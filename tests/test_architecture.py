@@ -11,7 +11,6 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "asyncfc_mcp"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "__main__"))
-PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md"), *(REPO / "examples").glob("*.md")])
 TALKATIVE = {"bridge.check_process", "cli.main", "cli.demo"}
 """They run before or instead of a server on stdio, or in a process of their own."""
 
@@ -113,26 +112,3 @@ def listed_modules() -> set[str]:
 def test_the_architecture_page_lists_every_module():
     """And no module that does not exist: add a new one to the tree in `docs/architecture.md`."""
     assert listed_modules() == {name_of(module) for module in MODULES}
-
-
-def anchor_of(heading: str) -> str:
-    """Return the anchor that GitHub gives a heading."""
-    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
-def test_links_between_pages_lead_somewhere(page: Path):
-    """Files and anchors of relative links exist."""
-    broken: list[str] = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
-        if re.match(r"https?:", target):
-            continue
-        path, _, anchor = target.partition("#")
-        file = (page.parent / path).resolve() if path else page
-        if not file.exists():
-            broken.append(target)
-        elif anchor and anchor not in {
-            anchor_of(line) for line in re.findall(r"(?m)^#+ (.*)$", file.read_text(encoding="utf-8"))
-        }:
-            broken.append(target)
-    assert broken == []
