@@ -108,6 +108,7 @@ PEERS: Mapping[str, Peer] = {
         Npm("npm_hosts", TESTS / "cli" / "install" / "npm"),
         Npm("npm_converters", TESTS / "survey" / "npm"),
         Npm("npm_mcpb", TESTS / "packaging" / "npm"),
+        Npm("npm_examples", REPO / "examples" / "clients" / "typescript"),
         # The one that Claude Desktop brings along for extensions of the type `uv`.
         Venv("uv", ("uv==0.9.7",)),
         # Its converter to grammars is the one of llama.cpp's server of October 2025, the strictest of all.
@@ -121,7 +122,12 @@ PEERS: Mapping[str, Peer] = {
         Venv("python_sdk_1", ("mcp==1.30.0",)),
         Venv("fastmcp", ("fastmcp-slim[client]==4.2.1", "mcp==2.3.0")),
         Venv("fastmcp_tasks", ("fastmcp-tasks==4.1.4", "mcp==2.3.0")),
-        Venv("langchain", ("langchain-mcp-adapters==0.3.2", "mcp==1.30.0")),
+        Venv(
+            "langchain",
+            ("langchain-mcp-adapters==0.3.2", "langchain==1.5.2", "langgraph==1.2.24", "mcp==1.30.0"),
+        ),
+        # Contains Claude Code: 400 MB.
+        Venv("claude_agent_sdk", ("claude-agent-sdk==0.2.189",)),
         Venv("openai_agents", ("openai-agents==0.24.0", "mcp==2.3.0")),
         Venv("google_genai", ("google-genai==3.6.1",)),
         Venv("google_adk", ("google-adk==2.13.0",)),
@@ -138,7 +144,7 @@ PEERS: Mapping[str, Peer] = {
     )
 }
 
-SELDOM = frozenset({"fetch", "google_adk", "langchain_models", "litellm", "npm_hosts"})
+SELDOM = frozenset({"claude_agent_sdk", "fetch", "google_adk", "langchain_models", "litellm", "npm_hosts"})
 """Those of tests that are deselected by default."""
 
 
