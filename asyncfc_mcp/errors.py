@@ -442,6 +442,19 @@ class InvalidArguments(BridgeError):
         super().__init__(f"{tool}: {problem}")
 
 
+class InvalidQuery(BridgeError):
+    """A word of a query for calls is unknown, or its value is wrong.
+
+    Args:
+        word: name of the word.
+        problem: what is wrong with it, and what is allowed.
+    """
+
+    def __init__(self, word: str, problem: str) -> None:
+        self.word = word
+        super().__init__(f"{word[:40]!r}: {problem}")
+
+
 class TooManyReferences(BridgeError):
     """Arguments contain more references, or text in their form, than are looked up."""
 

@@ -224,6 +224,21 @@ class Downstream:
         reason = self.reason or self.listing_problems.get("tools")
         return f"{status}: {reason}" if reason else status
 
+    @property
+    def restarts(self) -> int:
+        """Starts after a start that failed, or after an unexpected end."""
+        return self._supervisor.restarts
+
+    @property
+    def sign_in(self) -> SignInNeeded | None:
+        """The sign-in that the server waits for; None while it needs none."""
+        return self._supervisor.sign_in
+
+    @property
+    def stderr_tail(self) -> list[str]:
+        """The last lines of the server's stderr, without secrets, and the path of its log."""
+        return self._stderr.tail
+
     async def wait_until_ready(self) -> None:
         """Wait until requests can be sent."""
         while self.status is not Status.READY:

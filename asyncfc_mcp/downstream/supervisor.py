@@ -125,6 +125,8 @@ class Supervisor:
         """The reason of `failed` and of `needs sign-in`; while `starting`, a note on earlier failures."""
         self._sign_in: SignInNeeded | None = None
         """What the server asked for, while it needs a sign-in."""
+        self.restarts = 0
+        """Starts after a start that failed, or after an unexpected end."""
         self.slept_at: float | None = None
         """Time at which the server was put to sleep last, as of `time.time`; None if it was not."""
         self._run: _Run | None = None
@@ -263,6 +265,11 @@ class Supervisor:
             self._set_sign_in(needed)
 
     @property
+    def sign_in(self) -> SignInNeeded | None:
+        """The sign-in that the server waits for; None while it needs none."""
+        return self._sign_in if self.status is Status.SIGN_IN else None
+
+    @property
     def secrets(self) -> Sequence[str]:
         """The current credentials, without those of the configuration."""
         return () if self._authorizer is None else self._authorizer.secrets
@@ -333,6 +340,7 @@ class Supervisor:
                 self._set_status(Status.FAILED, run.reason)
                 with anyio.move_on_after(pause):
                     await self._start_now.wait()
+                self.restarts += 1
         finally:
             self.connection = None
             self._listings.end()

@@ -252,6 +252,7 @@ def call_of(submission: Submission, future: Future, follows: Sequence[str]) -> C
         follows: keys of the futures in `_after` that have not completed.
     """
     context, policy, taken = submission.context, submission.policy, submission.value_dependencies
+    future.private = not policy.journal
     if submission.after:
         future.after = {ref: id_of(key) for ref, key in submission.after.items()}
     if taken:

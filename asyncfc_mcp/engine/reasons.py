@@ -5,11 +5,10 @@ Pure. Owns which other futures a reason may name: where callers are not authenti
 
 from typing import Final
 
+from asyncfc_mcp.core.failure_reasons import reason_of
 from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.errors import CallFailed, DependencyFailed, PredecessorFailed, Stopped
-from asyncfc_mcp.protocol import content_blocks
-from asyncfc_mcp.quotation import said
 
 FOREIGN: Final = "another client's call"
 """Text in place of the ID of a call that the reader may not see: without authentication, every call but its own."""
@@ -18,16 +17,6 @@ FOREIGN: Final = "another client's call"
 def is_visible(other: Future, future: Future) -> bool:
     """Return whether a text for the client of `future` may name `other`, to which that client did not refer itself."""
     return other is future or (other.scope == future.scope and other.scope.listed)
-
-
-def reason_of(future: Future) -> str:
-    """Return the reason for which a future has no good result, in one line."""
-    if future.failure is not None:
-        if isinstance(future.failure, DependencyFailed | PredecessorFailed | Stopped):
-            return future.failure.reason
-        return str(future.failure).partition("\n")[0]
-    text = " ".join(str(block.get("text", "")) for block in content_blocks(future.result or {}))
-    return said(text) or "the tool reported an error"
 
 
 def needed_failed(call: Call, needed: Future) -> CallFailed:

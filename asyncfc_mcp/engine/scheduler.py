@@ -99,7 +99,7 @@ class Scheduler:
         observers: Observers | None = None,
     ) -> None:
         self.store = store
-        self._observers = observers = observers or Observers()
+        self._observers = observers = Observers() if observers is None else observers
         self._recorder = recorder
         self._launch = launch
         self.scales = Scales(store)
@@ -380,6 +380,8 @@ class Scheduler:
         """Call `committed` once no crash takes back the end of a call; the first end of a call counts."""
         call, event, failure, _ = end
         if self._recorder is None:
+            if failure is not None and any(each.private for each in call.sources.values()):
+                failure.unwritten = True  # its text may quote their values
             return committed()
         if call.future.done or call.ending:
             return

@@ -1,0 +1,320 @@
+"""Monitor: the record of calls for those that show it, live and past.
+
+Owns who sees which calls: those of the principal's own scope, where that is listed, and of servers that it may use; and
+what of a call is hidden. Leaves the shape of an entry to `entries`, the pace of events to `feed`, and the record itself
+to the engine. With no reader, a call costs it a few microseconds.
+"""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+
+from asyncfc_mcp.bridge.bridge import Bridge
+from asyncfc_mcp.core.call_query import MOST, CallQuery
+from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.identity import Principal, is_id
+from asyncfc_mcp.engine.call import Call
+from asyncfc_mcp.errors import CallFailed, UnknownFuture
+from asyncfc_mcp.monitor.entries import Entry, entry_of, searched
+from asyncfc_mcp.monitor.feed import FIRST, Feed
+from asyncfc_mcp.monitor.overview import overview_of
+from asyncfc_mcp.monitor.recent_arguments import RecentArguments
+from asyncfc_mcp.monitor.savings import Savings
+from asyncfc_mcp.monitor.shortening import shortened
+from asyncfc_mcp.slices import Slices
+from asyncfc_mcp.turns import in_slices
+from asyncfc_mcp.values.large import small_weight
+from asyncfc_mcp.values.text import encode
+
+CANCEL_WAIT_S: Final = 2.0
+"""Time for a cancelled call to end before its entry is returned."""
+SHOWN_IDS: Final = 5
+"""Calls that an entry names among those that a call waits for."""
+SEARCHED_BYTES: Final = 256 << 10
+"""Size of arguments and results up to which a query looks into them."""
+MAX_DRIFT_S: Final = 1.0
+"""Difference between both clocks from which the wall clock was set, or the machine has slept."""
+PRIVATE: Final = "the tool's setting journal is false"
+NOT_KEPT: Final = "they are no longer kept"
+
+
+@dataclass(frozen=True, slots=True)
+class CallPage:
+    """Some calls, newest first.
+
+    Args:
+        next: what `CallQuery.before` has to be for the calls that follow; None after the last.
+    """
+
+    entries: list[Entry]
+    next: str | None
+
+
+class Monitor:
+    """The record of calls of one process.
+
+    Args:
+        bridge: whose calls; open while `run` runs.
+        transport: how clients reach it: `daemon` or `http`.
+    """
+
+    def __init__(self, bridge: Bridge, *, transport: str) -> None:
+        self._bridge, self._transport = bridge, transport
+        self._since = time.time()
+        self._offset: float | None = None
+        self._savings = Savings()
+        self._arguments = RecentArguments()
+        self._feeds: list[Feed] = []
+        self._watched: set[Future] = set()
+        """Futures whose changes are reported to the feeds."""
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Take note of calls until cancelled."""
+        stop = self._bridge.engine.observe(_Note(self))
+        try:
+            task_status.started()
+            await anyio.sleep_forever()
+        finally:
+            stop()
+
+    # --- what is asked ---------------------------------------------------------------------------------------------
+
+    async def overview(self, principal: Principal) -> dict[str, Any]:
+        """Return the state of the bridge as a principal may see it (see `overview`), with its calls counted."""
+        overview = await overview_of(
+            self._bridge, principal, transport=self._transport, since=self._since, now=time.time()
+        )
+        counts = {"waiting": 0, "running": 0, "input_required": 0}
+        for call in self._bridge.engine.unfinished:
+            if self._shows(principal, call.future):
+                counts[call.future.state.value] += 1
+        saved = self._savings.of(principal.scope.key, anyio.current_time())
+        return {**overview, "saved": saved, "counts": counts, "journal": None}
+
+    async def calls(self, principal: Principal, query: CallQuery) -> CallPage:
+        """Return a page of calls, newest first."""
+        return await in_slices(self._paging(principal, query, await self._futures(principal)))
+
+    async def call(self, principal: Principal, future_id: str) -> Entry:
+        """Return the entry of a call with its `arguments` and its `result`, or the reason for which they are `hidden`;
+        shortened if they are large (`truncated`).
+
+        Raises:
+            UnknownFuture: there is no such call, or the principal may not see it.
+        """
+        future = await self._future(principal, future_id)
+        entry = self._entry(future)
+        if future.private:
+            return {**entry, "hidden": PRIVATE}
+        unfinished = next((call for call in self._bridge.engine.unfinished if call.future is future), None)
+        if unfinished is None and future.key not in self._arguments:
+            entry["hidden"] = NOT_KEPT
+        else:
+            arguments = self._arguments.get(future.key) if unfinished is None else unfinished.arguments
+            entry["arguments"], cut = shortened(arguments)
+            entry |= {"truncated": True} if cut else {}
+        if future.done and future.has_result:
+            await self._bridge.engine.load(future)
+            entry["result"], cut = shortened(future.result)
+            entry |= {"truncated": True} if cut else {}
+        return entry
+
+    async def cancel(self, principal: Principal, future_id: str) -> Entry:
+        """Cancel a call; return its entry once it has ended, or after `CANCEL_WAIT_S`.
+
+        Raises:
+            UnknownFuture: see `call`.
+        """
+        future = await self._future(principal, future_id)
+        if not future.done:
+            await self._bridge.engine.cancel(future)
+            await self._bridge.engine.wait([future], timeout_s=CANCEL_WAIT_S)
+        return self._entry(future)
+
+    async def export(self, principal: Principal, query: CallQuery, form: str) -> AsyncGenerator[bytes]:
+        """Yield all calls that a query means as a file, newest first: `jsonl`, an entry for each line; or `trace`, a
+        Chrome trace, which Perfetto shows as well."""
+        query = replace(query, limit=MOST)
+        while True:
+            page = await self.calls(principal, query)
+            if page.entries:
+                yield b"".join(encode(entry) + b"\n" for entry in page.entries)
+            if page.next is None:
+                return
+            query = query.after(page.next)
+
+    @asynccontextmanager
+    async def _feeding(self, principal: Principal) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
+        async def present() -> dict[str, Any]:
+            page = await self.calls(principal, CallQuery(limit=FIRST))
+            return {"entries": page.entries, "older": page.next is not None}
+
+        async def changed(futures: list[Future]) -> dict[str, Any]:
+            return {"entries": await in_slices(self._entries(principal, futures))}
+
+        feed = Feed(principal.scope, present, changed, lambda: self.overview(principal))
+        if not self._feeds:
+            for call in self._bridge.engine.unfinished:
+                self._watch(call.future)
+        self._feeds.append(feed)
+        try:
+            yield feed
+        finally:
+            self._feeds.remove(feed)
+            if not self._feeds:
+                for future in list(self._watched):
+                    self._unwatch(future)
+
+    def feed(self, principal: Principal) -> AbstractAsyncContextManager[AsyncIterator[dict[str, Any]]]:
+        """Return the events of one reader: the present calls, the overview, then what changes (see `feed`)."""
+        return self._feeding(principal)
+
+    # --- who sees what ---------------------------------------------------------------------------------------------
+
+    def _shows(self, principal: Principal, future: Future) -> bool:
+        scope = principal.scope
+        return scope.listed and future.scope == scope and self._bridge.views.of(principal).touches(future.server)
+
+    async def _futures(self, principal: Principal) -> list[Future]:
+        """Return all calls in memory that a principal may see, newest first."""
+        touches = self._bridge.views.of(principal).touches
+        found = await self._bridge.engine.list_futures(principal.scope)
+        return [future for future in found if touches(future.server)]
+
+    async def _future(self, principal: Principal, future_id: str) -> Future:
+        if principal.scope.listed and is_id(future_id):
+            future = await self._bridge.engine.find(principal.scope, future_id)
+            if future is not None and self._shows(principal, future):
+                return future
+        raise UnknownFuture(future_id, [])
+
+    # --- entries ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _offset_s(self) -> float:
+        """Added to a time of the engine's clock, gives that of the wall clock; the same until one of them was set."""
+        offset = time.time() - anyio.current_time()
+        if self._offset is None or abs(offset - self._offset) > MAX_DRIFT_S:
+            self._offset = offset
+        return self._offset
+
+    def _entry(self, future: Future, calls: Mapping[str, Call] | None = None) -> Entry:
+        if future.done:
+            return entry_of(future, self._offset_s)
+        call = None if calls is None else calls.get(future.key)
+        waiting_for = self._bridge.waiting_for(future, SHOWN_IDS)
+        return entry_of(future, self._offset_s, waiting_for, elsewhere=call is not None and call.elsewhere)
+
+    def _entries(self, principal: Principal, futures: list[Future]) -> Slices[list[Entry]]:
+        calls = self._unfinished()
+        entries: list[Entry] = []
+        for future in futures:
+            if self._shows(principal, future):
+                entries.append(self._entry(future, calls))
+            yield
+        return entries
+
+    def _unfinished(self) -> dict[str, Call]:
+        return {call.future.key: call for call in self._bridge.engine.unfinished}
+
+    def _paging(self, principal: Principal, query: CallQuery, futures: list[Future]) -> Slices[CallPage]:
+        calls, offset_s = self._unfinished(), self._offset_s
+        entries: list[Entry] = []
+        for number, future in enumerate(futures):
+            if number % 64 == 0:
+                yield
+            if not query.accepts(
+                future_id=future.id,
+                server=future.server,
+                tool=future.tool,
+                state=future.state,
+                submitted_at=future.submitted_at + offset_s,
+            ):
+                continue
+            if query.text:
+                yield
+                if not query.finds(searched(future)) and not query.finds(self._values(future, calls)):
+                    continue
+            if len(entries) == query.limit:
+                return CallPage(entries, entries[-1]["id"])
+            entries.append(self._entry(future, calls))
+            yield
+        return CallPage(entries, None)
+
+    def _values(self, future: Future, calls: Mapping[str, Call]) -> list[str]:
+        """Return arguments and result of a call as text, as far as they are in memory and may be shown."""
+        if future.private:
+            return []
+        call = calls.get(future.key)
+        arguments = self._arguments.get(future.key) if call is None else call.arguments
+        values: list[Any] = [arguments] if arguments and small_weight(arguments) is not None else []
+        if future.done and future.loaded and future.size <= SEARCHED_BYTES and future.result is not None:
+            values.append(future.result)
+        return [encode(value).decode() for value in values]
+
+    # --- what is reported ------------------------------------------------------------------------------------------
+
+    def on_change(self, future: Future) -> None:
+        """Take note that a call has changed."""
+        for feed in self._feeds:
+            feed.mark(future)
+
+    def on_accepted(self, future: Future) -> None:
+        """Take note of a new call."""
+        if self._feeds:
+            self._watch(future)
+            self.on_change(future)
+
+    def on_end(self, call: Call) -> None:
+        """Take note of a call that has ended."""
+        future = call.future
+        self._savings.add(future)
+        if not future.private and (weight := small_weight(call.arguments)) is not None:
+            self._arguments.add(future, call.arguments, weight.held)
+        if self._feeds:
+            self._unwatch(future)
+            self.on_change(future)
+
+    def _watch(self, future: Future) -> None:
+        if future not in self._watched:
+            self._watched.add(future)
+            future.watchers.append(self.on_change)
+
+    def _unwatch(self, future: Future) -> None:
+        if future in self._watched:
+            self._watched.discard(future)
+            if self.on_change in future.watchers:
+                future.watchers.remove(self.on_change)
+
+
+class _Note:
+    """Passes an engine's reports on (`engine.observer.Observer`)."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def submitted(self, call: Call) -> None:
+        self._monitor.on_accepted(call.future)
+
+    def waiting(self, call: Call) -> None:
+        self._monitor.on_change(call.future)
+
+    def queued(self, call: Call) -> None:
+        self._monitor.on_change(call.future)
+
+    def starting(self, call: Call) -> None:
+        self._monitor.on_change(call.future)
+
+    def retrying(self, call: Call, failure: CallFailed, pause_s: float) -> None:
+        self._monitor.on_change(call.future)
+
+    def ended(self, call: Call) -> None:
+        self._monitor.on_end(call)
+
+    def read(self, future: Future) -> None:
+        self._monitor.on_change(future)

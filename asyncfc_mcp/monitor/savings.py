@@ -1,0 +1,90 @@
+"""Time saved by the calls of this process, for each conversation and scope.
+
+Owns which calls are counted: those that have run here and ended. Of a scope, the conversations are added up, since
+calls of two conversations would have run beside each other without the bridge as well. The measure is that of
+`core.time_saved`.
+"""
+
+from collections import OrderedDict, deque
+from typing import Any, Final
+
+from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.time_saved import Run, TimeSaved, time_saved
+
+DAY_S: Final = 86_400.0
+MOST_OF_DAY: Final = 20_000
+"""Bound on the calls of the last day that are kept for each scope; if there were more, the newest count."""
+MOST_CONVERSATIONS: Final = 1_000
+"""Bound on the conversations of a scope whose runs are kept; of the others, the outcome counts."""
+MOST_SCOPES: Final = 200
+
+
+class Savings:
+    """Time saved by the calls of each scope."""
+
+    def __init__(self) -> None:
+        self._scopes: OrderedDict[str, _ScopeSavings] = OrderedDict()
+
+    def add(self, future: Future) -> None:
+        """Count a call that has ended."""
+        if future.started_at is None or future.ended_at is None:
+            return
+        scope = self._scopes.get(future.scope.key)
+        if scope is None:
+            scope = self._scopes[future.scope.key] = _ScopeSavings()
+            if len(self._scopes) > MOST_SCOPES:
+                self._scopes.popitem(last=False)
+        scope.add(_conversation(future), future.started_at, future.ended_at)
+
+    def of(self, scope: str, now: float) -> dict[str, Any]:
+        """Return seconds saved and calls: of this run (`session`), of the last day, and of all that are known.
+
+        Args:
+            now: in seconds of the engine's clock.
+        """
+        found = self._scopes.get(scope) or _ScopeSavings()
+        day_s, day_calls = found.since(now - DAY_S)
+        return {
+            "session": round(found.saved_s, 3),
+            "day": round(day_s, 3),
+            "all": round(found.saved_s, 3),
+            "calls": {"session": found.calls, "day": day_calls, "all": found.calls},
+        }
+
+
+class _ScopeSavings:
+    def __init__(self) -> None:
+        self._conversations: OrderedDict[str, TimeSaved] = OrderedDict()
+        self._before_s, self.calls = 0.0, 0
+        """Saved by conversations whose runs are no longer kept; calls of all of them."""
+        self._day: deque[tuple[str, float, float]] = deque(maxlen=MOST_OF_DAY)
+
+    def add(self, conversation: str, started: float, ended: float) -> None:
+        self.calls += 1
+        self._day.append((conversation, started, ended))
+        known = self._conversations.get(conversation)
+        if known is None:
+            known = self._conversations[conversation] = TimeSaved()
+            if len(self._conversations) > MOST_CONVERSATIONS:
+                self._before_s += self._conversations.popitem(last=False)[1].saved_s
+        known.add(started, ended)
+
+    @property
+    def saved_s(self) -> float:
+        return self._before_s + sum(each.saved_s for each in self._conversations.values())
+
+    def since(self, start: float) -> tuple[float, int]:
+        """Return seconds saved by the calls that have ended since a time, and their number."""
+        while self._day and self._day[0][2] < start:
+            self._day.popleft()
+        runs: dict[str, list[Run]] = {}
+        for conversation, started, ended in self._day:
+            runs.setdefault(conversation, []).append((started, ended))
+        return sum(map(time_saved, runs.values())), len(self._day)
+
+
+def _conversation(future: Future) -> str:
+    """Return what tells the conversation of a call from others: without a known one, its caller."""
+    if future.conversation is not None:
+        return future.conversation
+    return "" if future.caller is None else f"caller:{future.caller.token}"
