@@ -1,0 +1,77 @@
+"""Lines of the log: what is said of a call, and that no text of a server or client reaches the terminal as it is."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncfc_mcp.cli.calls import words
+from asyncfc_mcp.cli.calls.table import Table
+from tests.support.entries import AT, entries, entry
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ({"started_at": AT}, ""),
+        (
+            {
+                "queued_at": AT + 1.2,
+                "started_at": AT + 1.5,
+                "waits": [{"kind": "value", "on": "f1"}, {"kind": "capacity", "on": "f2"}],
+            },
+            "1.2 s on f1 (value), 0.3 s for a place",
+        ),
+        (
+            {
+                "queued_at": AT + 75,
+                "started_at": AT + 75,
+                "waits": [{"kind": "value", "on": "f1"}, {"kind": "after", "on": "f1"}, {"kind": "state", "on": "f2"}],
+            },
+            "1 min 15 s on f1 (value, after), f2 (state)",
+        ),
+        ({"state": "cancelled", "ended_at": AT + 3, "waits": [{"kind": "state", "on": "f2"}]}, "3.0 s on f2 (state)"),
+    ],
+)
+def test_waits_are_told_apart(call: dict[str, Any], said: str):
+    """Time for other calls, with these and the reasons, then time for a place at the server."""
+    assert words.waited(entry(**call), AT + 100) == said
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ({"state": "completed", "size": 2048}, "completed, 2 KB"),
+        ({"state": "failed", "failure": "no such page", "attempts": 3}, "failed: no such page (3 attempts)"),
+        ({"state": "failed", "failure": "not made", "cause": "f1"}, "failed: not made (because of f1)"),
+        ({"state": "waiting", "waiting_for": {"ids": ["f1"], "why": "its result"}}, "waits for f1 (its result)"),
+        ({"state": "running", "progress": {"done": 1, "total": 3, "message": "reading"}}, "running 33 % reading"),
+        ({"state": "input_required", "question": "Which one?"}, "asks: Which one?"),
+    ],
+)  # fmt: skip
+def test_an_end_is_told_in_words(call: dict[str, Any], said: str):
+    """A call that has not ended says what it does."""
+    assert words.outcome(entry(**call)) == said
+
+
+@given(seconds=st.floats(0, 1e8))
+def test_durations_grow_with_their_numbers(seconds: float):
+    """Two units at most, and none that is full: 60 s is a minute."""
+    shown = words.duration(seconds)
+    factors = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86_400}
+    parts = shown.split()
+    value = sum(float(number) * factors[unit] for number, unit in zip(parts[::2], parts[1::2], strict=True))
+    assert value == pytest.approx(seconds, rel=0.06, abs=0.051)
+    assert not shown.startswith("60 ")
+    assert len(words.short_duration(seconds)) <= 6
+
+
+@given(calls=st.lists(entries(), max_size=4), width=st.integers(40, 200) | st.none())
+def test_no_entry_breaks_a_line(calls: list[dict[str, Any]], width: int | None):
+    """Whatever an entry contains, its lines fit the terminal, and have neither control nor invisible characters."""
+    table = Table(width, with_date=True)
+    table.measure(calls, AT)
+    for line in [table.heading(), *(line for call in calls for line in table.lines(call, AT))]:
+        assert line.plain.isprintable()
+        assert width is None or line.cell_len <= width
