@@ -1,10 +1,12 @@
 """Build the bundle for Claude Desktop: `python packaging/build_mcpb.py` writes `dist/asyncfc-mcp-VERSION.mcpb`.
 
+The wheel in `dist` is used if there is one, as in a release, and built otherwise.
+
 The bundle holds the manifest, the entry point, a wheel of this package, and a project file by which uv installs the
 wheel and its dependencies, in the versions of `constraints.txt`, on the user's machine. The wheel is in the bundle, in
 place of a dependency on PyPI, so that a bundle can be built and tried before its version is published.
 
-Owns what is in the bundle; needs pip, and nothing outside the standard library.
+Owns what is in the bundle; needs pip where it builds the wheel, and nothing outside the standard library.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[1]
+from wheels import REPO, version_of, wheel_in
+
 SOURCE = REPO / "packaging" / "mcpb"
 EXTRAS = "keyring"
 """Not left to the user, who cannot install anything into the environment of a bundle."""
@@ -59,11 +62,11 @@ def project_file(version: str, wheel: str) -> str:
 
 
 def pack(wheel: Path, folder: Path) -> Path:
-    """Write the bundle with this wheel into a folder and return its path. Raises SystemExit for another version."""
-    version = json.loads((SOURCE / "manifest.json").read_text())["version"]
-    if wheel.name.split("-")[1] != version:
-        raise SystemExit(f"packaging/mcpb/manifest.json has version {version}, but the package is {wheel.name}")
-    files = {name: (SOURCE / name).read_bytes() for name in ("manifest.json", "server.py")}
+    """Write the bundle with this wheel into a folder and return its path."""
+    version = version_of(wheel)
+    manifest = json.loads((SOURCE / "manifest.json").read_text()) | {"version": version}
+    files = {"server.py": (SOURCE / "server.py").read_bytes()}
+    files["manifest.json"] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
     files["pyproject.toml"] = project_file(version, wheel.name).encode()
     files["LICENSE"] = (REPO / "LICENSE").read_bytes()
     files[wheel.name] = wheel.read_bytes()
@@ -83,6 +86,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the bundle for Claude Desktop.")
     parser.add_argument("--out", type=Path, default=REPO / "dist", help="folder for the bundle (default: dist)")
     folder = parser.parse_args().out
+    if any(folder.glob("*.whl")):
+        print(pack(wheel_in(folder), folder))
+        return
     with tempfile.TemporaryDirectory() as scratch:
         print(pack(build_wheel(Path(scratch)), folder))
 

@@ -10,7 +10,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "asyncfc_mcp"
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "__main__"))
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "__main__", "_version"))
 TALKATIVE = {"bridge.check_process", "cli.main", "cli.demo"}
 """They run before or instead of a server on stdio, or in a process of their own."""
 

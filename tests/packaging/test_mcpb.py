@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 
-import asyncfc_mcp
 from asyncfc_mcp.upstream.metatools import METATOOLS
+from tests.packaging.conftest import VERSION, Distributions
 from tests.support.peers import cache_folder, npm_bin, script_of
 from tests.support.stage import REPO, Stage
 
@@ -31,11 +32,12 @@ console.log(JSON.stringify(filled ?? null));
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle, built as for a release."""
+def bundle(distributions: Distributions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle with the wheel of a release."""
     folder = tmp_path_factory.mktemp("bundle")
+    shutil.copy(distributions.wheel, folder)
     subprocess.run([sys.executable, str(BUILDER), "--out", str(folder)], check=True)
-    (bundle,) = folder.iterdir()
+    (bundle,) = folder.glob("*.mcpb")
     return bundle
 
 
@@ -46,9 +48,11 @@ def filled_in(mcpb: Path, folder: Path, values: dict[str, Any]) -> Any:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def test_the_version_is_that_of_the_package():
-    """A release changes both."""
-    assert json.loads(MANIFEST.read_text())["version"] == asyncfc_mcp.__version__
+def test_the_version_is_that_of_the_wheel(bundle: Path):
+    """The file in the repository has none, so that a release changes no file."""
+    with zipfile.ZipFile(bundle) as archive:
+        assert json.loads(archive.read("manifest.json"))["version"] == VERSION
+    assert json.loads(MANIFEST.read_text())["version"] == "0.0.0"
 
 
 def test_the_manifest_names_the_tools_of_the_bridge():
@@ -86,23 +90,25 @@ def test_an_unpacked_bundle_runs(bundle: Path, npm_mcpb: Path, uv: Path, stage: 
     # Ahead of the first message, whose time-out is not made for an installation from the network.
     subprocess.run([program, "sync", "--project", str(folder)], check=True, env=os.environ | stage.env | env)
     wire = stage.wire([program, *command["args"]], env=env | command.get("env", {}))
-    assert wire.opening["serverInfo"]["version"] == asyncfc_mcp.__version__
+    assert wire.opening["serverInfo"]["version"] == VERSION
     tools = wire.wait_for_tools("toy__echo")
     assert tools.keys() >= METATOOLS.keys()
     installed = list(folder.glob(".venv/lib/python3*/site-packages/asyncfc_mcp/cli/main.py"))
     assert installed, "the environment is the bundle's own"
 
 
-def test_the_same_sources_give_the_same_bundle(bundle: Path, tmp_path: Path):
-    """So that a bundle can be checked against its sources."""
+def test_the_same_wheel_gives_the_same_bundle(bundle: Path, distributions: Distributions, tmp_path: Path):
+    """So that a bundle can be checked against the published wheel, which is in it."""
+    shutil.copy(distributions.wheel, tmp_path)
     subprocess.run([sys.executable, str(BUILDER), "--out", str(tmp_path)], check=True)
     assert (tmp_path / bundle.name).read_bytes() == bundle.read_bytes()
-    assert bundle.name == f"asyncfc-mcp-{asyncfc_mcp.__version__}.mcpb"
+    assert bundle.name == f"asyncfc-mcp-{VERSION}.mcpb"
     with zipfile.ZipFile(bundle) as archive:
         assert sorted(archive.namelist()) == [
             "LICENSE",
-            f"asyncfc_mcp-{asyncfc_mcp.__version__}-py3-none-any.whl",
+            distributions.wheel.name,
             "manifest.json",
             "pyproject.toml",
             "server.py",
         ]
+        assert archive.read(distributions.wheel.name) == distributions.wheel.read_bytes()

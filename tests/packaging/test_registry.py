@@ -2,16 +2,19 @@
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
-import asyncfc_mcp
+from tests.packaging.conftest import VERSION, Distributions
 from tests.support.stage import REPO, Stage
 
 ENTRY: dict[str, Any] = json.loads((REPO / "packaging" / "server.json").read_text())
+BUILDER = REPO / "packaging" / "build_server_json.py"
 SCHEMA: dict[str, Any] = json.loads(Path(__file__).with_name("server.schema.json").read_text())
 (PACKAGE,) = ENTRY["packages"]
 
@@ -22,9 +25,15 @@ def test_the_entry_is_valid():
     jsonschema.Draft7Validator(SCHEMA).validate(ENTRY)
 
 
-def test_the_versions_are_that_of_the_package():
-    """A release changes all."""
-    assert {ENTRY["version"], PACKAGE["version"]} == {asyncfc_mcp.__version__}
+def test_the_versions_are_that_of_the_wheel(distributions: Distributions, tmp_path: Path):
+    """A release writes them; the file in the repository has none."""
+    assert {ENTRY["version"], PACKAGE["version"]} == {"0.0.0"}
+    shutil.copy(distributions.wheel, tmp_path)
+    subprocess.run([sys.executable, str(BUILDER), "--out", str(tmp_path)], check=True)
+    written = json.loads((tmp_path / "server.json").read_text())
+    jsonschema.Draft7Validator(SCHEMA).validate(written)
+    assert {written["version"], written["packages"][0]["version"]} == {VERSION}
+    assert written | {"version": "", "packages": []} == ENTRY | {"version": "", "packages": []}
 
 
 def test_the_readme_confirms_the_name():

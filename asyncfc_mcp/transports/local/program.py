@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+from packaging.version import InvalidVersion, Version
 
 from asyncfc_mcp import __version__
 
@@ -25,20 +26,23 @@ _VERSION: Final = re.compile(r"version (\S{1,100})\s*$")
 
 
 def is_newer(version: str, than: str = __version__) -> bool:
-    """Return whether a version follows another one. A pre-release is older than its release."""
-    return _key(version) > _key(than)
+    """Return whether a version follows another one, by the order of Python's packages (PEP 440).
+
+    A pre-release is older than its release, and a development version than both. The local part of a version (the
+    commit of `0.1.1.dev3+g1a2b3c4`) has no order: two builds that differ in nothing else are equal, so that neither
+    replaces the other. Text that is no version is older than any version.
+    """
+    one, other = _order(version), _order(than)
+    if one is None or other is None:
+        return one is not None and other is None
+    return one > other
 
 
-def _key(version: str) -> tuple[list[int], bool, list[int]]:
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    if found is None:
-        return [], False, []
-    rest = version[found.end() :].partition("+")[0]
-    numbers = [int(each[:9]) for each in re.findall(r"\d+", rest)]
-    release = [int(each[:9]) for each in found[0].split(".")]
-    while release and not release[-1]:
-        del release[-1]
-    return release, not rest or rest.startswith(".post"), numbers
+def _order(version: str) -> Version | None:
+    try:
+        return Version(Version(version).public)
+    except InvalidVersion:
+        return None
 
 
 class ProgramFiles:
