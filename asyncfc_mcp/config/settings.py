@@ -239,6 +239,12 @@ class Settings:
         "[Reloading](#reloading) of this file: `auto`: as soon as it changes; `off`: only on SIGHUP and with "
         "`asyncfc-mcp reload`.",
     )
+    page: bool = setting(
+        True,
+        "[Page](page.md) in the browser that shows calls, servers and the time saved, over HTTP and of a daemon; "
+        "`false`: none, nor what `asyncfc-mcp top` reads.",
+        restart=True,
+    )
     daemon_idle_s: float | None = setting(
         None,
         "Seconds without a session and without an unfinished call after which a [daemon](daemon.md) ends. If not set: "

@@ -1,12 +1,12 @@
-"""Routes over HTTP: `/mcp`, `/sse`, `/healthz` and `/readyz` as one ASGI application.
+"""Routes over HTTP: `/mcp`, `/sse`, `/healthz`, `/readyz` and the page as one ASGI application.
 
-Owns the paths, and which hosts and origins may use them. Leaves requests to `streamable` and `sse`,
+Owns the paths, and which hosts and origins may use them. Leaves requests to `streamable`, `sse` and `page`,
 authentication to `auth`, and the socket to `serve`.
 """
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from asyncfc_mcp.config.caller_headers import all_caller_names
@@ -24,7 +24,34 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp
 
+    from asyncfc_mcp.transports.http.page.page import Page
     from asyncfc_mcp.transports.http.streamable import StreamableHttp
+
+
+class OwnNames(NamedTuple):
+    """Allowed values of `Host` and `Origin`; None allows all."""
+
+    hosts: list[str] | None
+    origins: list[str] | None
+
+
+def own_names(host: str, public_url: str | None) -> OwnNames:
+    """Return the names of an endpoint that listens on `host`. On loopback they prevent DNS rebinding: a page in the
+    user's browser, whose own host name resolves to a loopback address.
+
+    Args:
+        public_url: the URL by which clients address the bridge through a proxy.
+    """
+    if not is_loopback(host):
+        return OwnNames(None, None)
+    names = ["127.0.0.1", "localhost", "[::1]", *({host} - {"127.0.0.1", "localhost", "::1"})]
+    hosts = [*names, *(f"{name}:*" for name in names)]
+    origins = [f"{scheme}://{name}:*" for scheme in ("http", "https") for name in names]
+    if public_url is not None:
+        public = urlsplit(public_url)
+        hosts += [public.netloc, f"{public.hostname}:*"]
+        origins.append(f"{public.scheme}://{public.netloc}")
+    return OwnNames(hosts, origins)
 
 
 def _metadata(document: Callable[[], dict[str, Any]]) -> "Callable[[Request], Awaitable[Response]]":
@@ -55,13 +82,17 @@ def http_app(
     readiness: Readiness | None = None,
     public_url: str | None = None,
     resource: ProtectedResource | None = None,
+    page: "Page | None" = None,
+    traffic: Traffic | None = None,
 ) -> "tuple[ASGIApp, StreamableHttp | None]":
-    """Return the ASGI application for `/mcp`, `/sse` or both, `/healthz` and `/readyz`; and the part of it for
-    `/mcp`.
+    """Return the ASGI application for `/mcp`, `/sse` or both, `/healthz`, `/readyz` and the page; and the part of it
+    for `/mcp`.
 
     Args:
         public_url: the URL by which clients address the bridge through a proxy.
         resource: the metadata with which clients sign in; None where they cannot.
+        page: the page; None for an endpoint without one.
+        traffic: bounds on the requests of each principal, if others count for them as well.
     """
     from starlette.applications import Starlette
     from starlette.requests import Request
@@ -72,16 +103,7 @@ def http_app(
     from asyncfc_mcp.transports.http.streamable import StreamableHttp
 
     readiness = readiness or Readiness(upstream.bridge)
-    hosts = origins = None
-    if is_loopback(host):
-        # Prevents DNS rebinding: a page in the user's browser, whose own host name resolves to a loopback address.
-        names = ["127.0.0.1", "localhost", "[::1]", *({host} - {"127.0.0.1", "localhost", "::1"})]
-        hosts = [*names, *(f"{name}:*" for name in names)]
-        origins = [f"{scheme}://{name}:*" for scheme in ("http", "https") for name in names]
-        if public_url is not None:
-            public = urlsplit(public_url)
-            hosts += [public.netloc, f"{public.hostname}:*"]
-            origins.append(f"{public.scheme}://{public.netloc}")
+    hosts, origins = own_names(host, public_url)
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -103,7 +125,7 @@ def http_app(
 
     configure()
     bridge.observe_reload(configure)
-    traffic = Traffic(upstream.bridge.settings)
+    traffic = traffic or Traffic(upstream.bridge.settings)
     routes: list[BaseRoute] = [Route(HEALTH_PATH, healthz), Route(READY_PATH, readyz)]
     if resource is not None:
         routes += [
@@ -115,6 +137,8 @@ def http_app(
 
         routes += sse_routes(upstream, entrance, hosts, origins, MAX_BODY_BYTES, readiness, traffic)
     app: ASGIApp = AuthMiddleware(Starlette(routes=routes), entrance, traffic)
+    if page is not None:
+        app = page.before(app)
     if not streamable:
         return app, None
     admission = AdmissionPolicy(

@@ -1,0 +1,160 @@
+"""Operations of the page's API: calls and servers as the monitor shows them, keys and tokens.
+
+Owns what each operation returns and how its errors are answered. Leaves what a principal may see to the monitor, and
+who may ask at all to `page`.
+"""
+
+import math
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import anyio
+
+from asyncfc_mcp.core.identity import Principal
+from asyncfc_mcp.errors import BridgeError, UnknownFuture
+from asyncfc_mcp.transports.http.auth.authenticator import Access
+from asyncfc_mcp.transports.http.page.answers import UNCACHED, PageRefusal, send_json
+from asyncfc_mcp.transports.http.page.event_streams import EventStreams, Feed
+from asyncfc_mcp.transports.http.page.keys import KEY_S, Keys, TooManyKeys
+from asyncfc_mcp.transports.http.page.page_tokens import IDLE_S, PageTokens
+from asyncfc_mcp.transports.http.page.peer_user import peer_user
+from asyncfc_mcp.transports.http.page.requests import PageRequest
+
+if TYPE_CHECKING:
+    from starlette.types import Message
+
+_FORMS: Final = {"jsonl": (b"application/jsonl", b"calls.jsonl"), "trace": (b"application/json", b"calls-trace.json")}
+"""Forms of an export → content type and name of the file."""
+MOST_EXPORTS: Final = 4
+"""Bound on exports that are being written."""
+
+
+class Api:
+    """The operations.
+
+    Args:
+        monitor: returns what principals may see.
+    """
+
+    def __init__(self, monitor: "Watched", keys: Keys, tokens: PageTokens, streams: EventStreams) -> None:
+        self._monitor, self._keys, self._tokens, self._streams = monitor, keys, tokens, streams
+        self._exports = 0
+
+    async def enter(self, request: PageRequest) -> None:
+        """Exchange a key for a token.
+
+        Raises:
+            PageRefusal: the key cannot be exchanged.
+        """
+        key = (await request.body()).get("key")
+        user = await peer_user(request.client, request.server)
+        access = self._keys.exchange(key, user) if isinstance(key, str) else None
+        if access is None:
+            raise PageRefusal(
+                401,
+                f"this key was used, or is older than {KEY_S:g} s; `asyncfc-mcp open` opens the page with a new one",
+            )
+        await send_json(request.send, {"token": self._tokens.give(access), "idle_s": IDLE_S})
+
+    async def serve(self, request: PageRequest, access: Access) -> None:
+        """Carry out one of the other operations.
+
+        Raises:
+            PageRefusal: it cannot be.
+        """
+        try:
+            await self._serve(request, access)
+        except UnknownFuture as exc:
+            raise PageRefusal(404, str(exc)) from None
+        except BridgeError as exc:
+            raise PageRefusal(400, str(exc)) from None
+
+    async def _serve(self, request: PageRequest, access: Access) -> None:
+        principal, send = access.principal, request.send
+        match request.operation:
+            case "overview":
+                await send_json(send, await self._monitor.overview(principal))
+            case "calls":
+                page = await self._monitor.calls(principal, request.words())
+                await send_json(send, {"calls": page.entries, "next": page.next})
+            case "calls/*":
+                await send_json(send, await self._monitor.call(principal, request.subject))
+            case "calls/*/cancel":
+                await request.body()
+                await send_json(send, await self._monitor.cancel(principal, request.subject))
+            case "events":
+                await self._streams.serve(self._monitor.feed, access, request.receive, send)
+            case "export":
+                await self._export(request, principal)
+            case "key":
+                await request.body()
+                await send_json(send, await self._key(request, access))
+            case _:
+                raise AssertionError(request.operation)
+
+    async def _key(self, request: PageRequest, access: Access) -> dict[str, Any]:
+        user = await peer_user(request.client, request.server)
+        try:
+            return {"key": self._keys.issue(access, user), "expires_in_s": KEY_S}
+        except TooManyKeys:
+            wait = (b"retry-after", str(math.ceil(KEY_S)).encode())
+            raise PageRefusal(429, "too many keys were asked for; try again in a minute", wait) from None
+
+    async def _export(self, request: PageRequest, principal: Principal) -> None:
+        words = request.words()
+        form = words.pop("form", ["jsonl"])[-1]
+        if form not in _FORMS:
+            raise PageRefusal(400, f"form: expected one of {', '.join(_FORMS)}")
+        if self._exports >= MOST_EXPORTS:
+            raise PageRefusal(429, "other exports are being written; try again", (b"retry-after", b"5"))
+        self._exports += 1
+        try:
+            await _send_file(request, form, self._monitor.export(principal, words, form))
+        finally:
+            self._exports -= 1
+
+
+async def _send_file(request: PageRequest, form: str, parts: AsyncIterator[bytes]) -> None:
+    first = await anext(parts, b"")  # an error in the query is one before the head of the response
+    kind, name = _FORMS[form]
+    disposition = (b"content-disposition", b'attachment; filename="asyncfc-' + name + b'"')
+    headers = [(b"content-type", kind), disposition, *UNCACHED]
+    await request.send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def write(data: bytes, *, more: bool = True) -> None:
+        part: Message = {"type": "http.response.body", "body": data, "more_body": more}
+        await request.send(part)
+
+    async with anyio.create_task_group() as tg:
+
+        async def watch() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            tg.cancel_scope.cancel()
+
+        tg.start_soon(watch)
+        await write(first)
+        async for part in parts:
+            await write(part)
+        await write(b"", more=False)
+        tg.cancel_scope.cancel()
+
+
+class CallsPage(Protocol):
+    """See `monitor`."""
+
+    @property
+    def entries(self) -> list[dict[str, Any]]: ...
+    @property
+    def next(self) -> str | None: ...
+
+
+class Watched(Protocol):
+    """See `monitor`."""
+
+    async def overview(self, principal: Principal) -> dict[str, Any]: ...
+    async def calls(self, principal: Principal, query: Any) -> CallsPage: ...
+    async def call(self, principal: Principal, future_id: str) -> dict[str, Any]: ...
+    async def cancel(self, principal: Principal, future_id: str) -> dict[str, Any]: ...
+    def feed(self, principal: Principal) -> Feed: ...
+    def export(self, principal: Principal, query: Any, form: Any) -> AsyncIterator[bytes]: ...
