@@ -68,7 +68,8 @@ class Exchange:
         self.chunks: list[bytes] = []
         self.ended = False
 
-    async def run(self, path: str = "/mcp") -> "Exchange":
+    async def run(self, target: str = "/mcp") -> "Exchange":
+        path, _, query = target.partition("?")
         scope = {
             "type": "http",
             "http_version": "1.1",
@@ -77,7 +78,7 @@ class Exchange:
             "path": path,
             "raw_path": path.encode(),
             "root_path": "",
-            "query_string": b"",
+            "query_string": query.encode(),
             "headers": self._post.raw_headers(),
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 8642),

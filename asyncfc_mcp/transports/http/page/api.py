@@ -5,7 +5,9 @@ who may ask at all to `page`.
 """
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
@@ -47,8 +49,8 @@ class Api:
             PageRefusal: the key cannot be exchanged.
         """
         key = (await request.body()).get("key")
-        user = await peer_user(request.client, request.server)
-        access = self._keys.exchange(key, user) if isinstance(key, str) else None
+        user_of = partial(peer_user, request.client, request.server)
+        access = self._keys.exchange(key, user_of) if isinstance(key, str) else None
         if access is None:
             raise PageRefusal(
                 401,
@@ -88,12 +90,12 @@ class Api:
                 await self._export(request, principal)
             case "key":
                 await request.body()
-                await send_json(send, await self._key(request, access))
+                await send_json(send, self._key(request, access))
             case _:
                 raise AssertionError(request.operation)
 
-    async def _key(self, request: PageRequest, access: Access) -> dict[str, Any]:
-        user = await peer_user(request.client, request.server)
+    def _key(self, request: PageRequest, access: Access) -> dict[str, Any]:
+        user = peer_user(request.client, request.server)
         try:
             return {"key": self._keys.issue(access, user), "expires_in_s": KEY_S}
         except TooManyKeys:
@@ -109,12 +111,13 @@ class Api:
             raise PageRefusal(429, "other exports are being written; try again", (b"retry-after", b"5"))
         self._exports += 1
         try:
-            await _send_file(request, form, self._monitor.export(principal, words, form))
+            async with aclosing(self._monitor.export(principal, words, form)) as parts:
+                await _send_file(request, form, parts)
         finally:
             self._exports -= 1
 
 
-async def _send_file(request: PageRequest, form: str, parts: AsyncIterator[bytes]) -> None:
+async def _send_file(request: PageRequest, form: str, parts: AsyncGenerator[bytes]) -> None:
     first = await anext(parts, b"")  # an error in the query is one before the head of the response
     kind, name = _FORMS[form]
     disposition = (b"content-disposition", b'attachment; filename="asyncfc-' + name + b'"')
@@ -157,4 +160,4 @@ class Watched(Protocol):
     async def call(self, principal: Principal, future_id: str) -> dict[str, Any]: ...
     async def cancel(self, principal: Principal, future_id: str) -> dict[str, Any]: ...
     def feed(self, principal: Principal) -> Feed: ...
-    def export(self, principal: Principal, query: Any, form: Any) -> AsyncIterator[bytes]: ...
+    def export(self, principal: Principal, query: Any, form: Any) -> AsyncGenerator[bytes]: ...

@@ -68,13 +68,13 @@ class Keys:
         self._issued[_digest(key)] = _Issued(access, user, self._clock() + KEY_S)
         return key
 
-    def exchange(self, key: str, user: int | None = None) -> Access | None:
+    def exchange(self, key: str, user_of: Callable[[], int | None] = lambda: None) -> Access | None:
         """Return what a key stands for; None if it is unknown, was exchanged, has expired, or is another user's. It
         cannot be exchanged again.
 
         Args:
-            user: the user on this machine whose program asks; None where that is not known. The system's own
-                (`ROOT`) may: forwarders of ports run as it.
+            user_of: returns the user on this machine whose program asks; None where that is not known. The system's
+                own (`ROOT`) may: forwarders of ports run as it. Called for a key that is known only.
         """
         self._drop_expired()
         digest = _digest(key)
@@ -82,7 +82,7 @@ class Keys:
         if issued is None:
             return None
         # A stranger does not use it up.
-        if issued.user is not None and user is not None and user not in (issued.user, ROOT):
+        if issued.user is not None and user_of() not in (issued.user, ROOT, None):
             return None
         del self._issued[digest]
         return issued.access

@@ -112,7 +112,7 @@ class Page:
         headers = Headers(scope["headers"])
         self._origin.check_host(headers)
         name = INDEX if scope["path"] == "/" else scope["path"].removeprefix(FILES)
-        file = await self._files.get(name)
+        file = self._files.get(name)
         if file is None:
             raise PageRefusal(404, "there is nothing at this path")
         if scope["method"] not in ("GET", "HEAD"):

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import anyio.to_thread
-
 from asyncfc_mcp.transports.http.options import is_loopback
 
 _TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
@@ -20,9 +18,9 @@ Address = tuple[str, int]
 """An address and a port."""
 
 
-async def peer_user(client: Address | None, server: Address | None) -> int | None:
+def peer_user(client: Address | None, server: Address | None) -> int | None:
     """Return the user of a client; None where it is not known: another machine, another system, or a proxy that speaks
-    for a client.
+    for a client. It reads all connections of the machine: a few milliseconds for some thousand.
 
     Args:
         client: its end of the connection.
@@ -32,10 +30,6 @@ async def peer_user(client: Address | None, server: Address | None) -> int | Non
         return None
     if not client[1] or not is_loopback(client[0]):
         return None
-    return await anyio.to_thread.run_sync(_look_up, client, server)
-
-
-def _look_up(client: Address, server: Address) -> int | None:
     for table in _TABLES:
         try:
             lines = table.read_text(encoding="ascii").splitlines()[1:]

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import anyio.to_thread
-
 from asyncfc_mcp.transports.http.asgi import Headers, respond
 from asyncfc_mcp.transports.http.page.answers import ALWAYS
 
@@ -52,14 +50,12 @@ class StaticFiles:
         self._folder = folder
         self._files: dict[str, StaticFile] | None = None
 
-    async def get(self, name: str) -> StaticFile | None:
+    def get(self, name: str) -> StaticFile | None:
         """Return the file of this name. All are read at the first request, so that they are of one version."""
         if self._files is None:
-            self._files = await anyio.to_thread.run_sync(self._read)
+            paths = [path for path in self._folder.iterdir() if path.suffix in _TYPES]
+            self._files = {path.name: StaticFile.read(path) for path in paths}
         return self._files.get(name)
-
-    def _read(self) -> dict[str, StaticFile]:
-        return {path.name: StaticFile.read(path) for path in self._folder.iterdir() if path.suffix in _TYPES}
 
 
 async def send_file(send: "Send", file: StaticFile, headers: Headers, *, head: bool = False) -> None:
