@@ -14,7 +14,7 @@ from tests.support.configurations import parse
 
 REPO = Path(__file__).resolve().parents[2]
 PAGE = (REPO / "docs" / "sign-in.md").read_text(encoding="utf-8")
-PAGES = [REPO / "README.md", REPO / "SECURITY.md", *(REPO / "docs").glob("*.md")]
+PAGES = [REPO / "README.md", REPO / "SECURITY.md", *(REPO / "docs").rglob("*.md")]
 
 
 @pytest.mark.parametrize("text", re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))

@@ -430,22 +430,18 @@ def test_what_people_see_of_a_server_has_no_secrets() -> None:
     assert SECRET not in str(caught.value)
 
 
-# --- the README ----------------------------------------------------------------------------------------------------
+# --- the documentation ---------------------------------------------------------------------------------------------
 
 
-def test_the_snippets_of_the_readme_can_be_pasted() -> None:
-    """Each is a configuration without a warning; the ones over HTTP lead to where `serve` listens by default."""
-    page = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-    inline = re.findall(r'`(\{"(?:mcpServers|servers)".*?\})`', page)
-    assert len(blocks) >= 3
-    assert len(inline) >= 4
-    for text in [*blocks, *inline]:
-        config = parse(text, {"HOME": "/home/me"})
-        # A host connects to the bridge with it; what the bridge wraps is another file.
+def test_entries_over_http_lead_to_where_serve_listens() -> None:
+    """Each is a configuration of a host, without a warning but that about mcp-remote."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "start" / "http.md").read_text(encoding="utf-8")
+    inline = re.findall(r'`(\{"(?:mcpServers|servers|mcp)".*?\})`', page)
+    assert len(inline) == 5
+    configs = [parse(text, {"HOME": "/home/me"}) for text in inline]
+    for text, config in zip(inline, configs, strict=True):
         assert [each for each in config.warnings if "runs mcp-remote" not in each] == [], text
         assert not config.unusable, text
-    urls = [parse(text).servers[0].spec for text in inline]
+    specs = [config.servers[0].spec for config in configs]
     expected = signed_in("http://127.0.0.1:8642/mcp")
-    assert [spec for spec in urls if isinstance(spec, HttpSpec)] == [expected] * 3
-    assert page.count("http://127.0.0.1:8642/mcp") >= len(inline) + 2
+    assert [spec for spec in specs if isinstance(spec, HttpSpec)] == [expected] * 4

@@ -410,8 +410,8 @@ def test_the_examples_of_the_page_about_the_journal_are_configurations() -> None
         ("server", '"asyncfc": {"tools": {"read_secret": {"journal": false}}}'),
     ],
 )
-def test_the_readme_says_how_to_keep_things_off_the_disk(level: str, example: str) -> None:
+def test_the_page_about_futures_says_how_to_keep_things_off_the_disk(level: str, example: str) -> None:
     """At the top, on a server, on a tool."""
-    assert f"`{example}`" in (REPO / "README.md").read_text(encoding="utf-8")
+    assert f"`{example}`" in (REPO / "docs" / "futures.md").read_text(encoding="utf-8")
     config = parse(at(level, json.loads(f"{{{example}}}")["asyncfc"]))
     assert config.settings.journal == "off" or not config.servers[0].policy("read_secret").journal

@@ -30,7 +30,7 @@ class Block:
 
 def pages() -> list[Path]:
     """Return all pages for readers: the README, `docs/`, and those of other folders that they lead to."""
-    found = [REPO / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+    found = [REPO / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
     for folder in ("docs", "examples", "packaging", "benchmarks"):
         found += sorted((REPO / folder).rglob("*.md"))
     return [page for page in found if "node_modules" not in page.parts]
