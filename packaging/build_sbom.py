@@ -25,12 +25,18 @@ EXTRAS = "fast,postgres"
 SPECIFICATION = "1.6"
 
 
-def main_component(version: str) -> str:
-    """Return a pyproject.toml that names the package and this version, since the real one leaves it to the build."""
+def main_component(version: str, extras: str) -> str:
+    """Return a pyproject.toml that names the package, this version and what it requires with these extras.
+
+    The real one leaves the version to the build, and extras are not among the dependencies there.
+    """
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    requires = [*project["dependencies"], *(each for extra in extras.split(",") if extra for each in optional[extra])]
     urls = [f"{json.dumps(name)} = {json.dumps(url)}" for name, url in project["urls"].items()]
     fields = [f"{name} = {json.dumps(project[name])}" for name in ("name", "description", "license")]
-    return "\n".join(["[project]", *fields, f"version = {json.dumps(version)}", "[project.urls]", *urls, ""])
+    fields += [f"version = {json.dumps(version)}", f"dependencies = {json.dumps(requires)}"]
+    return "\n".join(["[project]", *fields, "[project.urls]", *urls, ""])
 
 
 def describe(wheel: Path, out: Path, extras: str = EXTRAS) -> Path:
@@ -43,7 +49,7 @@ def describe(wheel: Path, out: Path, extras: str = EXTRAS) -> Path:
     path = out / f"asyncfc-mcp-{version}.cdx.json"
     with tempfile.TemporaryDirectory() as scratch:
         environment, project = Path(scratch, "environment"), Path(scratch, "pyproject.toml")
-        project.write_text(main_component(version))
+        project.write_text(main_component(version, extras))
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
         python = str(environment / "bin" / "python")
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, "install", "--quiet"]

