@@ -77,6 +77,7 @@ def _peer_fixture(name: str) -> Callable[..., Path]:
 
 npm = _peer_fixture("npm")
 npm_profiles = _peer_fixture("npm_profiles")
+npm_page = _peer_fixture("npm_page")
 fetch = _peer_fixture("fetch")
 markitdown = _peer_fixture("markitdown")
 excel = _peer_fixture("excel")

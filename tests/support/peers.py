@@ -109,6 +109,7 @@ PEERS: Mapping[str, Peer] = {
         Npm("npm_converters", TESTS / "survey" / "npm"),
         Npm("npm_mcpb", TESTS / "packaging" / "npm"),
         Npm("npm_examples", REPO / "examples" / "clients" / "typescript"),
+        Npm("npm_page", TESTS / "page" / "npm"),
         # The one that Claude Desktop brings along for extensions of the type `uv`.
         Venv("uv", ("uv==0.9.7",)),
         Venv("pipx", ("pipx==1.18.4",)),
