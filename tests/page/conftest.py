@@ -1,4 +1,4 @@
-"""Fixtures of the page's tests: one Chromium for the tests of a module, and pages that report what they should not do."""
+"""Fixtures of the page: one Chromium for the tests of a module, and pages that report what they should not do."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ export class Filters {
     try {
       await this._load(this._next ?? this._oldest());
     } finally {
-      this._older.disabled = false;
+      this._older.disabled = this._next === null;
     }
   }
 
