@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from asyncfc_mcp.engine.journal.sqlite_journal import SqliteJournal
     from asyncfc_mcp.engine.postgres.administration import Administration
     from asyncfc_mcp.housekeeping.upkeep_record import UpkeepRecord
+    from asyncfc_mcp.telemetry.telemetry import Telemetry
 
 
 def compose(
@@ -55,6 +56,7 @@ def compose(
     credentials: "CredentialStore | None" = None,
     daemon: bool = False,
     connect_all: bool = False,
+    telemetry: "Telemetry | None" = None,
 ) -> Bridge:
     """Return a bridge for a configuration, to be opened with `Bridge.open`.
 
@@ -71,6 +73,7 @@ def compose(
         daemon: the bridge is a daemon, whose servers start when they are needed if the configuration does not say
             otherwise.
         connect_all: start all servers with the bridge, whatever the configuration says.
+        telemetry: traces and counts what the bridge does.
 
     Raises:
         ConfigError: a declared state path is wrong.
@@ -82,6 +85,7 @@ def compose(
     guard = reaper or Reaper()
     starts = StartQueue(len(config.servers))
 
+    observer = None if telemetry is None else telemetry.servers
     ahead = dict(children or {})
 
     def connect(bridge: Bridge, server: ServerConfig) -> Downstream:
@@ -101,12 +105,21 @@ def compose(
             starts=starts,
             authorizer=_authorizer(server, credentials),
             demand=demand,
+            observer=observer,
         )
 
     def connect_caller(server: ServerConfig, handler: DownstreamHandler, authorizer: "Authorizer") -> Downstream:
         # Neither a snapshot nor a place in the cache: what a caller may see is for this caller only.
         capabilities: Callable[[], Mapping[str, Any]] = lambda: bridge.server_requests.capabilities  # noqa: E731
-        return Downstream(server, handler, capabilities=capabilities, reaper=guard, echo=echo, authorizer=authorizer)
+        return Downstream(
+            server,
+            handler,
+            capabilities=capabilities,
+            reaper=guard,
+            echo=echo,
+            authorizer=authorizer,
+            observer=observer,
+        )
 
     def connect_instance(
         server: ServerConfig,
@@ -131,6 +144,7 @@ def compose(
             authorizer=_authorizer(server, credentials),
             demand=demand,
             started=started,
+            observer=observer,
         )
 
     bridge = Bridge(
@@ -146,7 +160,31 @@ def compose(
         connect_instance=connect_instance if daemon and config.settings.engine == EMBEDDED else None,
         sign_in=None if credentials is None else _sign_in(lambda: bridge.config, credentials),
     )
+    if telemetry is not None:
+        _observe(bridge, telemetry)
     return bridge
+
+
+def _observe(bridge: Bridge, telemetry: "Telemetry") -> None:
+    def version_of(server: str) -> str:
+        downstream = bridge.downstreams.get(server)
+        return "" if downstream is None else downstream.snapshot.protocol_version
+
+    telemetry.servers.version_of = version_of
+    telemetry.servers.configure(bridge.config.servers)
+    telemetry.watch(lambda: tuple(bridge.engine.unfinished))
+    bridge.observe_reload(lambda _: telemetry.servers.configure(bridge.config.servers))
+    bridge.engine.observe(telemetry.calls)
+    bridge.trace(telemetry.calls)
+
+
+def start_telemetry(config: BridgeConfig, environ: Mapping[str, str]) -> "Telemetry | None":
+    """Return the telemetry that the environment and the settings ask for; None for none. Nothing of OpenTelemetry is
+    loaded then."""
+    from asyncfc_mcp.telemetry import providers
+
+    settings = config.settings
+    return providers.start(environ, setting=settings.telemetry, metrics=settings.metrics, own_tools=tuple(METATOOLS))
 
 
 def _authorizer(server: ServerConfig, credentials: "CredentialStore | None") -> "Authorizer | None":

@@ -81,6 +81,8 @@ class CallOptions(TypedDict, total=False):
     on_progress: OnProgress
     request_id: RequestId
     """ID of the request, instead of the next number."""
+    on_id: Callable[[RequestId], None]
+    """Called with the ID of the request before it is written."""
     cause: object
     """The call that the request is sent for. Passed to the handler of a peer's request that belongs to this one."""
     answers_without_id: bool

@@ -88,6 +88,29 @@ print("sqlite3" in sys.modules)
     assert done.stdout.strip() == str(loaded)
 
 
+@pytest.mark.parametrize("variables", [{}, {"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
+@pytest.mark.parametrize("module", ["transports.stdio", "transports.http.serve", "transports.local.daemon"])
+def test_opentelemetry_is_loaded_for_telemetry_only(tmp_path: Path, module: str, variables: dict[str, str]):
+    """A bridge whose environment asks for none loads nothing of it, nor of what exports it."""
+    config = tmp_path / "mcp.json"
+    config.write_text(json.dumps({"mcpServers": {"s": {"command": "x"}}}))
+    program = f"""
+import sys
+from pathlib import Path
+from asyncfc_mcp.cli.process import make_bridge, telemetry_of
+from asyncfc_mcp.config.reader import load_config
+import asyncfc_mcp.cli.main, asyncfc_mcp.{module}
+config = load_config(Path({str(config)!r}), {{}})
+with telemetry_of(config) as telemetry:
+    make_bridge(config, verbose=False, telemetry=telemetry)
+print([name for name in sys.modules if name.partition(".")[0] in ("opentelemetry", "prometheus_client", "requests")])
+"""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    env |= {"ASYNCFC_STATE_DIR": str(tmp_path), "ASYNCFC_CACHE_DIR": str(tmp_path), **variables}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     ("entry", "loaded"),
     [

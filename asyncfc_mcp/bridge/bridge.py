@@ -22,6 +22,7 @@ from asyncfc_mcp.bridge.forwarding import Forwarding
 from asyncfc_mcp.bridge.guests import Guests
 from asyncfc_mcp.bridge.host_sessions import ConnectInstance, HostSession, HostSessions, InstanceListings
 from asyncfc_mcp.bridge.hosts import Hosts
+from asyncfc_mcp.bridge.outgoing import Outgoing
 from asyncfc_mcp.bridge.relaying import Relaying
 from asyncfc_mcp.bridge.server_requests import Ask, ServerRequests, askers_of
 from asyncfc_mcp.bridge.servers import Connect as ConnectServer
@@ -212,6 +213,10 @@ class Bridge:
     async def started(self) -> None:
         """Return when every server that is started here is up or has failed once."""
         await self._settled.wait()
+
+    def trace(self, outgoing: Outgoing) -> None:
+        """Have the requests traced that are sent to servers from now on."""
+        self.executor.outgoing = self.forwarding.outgoing = outgoing
 
     # --- another configuration -----------------------------------------------------------------------------------
 

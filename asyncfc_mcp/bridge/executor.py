@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from asyncfc_mcp.bridge.argument_checks import Checker
 from asyncfc_mcp.bridge.caller_connections import CallerConnections
 from asyncfc_mcp.bridge.offered_capabilities import OfferedCapabilities
+from asyncfc_mcp.bridge.outgoing import Outgoing
 from asyncfc_mcp.bridge.server_tasks import follow_task
 from asyncfc_mcp.bridge.shape_learner import ShapeLearner
 from asyncfc_mcp.bridge.sign_ins import SignIns
@@ -56,6 +57,7 @@ class Executor:
 
     Attributes:
         log_level: least level of log messages that clients want; None where none has said.
+        outgoing: traces the calls; None: nothing does.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Executor:
         self.check = self._checker.first_error
         self._capabilities = OfferedCapabilities()
         self.log_level: str | None = None
+        self.outgoing: Outgoing | None = None
 
     async def aclose(self) -> None:
         """End the processes that check arguments."""
@@ -139,6 +142,7 @@ class Executor:
             capabilities=self._capabilities.of(call.capabilities),
             cause=call,
             limited=call.policy.timeout_s is not None,
+            on_id=None if self.outgoing is None else self.outgoing.on_request_id(call),
         )
 
     def coming_up(self, call: Call) -> Callable[[], Awaitable[None]] | None:
@@ -174,6 +178,8 @@ class Executor:
         if call.needs_task and not downstream.modern:
             params["task"] = {}
         meta = passed_on(call.meta)
+        if self.outgoing is not None:
+            meta |= self.outgoing.of_call(call)
         level = (call.meta or {}).get(LOG_LEVEL_META_KEY, self.log_level)
         if level is not None and downstream.modern:
             meta[LOG_LEVEL_META_KEY] = level
@@ -208,6 +214,7 @@ class Executor:
                     capabilities=self._capabilities.of(call.capabilities),
                     cause=call,
                     limited=call.policy.timeout_s is not None,
+                    on_id=None if self.outgoing is None else self.outgoing.on_request_id(call),
                 )
                 return result, downstream
             except ProtocolFailure as exc:

@@ -13,6 +13,7 @@ import anyio
 from asyncfc_mcp.bridge.caller_connections import CallerConnections
 from asyncfc_mcp.bridge.executor import passed_on
 from asyncfc_mcp.bridge.guests import Guests
+from asyncfc_mcp.bridge.outgoing import Outgoing
 from asyncfc_mcp.bridge.views import View
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
 from asyncfc_mcp.core.meta_keys import without_our_keys
@@ -39,6 +40,9 @@ class Forwarding:
         guests: what other replicas want of servers that run here.
         callers: connections of callers, where a server has one for each. Requests to such a server name the key of the
             credentials (`View.credentials_for`).
+
+    Attributes:
+        outgoing: traces the requests; None: nothing does.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Forwarding:
         self._callers = callers
         self._relay = relay
         self._guests = guests or Guests()
+        self.outgoing: Outgoing | None = None
         self._users: dict[str, set[Scope]] = {server: set() for server in downstreams}
         """Server → the principals that had a request sent to it."""
         self._subscribed: dict[tuple[str, str | None, str], Scope] = {}
@@ -97,6 +102,21 @@ class Forwarding:
         self.add_user(server, scope)
         out = dict(params or {})
         meta = passed_on(out.pop("_meta", None))
+        if self.outgoing is not None:
+            with self.outgoing.request(server, method, params or {}) as carried:
+                return await self._ask(scope, server, method, out, {**meta, **carried}, credentials, caller)
+        return await self._ask(scope, server, method, out, meta, credentials, caller)
+
+    async def _ask(
+        self,
+        scope: Scope,
+        server: str,
+        method: str,
+        out: dict[str, Any],
+        meta: dict[str, Any],
+        credentials: str | None,
+        caller: CallerIdentity | None,
+    ) -> dict[str, Any]:
         if meta:
             out["_meta"] = meta
         cause = scope if caller is None else caller

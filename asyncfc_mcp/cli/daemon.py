@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +25,7 @@ from asyncfc_mcp.cli.process import (
     run,
     settle_memory,
     shown_error,
+    telemetry_of,
 )
 from asyncfc_mcp.cli.source import SourceCommand, load, source_options
 from asyncfc_mcp.config.caller_headers import without_callers
@@ -109,12 +110,16 @@ def _run(place: Place, words: Sequence[str], program: Sequence[str], verbose: bo
         config = without_callers(load(*_source(words)))
         chain = os.environ[CHAIN_VARIABLE].split()[-1]
         identity = Identity(config.source, words, program, chain)
-        served = Daemon(make_bridge(config, verbose=verbose, daemon=True), listening, identity)
+        telemetry = stack.enter_context(telemetry_of(config))
+        tracer = None if telemetry is None else telemetry.requests("local")
+        bridge = make_bridge(config, verbose=verbose, daemon=True, telemetry=telemetry)
+        served = Daemon(bridge, listening, identity, tracer)
         settle_memory()
         await with_upkeep(lambda: served.serve(lambda: ready.say("ok")), config)
         return served
 
-    served = run(main)
+    with ExitStack() as stack:  # beyond the event loop: its end waits for what is sent, and nothing must wait with it
+        served = run(main)
     return served is not None and served.restarts
 
 

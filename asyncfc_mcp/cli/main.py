@@ -30,6 +30,7 @@ from asyncfc_mcp.cli.process import (
     run,
     settle_memory,
     shown_error,
+    telemetry_of,
 )
 from asyncfc_mcp.cli.source import SourceCommand, check_source, load, source_options
 from asyncfc_mcp.config.model import BridgeConfig
@@ -113,8 +114,12 @@ def serve(
 
             click.echo(f"asyncfc-mcp: {BY_HAND}", err=True)
         settle_memory()
-        bridge = partial(make_bridge, config, verbose=verbose, reaper=reaper, children=children)
-        run(lambda: with_upkeep(lambda: serve_stdio(bridge()), config))
+        with telemetry_of(config) as telemetry:
+            bridge = partial(
+                make_bridge, config, verbose=verbose, reaper=reaper, children=children, telemetry=telemetry
+            )
+            tracer = None if telemetry is None else telemetry.requests("stdio")
+            run(lambda: with_upkeep(lambda: serve_stdio(bridge(), tracer), config))
         return
     from asyncfc_mcp.transports.http.auth.bearer_token import take_token
     from asyncfc_mcp.transports.http.serve import serve_http
@@ -126,9 +131,12 @@ def serve(
     def listening(base: str) -> None:
         click.echo(f"asyncfc-mcp: listening on {' and '.join(base + path for path in http.paths)}", err=True)
 
-    bridge = partial(make_bridge, config, verbose=verbose)
-    serve = partial(serve_http, token=token, listening=listening, service=service)
-    run(lambda: with_upkeep(lambda: serve(bridge(), http), config))
+    with telemetry_of(config) as telemetry:
+        bridge = partial(make_bridge, config, verbose=verbose, telemetry=telemetry)
+        serve = partial(serve_http, token=token, listening=listening, service=service)
+        if telemetry is not None:
+            serve = partial(serve, tracer=telemetry.requests("http"), exposition=telemetry.exposition)
+        run(lambda: with_upkeep(lambda: serve(bridge(), http), config))
 
 
 def _share(

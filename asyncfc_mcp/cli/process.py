@@ -8,8 +8,8 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from asyncfc_mcp.downstream.oauth.store import CredentialStore
     from asyncfc_mcp.downstream.process import Child
     from asyncfc_mcp.downstream.reaper import Reaper
+    from asyncfc_mcp.telemetry.telemetry import Telemetry
 
 logger = logging.getLogger("asyncfc_mcp")
 
@@ -131,13 +132,14 @@ def make_bridge(
     children: "Mapping[str, Child] | None" = None,
     records: bool = True,
     daemon: bool = False,
+    telemetry: "Telemetry | None" = None,
 ) -> "Bridge":
     """Return the bridge of a configuration, with its folders of this user.
 
     Args:
         records: false without a journal or database, for a bridge that makes no calls: it must not take over those of
             another run, or of a replica. It connects to all servers.
-        daemon: see `app.compose`.
+        daemon, telemetry: see `app.compose`.
     """
     from asyncfc_mcp.app import compose
     from asyncfc_mcp.cli.known_configurations import remember
@@ -162,7 +164,22 @@ def make_bridge(
         credentials=credential_store(config),
         daemon=daemon,
         connect_all=not records,
+        telemetry=telemetry,
     )
+
+
+@contextmanager
+def telemetry_of(config: BridgeConfig) -> Generator["Telemetry | None"]:
+    """Give the telemetry that the environment and the configuration ask for; None for none. At the end, what is left is
+    sent within a bound."""
+    from asyncfc_mcp.app import start_telemetry
+
+    telemetry = start_telemetry(config, os.environ)
+    try:
+        yield telemetry
+    finally:
+        if telemetry is not None:
+            telemetry.close()
 
 
 def credential_store(config: BridgeConfig) -> "CredentialStore":

@@ -234,6 +234,18 @@ class Settings:
         minimum=1 << 20,
         restart=True,
     )
+    telemetry: Literal["auto", "off"] = setting(
+        "auto",
+        "[Telemetry](telemetry.md): `auto`: traces and metrics if the environment configures OpenTelemetry "
+        "(`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_EXPORTER`, …); `off`: none. Needs `asyncfc-mcp[telemetry]`.",
+        restart=True,
+    )
+    metrics: bool = setting(
+        False,
+        "Serves [metrics](telemetry.md#prometheus) for Prometheus at `/metrics`, over HTTP. Needs "
+        "`asyncfc-mcp[telemetry]`.",
+        restart=True,
+    )
     reload: Literal["auto", "off"] = setting(
         "auto",
         "[Reloading](#reloading) of this file: `auto`: as soon as it changes; `off`: only on SIGHUP and with "

@@ -46,6 +46,7 @@ from asyncfc_mcp.protocol import (
     OnNotify,
     OnProgress,
     OnRequest,
+    RequestId,
 )
 from asyncfc_mcp.signals import WakeUp
 
@@ -116,6 +117,7 @@ class Connection:
         on_progress: OnProgress | None,
         cause: object,
         limited: bool,
+        on_id: Callable[[RequestId], None] | None = None,
     ) -> tuple[dict[str, Any], CallOptions]:
         """Return the parameters of a client's request as sent on this connection, and its options."""
         out = dict(params or {})
@@ -127,6 +129,8 @@ class Connection:
             options["on_progress"] = on_progress
         if limited:
             options["limited"] = True
+        if on_id is not None:
+            options["on_id"] = on_id
         return out, options
 
     async def request(

@@ -21,6 +21,7 @@ from asyncfc_mcp.downstream.one_shot import ProcessCalls
 from asyncfc_mcp.downstream.process import Child
 from asyncfc_mcp.downstream.reaper import Reaper
 from asyncfc_mcp.downstream.server_listings import ServerListings
+from asyncfc_mcp.downstream.session_observer import SessionObserver
 from asyncfc_mcp.downstream.snapshot import LISTINGS, ServerSnapshot
 from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.downstream.stderr import Stderr
@@ -37,7 +38,7 @@ from asyncfc_mcp.errors import (
     TransportFailure,
 )
 from asyncfc_mcp.jsonrpc.inbound import Inbound, deferred_handler
-from asyncfc_mcp.protocol import MODERN_VERSIONS, Deferred, OnProgress, OnSent
+from asyncfc_mcp.protocol import MODERN_VERSIONS, Deferred, OnProgress, OnSent, RequestId
 
 if TYPE_CHECKING:
     from asyncfc_mcp.downstream.http.authorizer import Authorizer
@@ -98,6 +99,7 @@ class Downstream:
         authorizer: adds credentials to the requests to a server with a URL.
         demand: decides how long the server runs, if it is started when it is needed; None: it runs all the time.
         started: the configuration with which it is started, if that is another one: of an instance for a session.
+        observer: takes note of sessions and restarts.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Downstream:
         authorizer: "Authorizer | None" = None,
         demand: Demand | None = None,
         started: ServerConfig | None = None,
+        observer: SessionObserver | None = None,
     ) -> None:
         self.config = config
         self.name = config.name
@@ -140,6 +143,7 @@ class Downstream:
             child=child,
             authorizer=authorizer,
             on_demand=demand is not None,
+            observer=observer,
         )
         self._demand, self._on_demand = demand, None
         if demand is not None:
@@ -320,6 +324,7 @@ class Downstream:
         cause: object = None,
         limited: bool = False,
         session_renewed: bool = False,
+        on_id: Callable[[RequestId], None] | None = None,
     ) -> dict[str, Any]:
         """Send a request and return its result as received; waits while the server is starting.
 
@@ -332,6 +337,7 @@ class Downstream:
             cause: the reason for which the request is sent; see `DownstreamHandler.on_server_request`.
             limited: the caller cancels the request after a timeout of its own.
             session_renewed: the request was sent before, in a session that the server no longer knew.
+            on_id: called with the ID of the request, each time it is sent.
 
         Raises:
             ServerUnavailable: the server is not up and did not come up; `NotSent`, a subclass: the connection failed;
@@ -351,6 +357,7 @@ class Downstream:
                 cause=cause,
                 limited=limited,
                 session_renewed=session_renewed,
+                on_id=on_id,
             )
 
     async def _request(
@@ -364,6 +371,7 @@ class Downstream:
         cause: object,
         limited: bool,
         session_renewed: bool,
+        on_id: Callable[[RequestId], None] | None,
     ) -> dict[str, Any]:
         supervisor = self._supervisor
         for_call = method == "tools/call"
@@ -373,7 +381,7 @@ class Downstream:
             calls = connection.calls if for_call else ProcessCalls()
             calls.sent += 1
             self.in_flight += 1
-            out, options = connection.outgoing(params, capabilities, on_progress, cause, limited)
+            out, options = connection.outgoing(params, capabilities, on_progress, cause, limited, on_id)
             if on_sent is not None:
                 on_sent(True)
             answered = False
@@ -414,6 +422,7 @@ class Downstream:
         capabilities: Mapping[str, Any] | None = None,
         cause: object = None,
         limited: bool = False,
+        on_id: Callable[[RequestId], None] | None = None,
     ) -> CancelRequest | None:
         """Send a tool call without waiting; `completed` is called with its outcome. For the arguments see `request`.
 
@@ -428,7 +437,7 @@ class Downstream:
         calls = connection.calls
         if supervisor.one_shot.is_used(calls):
             return None
-        out, options = connection.outgoing(params, capabilities, on_progress, cause, limited)
+        out, options = connection.outgoing(params, capabilities, on_progress, cause, limited, on_id)
 
         def settle(outcome: dict[str, Any] | RpcError) -> None:
             end_use()
@@ -439,7 +448,12 @@ class Downstream:
             elif isinstance(outcome, SessionLost):
                 supervisor.renew_session(connection, outcome.session)
                 again = partial(
-                    self.request, on_progress=on_progress, capabilities=capabilities, cause=cause, limited=limited
+                    self.request,
+                    on_progress=on_progress,
+                    capabilities=capabilities,
+                    cause=cause,
+                    limited=limited,
+                    on_id=on_id,
                 )
                 completed(Deferred(partial(again, method, params, session_renewed=True)))
             elif isinstance(outcome, SignInNeeded):

@@ -24,6 +24,7 @@ from asyncfc_mcp.downstream.process import Child
 from asyncfc_mcp.downstream.reaper import Reaper
 from asyncfc_mcp.downstream.restart_policy import RestartPolicy
 from asyncfc_mcp.downstream.server_listings import ServerListings
+from asyncfc_mcp.downstream.session_observer import SessionObserver
 from asyncfc_mcp.downstream.start_failures import explain_start_failure, first_exception
 from asyncfc_mcp.downstream.start_queue import StartQueue
 from asyncfc_mcp.downstream.stderr import Stderr
@@ -95,6 +96,7 @@ class Supervisor:
         child: the server's process, if it was started ahead.
         authorizer: adds credentials to the requests to a server with a URL.
         on_demand: start the server only when a request needs it, if its listings are known.
+        observer: takes note of sessions and restarts.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Supervisor:
         child: Child | None,
         authorizer: "Authorizer | None" = None,
         on_demand: bool = False,
+        observer: SessionObserver | None = None,
     ) -> None:
         self._config, self._name = config, config.name
         self._capabilities, self._wait_for_client = capabilities, wait_for_client
@@ -120,6 +123,7 @@ class Supervisor:
         self._listings, self._subscriptions = listings, subscriptions
         self._starts, self._stderr, self._reaper, self._child = starts, stderr, reaper, child
         self._authorizer = authorizer
+        self._observer = observer
         self.status = Status.SLEEPING if on_demand and listings.known else Status.STARTING
         self.reason = ""
         """The reason of `failed` and of `needs sign-in`; while `starting`, a note on earlier failures."""
@@ -341,6 +345,8 @@ class Supervisor:
                 with anyio.move_on_after(pause):
                     await self._start_now.wait()
                 self.restarts += 1
+                if self._observer is not None:
+                    self._observer.restarted(self._name)
         finally:
             self.connection = None
             self._listings.end()
@@ -409,7 +415,12 @@ class Supervisor:
             self._set_status(Status.READY)
             if self._authorizer is not None:
                 tg.start_soon(self._renew_after_sign_in, connection)
-            await connection.session_ended.wait()
+            try:
+                await connection.session_ended.wait()
+            finally:
+                if self._observer is not None:
+                    lost = connection.closed.is_set() and not run.asleep
+                    self._observer.session_ended(self._name, anyio.current_time() - run.ready_since, lost)
             tg.cancel_scope.cancel()
 
     def _retry_at_once(self, run: _Run, exc: BaseException) -> bool:

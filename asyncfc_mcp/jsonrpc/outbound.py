@@ -68,6 +68,8 @@ class PendingRequests:
         if request_id is None:
             self._last_id += 1
             request_id = self._last_id
+        if (on_id := opts.get("on_id")) is not None:
+            on_id(request_id)
         if opts.get("on_progress") is not None:
             params = dict(params or {})
             params["_meta"] = {**(params.get("_meta") or {}), "progressToken": request_id}

@@ -26,6 +26,7 @@ from asyncfc_mcp.transports.lifecycle import (
 )
 from asyncfc_mcp.transports.line_server import LineServer, client_peer
 from asyncfc_mcp.upstream.connection import Connection
+from asyncfc_mcp.upstream.request_tracing import RequestTracer
 from asyncfc_mcp.upstream.server import Upstream
 
 logger = logging.getLogger(__name__)
@@ -85,13 +86,13 @@ async def _serve_pipes(upstream: Upstream, orphaned: anyio.Event) -> None:
         pipes.close()
 
 
-async def serve_stdio(bridge: Bridge) -> None:
+async def serve_stdio(bridge: Bridge, tracer: RequestTracer | None = None) -> None:
     """Serve one client on the standard streams until it closes them or the parent process exits, and accepted requests
     are finished (`drain_s`). A signal ends both at once."""
     parent = os.getppid()
     warn_of_useless_access(bridge.settings)
     async with stop_on_signals(hang_up=reload_on_hang_up(bridge)), bridge.open():
-        upstream = Upstream(bridge)
+        upstream = Upstream(bridge, tracer)
         orphaned = anyio.Event()
 
         async def watch_parent() -> None:

@@ -44,6 +44,7 @@ from asyncfc_mcp.upstream.instructions import InstructionsFor
 from asyncfc_mcp.upstream.notifications import NotificationHub
 from asyncfc_mcp.upstream.request import Handler, Params, Request, Session, awaited
 from asyncfc_mcp.upstream.request_order import RequestOrder, RequestOrders
+from asyncfc_mcp.upstream.request_tracing import RequestTracer, traced
 from asyncfc_mcp.upstream.server_features import ServerFeatures
 from asyncfc_mcp.upstream.subscriptions import Subscriptions
 from asyncfc_mcp.upstream.sync_calls import SyncCalls
@@ -65,10 +66,12 @@ class Upstream:
 
     Args:
         bridge: the servers behind it; opened by the caller, before and beyond any connection.
+        tracer: traces requests; None: nothing does.
     """
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, tracer: RequestTracer | None = None) -> None:
         self.bridge = bridge
+        self._tracer = tracer
         self._orders = RequestOrders()
         self._client_requests = ClientRequests()
         epoch = time.time() - anyio.current_time()
@@ -118,6 +121,15 @@ class Upstream:
         Raises:
             RpcError: the error to answer with; so does the deferred result.
         """
+        if self._tracer is None:
+            return self._handshake_request(session, channel, method, params)
+        version = None if method == "initialize" else session.version
+        span = self._tracer.begin(method, params, channel.request_id, version, session.id)
+        return traced(span, partial(self._handshake_request, session, channel, method))
+
+    def _handshake_request(
+        self, session: Session, channel: Channel, method: str, params: Params | None
+    ) -> Result | Deferred:
         params = with_checked_meta(params)
         credentials = self._enter(session.principal)
         if method == "initialize":
@@ -164,6 +176,19 @@ class Upstream:
         Raises:
             RpcError: the error to answer with; so does the deferred result.
         """
+        if self._tracer is None:
+            return self._modern_request(principal, channel, method, connection, params)
+        span = self._tracer.begin(method, params, channel.request_id)
+        return traced(span, partial(self._modern_request, principal, channel, method, connection))
+
+    def _modern_request(
+        self,
+        principal: Principal,
+        channel: Channel,
+        method: str,
+        connection: Connection | None,
+        params: Params | None,
+    ) -> Result | Deferred:
         params = params or {}
         version, host, capabilities = self._envelopes.read(params)
         if connection is None:
@@ -269,6 +294,8 @@ class Upstream:
         session.identity.host = name
         if session.connection is not None:
             session.connection.host = name
+        if self._tracer is not None and not session.accepted:
+            session.at_end(_at_end(self._tracer.session(session.version)))
         session.accepted = True
         view = self.bridge.views.of(session.principal)
         offered = self._capabilities(view)
@@ -333,6 +360,13 @@ class _Enveloped(Deferred):
 
     def __call__(self) -> Awaitable[Result]:
         return self._upstream.wait(self._request, self._deferred)
+
+
+def _at_end(callback: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def end() -> None:
+        callback()
+
+    return end
 
 
 def _wire_error(exc: CallFailed) -> RpcError:

@@ -14,6 +14,7 @@ from asyncfc_mcp.config.changes import ConfigChanges
 from asyncfc_mcp.transports.http.auth.authenticator import Authenticator
 from asyncfc_mcp.transports.http.auth.entrance import HEALTH_PATH, READY_PATH, AuthMiddleware, Entrance
 from asyncfc_mcp.transports.http.auth.resource import ProtectedResource
+from asyncfc_mcp.transports.http.metrics import Exposition, metrics_route
 from asyncfc_mcp.transports.http.options import MCP_PATH, is_loopback
 from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.transports.http.traffic import Traffic
@@ -84,6 +85,7 @@ def http_app(
     resource: ProtectedResource | None = None,
     page: "Page | None" = None,
     traffic: Traffic | None = None,
+    exposition: Exposition | None = None,
 ) -> "tuple[ASGIApp, StreamableHttp | None]":
     """Return the ASGI application for `/mcp`, `/sse` or both, `/healthz`, `/readyz` and the page; and the part of it
     for `/mcp`.
@@ -93,6 +95,7 @@ def http_app(
         resource: the metadata with which clients sign in; None where they cannot.
         page: the page; None for an endpoint without one.
         traffic: bounds on the requests of each principal, if others count for them as well.
+        exposition: returns the metrics; None: there is no `/metrics`.
     """
     from starlette.applications import Starlette
     from starlette.requests import Request
@@ -132,6 +135,8 @@ def http_app(
             Route(path, _metadata(partial(resource.metadata, of)), methods=["GET", "OPTIONS"])
             for path, of in resource.metadata_paths().items()
         ]
+    if exposition is not None:
+        routes.append(metrics_route(exposition, bridge, hosts))
     if sse:
         from asyncfc_mcp.transports.http.sse import sse_routes
 

@@ -24,6 +24,7 @@ from asyncfc_mcp.config.caller_headers import AUTHORIZATION, passes_on_authoriza
 from asyncfc_mcp.core.identity import PUBLIC
 from asyncfc_mcp.suspension import detect_dead_peer
 from asyncfc_mcp.transports.http.auth.configured import anyone_at, authenticator_of, protected_resource
+from asyncfc_mcp.transports.http.metrics import Exposition
 from asyncfc_mcp.transports.http.options import HttpOptions, UnusableOptions, is_loopback, is_unspecified
 from asyncfc_mcp.transports.http.readiness import Readiness
 from asyncfc_mcp.transports.http.routes import http_app
@@ -35,6 +36,7 @@ from asyncfc_mcp.transports.lifecycle import (
     warn_of_useless_access,
 )
 from asyncfc_mcp.transports.systemd import Service
+from asyncfc_mcp.upstream.request_tracing import RequestTracer
 from asyncfc_mcp.upstream.server import Upstream
 
 if TYPE_CHECKING:
@@ -119,6 +121,8 @@ async def serve_http(
     token: str | None,
     listening: Callable[[str], None],
     service: Service | None = None,
+    tracer: RequestTracer | None = None,
+    exposition: Exposition | None = None,
 ) -> None:
     """Serve clients over HTTP until a signal is received. After the first SIGTERM, requests and running calls are
     finished within `drain_s`; any other signal ends all at once.
@@ -128,6 +132,8 @@ async def serve_http(
         listening: called with the base URL when the socket is open.
         service: is notified of the state, and may have sockets, which are then served in place of the address of the
             options.
+        tracer: traces requests; None: nothing does.
+        exposition: returns the metrics for Prometheus; None: they are not served.
 
     Raises:
         BridgeError: an option cannot be used; nothing is started then.
@@ -159,7 +165,7 @@ async def serve_http(
                 stack.enter_context(sock)
             if not sockets:
                 sockets.append(stack.enter_context(listening_socket(options.host, options.port)))
-            upstream = Upstream(bridge)
+            upstream = Upstream(bridge, tracer)
             port = options.port or sockets[0].getsockname()[1]
             resource = protected_resource(options, port, scopes)
             principals = authenticator_of(options, token, persons, resource)
@@ -172,6 +178,7 @@ async def serve_http(
                 sse=options.sse,
                 public_url=options.public_url,
                 resource=resource,
+                exposition=exposition,
             )
             connections = Connections(
                 Limits(

@@ -27,6 +27,7 @@ from asyncfc_mcp.transports.local.first_line import Command, Join, Refused
 from asyncfc_mcp.transports.local.listening import Listening, Replaced
 from asyncfc_mcp.transports.local.program import ProgramFiles, is_newer, version_of
 from asyncfc_mcp.transports.local.sessions import Sessions
+from asyncfc_mcp.upstream.request_tracing import RequestTracer
 from asyncfc_mcp.upstream.server import Upstream
 
 logger = logging.getLogger(__name__)
@@ -84,9 +85,13 @@ class Daemon:
     Args:
         bridge: not opened yet.
         listening: its place, with the lock taken.
+        tracer: traces the requests of sessions; None: nothing does.
     """
 
-    def __init__(self, bridge: Bridge, listening: Listening, identity: Identity) -> None:
+    def __init__(
+        self, bridge: Bridge, listening: Listening, identity: Identity, tracer: RequestTracer | None = None
+    ) -> None:
+        self._tracer = tracer
         self._bridge, self._listening, self._identity = bridge, listening, identity
         self._ending = anyio.Event()
         self._reason = ""
@@ -115,7 +120,7 @@ class Daemon:
         # Declared once for all sessions; each call passes on the capabilities of its own client.
         bridge.server_requests.set_client_capabilities(ALL_CLIENT_CAPABILITIES)
         async with stop_on_signals(self._terminate, self._hang_up), bridge.open():
-            upstream = Upstream(bridge)
+            upstream = Upstream(bridge, self._tracer)
             self._sessions = Sessions(
                 upstream, command=self._carry_out, joined=self._on_join, left=bridge.end_session, notes=self._notes
             )
