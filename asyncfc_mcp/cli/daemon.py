@@ -333,6 +333,8 @@ def _shown(found: "Found") -> str:
         how_many = ", ".join(f"{number} {status}" for status, number in each["instances"].items())
         lines.append(f"  server for each session: {each['name']} ({how_many or 'none yet'}): {each['reason']}")
     lines.append(f"  unfinished calls: {about['unfinished_calls']}")
+    if about.get("page"):
+        lines.append(f"  page: {about['page']} (`asyncfc-mcp open` opens it)")
     lines.append("  sessions:" if about["sessions"] else "  sessions: none")
     for each in about["sessions"]:
         age = duration(time.time() - each["since"])

@@ -19,6 +19,7 @@ from asyncfc_mcp.cli.daemon import daemon, reload_
 from asyncfc_mcp.cli.doctor.command import doctor
 from asyncfc_mcp.cli.endpoint import Endpoint, endpoint_options
 from asyncfc_mcp.cli.install.command import import_, install, uninstall
+from asyncfc_mcp.cli.open_page import open_page
 from asyncfc_mcp.cli.process import (
     configurations_folder,
     credential_store,
@@ -58,6 +59,7 @@ def cli() -> None:
     Show their ordering:  asyncfc-mcp inspect --config ~/.config/asyncfc/mcp.json
     Use it in a host:     asyncfc-mcp install cursor --wrap
     Sign in to one:       asyncfc-mcp login NAME
+    See what happens:     asyncfc-mcp open
     Find what is wrong:   asyncfc-mcp doctor
     """
 
@@ -383,7 +385,7 @@ def demo() -> None:
     sys.exit(player.run())
 
 
-for _command in (install, uninstall, import_, doctor, daemon, reload_):
+for _command in (install, uninstall, import_, doctor, daemon, reload_, open_page):
     cli.add_command(_command)
 
 

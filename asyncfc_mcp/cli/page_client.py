@@ -187,13 +187,14 @@ async def connected(address: PageAddress) -> AsyncGenerator[PageClient]:
     headers = {"accept": "application/json, text/event-stream"}
     if address.token is not None:
         headers["authorization"] = f"Bearer {address.token}"
-    # A proxy for the web has no business between programs of one machine, and would see the token.
+    # A proxy for the web has no business between programs of one machine, and would see the token: with a transport of
+    # its own, the client uses none.
     async with httpx2.AsyncClient(
         base_url=address.url,
         headers=headers,
         timeout=httpx2.Timeout(CONNECT_S, read=ANSWER_S),
         follow_redirects=False,
-        trust_env=not is_loopback(host),
+        transport=httpx2.AsyncHTTPTransport() if is_loopback(host) else None,
     ) as http:
         client = PageClient(http, address.url)
         if address.key is not None:

@@ -22,12 +22,16 @@ from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.server_requests import ALL_CLIENT_CAPABILITIES
 from asyncfc_mcp.config.caller_headers import AUTHORIZATION, passes_on_authorization
 from asyncfc_mcp.core.identity import PUBLIC
+from asyncfc_mcp.monitor.monitor import Monitor
 from asyncfc_mcp.suspension import detect_dead_peer
 from asyncfc_mcp.transports.http.auth.configured import anyone_at, authenticator_of, protected_resource
 from asyncfc_mcp.transports.http.metrics import Exposition
 from asyncfc_mcp.transports.http.options import HttpOptions, UnusableOptions, is_loopback, is_unspecified
+from asyncfc_mcp.transports.http.page.page import Page
+from asyncfc_mcp.transports.http.page.same_origin import SameOrigin
 from asyncfc_mcp.transports.http.readiness import Readiness
-from asyncfc_mcp.transports.http.routes import http_app
+from asyncfc_mcp.transports.http.routes import http_app, own_names
+from asyncfc_mcp.transports.http.traffic import Traffic
 from asyncfc_mcp.transports.lifecycle import (
     hand_over,
     reload_on_hang_up,
@@ -169,6 +173,13 @@ async def serve_http(
             port = options.port or sockets[0].getsockname()[1]
             resource = protected_resource(options, port, scopes)
             principals = authenticator_of(options, token, persons, resource)
+            traffic = Traffic(settings)
+            monitor = Monitor(bridge, transport="http") if settings.page else None
+            page: Page | None = None
+            if monitor is not None:
+                names = own_names(options.host, options.public_url)
+                origin = SameOrigin(names.hosts, names.origins, options.public_url)
+                page = Page(bridge, monitor, endpoint=principals, origin=origin, traffic=traffic, resource=resource)
             app, streamable_http = http_app(
                 upstream,
                 host=options.host,
@@ -179,6 +190,8 @@ async def serve_http(
                 public_url=options.public_url,
                 resource=resource,
                 exposition=exposition,
+                page=page,
+                traffic=traffic,
             )
             connections = Connections(
                 Limits(
@@ -204,6 +217,8 @@ async def serve_http(
             )
             async with anyio.create_task_group() as tg:
                 await tg.start(upstream.run)
+                if monitor is not None:
+                    await tg.start(monitor.run)
                 await tg.start(connections.run)
                 await tg.start(principals.run)
                 tg.start_soon(warn_of_unordered_tools, bridge)
@@ -222,11 +237,13 @@ async def serve_http(
                     service.stopping(bridge.settings.drain_s + STOP_S)
                     if streamable_http is not None:
                         streamable_http.refuse_new()
+                    if page is not None:
+                        page.refuse_new()
                     nothing = anyio.lowlevel.checkpoint
                     await hand_over(bridge, streamable_http.in_flight.answered if streamable_http else nothing)
-                    _stop(server, streamable_http)
+                    _stop(server, streamable_http, page)
 
-                tg.start_soon(_stop_when_cancelled, server, streamable_http)
+                tg.start_soon(_stop_when_cancelled, server, streamable_http, page)
                 tg.start_soon(stop_when_terminated)
                 with anyio.CancelScope(shield=True):
                     await server.serve(sockets=sockets)
@@ -288,16 +305,20 @@ def _protocol(
     return partial(TlsHttpProtocol, context), partial(renew, context, options.certificate, options.key)
 
 
-async def _stop_when_cancelled(server: "uvicorn.Server", streamable_http: "StreamableHttp | None") -> None:
+async def _stop_when_cancelled(
+    server: "uvicorn.Server", streamable_http: "StreamableHttp | None", page: Page | None
+) -> None:
     # uvicorn is asked to exit instead of being cancelled, which would leave requests hanging and log tracebacks. It
     # waits for open requests, so these are answered now.
     try:
         await anyio.sleep_forever()
     finally:
-        _stop(server, streamable_http)
+        _stop(server, streamable_http, page)
 
 
-def _stop(server: "uvicorn.Server", streamable_http: "StreamableHttp | None") -> None:
+def _stop(server: "uvicorn.Server", streamable_http: "StreamableHttp | None", page: Page | None) -> None:
     server.should_exit = True
+    if page is not None:
+        page.close()
     if streamable_http is not None:
         streamable_http.stop()

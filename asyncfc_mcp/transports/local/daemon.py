@@ -1,7 +1,8 @@
 """The daemon's life: it serves sessions until nothing needs it, a newer version is there, or it is stopped.
 
 Owns the reasons for its end, the moment, and the order of what happens then: sessions are handed over, the socket is
-removed, servers are ended. Leaves connections to `sessions`, files to `listening`, and finishing calls to `lifecycle`.
+removed, servers are ended. Leaves connections to `sessions`, files to `listening`, the page to `page_server`, and
+finishing calls to `lifecycle`.
 """
 
 import logging
@@ -20,11 +21,13 @@ from asyncfc_mcp import __version__
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.bridge.server_requests import ALL_CLIENT_CAPABILITIES
 from asyncfc_mcp.config.environment import CHAIN_VARIABLE
+from asyncfc_mcp.monitor.monitor import Monitor
 from asyncfc_mcp.signals import WakeUp
 from asyncfc_mcp.thin.place import PlaceUnsafe
 from asyncfc_mcp.transports.lifecycle import stop_on_signals, warn_of_unordered_tools
 from asyncfc_mcp.transports.local.first_line import Command, Join, Refused
 from asyncfc_mcp.transports.local.listening import Listening, Replaced
+from asyncfc_mcp.transports.local.page_server import PageServer
 from asyncfc_mcp.transports.local.program import ProgramFiles, is_newer, version_of
 from asyncfc_mcp.transports.local.sessions import Sessions
 from asyncfc_mcp.upstream.request_tracing import RequestTracer
@@ -121,6 +124,8 @@ class Daemon:
         bridge.server_requests.set_client_capabilities(ALL_CLIENT_CAPABILITIES)
         async with stop_on_signals(self._terminate, self._hang_up), bridge.open():
             upstream = Upstream(bridge, self._tracer)
+            monitor = Monitor(bridge, transport="daemon") if bridge.settings.page else None
+            self._page = PageServer(bridge, monitor)
             self._sessions = Sessions(
                 upstream, command=self._carry_out, joined=self._on_join, left=bridge.end_session, notes=self._notes
             )
@@ -129,6 +134,9 @@ class Daemon:
             try:
                 async with anyio.create_task_group() as tg:
                     await tg.start(upstream.run)
+                    if monitor is not None:
+                        await tg.start(monitor.run)
+                    await tg.start(self._page.run)
                     self._listening.open(self._identity.about)
                     tg.start_soon(self._sessions.accept, self._listening)
                     for watch in (self._watch_use, self._watch_files, self._watch_socket, self._watch_versions):
@@ -139,6 +147,7 @@ class Daemon:
                     ready()
                     await self._ending.wait()
                     logger.warning("daemon %s: ends: %s", os.getpid(), self._reason)
+                    self._page.refuse_new()
                     await self._sessions.drain(self._program)
                     self._listening.close()
                     tg.cancel_scope.cancel()
@@ -273,6 +282,8 @@ class Daemon:
                 return {"pid": os.getpid(), "run": self._identity.run, "drain_s": drain_s, "sessions": sessions}
             case "reload":
                 return await self._reload()
+            case "page":
+                return await self._page.open()
 
     @property
     def status(self) -> dict[str, Any]:
@@ -287,6 +298,7 @@ class Daemon:
             ],
             "servers": self._bridge.server_conditions(),
             "servers_of_sessions": self._bridge.server_instances(),
+            "page": self._page.url,
             "unfinished_calls": len(self._bridge.engine.unfinished),
             "memory_bytes": _memory(),
         }

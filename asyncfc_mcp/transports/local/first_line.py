@@ -20,7 +20,7 @@ MOST_WORDS: Final = 100
 LONGEST_CONVERSATION: Final = 200
 """Longest key of a conversation, in characters: it is stored with the session's futures."""
 
-Command = Literal["status", "stop", "restart", "reload"]
+Command = Literal["status", "stop", "restart", "reload", "page"]
 COMMANDS: Final[tuple[str, ...]] = get_args(Command)
 
 

@@ -8,15 +8,17 @@ import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.identity import Principal
 from asyncfc_mcp.errors import BridgeError, UnknownFuture
+from asyncfc_mcp.monitor.monitor import Monitor
 from asyncfc_mcp.transports.http.auth.authenticator import Access
 from asyncfc_mcp.transports.http.page.answers import UNCACHED, PageRefusal, send_json
-from asyncfc_mcp.transports.http.page.event_streams import EventStreams, Feed
+from asyncfc_mcp.transports.http.page.event_streams import EventStreams
 from asyncfc_mcp.transports.http.page.keys import KEY_S, Keys, TooManyKeys
 from asyncfc_mcp.transports.http.page.page_tokens import IDLE_S, PageTokens
 from asyncfc_mcp.transports.http.page.peer_user import peer_user
@@ -38,7 +40,7 @@ class Api:
         monitor: returns what principals may see.
     """
 
-    def __init__(self, monitor: "Watched", keys: Keys, tokens: PageTokens, streams: EventStreams) -> None:
+    def __init__(self, monitor: Monitor, keys: Keys, tokens: PageTokens, streams: EventStreams) -> None:
         self._monitor, self._keys, self._tokens, self._streams = monitor, keys, tokens, streams
         self._exports = 0
 
@@ -77,7 +79,7 @@ class Api:
             case "overview":
                 await send_json(send, await self._monitor.overview(principal))
             case "calls":
-                page = await self._monitor.calls(principal, request.words())
+                page = await self._monitor.calls(principal, CallQuery.of(request.words()))
                 await send_json(send, {"calls": page.entries, "next": page.next})
             case "calls/*":
                 await send_json(send, await self._monitor.call(principal, request.subject))
@@ -107,11 +109,12 @@ class Api:
         form = words.pop("form", ["jsonl"])[-1]
         if form not in _FORMS:
             raise PageRefusal(400, f"form: expected one of {', '.join(_FORMS)}")
+        query = CallQuery.of(words)
         if self._exports >= MOST_EXPORTS:
             raise PageRefusal(429, "other exports are being written; try again", (b"retry-after", b"5"))
         self._exports += 1
         try:
-            async with aclosing(self._monitor.export(principal, words, form)) as parts:
+            async with aclosing(self._monitor.export(principal, query, form)) as parts:
                 await _send_file(request, form, parts)
         finally:
             self._exports -= 1
@@ -141,23 +144,3 @@ async def _send_file(request: PageRequest, form: str, parts: AsyncGenerator[byte
             await write(part)
         await write(b"", more=False)
         tg.cancel_scope.cancel()
-
-
-class CallsPage(Protocol):
-    """See `monitor`."""
-
-    @property
-    def entries(self) -> list[dict[str, Any]]: ...
-    @property
-    def next(self) -> str | None: ...
-
-
-class Watched(Protocol):
-    """See `monitor`."""
-
-    async def overview(self, principal: Principal) -> dict[str, Any]: ...
-    async def calls(self, principal: Principal, query: Any) -> CallsPage: ...
-    async def call(self, principal: Principal, future_id: str) -> dict[str, Any]: ...
-    async def cancel(self, principal: Principal, future_id: str) -> dict[str, Any]: ...
-    def feed(self, principal: Principal) -> Feed: ...
-    def export(self, principal: Principal, query: Any, form: Any) -> AsyncGenerator[bytes]: ...

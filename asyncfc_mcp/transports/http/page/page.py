@@ -8,12 +8,13 @@ import logging
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
+from asyncfc_mcp.monitor.monitor import Monitor
 from asyncfc_mcp.transports.http.asgi import Headers, Refusal
 from asyncfc_mcp.transports.http.auth.authenticator import Authenticator
 from asyncfc_mcp.transports.http.auth.entrance import Entrance
 from asyncfc_mcp.transports.http.auth.resource import ProtectedResource
 from asyncfc_mcp.transports.http.page.answers import PageRefusal, send_refusal
-from asyncfc_mcp.transports.http.page.api import Api, Watched
+from asyncfc_mcp.transports.http.page.api import Api
 from asyncfc_mcp.transports.http.page.event_streams import STOPPING, EventStreams
 from asyncfc_mcp.transports.http.page.keys import Keys
 from asyncfc_mcp.transports.http.page.page_tokens import PageTokens
@@ -46,7 +47,7 @@ class Page:
     def __init__(
         self,
         bridge: "Bridge",
-        monitor: Watched,
+        monitor: Monitor,
         *,
         endpoint: Authenticator | None,
         origin: SameOrigin,

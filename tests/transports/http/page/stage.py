@@ -102,11 +102,12 @@ class Paged:
         **settings: Any,
     ) -> None:
         self.monitor = FakeMonitor()
+        monitor: Any = self.monitor
         bridge: Any = SimpleNamespace(settings=Settings(**settings), observe_reload=lambda observer: None)
         names = own_names(host, public_url)
         self.page = Page(
             bridge,
-            self.monitor,
+            monitor,
             endpoint=persons,
             origin=SameOrigin(names.hosts, names.origins, public_url),
             traffic=Traffic(bridge.settings),
