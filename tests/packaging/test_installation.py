@@ -137,3 +137,13 @@ def test_distributions_pass_the_checks_of_the_index(distributions: Distributions
     """`twine check --strict`, as before each upload."""
     twine = [script_of(release_tools, "twine"), "check", "--strict"]
     subprocess.run([*twine, str(distributions.wheel), str(distributions.sdist)], check=True)
+
+
+@pytest.mark.release_long
+def test_the_same_sources_give_the_same_distributions(distributions: Distributions, tmp_path: Path):
+    """Byte for byte, so that anyone can check what is published."""
+    program = str(distributions.source / "packaging" / "wheels.py")
+    env = os.environ | {"SETUPTOOLS_SCM_PRETEND_VERSION_FOR_ASYNCFC_MCP": VERSION}
+    subprocess.run([sys.executable, program, "--no-isolation", "--out", str(tmp_path)], env=env, check=True)
+    for path in (distributions.wheel, distributions.sdist):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()

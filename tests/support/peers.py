@@ -112,6 +112,7 @@ PEERS: Mapping[str, Peer] = {
         Npm("npm_page", TESTS / "page" / "npm"),
         # The one that Claude Desktop brings along for extensions of the type `uv`.
         Venv("uv", ("uv==0.9.7",)),
+        Venv("workflow_checkers", ("check-jsonschema==0.39.0", "zizmor==1.32.0")),
         Venv("pipx", ("pipx==1.18.4",)),
         Venv("release_tools", tuple((REPO / "packaging" / "requirements.txt").read_text().splitlines()[1:])),
         # Its converter to grammars is the one of llama.cpp's server of October 2025, the strictest of all.
