@@ -41,23 +41,27 @@ class Stand:
             stand_in: a server that takes the place of the bridge.
         """
         self.stage = stage
-        programs = stage.folder / ("bin" if stand_in is None else "stand-in")
-        programs.mkdir()
-        bridge = programs / "asyncfc-mcp"
+        self._programs = stage.folder / ("bin" if stand_in is None else "stand-in")
+        self._programs.mkdir()
         ran = '-m asyncfc_mcp "$@"' if stand_in is None else str(stand_in)
         # What the bridge finds by PYTHONPATH must not be found by a framework.
-        bridge.write_text(f"#!/bin/sh\nPYTHONPATH={REPO} exec {sys.executable} {ran}\n")
-        bridge.chmod(0o755)
+        self.program("asyncfc-mcp", f"PYTHONPATH={REPO} exec {sys.executable} {ran}")
         self.env = {
             **{name: value for name, value in stage.env.items() if name != "PYTHONPATH"},
-            "PATH": f"{programs}:{stage.env['PATH']}",
+            "PATH": f"{self._programs}:{stage.env['PATH']}",
             "ASYNCFC_PYTHON": sys.executable,
             "ASYNCFC_NOTES": str(stage.folder / "notes"),
             "ASYNCFC_DEMO_SCALE": "0.5",
             "COUNTED": str(stage.folder / "counted"),
         }
 
-    def run(self, command: Sequence[str], *, cwd: Path = REPO, **env: str) -> str:
+    def program(self, name: str, script: str) -> None:
+        """Put a program on the PATH."""
+        path = self._programs / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def run(self, command: Sequence[str], *, cwd: Path = REPO, timeout_s: float = TIMEOUT_S, **env: str) -> str:
         """Run an example to its end; what it printed."""
         done = subprocess.run(
             command,
@@ -66,7 +70,7 @@ class Stand:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
         assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"

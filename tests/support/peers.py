@@ -122,6 +122,10 @@ PEERS: Mapping[str, Peer] = {
         Venv("markitdown", ("markitdown-mcp==0.0.1a8",)),
         Venv("excel", ("excel-mcp-server==2.2.2",)),
         Venv("server_git", ("mcp-server-git==2026.10.19",)),
+        Venv(
+            "before_after",
+            ("mcp-server-git==2026.10.19", "mcp-server-fetch==2026.10.24", "pytest==9.2.0", "ruff==0.17.6"),
+        ),
         Venv("server_sqlite", ("mcp-server-sqlite==2025.4.25", "mcp==1.30.0")),
         Venv("python_sdk_1", ("mcp==1.30.0",)),
         Venv("fastmcp", ("fastmcp-slim[client]==4.2.1", "mcp==2.3.0")),
@@ -150,6 +154,7 @@ PEERS: Mapping[str, Peer] = {
 
 SELDOM = frozenset(
     {
+        "before_after",
         "claude_agent_sdk",
         "fetch",
         "google_adk",
