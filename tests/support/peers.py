@@ -108,6 +108,8 @@ PEERS: Mapping[str, Peer] = {
         Npm("npm_hosts", TESTS / "cli" / "install" / "npm"),
         Npm("npm_converters", TESTS / "survey" / "npm"),
         Npm("npm_mcpb", TESTS / "packaging" / "npm"),
+        # The lock file leaves out what other nodes of n8n need, which is gigabytes.
+        Npm("npm_n8n", TESTS / "examples" / "npm"),
         Npm("npm_examples", REPO / "examples" / "clients" / "typescript"),
         Npm("npm_page", TESTS / "page" / "npm"),
         # The one that Claude Desktop brings along for extensions of the type `uv`.
@@ -161,6 +163,7 @@ SELDOM = frozenset(
         "langchain_models",
         "litellm",
         "npm_hosts",
+        "npm_n8n",
         "pipx",
         "release_tools",
     }
