@@ -16,8 +16,8 @@ NODES = Path(__file__).resolve().parent / "n8n_nodes.cjs"
 @pytest.mark.node
 @pytest.mark.examples_long
 def test_nodes_that_n8n_runs_one_after_another_overlap(stage: Stage, npm_n8n: Path) -> None:
-    """Look-ups of three nodes run at the same time; the fourth refers to the first by its ID, since each node of n8n has
-    a session, and so names, of its own."""
+    """Look-ups of three nodes run at the same time. The fourth refers to the first by its ID, since each node of n8n is
+    a session with names of its own."""
     stand = Stand(stage)
     travel = stage.entry(stand.env["ASYNCFC_PYTHON"], str(EXAMPLES / "travel_server.py"))
     bridge = stage.http_bridge({"travel": travel})
