@@ -46,7 +46,11 @@ def script(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
 
 async def main() -> None:
     bridge = MCPToolset(
-        StdioTransport("asyncfc-mcp", ["serve", "--config", "examples/config.json"], env=dict(os.environ))
+        StdioTransport(
+            "asyncfc-mcp",
+            ["serve", "--config", "examples/config.json"],
+            env=dict(os.environ),
+        )
     )
     agent = Agent(FunctionModel(script), toolsets=[bridge])
     async with agent, agent.iter("Hold a seat on the cheapest flight to Lisbon.") as run:

@@ -34,7 +34,9 @@ TURN: list[tuple[str, dict[str, Any]]] = [
 
 async def main() -> None:
     bridge = StdioServerParameters(
-        command="asyncfc-mcp", args=["serve", "--config", "examples/config.json"], env=dict(os.environ)
+        command="asyncfc-mcp",
+        args=["serve", "--config", "examples/config.json"],
+        env=dict(os.environ),
     )
     async with Client(bridge, client_info=Implementation(name="my-agent", version="1")) as client:
         print("tools:", ", ".join(tool.name for tool in (await client.list_tools()).tools))
