@@ -15,7 +15,9 @@ from asyncfc_mcp.bridge.host_sessions import HostSession
 from asyncfc_mcp.bridge.idleness import ServerDemand, runs_on_demand
 from asyncfc_mcp.config.model import ANY_OWNER, BridgeConfig, HttpSpec, ServerConfig, StdioSpec
 from asyncfc_mcp.config.settings import EMBEDDED
+from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.effects import declared_effect
+from asyncfc_mcp.core.identity import LOCAL
 from asyncfc_mcp.core.state_paths import ServerState
 from asyncfc_mcp.core.state_roots import server_states
 from asyncfc_mcp.downstream.downstream import Downstream, DownstreamHandler
@@ -232,6 +234,36 @@ def _engine(config: BridgeConfig, ids: FutureIds | None, journal: Path | None, *
 def journal_status(path: Path, config: BridgeConfig) -> dict[str, Any]:
     """Return path, size, futures and bounds of a journal, and its problem if it cannot be used, without using it."""
     return _journal(path, config).inspected()
+
+
+def recorded_calls(path: Path, query: CallQuery, scope: str = LOCAL.key) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the entries of a journal's calls that a query means, newest first, and what `before` has to be for those
+    that follow; None after the last. It only reads, also while bridges run, and takes some seconds at most.
+
+    Raises:
+        JournalUnreadable: there is no such file, or it cannot be read.
+    """
+    from asyncfc_mcp.engine.journal import failures, history  # SQLite is loaded only for a journal
+    from asyncfc_mcp.monitor.entries import entry_of
+
+    with failures.reading(path):
+        page = history.History(path, unfinished=True).page(scope, query, lambda _: True)
+    entries = [entry_of(future, 0.0) for future in history.restored(page.records[: query.limit])]
+    if len(page.records) > query.limit:
+        return entries, entries[-1]["id"]
+    return entries, None if page.until is None else f"f{page.until}"
+
+
+def recorded_scopes(path: Path) -> list[str]:
+    """Return the keys of the scopes that a journal has calls of, the one with the newest call first.
+
+    Raises:
+        JournalUnreadable: there is no such file, or it cannot be read.
+    """
+    from asyncfc_mcp.engine.journal import failures, history
+
+    with failures.reading(path):
+        return history.History(path).scopes()
 
 
 def remove_unused_journals(root: Path, now: float, record: "UpkeepRecord") -> None:

@@ -270,6 +270,19 @@ class DatabaseUnusable(BridgeError):
         super().__init__(one_line(f"the database {database} cannot be used: {reason}"))
 
 
+class JournalUnreadable(BridgeError):
+    """The journal of futures cannot be read.
+
+    Args:
+        path: of its file.
+        what: what is wrong with it.
+        to_do: what the user can do.
+    """
+
+    def __init__(self, path: object, what: str, to_do: str) -> None:
+        super().__init__(one_line(f"the journal of futures {path} cannot be read: {what}. {to_do}"))
+
+
 class EngineNotInstalled(BridgeError):
     """The packages of the PostgreSQL engine are missing.
 

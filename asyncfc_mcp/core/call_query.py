@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from asyncfc_mcp.core.futures import State
+from asyncfc_mcp.core.failure_reasons import recorded_reason
+from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.core.identity import is_id
 from asyncfc_mcp.errors import InvalidQuery, nearest
+from asyncfc_mcp.values.text import encode
 
 LIMIT: Final = 100
 """Calls of a page, where the query does not say how many."""
@@ -108,6 +110,15 @@ class CallQuery:
             return True
         wanted = self.text.casefold()
         return any(text is not None and wanted in text.casefold() for text in texts)
+
+    def finds_in(self, future: Future) -> bool:
+        """Return whether a call has the text of the query, apart from its arguments and result."""
+        return self.finds((future.id, future.name, future.tool, future.server, recorded_reason(future)))
+
+    def finds_in_json(self, *texts: str | None) -> bool:
+        """Return whether arguments or results have the text of the query, as JSON: in JSON, quotation marks are
+        escaped."""
+        return replace(self, text=encode(self.text).decode()[1:-1]).finds(texts)
 
 
 def _one(words: Mapping[str, str | Sequence[str]], name: str) -> str:

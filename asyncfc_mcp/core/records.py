@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from asyncfc_mcp.core.futures import State
 from asyncfc_mcp.core.state_paths import Path
+from asyncfc_mcp.core.waits import Wait
 
 UNFINISHED: Final = (State.WAITING, State.RUNNING, State.INPUT_REQUIRED)
 
@@ -95,6 +96,10 @@ class FutureRecord:
     has_result: bool = False
     size: int = 0
     """Bytes of the result as JSON, approximately."""
+    waits: tuple[Wait, ...] = ()
+    """See `futures.Future`; of a private one without paths, which its arguments may give."""
+    queued_at: float | None = None
+    attempts: int = 1
 
 
 @dataclass(slots=True, frozen=True)

@@ -343,6 +343,12 @@ class FutureStore:
         others = (future for future in self._archive.newest(scope) if future.id not in known)
         return merge(reversed(known.values()), others, key=_number, reverse=True)
 
+    def in_memory(self, scope: Scope) -> list[Future]:
+        """Return the futures of a scope without those of the archive, newest first; none where it is not listed."""
+        self._retention.expire_timed(self._clock())
+        shelf = self._shelves.get(scope.key)
+        return [] if shelf is None or not scope.listed else list(reversed(shelf.futures.values()))
+
     def all(self) -> Iterator[Future]:
         """Yield the futures of all scopes, oldest first within a scope."""
         for shelf in self._shelves.values():

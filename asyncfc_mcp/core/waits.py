@@ -3,7 +3,8 @@
 Pure values. `engine.blockers` finds them, a future keeps those of its call, and whoever shows a call reads them there.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -32,3 +33,8 @@ class Wait:
     kind: WaitKind
     on: str
     path: str = ""
+
+
+def without_paths(waits: Iterable[Wait]) -> tuple[Wait, ...]:
+    """Return waits without state paths, which the arguments of a call may have given."""
+    return tuple(replace(each, path="") if each.path else each for each in waits)

@@ -15,8 +15,11 @@ from typing import Any, Final, Protocol
 
 from asyncfc_mcp.config.model import ServerConfig
 from asyncfc_mcp.config.settings import Settings
+from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.futures import Future, Question, Result
+from asyncfc_mcp.core.history import FuturePage, RecordedRun, Serves
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
+from asyncfc_mcp.core.records import CallRecord
 from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.core.state_tree import NEAREST
 from asyncfc_mcp.engine.call import Call, PendingCall, Submission
@@ -213,6 +216,34 @@ class Engine(Protocol):
 
     async def list_futures(self, scope: Scope) -> Iterator[Future]:
         """Return the futures of a scope, newest first; none where the scope is not listed."""
+        ...
+
+    def in_memory(self, scope: Scope) -> list[Future]:
+        """Return the futures of a scope that are in the memory of this process, newest first: all unfinished ones, and
+        of those that have ended as many as memory keeps; none where the scope is not listed."""
+        ...
+
+    async def history(self, scope: Scope, query: CallQuery, serves: Serves) -> FuturePage:
+        """Return futures of a scope that have ended and that a query means, of what outlives memory; a search takes
+        a few seconds at most and does not keep the event loop from other work. Nothing where nothing outlives memory,
+        and where the scope is not listed.
+
+        Args:
+            serves: only futures of these servers.
+        """
+        ...
+
+    async def recorded_call(self, future: Future) -> CallRecord | None:
+        """Return a call as it was made, as far as that is recorded and not in memory only."""
+        ...
+
+    async def recorded_runs(self, scope: Scope, since: float) -> list[RecordedRun] | None:
+        """Return the runs of a scope's calls that have ended since a time of the wall clock; None where nothing
+        outlives memory."""
+        ...
+
+    def recorded_in(self) -> tuple[Path, int] | None:
+        """Return the file in which futures outlive memory, and its bytes; None without one."""
         ...
 
     async def unread(self, scope: Scope, conversation: str) -> list[Future]:

@@ -16,8 +16,11 @@ import anyio
 from asyncfc_mcp.config.model import ServerConfig
 from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.core.archive import Archive as FuturesArchive
+from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.futures import Future, Question, Result, State
+from asyncfc_mcp.core.history import FuturePage, RecordedRun, Serves
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
+from asyncfc_mcp.core.records import CallRecord
 from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.core.state_tree import NEAREST
 from asyncfc_mcp.core.store import FutureStore, InMemoryNumbers, Numbers
@@ -280,6 +283,24 @@ class MemoryEngine:
 
     async def list_futures(self, scope: Scope) -> Iterator[Future]:
         return self._store.newest(scope)
+
+    def in_memory(self, scope: Scope) -> list[Future]:
+        return self._store.in_memory(scope)
+
+    async def history(self, scope: Scope, query: CallQuery, serves: Serves) -> FuturePage:
+        if self._journal is None or self._archive is None or not scope.listed:
+            return FuturePage([], None)
+        page = await self._journal.page(scope.key, query, serves)
+        return FuturePage([self._archive.future(record) for record in page.records], page.until)
+
+    async def recorded_call(self, future: Future) -> CallRecord | None:
+        return None if self._journal is None else await self._journal.call(future.scope.key, future.id)
+
+    async def recorded_runs(self, scope: Scope, since: float) -> list[RecordedRun] | None:
+        return None if self._journal is None else await self._journal.runs(scope.key, since)
+
+    def recorded_in(self) -> tuple[Path, int] | None:
+        return None if self._journal is None else self._journal.place()
 
     async def unread(self, scope: Scope, conversation: str) -> list[Future]:
         return self.unread_nowait(scope, conversation) or []

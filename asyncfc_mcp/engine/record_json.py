@@ -1,20 +1,23 @@
-"""JSON of the parts of a record: calls, failures, effects, and open questions.
+"""JSON of the parts of a record: calls, failures, effects, waits, and open questions.
 
 Owns what stands in the journal's file and in the database for them. Pure: `journal.rows` and `postgres.rows` own the
 columns.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, Final, cast
 
 from pydantic_core import from_json
 
 from asyncfc_mcp.core.records import CallRecord, FailureRecord
+from asyncfc_mcp.core.waits import Wait, WaitKind
 from asyncfc_mcp.values.text import encode
 
 _CALL_FIELDS: Final = tuple(each.name for each in fields(CallRecord))
 _FAILURE_FIELDS: Final = tuple(each.name for each in fields(FailureRecord))
+_KINDS: Final = {kind.value: kind for kind in WaitKind}
 
 
 def parse(text: str | bytes) -> Any:
@@ -68,6 +71,21 @@ def failure_of(text: str | bytes) -> FailureRecord:
         ValueError, TypeError, RecursionError: it is damaged.
     """
     return FailureRecord(**_known(text, _FAILURE_FIELDS))
+
+
+def waits_json(waits: Iterable[Wait]) -> bytes:
+    """Return what a call has waited for as JSON: kind and ID of each, with the path where there is one."""
+    return encode([[each.kind.value, each.on, *([each.path] if each.path else [])] for each in waits])
+
+
+def waits_of(text: str | bytes) -> tuple[Wait, ...]:
+    """Return what a call has waited for, without kinds that only a newer program knows.
+
+    Raises:
+        ValueError, TypeError: it is damaged.
+    """
+    found = cast("list[list[str]]", parse(text))
+    return tuple(Wait(_KINDS[kind], *rest) for kind, *rest in found if kind in _KINDS)
 
 
 def _known(text: str | bytes, names: tuple[str, ...]) -> dict[str, Any]:

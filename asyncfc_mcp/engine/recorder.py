@@ -14,25 +14,15 @@ from typing import Any, Final
 
 import anyio
 
+from asyncfc_mcp.core.failure_reasons import QUOTING_NOTHING
 from asyncfc_mcp.core.futures import Future, Result, State
 from asyncfc_mcp.core.identity import CallerIdentity, FutureKey, id_of
 from asyncfc_mcp.core.meta_keys import OUR_KEYS
 from asyncfc_mcp.core.records import CallRecord, Change, FailureRecord, FutureRecord
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.journal.api import Journal
-from asyncfc_mcp.errors import (
-    CallFailed,
-    CallTimedOut,
-    Cancelled,
-    Interrupted,
-    NotClaimed,
-    NotDrained,
-    NotResumed,
-    ProtocolFailure,
-)
+from asyncfc_mcp.errors import CallFailed, ProtocolFailure
 
-_QUOTING_NOTHING: Final = (CallTimedOut, Cancelled, Interrupted, NotClaimed, NotDrained, NotResumed)
-"""Failures whose text has nothing of arguments, results and servers."""
 READ_BYTES: Final = 256 << 10
 """Memory of results that were read and are in the journal as well. A model often fetches a result twice."""
 
@@ -70,7 +60,9 @@ class Recorder:
     def submitted(self) -> None:
         """Write the record, if the scheduler has not led to that already."""
         if self._new is not None:
-            self._journal.add(self._new[1])
+            call, record = self._new
+            record.waits, record.queued_at = call.future.waits, self._wall(call.future.queued_at)
+            self._journal.add(record)
             self._new = None
 
     def token(self, namer: CallerIdentity | None) -> str:
@@ -101,7 +93,10 @@ class Recorder:
                 return False
             self._journal.after_commit(committed)
             return True
-        columns = {"state": State.RUNNING, "started_at": self._wall(future.started_at)}
+        columns: dict[str, Any] = {"state": State.RUNNING, "started_at": self._wall(future.started_at)}
+        if future.queued_at is not None:
+            # What has freed its place is known since it has one; all else was written at its submission.
+            columns |= {"waits": future.waits, "queued_at": self._wall(future.queued_at)}
         self._journal.update(future.key, Change(columns), committed)
         return True
 
@@ -156,6 +151,10 @@ class Recorder:
             columns["read_at"] = columns["ended_at"]
         if failure is not None:
             columns["failure"] = call_failure_record(call, failure)
+        if future.attempts > 1:
+            columns["attempts"] = future.attempts
+        if future.queued_at is not None and future.started_at is None:
+            columns["queued_at"] = self._wall(future.queued_at)
         soon = committed is not None
         if committed is None and result is not None:
             self._unwritten.add(future.key)
@@ -263,7 +262,7 @@ def call_failure_record(call: Call, failure: CallFailed) -> FailureRecord:
 
 def failure_record(failure: CallFailed) -> FailureRecord:
     """Return the record of a failure; of an unwritten one without what it quotes."""
-    if failure.unwritten and not isinstance(failure, _QUOTING_NOTHING):
+    if failure.unwritten and not isinstance(failure, QUOTING_NOTHING):
         if isinstance(failure, ProtocolFailure):
             detail = f"JSON-RPC error {failure.code}; its text was not written to the journal"
             return FailureRecord(f"{failure.tool} failed: {detail}", detail)

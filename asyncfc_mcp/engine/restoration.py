@@ -32,6 +32,10 @@ class Restoration:
         self.load = load
         self._callers: OrderedDict[tuple[str | None, str | None], CallerIdentity] = OrderedDict()
 
+    def time(self, at: float | None) -> float | None:
+        """Return a time of a record on the engine's clock."""
+        return None if at is None else at - self._offset_s()
+
     def future(self, record: FutureRecord) -> Future:
         """Return the future of a record; one that has ended reads its result when it is needed."""
         offset_s = self._offset_s()
@@ -52,6 +56,9 @@ class Restoration:
             ttl_s=record.ttl_s,
             state=record.state,
             cause=record.cause,
+            waits=record.waits,
+            queued_at=self.time(record.queued_at),
+            attempts=record.attempts,
             size=record.size,
             private=record.private,
         )

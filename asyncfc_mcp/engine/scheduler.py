@@ -180,7 +180,9 @@ class Scheduler:
 
     def _note_waits(self, call: Call) -> None:
         """Keep what a call waits for on its future, and report it."""
-        call.future.waits = waits(call, self._calls, self._tree, SHOWN_WAITS)
+        future, found = call.future, waits(call, self._calls, self._tree, SHOWN_WAITS)
+        # One of another run or replica has waited before.
+        future.waits = (*future.waits, *(each for each in found if each not in future.waits)) if future.waits else found
         if self._observers:
             self._observers.waiting(call)
 

@@ -5,15 +5,16 @@ Pure. Owns the shape that the page, the log of calls and exports have in common.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from typing import Any, Final
 
-from asyncfc_mcp.core.failure_reasons import reason_of
-from asyncfc_mcp.core.futures import Future, State
-from asyncfc_mcp.errors import CallTimedOut, Cancelled, Interrupted, NotClaimed, NotDrained, NotResumed
+from asyncfc_mcp.core.failure_reasons import recorded_reason
+from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.waits import without_paths
 
-_QUOTING_NOTHING: Final = (CallTimedOut, Cancelled, Interrupted, NotClaimed, NotDrained, NotResumed)
-"""Failures whose text has nothing of arguments, results and servers."""
+_PATH: Final = re.compile(r"same state \S[^;]*")
+"""The reason for which a call waits that touches the same state; its arguments may give the path."""
 
 Entry = dict[str, Any]
 """Keys without a value are left out, but for `id`, `tool`, `server`, `state` and `submitted_at`. Times are seconds of
@@ -55,18 +56,19 @@ def entry_of(
     if future.waits:
         entry["waits"] = [
             {"kind": wait.kind.value, "on": wait.on, **({"path": wait.path} if wait.path else {})}
-            for wait in future.waits
+            for wait in (without_paths(future.waits) if future.private else future.waits)
         ]
     if not future.done:
         ids, why = waiting_for
         if why:
-            entry["waiting_for"] = {"ids": list(ids), "why": why}
+            shown = _PATH.sub("same state", why) if future.private else why
+            entry["waiting_for"] = {"ids": list(ids), "why": shown}
         if future.progress is not None:
             done, total, message = future.progress
             entry["progress"] = {"done": done, "total": total, "message": message}
         if question := future.question:
             entry["question"] = question
-    elif (failure := failure_of(future)) is not None:
+    elif (failure := recorded_reason(future)) is not None:
         entry["failure"] = failure
     if future.cause is not None:
         entry["cause"] = future.cause
@@ -81,26 +83,7 @@ def entry_of(
     return entry
 
 
-def failure_of(future: Future) -> str | None:
-    """Return in one line why a call that has ended has no good result; None if it has one."""
-    if future.state is State.COMPLETED or not future.done:
-        return None
-    failure = future.failure
-    if failure is None and (future.private or not future.loaded):
-        return "the tool reported an error"  # its text would have to be read from the disk, or is not for the record
-    unwritten = future.private or (failure is not None and failure.unwritten)
-    if unwritten and not isinstance(failure, _QUOTING_NOTHING):
-        return "it failed; the reason is not recorded (setting journal: false)"
-    return reason_of(future)
-
-
 def conversation_label(conversation: str) -> str:
     """Return a short name for a conversation, the same in all runs. Its key itself may be the ID of a session, whose
     knowledge is a right."""
     return hashlib.sha256(conversation.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-
-
-def searched(future: Future) -> Iterator[str | None]:
-    """Yield the texts of a call among which a query looks, but for its arguments and result."""
-    yield from (future.id, future.name, future.tool, future.server)
-    yield failure_of(future)

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import anyio
 import anyio.abc
@@ -17,20 +17,23 @@ import anyio.abc
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.call_query import MOST, CallQuery
 from asyncfc_mcp.core.futures import Future
-from asyncfc_mcp.core.identity import Principal, is_id
+from asyncfc_mcp.core.history import FuturePage
+from asyncfc_mcp.core.identity import Principal, is_id, is_only_principal
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.errors import CallFailed, UnknownFuture
-from asyncfc_mcp.monitor.entries import Entry, entry_of, searched
+from asyncfc_mcp.monitor.entries import Entry, entry_of
 from asyncfc_mcp.monitor.feed import FIRST, Feed
 from asyncfc_mcp.monitor.overview import overview_of
 from asyncfc_mcp.monitor.recent_arguments import RecentArguments
 from asyncfc_mcp.monitor.savings import Savings
 from asyncfc_mcp.monitor.shortening import shortened
+from asyncfc_mcp.monitor.trace_events import TraceEvents
 from asyncfc_mcp.slices import Slices
 from asyncfc_mcp.turns import in_slices
 from asyncfc_mcp.values.large import small_weight
 from asyncfc_mcp.values.text import encode
 
+ExportForm = Literal["jsonl", "trace"]
 CANCEL_WAIT_S: Final = 2.0
 """Time for a cancelled call to end before its entry is returned."""
 SHOWN_IDS: Final = 5
@@ -94,11 +97,20 @@ class Monitor:
             if self._shows(principal, call.future):
                 counts[call.future.state.value] += 1
         saved = self._savings.of(principal.scope.key, anyio.current_time())
-        return {**overview, "saved": saved, "counts": counts, "journal": None}
+        place = self._bridge.engine.recorded_in() if is_only_principal(principal.scope) else None
+        journal = None if place is None else {"path": str(place[0]), "bytes": place[1]}
+        return {**overview, "saved": saved, "counts": counts, "journal": journal}
 
     async def calls(self, principal: Principal, query: CallQuery) -> CallPage:
-        """Return a page of calls, newest first."""
-        return await in_slices(self._paging(principal, query, await self._futures(principal)))
+        """Return a page of calls, newest first: of memory, and of what outlives it. A page may have fewer calls than
+        the query's limit and still a `next`, since a search in the past ends after some seconds."""
+        scope, engine = principal.scope, self._bridge.engine
+        if not scope.listed:
+            return CallPage([], None)
+        serves = self._bridge.views.of(principal).touches
+        past = await engine.history(scope, query, serves)
+        present = [future for future in engine.in_memory(scope) if serves(future.server)]
+        return await in_slices(self._paging(query, present, past))
 
     async def call(self, principal: Principal, future_id: str) -> Entry:
         """Return the entry of a call with its `arguments` and its `result`, or the reason for which they are `hidden`;
@@ -112,12 +124,18 @@ class Monitor:
         if future.private:
             return {**entry, "hidden": PRIVATE}
         unfinished = next((call for call in self._bridge.engine.unfinished if call.future is future), None)
-        if unfinished is None and future.key not in self._arguments:
-            entry["hidden"] = NOT_KEPT
+        if unfinished is not None and not unfinished.elsewhere:
+            made, arguments = True, unfinished.arguments
+        elif future.key in self._arguments:
+            made, arguments = True, self._arguments.get(future.key)
         else:
-            arguments = self._arguments.get(future.key) if unfinished is None else unfinished.arguments
+            call = await self._bridge.engine.recorded_call(future)
+            made, arguments = call is not None, None if call is None else call.arguments
+        if made:
             entry["arguments"], cut = shortened(arguments)
             entry |= {"truncated": True} if cut else {}
+        else:
+            entry["hidden"] = NOT_KEPT
         if future.done and future.has_result:
             await self._bridge.engine.load(future)
             entry["result"], cut = shortened(future.result)
@@ -136,14 +154,25 @@ class Monitor:
             await self._bridge.engine.wait([future], timeout_s=CANCEL_WAIT_S)
         return self._entry(future)
 
-    async def export(self, principal: Principal, query: CallQuery, form: str) -> AsyncGenerator[bytes]:
+    async def export(self, principal: Principal, query: CallQuery, form: ExportForm) -> AsyncGenerator[bytes]:
         """Yield all calls that a query means as a file, newest first: `jsonl`, an entry for each line; or `trace`, a
         Chrome trace, which Perfetto shows as well."""
+        pages = self._pages(principal, query)
+        if form == "trace":
+            trace = TraceEvents(time.time())
+            async for page in pages:
+                yield await in_slices(trace.writing(page.entries))
+            yield trace.end()
+        else:
+            async for page in pages:
+                if page.entries:
+                    yield b"".join(encode(entry) + b"\n" for entry in page.entries)
+
+    async def _pages(self, principal: Principal, query: CallQuery) -> AsyncGenerator[CallPage]:
         query = replace(query, limit=MOST)
         while True:
             page = await self.calls(principal, query)
-            if page.entries:
-                yield b"".join(encode(entry) + b"\n" for entry in page.entries)
+            yield page
             if page.next is None:
                 return
             query = query.after(page.next)
@@ -179,12 +208,6 @@ class Monitor:
     def _shows(self, principal: Principal, future: Future) -> bool:
         scope = principal.scope
         return scope.listed and future.scope == scope and self._bridge.views.of(principal).touches(future.server)
-
-    async def _futures(self, principal: Principal) -> list[Future]:
-        """Return all calls in memory that a principal may see, newest first."""
-        touches = self._bridge.views.of(principal).touches
-        found = await self._bridge.engine.list_futures(principal.scope)
-        return [future for future in found if touches(future.server)]
 
     async def _future(self, principal: Principal, future_id: str) -> Future:
         if principal.scope.listed and is_id(future_id):
@@ -222,12 +245,18 @@ class Monitor:
     def _unfinished(self) -> dict[str, Call]:
         return {call.future.key: call for call in self._bridge.engine.unfinished}
 
-    def _paging(self, principal: Principal, query: CallQuery, futures: list[Future]) -> Slices[CallPage]:
+    def _paging(self, query: CallQuery, present: list[Future], past: FuturePage) -> Slices[CallPage]:
+        """Return the page of futures in memory that a query means and of those that were found outside of it; of a
+        future that is both, the one in memory counts."""
         calls, offset_s = self._unfinished(), self._offset_s
-        entries: list[Entry] = []
-        for number, future in enumerate(futures):
+        elsewhere = {future.id: future for future in past.futures}
+        found: list[Future] = []
+        for number, future in enumerate(present):
             if number % 64 == 0:
                 yield
+            recorded = elsewhere.pop(future.id, None) is not None
+            if len(found) > query.limit or (past.until is not None and int(future.id[1:]) < past.until):
+                continue  # only takes out of the others what is in memory
             if not query.accepts(
                 future_id=future.id,
                 server=future.server,
@@ -236,15 +265,19 @@ class Monitor:
                 submitted_at=future.submitted_at + offset_s,
             ):
                 continue
-            if query.text:
+            if query.text and not recorded:
                 yield
-                if not query.finds(searched(future)) and not query.finds(self._values(future, calls)):
+                if not query.finds_in(future) and not query.finds_in_json(*self._values(future, calls)):
                     continue
-            if len(entries) == query.limit:
-                return CallPage(entries, entries[-1]["id"])
+            found.append(future)
+        found = sorted([*found, *elsewhere.values()], key=lambda future: -int(future.id[1:]))
+        entries: list[Entry] = []
+        for future in found[: query.limit]:
             entries.append(self._entry(future, calls))
             yield
-        return CallPage(entries, None)
+        if len(found) > query.limit:
+            return CallPage(entries, entries[-1]["id"])
+        return CallPage(entries, None if past.until is None else f"f{past.until}")
 
     def _values(self, future: Future, calls: Mapping[str, Call]) -> list[str]:
         """Return arguments and result of a call as text, as far as they are in memory and may be shown."""

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 import anyio
 import anyio.abc
 
+from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.futures import Result
+from asyncfc_mcp.core.history import RecordedRun, RecordPage, Serves
 from asyncfc_mcp.core.identity import FutureKey
-from asyncfc_mcp.core.records import Change, FutureRecord
+from asyncfc_mcp.core.records import CallRecord, Change, FutureRecord
 from asyncfc_mcp.slices import Slices
 
 OnCommitted = Callable[[], None]
@@ -119,6 +121,25 @@ class Journal(Protocol):
 
     def result_path(self, key: FutureKey) -> Path | None:
         """Return the file in which a large result lies; None for results in the journal itself."""
+        ...
+
+    # --- history (outside of the event loop) ---------------------------------------------------------------------
+
+    async def page(self, scope: str, query: CallQuery, serves: Serves) -> RecordPage:
+        """Return the futures of a scope that have ended and that a query means; nothing where the file cannot be
+        read."""
+        ...
+
+    async def call(self, scope: str, future_id: str) -> CallRecord | None:
+        """Return a call as it was made, of a future that may have ended; None where it is not recorded."""
+        ...
+
+    async def runs(self, scope: str, since: float) -> list[RecordedRun]:
+        """Return the runs of calls that have ended since a time of the wall clock."""
+        ...
+
+    def place(self) -> tuple[Path, int] | None:
+        """Return the path of the file, and its bytes with its log; None if it cannot be used."""
         ...
 
     def status(self) -> dict[str, Any]:

@@ -5,11 +5,14 @@ Owns the classification of errors of SQLite and the file system. Pure.
 
 import errno
 import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from asyncfc_mcp.engine.journal.owners import LockUnavailable
 from asyncfc_mcp.engine.journal.schema import ForeignFile, NewerFile, OtherConfiguration
+from asyncfc_mcp.errors import JournalUnreadable
 
 _CORRUPT: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -26,6 +29,21 @@ class FileGone(Exception):
 
 class Unsafe(Exception):
     """The file, or its folder, can be changed by other users."""
+
+
+@contextmanager
+def reading(path: Path) -> Generator[None]:
+    """Have failures of reading a journal's file raised as errors for users.
+
+    Raises:
+        JournalUnreadable: there is no such file, or it cannot be read.
+    """
+    try:
+        if not path.exists():
+            raise JournalUnreadable(path, "there is no such file", "A bridge begins it with its first call")
+        yield
+    except (OSError, sqlite3.Error, NewerFile, ForeignFile) as exc:
+        raise JournalUnreadable(path, *described(exc, path)) from exc
 
 
 def primary_code(exc: BaseException) -> int | None:

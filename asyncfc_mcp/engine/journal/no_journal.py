@@ -10,9 +10,11 @@ from typing import Any
 import anyio
 import anyio.abc
 
+from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.futures import Result
+from asyncfc_mcp.core.history import RecordedRun, RecordPage, Serves
 from asyncfc_mcp.core.identity import FutureKey
-from asyncfc_mcp.core.records import Change, FutureRecord
+from asyncfc_mcp.core.records import CallRecord, Change, FutureRecord
 from asyncfc_mcp.engine.journal.api import OnCommitted
 from asyncfc_mcp.signals import WakeUp
 from asyncfc_mcp.slices import Slices
@@ -74,6 +76,18 @@ class NoJournal:
 
     def newest(self, scope: str, before: int | None = None) -> Iterator[FutureRecord]:
         return iter(())
+
+    async def page(self, scope: str, query: CallQuery, serves: Serves) -> RecordPage:
+        return RecordPage([], None)
+
+    async def call(self, scope: str, future_id: str) -> CallRecord | None:
+        return None
+
+    async def runs(self, scope: str, since: float) -> list[RecordedRun]:
+        return []
+
+    def place(self) -> tuple[Path, int] | None:
+        return None
 
     def unread(self, scope: str, conversation: str) -> list[FutureRecord]:
         return []

@@ -15,7 +15,16 @@ from typing import Any, Final
 
 from asyncfc_mcp.core.futures import State
 from asyncfc_mcp.core.records import UNFINISHED, FailureRecord, FutureRecord
-from asyncfc_mcp.engine.record_json import call_json, call_of, failure_json, failure_of, parse
+from asyncfc_mcp.core.waits import without_paths
+from asyncfc_mcp.engine.record_json import (
+    call_json,
+    call_of,
+    failure_json,
+    failure_of,
+    parse,
+    waits_json,
+    waits_of,
+)
 from asyncfc_mcp.values.large import LARGE_BYTES
 from asyncfc_mcp.values.text import encode
 
@@ -29,7 +38,7 @@ _FIELDS: Final = tuple(each.name for each in fields(FutureRecord))
 _TEXTS: Final = frozenset({"scope", "server", "tool", "name", "namer", "host", "conversation", "cause"})
 _FLAGS: Final = ("listed", "private", "has_result")
 _JSON: Final = frozenset({"substituted", "after", "round"})
-_TIMES: Final = frozenset({"submitted_at", "started_at", "ended_at", "read_at", "ttl_s"})
+_TIMES: Final = frozenset({"submitted_at", "started_at", "ended_at", "read_at", "ttl_s", "queued_at"})
 
 SELECTED: Final = ", ".join("NULL" if name == "call" else f'f."{name}"' for name in _FIELDS)
 """Columns of a record without its call, of a table `f`, in the order that `record_of` takes."""
@@ -83,6 +92,8 @@ def without_private(values: Mapping[str, Any]) -> dict[str, Any]:
             kept[name] = None
     if "has_result" in kept:
         kept["has_result"] = False
+    if kept.get("waits"):
+        kept["waits"] = without_paths(kept["waits"])
     failure: FailureRecord | None = kept.get("failure")
     if failure is not None and failure.data is not None:
         kept["failure"] = replace(failure, data=None)
@@ -113,6 +124,8 @@ def columns_of(values: Mapping[str, Any]) -> dict[str, Column]:
             columns[name] = _json(call_json(value))
         elif name == "failure":
             columns[name] = _json(failure_json(value))
+        elif name == "waits":
+            columns[name] = _json(waits_json(value)) if value else None
         else:
             columns[name] = int(value)
     return columns
@@ -147,6 +160,7 @@ def record_of(row: Iterable[Any]) -> FutureRecord:
         values["state"] = State(values["state"])
         values["failure"] = None if values["failure"] is None else failure_of(values["failure"])
         values["call"] = None if values["call"] is None else call_of(values["call"])
+        values["waits"] = () if values["waits"] is None else waits_of(values["waits"])
         return FutureRecord(**values)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise Damaged(str(exc)) from exc

@@ -48,8 +48,17 @@ _FIRST_VERSION: Final = (
     "CREATE TABLE blocks (scope, first INTEGER, last INTEGER, owner TEXT, PRIMARY KEY (scope, first)) WITHOUT ROWID",
 )
 
+_HISTORY: Final = (
+    # What a call has waited for, since when it lacked nothing but a place, and how often it was sent.
+    "ALTER TABLE futures ADD COLUMN waits TEXT",
+    "ALTER TABLE futures ADD COLUMN queued_at REAL",
+    "ALTER TABLE futures ADD COLUMN attempts INTEGER NOT NULL DEFAULT 1",
+)
+
 Migration = Sequence[str] | Callable[[sqlite3.Connection], None]
-MIGRATIONS: Final[Sequence[Migration]] = (_FIRST_VERSION,)
+HISTORY_VERSION: Final = 2
+"""First version with the columns of `_HISTORY`."""
+MIGRATIONS: Final[Sequence[Migration]] = (_FIRST_VERSION, _HISTORY)
 """Step from version n to n + 1, at index n; version 0 is an empty file. A step is never changed after a release."""
 
 

@@ -6,32 +6,42 @@ the event loop, and look-ups. Leaves the file to `journal_file`.
 
 import logging
 import queue
+import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.abc
+from anyio import to_thread
 
+from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.futures import Result
+from asyncfc_mcp.core.history import RecordedRun, RecordPage, Serves
 from asyncfc_mcp.core.identity import FutureKey
-from asyncfc_mcp.core.records import Change, FutureRecord
+from asyncfc_mcp.core.records import CallRecord, Change, FutureRecord
 from asyncfc_mcp.engine.journal import schema
 from asyncfc_mcp.engine.journal.api import OnCommitted
 from asyncfc_mcp.engine.journal.backlog import Backlog
+from asyncfc_mcp.engine.journal.history import History
 from asyncfc_mcp.engine.journal.journal_file import JournalFile
 from asyncfc_mcp.engine.journal.reader import Reader
 from asyncfc_mcp.engine.journal.retention import RetentionClock, seconds_since_boot
 from asyncfc_mcp.engine.journal.rows import is_unfinished, values_of, without_private
+from asyncfc_mcp.engine.journal.schema import ForeignFile, NewerFile
 from asyncfc_mcp.engine.journal.writer import Writer
 from asyncfc_mcp.signals import WakeUp, soon_from_thread
 from asyncfc_mcp.slices import Slices
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+SEARCHES: Final = 2
+"""Searches in the file that run at once; others wait."""
 LATER_S: Final = 0.05
 """Seconds after which what has time is written."""
 CLOSE_S: Final = 15.0
@@ -95,6 +105,7 @@ class SqliteJournal:
             max_bytes=max_bytes,
             post=self._post,
         )
+        self._searches = anyio.CapacityLimiter(SEARCHES)
         self._private: set[FutureKey] = set()
         """Unfinished futures whose arguments and results are not written."""
 
@@ -265,6 +276,30 @@ class SqliteJournal:
 
     def result_path(self, key: FutureKey) -> Path | None:
         return self._reader.result_path(key) if self._file.generation else None
+
+    async def page(self, scope: str, query: CallQuery, serves: Serves) -> RecordPage:
+        return await self._read(lambda history: history.page(scope, query, serves), RecordPage([], None))
+
+    async def call(self, scope: str, future_id: str) -> CallRecord | None:
+        return await self._read(lambda history: history.call(scope, future_id), None)
+
+    async def runs(self, scope: str, since: float) -> list[RecordedRun]:
+        return await self._read(lambda history: history.runs(scope, since), list[RecordedRun]())
+
+    async def _read(self, search: Callable[[History], T], nothing: T) -> T:
+        """Search the file in a thread; return `nothing` where it cannot be read."""
+        if not self._file.generation:
+            return nothing
+        try:
+            if not self._threaded:
+                return search(History(self.path))
+            return await to_thread.run_sync(lambda: search(History(self.path)), limiter=self._searches)
+        except (OSError, sqlite3.Error, ValueError, TypeError, RecursionError, NewerFile, ForeignFile) as exc:
+            logger.warning("The journal of futures %s cannot be searched: %s", self.path, exc)
+            return nothing
+
+    def place(self) -> tuple[Path, int] | None:
+        return (self.path, self._file.size()) if self.usable else None
 
     def status(self) -> dict[str, Any]:
         return {

@@ -12,6 +12,7 @@ from functools import partial
 import anyio.abc
 
 from asyncfc_mcp.core.futures import Future, Result, State
+from asyncfc_mcp.core.waits import without_paths
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.postgres.futures_table import Ending, FuturesTable
 from asyncfc_mcp.engine.postgres.grouped import Grouped
@@ -59,6 +60,9 @@ class Ends:
         seq = self._mirror.seq(future)
         assert seq is not None
         ending = Ending(seq, state, ran=call.claimed, cause=cause, read=future.read_at is not None)
+        ending.attempts = future.attempts
+        if not call.claimed:  # else it was written when the call became ready
+            ending.waits = without_paths(future.waits) if future.private else future.waits
         if failure is not None:
             ending.failure = call_failure_record(call, failure)
         if result is not None:

@@ -477,6 +477,39 @@ BEGIN
 END $$;
 """
 
+_READY_2: Final[LiteralString] = (
+    _READY.replace("FUNCTION ready_futures(", "FUNCTION ready_futures_2(")
+    .replace("share double precision)", "share double precision, waits text)")
+    .replace("SET call_tool = item.tool,", "SET call_tool = item.tool, waits = coalesce(item.waits, f.waits),")
+    .replace(
+        "        PERFORM give_places(each);\n    END LOOP;\n",
+        """        PERFORM give_places(each);
+    END LOOP;
+    IF cardinality(limited) > 0 THEN
+        UPDATE futures f SET queued_at = now_s()
+            WHERE f.seq IN (SELECT r.seq FROM json_to_recordset(batch) AS r(seq bigint))
+                AND f.state = 'waiting' AND NOT f.placed;
+    END IF;
+""",
+    )
+)
+"""As `ready_futures`, which replicas of the first version use. Writes what a call has waited for as well, and since
+when it lacks nothing but a place."""
+
+_END_2: Final[LiteralString] = (
+    _END.replace("FUNCTION end_futures(", "FUNCTION end_futures_2(")
+    .replace("has_result boolean, size bigint", "has_result boolean, size bigint, waits text, attempts int")
+    .replace(
+        "                size = item.size,\n",
+        "                size = item.size,\n"
+        "                waits = coalesce(item.waits, f.waits),\n"
+        "                attempts = item.attempts,\n",
+    )
+)
+"""As `end_futures`, which replicas of the first version use. Writes the number of attempts as well, and what a call has
+waited for that has not started."""
+
+HISTORY: Final[tuple[LiteralString, ...]] = (_READY_2, _END_2)
 FUNCTIONS: Final[tuple[LiteralString, ...]] = (
     _NOW,
     _NOTIFY,

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, LiteralString
 from uuid import uuid4
 
+from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.effects import Effect
 from asyncfc_mcp.core.futures import State
 from asyncfc_mcp.core.records import FailureRecord, FutureRecord
+from asyncfc_mcp.core.waits import Wait
 from asyncfc_mcp.engine.postgres.database import Database
 from asyncfc_mcp.engine.postgres.listener import payloads
 from asyncfc_mcp.engine.postgres.rows import (
@@ -40,7 +42,7 @@ ROW_BYTES: Final = 1_000
 _BYTES: Final = "f.size + 1000"
 
 _SUBMIT: Final = "SELECT place, of_seq, of_id, since, existed FROM submit_futures(%s::json, %b::bytea[], %s, %s)"
-_END: Final = "SELECT place FROM end_futures(%s::json, %b::bytea[], %s, %s, %s)"
+_END: Final = "SELECT place FROM end_futures_2(%s::json, %b::bytea[], %s, %s, %s)"
 _FROM_CALLS: Final = "FROM futures f LEFT JOIN calls c ON c.seq = f.seq"
 _RUNNING: Final = "f.ended_at IS NULL AND f.state IN ('running', 'input_required')"
 _READ: Final = "f.ended_at IS NOT NULL AND f.read_at IS NOT NULL"
@@ -89,6 +91,8 @@ class Ready:
     tool_limit: int | None = None
     share: float = 1.0
     """Share of its party in both (see `retention.allowance`)."""
+    waits: tuple[Wait, ...] = ()
+    """What it has waited for."""
 
 
 @dataclass(slots=True)
@@ -109,6 +113,9 @@ class Ending:
     size: int = 0
     read: bool = False
     """Its client has it already."""
+    waits: tuple[Wait, ...] = ()
+    """What it has waited for, as far as this replica knows; empty leaves what was written before."""
+    attempts: int = 1
 
 
 class FuturesTable:
@@ -193,10 +200,11 @@ class FuturesTable:
                 "server_limit": ready.server_limit,
                 "tool_limit": ready.tool_limit,
                 "share": ready.share,
+                "waits": column_of("waits", ready.waits),
             }
             for ready in batch
         ]
-        await self._database.fetch("SELECT ready_futures(%s::json)", (encode(columns).decode(),))
+        await self._database.fetch("SELECT ready_futures_2(%s::json)", (encode(columns).decode(),))
 
     # --- execution -----------------------------------------------------------------------------------------------
 
@@ -240,6 +248,8 @@ class FuturesTable:
                 "private": ending.private,
                 "has_result": ending.result is not None,
                 "size": ending.size,
+                "waits": column_of("waits", ending.waits),
+                "attempts": ending.attempts,
             }
             for ending in batch
         ]
@@ -323,6 +333,39 @@ class FuturesTable:
             f"SELECT {SELECTED} FROM futures f WHERE f.scope = %s AND -f.seq > %s ORDER BY -f.seq LIMIT %s",
             *(escaped(scope), -(1 << 63) if before is None else -before, limit),
         )
+
+    async def ended(self, scope: str, query: CallQuery, below: int | None) -> list[Row]:
+        """Return the newest futures of a scope that have ended and fulfil all of a query but its text, newest first, at
+        most `CHUNK`.
+
+        Args:
+            below: only those whose `seq` is below it.
+        """
+        number = None if query.before is None else int(query.before[1:])
+        servers, tools = _escaped(query.servers) or None, _escaped(query.tools) or None
+        states = [state.value for state in query.states] or None
+        return await self._select(
+            f"""SELECT {SELECTED} FROM futures f WHERE f.scope = %s AND -f.seq > %s
+                AND f.listed AND f.ended_at IS NOT NULL
+                AND (%s::numeric IS NULL OR substr(f.id, 2)::numeric < %s)
+                AND (%s::text[] IS NULL OR f.server = ANY (%s))
+                AND (%s::text[] IS NULL OR f.tool = ANY (%s))
+                AND (%s::text[] IS NULL OR f.state = ANY (%s))
+                AND (%s::float8 IS NULL OR f.submitted_at >= %s)
+                AND (%s::float8 IS NULL OR f.submitted_at < %s)
+                ORDER BY -f.seq LIMIT %s""",
+            *(escaped(scope), -(1 << 63) if below is None else -below, number, number, servers, servers, tools, tools),
+            *(states, states, query.since, query.since, query.until, query.until, CHUNK),
+        )
+
+    async def runs(self, scope: str, since: float, limit: int) -> list[tuple[str, float, float]]:
+        """Return conversation, start and end of the calls of a scope that have ended since a time, in order."""
+        found = await self._database.fetch(
+            """SELECT coalesce(f.conversation, 'caller:' || f.namer, ''), f.started_at, f.ended_at FROM futures f
+                WHERE f.scope = %s AND f.started_at IS NOT NULL AND f.ended_at >= %s ORDER BY -f.seq LIMIT %s""",
+            (escaped(scope), since, limit),
+        )
+        return [(unescaped(conversation), *times) for conversation, *times in reversed(found)]
 
     async def unread(self, scope: str, conversation: str, limit: int = 1000) -> list[Row]:
         """Return the futures of a conversation that have ended and were not read, oldest first."""

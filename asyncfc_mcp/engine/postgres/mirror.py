@@ -277,6 +277,8 @@ class Mirror:
         if (event := _EVENTS.get(state)) is None:
             return
         future.size, future.private = record.size, record.private
+        future.waits, future.attempts = record.waits or future.waits, record.attempts
+        future.queued_at = self._restoration.time(record.queued_at)
         if record.has_result or (record.private and record.failure is None):
             if result is None:
                 future.unload(self._restoration.load)

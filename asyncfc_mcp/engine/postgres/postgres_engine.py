@@ -15,7 +15,9 @@ from typing import Any
 
 import anyio
 
+from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.futures import Future, Question, Result, State
+from asyncfc_mcp.core.history import FuturePage, RecordedRun, Serves
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
 from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.core.state_tree import NEAREST
@@ -116,6 +118,12 @@ class PostgresEngine(Replica):
 
     async def list_futures(self, scope: Scope) -> Iterator[Future]:
         return await self._reader.newest(scope)
+
+    async def history(self, scope: Scope, query: CallQuery, serves: Serves) -> FuturePage:
+        return await self._reader.history(scope, query, serves)
+
+    async def recorded_runs(self, scope: Scope, since: float) -> list[RecordedRun] | None:
+        return await self._reader.runs(scope, since)
 
     async def unread(self, scope: Scope, conversation: str) -> list[Future]:
         return await self._reader.unread(scope, conversation)

@@ -5,19 +5,29 @@ Owns what has to be asked for. Unfinished futures are in memory already (`mirror
 
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterator
+from time import monotonic
 from typing import Any, Final
 
+import anyio.lowlevel
+
+from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.history import FuturePage, RecordedRun, Serves
 from asyncfc_mcp.core.identity import Scope, future_key, is_id
 from asyncfc_mcp.core.store import FutureStore
-from asyncfc_mcp.engine.postgres.futures_table import FuturesTable, Row
+from asyncfc_mcp.engine.postgres.futures_table import CHUNK, FuturesTable, Row
 from asyncfc_mcp.engine.postgres.lookups import LookedUp
 from asyncfc_mcp.engine.postgres.mirror import Mirror
 from asyncfc_mcp.engine.postgres.results import parsed_in_slices
-from asyncfc_mcp.engine.restoration import missing_result
+from asyncfc_mcp.engine.restoration import Restoration, missing_result
 
 logger = logging.getLogger(__name__)
 
+SEARCH_S: Final = 2.0
+"""Seconds after which a search returns what it has found."""
+SEARCHED_BYTES: Final = 256 << 10
+"""Size of results up to which a query looks into them."""
+MOST_RUNS: Final = 200_000
 LISTED: Final = 1_000
 """Bound on the futures of one list."""
 SHARED: Final = "host:"
@@ -36,7 +46,9 @@ class Reader:
         mirror: Mirror,
         store: FutureStore,
         looked_up: LookedUp,
+        restoration: Restoration,
     ) -> None:
+        self._restoration = restoration
         self._table = table
         self._mirror = mirror
         self._store = store
@@ -79,6 +91,41 @@ class Reader:
             futures = await self._mirror.futures(rows)
         self._looked_up.set_newest(scope, list(futures.values()))
         return iter(futures.values())
+
+    async def history(self, scope: Scope, query: CallQuery, serves: Serves) -> FuturePage:
+        """Return the futures of a scope that have ended and that a query means, newest first."""
+        deadline, below = monotonic() + SEARCH_S, None
+        found: list[Future] = []
+        while scope.listed:
+            rows = await self._table.ended(scope.key, query, below)
+            made = [(row, self._restoration.future(row.record)) for row in rows if serves(row.record.server)]
+            found += await self._with_text(query, made) if query.text else [future for _, future in made]
+            if len(found) > query.limit:
+                found = found[: query.limit + 1]
+                return FuturePage(found, int(found[-1].id[1:]))
+            if len(rows) < CHUNK:
+                break
+            below = rows[-1].seq
+            if monotonic() > deadline:
+                return FuturePage(found, int(rows[-1].record.id[1:]))
+        return FuturePage(found, None)
+
+    async def _with_text(self, query: CallQuery, made: Collection[tuple[Row, Future]]) -> list[Future]:
+        """Return the futures that have the text of a query, in their results as well; calls are not kept after their
+        end."""
+        sought = [row.seq for row, _ in made if row.record.has_result and row.record.size <= SEARCHED_BYTES]
+        results = await self._table.results(sought)
+        found: list[Future] = []
+        for row, future in made:
+            text = results.get(row.seq)
+            if query.finds_in(future) or (text is not None and query.finds_in_json(text.decode("utf-8", "replace"))):
+                found.append(future)
+            await anyio.lowlevel.checkpoint()
+        return found
+
+    async def runs(self, scope: Scope, since: float) -> list[RecordedRun]:
+        """Return the runs of a scope's calls that have ended since a time of the wall clock."""
+        return [RecordedRun(*run) for run in await self._table.runs(scope.key, since, MOST_RUNS)]
 
     async def unread(self, scope: Scope, conversation: str) -> list[Future]:
         """Return the futures of a conversation that were not read: those that have ended, then the others, oldest

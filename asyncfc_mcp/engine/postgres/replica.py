@@ -18,6 +18,7 @@ from asyncfc_mcp.config.replicas import replica_name
 from asyncfc_mcp.config.settings import Settings
 from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.identity import CallerIdentity
+from asyncfc_mcp.core.waits import without_paths
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.executor_api import Executor
 from asyncfc_mcp.engine.hosting import Hosting
@@ -187,7 +188,7 @@ class Replica(MemoryEngine):
             self._table, self._replica, self._store, self._scheduler, self._looked_up, self._restoration, self._board
         )
         self._mirror.on_read = self._write_read
-        self._reader = Reader(self._table, self._mirror, self._store, self._looked_up)
+        self._reader = Reader(self._table, self._mirror, self._store, self._looked_up, self._restoration)
         self._progress = Progress(self._database, self._replica, self._seq, self._mirror.future, self._clock)
         self._execution = Execution(
             self._table,
@@ -373,6 +374,7 @@ class Replica(MemoryEngine):
             queue = queue_of(future.server) if future.server in self._owners else ANY
         limits = self._server_limits.get(future.server), call.policy.max_concurrency
         ready = Ready(seq, future.server, call.tool, queue, *limits, share=self._settings.max_caller_share)
+        ready.waits = without_paths(future.waits) if future.private else future.waits
         self._ready.add(ready, partial(self._made_ready, seq))
 
     async def _make_ready(self, batch: Sequence[Ready]) -> Sequence[None]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from asyncfc_mcp.core.effects import Effect
 from asyncfc_mcp.core.futures import State
 from asyncfc_mcp.core.records import FutureRecord
-from asyncfc_mcp.engine.record_json import call_of, failure_json, failure_of, parse
+from asyncfc_mcp.engine.record_json import call_of, failure_json, failure_of, parse, waits_json, waits_of
 from asyncfc_mcp.values.text import encode
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ SELECTED: Final = (
     "f.seq, f.owner, f.worker, f.cancelled, f.effect, "
     "f.scope, f.listed, f.id, f.server, f.tool, f.state, f.name, f.namer, f.host, f.conversation, f.submitted_at, "
     "f.started_at, f.ended_at, f.read_at, f.ttl_s, f.cause, f.substituted, f.after, f.failure, f.round, f.private, "
-    "f.has_result, f.size"
+    "f.has_result, f.size, f.waits, f.queued_at, f.attempts"
 )
 """Columns of a table `f`, in the order that `row_of` takes; the call's JSON may follow."""
 _BEFORE: Final = 5
@@ -122,6 +122,8 @@ def column_of(name: str, value: Any) -> Any:
         return State(value).value
     if name == "failure":
         return failure_json(value).decode()
+    if name == "waits":
+        return waits_json(value).decode() if value else None
     return encode(value).decode() if name == "round" else value
 
 
@@ -156,6 +158,7 @@ def row_of(columns: Sequence[Any]) -> Row:
         values["round"] = parse(values["round"])
     if values["failure"] is not None:
         values["failure"] = failure_of(values["failure"])
+    values["waits"] = () if values["waits"] is None else waits_of(values["waits"])
     if len(columns) > end and columns[end] is not None:
         values["call"] = call_of(columns[end])
     paths, stops = _effect_of(effect)

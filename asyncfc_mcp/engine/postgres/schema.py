@@ -17,7 +17,7 @@ import psycopg.sql
 from procrastinate.schema import SchemaManager
 
 from asyncfc_mcp.engine.postgres.database import Connection, Database, reason
-from asyncfc_mcp.engine.postgres.functions import FUNCTIONS
+from asyncfc_mcp.engine.postgres.functions import FUNCTIONS, HISTORY
 from asyncfc_mcp.errors import DatabaseUnusable
 
 MIN_SERVER: Final = 130_000
@@ -160,8 +160,16 @@ CREATE TABLE replicas (
 CREATE TABLE pins (server text PRIMARY KEY, replica text NOT NULL, since double precision NOT NULL);
 """
 
+_HISTORY: Final = """
+-- What a call has waited for, as JSON; since when it lacked nothing but a place; how often it was sent.
+ALTER TABLE futures
+    ADD COLUMN waits text,
+    ADD COLUMN queued_at double precision,
+    ADD COLUMN attempts integer NOT NULL DEFAULT 1;
+"""
+
 Migration = Sequence[LiteralString]
-MIGRATIONS: Final[Sequence[Migration]] = ((_TABLES, *FUNCTIONS),)
+MIGRATIONS: Final[Sequence[Migration]] = ((_TABLES, *FUNCTIONS), (_HISTORY, *HISTORY))
 """Step from version n to n + 1, at index n; version 0 has only the tables of `_VERSIONS`, and procrastinate's. A step
 is never changed after a release. Replicas of the version before go on during a rolling upgrade: a step keeps what they
 use, and a function that changes its meaning gets a new name."""

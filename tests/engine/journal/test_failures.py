@@ -385,10 +385,10 @@ def test_an_older_file_is_migrated_in_one_transaction(tmp_path: Path, threaded: 
     added = ("ALTER TABLE futures ADD COLUMN colour TEXT",)
     assert not run(threaded, with_steps, added, ("nonsense",))
     assert "setting `journal`" in warnings(caplog)[0]
-    assert versions()[0] == 1
+    assert versions()[0] == len(schema.MIGRATIONS)
     assert "colour" not in versions()[1]
     assert run(threaded, with_steps, added, filled)
-    assert versions()[0] == 3
+    assert versions()[0] == len(schema.MIGRATIONS) + 2
     assert run(threaded, with_steps, added, filled)
     assert warnings(caplog) == []
 
