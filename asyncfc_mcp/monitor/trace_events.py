@@ -67,7 +67,7 @@ class TraceEvents:
             return {"ph": phase, "pid": process, "tid": thread, "ts": ts, "name": title, "cat": category, **more}
 
         name = f"{entry['id']} {entry['tool']}"
-        waits = [(_ARROWS.get(wait["kind"], wait["kind"]), wait["on"]) for wait in entry.get("waits", ())]
+        waits: list[tuple[str, str]] = [(_ARROWS[wait["kind"]], wait["on"]) for wait in entry.get("waits", ())]
         if started > begins:
             reason = ", ".join(f"{kind} of {on}" for kind, on in waits)
             events.append(
