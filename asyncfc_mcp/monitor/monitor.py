@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import anyio
 import anyio.abc
@@ -33,7 +33,6 @@ from asyncfc_mcp.turns import in_slices
 from asyncfc_mcp.values.large import small_weight
 from asyncfc_mcp.values.text import encode
 
-ExportForm = Literal["jsonl", "trace"]
 CANCEL_WAIT_S: Final = 2.0
 """Time for a cancelled call to end before its entry is returned."""
 SHOWN_IDS: Final = 5
@@ -154,7 +153,7 @@ class Monitor:
             await self._bridge.engine.wait([future], timeout_s=CANCEL_WAIT_S)
         return self._entry(future)
 
-    async def export(self, principal: Principal, query: CallQuery, form: ExportForm) -> AsyncGenerator[bytes]:
+    async def export(self, principal: Principal, query: CallQuery, form: str) -> AsyncGenerator[bytes]:
         """Yield all calls that a query means as a file, newest first: `jsonl`, an entry for each line; or `trace`, a
         Chrome trace, which Perfetto shows as well."""
         pages = self._pages(principal, query)
