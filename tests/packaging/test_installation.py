@@ -68,6 +68,17 @@ def trial(python: str, wheel: Path, uv: Path, env: dict[str, str]) -> None:
     assert json.loads(report.splitlines()[-1])["version"] == VERSION
 
 
+def test_the_shell_completes_commands(home: dict[str, str]):
+    """By what the documented line evaluates in bash."""
+    program = str(Path(sys.executable).with_name("asyncfc-mcp"))
+    variable = "_ASYNCFC_MCP_COMPLETE"
+    page = (REPO / "docs" / "start" / "index.md").read_text()
+    assert f'eval "$({variable}=bash_source asyncfc-mcp)"' in page
+    assert "complete" in run([program], home | {variable: "bash_source"})
+    typed = {variable: "bash_complete", "COMP_WORDS": "asyncfc-mcp ins", "COMP_CWORD": "1"}
+    assert {"plain,inspect", "plain,install"} <= set(run([program], home | typed).splitlines())
+
+
 @pytest.mark.slow
 def test_the_wheel_runs_in_an_empty_environment(distributions: Distributions, uv: Path, home: dict[str, str]):
     """The version, the demo, and a session of the SDK's client."""
@@ -94,6 +105,14 @@ def test_uvx_runs_the_wheel(distributions: Distributions, uv: Path, home: dict[s
     assert ANSWER in run(["asyncfc-mcp", "--version"], home)
     run([*tool, "uninstall", "asyncfc-mcp"], home)
     assert shutil.which("asyncfc-mcp", path=f"{home['HOME']}/.local/bin") is None
+
+
+@pytest.mark.release_long
+def test_uv_installs_a_checkout(distributions: Distributions, uv: Path, home: dict[str, str]):
+    """As `uv tool install .` in a clone, with the extra `fast`; without Git and its tags the version is unknown."""
+    checkout = f"{distributions.source}[fast]"
+    run([script_of(uv, "uv"), "tool", "install", "--python", sys.executable, checkout], home)
+    assert "asyncfc-mcp, version 0.0.0" in run(["asyncfc-mcp", "--version"], home)
 
 
 @pytest.mark.release_long
