@@ -20,7 +20,18 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.harness import REPO, Options
 
-NAMES: Final = ("overhead", "sign_in", "daemon", "engines", "replicas", "replay", "scale", "tokens", "scheduling")
+NAMES: Final = (
+    "overhead",
+    "sign_in",
+    "daemon",
+    "engines",
+    "telemetry",
+    "replicas",
+    "replay",
+    "scale",
+    "tokens",
+    "scheduling",
+)
 AGAIN: Final = 2
 """Repetitions of a smoke run for grossly worse figures: noise disappears, a regression stays."""
 BUSY: Final = 1.25

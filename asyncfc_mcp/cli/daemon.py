@@ -18,6 +18,7 @@ import click
 
 from asyncfc_mcp.cli.journal_report import size
 from asyncfc_mcp.cli.process import (
+    beside,
     log_to_file,
     log_to_stderr,
     logs_folder,
@@ -27,7 +28,7 @@ from asyncfc_mcp.cli.process import (
     shown_error,
     telemetry_of,
 )
-from asyncfc_mcp.cli.source import SourceCommand, load, source_options
+from asyncfc_mcp.cli.source import SourceCommand, load, log_format_option, source_options
 from asyncfc_mcp.config.caller_headers import without_callers
 from asyncfc_mcp.config.environment import CHAIN_VARIABLE
 from asyncfc_mcp.errors import BridgeError
@@ -67,6 +68,7 @@ def daemon() -> None:
 
 @daemon.command("run", cls=SourceCommand, hidden=True)
 @source_options
+@log_format_option
 @click.option("--name", metavar="NAME", help="Name of the daemon, as the session has worked it out.")
 def run_daemon(
     config_file: Path | None, url: str | None, verbose: bool, command: tuple[str, ...], name: str | None
@@ -115,7 +117,7 @@ def _run(place: Place, words: Sequence[str], program: Sequence[str], verbose: bo
         bridge = make_bridge(config, verbose=verbose, daemon=True, telemetry=telemetry)
         served = Daemon(bridge, listening, identity, tracer)
         settle_memory()
-        await with_upkeep(lambda: served.serve(lambda: ready.say("ok")), config)
+        await beside(telemetry, lambda: with_upkeep(lambda: served.serve(lambda: ready.say("ok")), config))()
         return served
 
     with ExitStack() as stack:  # beyond the event loop: its end waits for what is sent, and nothing must wait with it

@@ -21,6 +21,7 @@ from asyncfc_mcp.cli.endpoint import Endpoint, endpoint_options
 from asyncfc_mcp.cli.install.command import import_, install, uninstall
 from asyncfc_mcp.cli.open_page import open_page
 from asyncfc_mcp.cli.process import (
+    beside,
     configurations_folder,
     credential_store,
     credentials_place,
@@ -33,7 +34,7 @@ from asyncfc_mcp.cli.process import (
     shown_error,
     telemetry_of,
 )
-from asyncfc_mcp.cli.source import SourceCommand, check_source, load, source_options
+from asyncfc_mcp.cli.source import SourceCommand, check_source, load, log_format_option, source_options
 from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.config.reader import load_config
 from asyncfc_mcp.config.settings import EMBEDDED
@@ -71,6 +72,7 @@ def cli() -> None:
     is_flag=True,
     help="Join the bridge that all sessions of this user share, and start it if there is none (stdio).",
 )
+@log_format_option
 @endpoint_options
 def serve(
     config_file: Path | None,
@@ -121,7 +123,7 @@ def serve(
                 make_bridge, config, verbose=verbose, reaper=reaper, children=children, telemetry=telemetry
             )
             tracer = None if telemetry is None else telemetry.requests("stdio")
-            run(lambda: with_upkeep(lambda: serve_stdio(bridge(), tracer), config))
+            run(beside(telemetry, lambda: with_upkeep(lambda: serve_stdio(bridge(), tracer), config)))
         return
     from asyncfc_mcp.transports.http.auth.bearer_token import take_token
     from asyncfc_mcp.transports.http.serve import serve_http
@@ -138,7 +140,7 @@ def serve(
         serve = partial(serve_http, token=token, listening=listening, service=service)
         if telemetry is not None:
             serve = partial(serve, tracer=telemetry.requests("http"), exposition=telemetry.exposition)
-        run(lambda: with_upkeep(lambda: serve(bridge(), http), config))
+        run(beside(telemetry, lambda: with_upkeep(lambda: serve(bridge(), http), config)))
 
 
 def _share(

@@ -8,18 +8,19 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from asyncfc_mcp.cli.log_format import Redacted, formatter
 from asyncfc_mcp.config.environment import CHAIN_VARIABLE
 from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.config.settings import EMBEDDED
 from asyncfc_mcp.errors import BridgeError
-from asyncfc_mcp.quotation import one_line, shortened, without_escapes
 from asyncfc_mcp.redaction import without_secrets
+from asyncfc_mcp.telemetry.environment import secrets as exporter_secrets
 
 if TYPE_CHECKING:
     from asyncfc_mcp.bridge.bridge import Bridge
@@ -30,30 +31,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("asyncfc_mcp")
 
-LOG_LINE_LENGTH: Final = 4000
-"""Maximum length of a logged line, in characters."""
-
-
-class _WithoutSecrets(logging.Formatter):
-    """Formatter that removes secrets and control characters: libraries log whole URLs, and messages quote servers.
-
-    Attributes:
-        secrets: of the bridge itself.
-    """
-
-    secrets: Sequence[str] = ()
-
-    def format(self, record: logging.LogRecord) -> str:
-        lines = without_secrets(super().format(record), self.secrets).splitlines()
-        # Lines after the first are indented, so that none looks like a separate message.
-        return "\n  ".join(shortened(one_line(without_escapes(line.expandtabs(4))), LOG_LINE_LENGTH) for line in lines)
-
 
 def log_to_stderr(verbose: bool) -> None:
     """Send log records to stderr, without secrets."""
     shown = "%(levelname)s %(name)s: %(message)s" if verbose else "asyncfc-mcp: %(message)s"
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
-    logging.root.handlers[0].setFormatter(_WithoutSecrets(shown))
+    logging.root.handlers[0].setFormatter(formatter(os.environ, shown))
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     # The SDK logs errors of a peer as its own failures, with tracebacks that do not help users.
     for noisy in ("mcp", "client", "sse_starlette", "uvicorn"):
@@ -80,10 +63,10 @@ def log_to_file(path: Path) -> None:
 
     for handler in logging.root.handlers:
         handler.addFilter(rotated)
-        if isinstance(handler.formatter, _WithoutSecrets):
-            formatter = _WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s")
-            formatter.secrets = handler.formatter.secrets
-            handler.setFormatter(formatter)
+        if isinstance(handler.formatter, Redacted):
+            with_times = formatter(os.environ, "%(asctime)s %(levelname)s %(name)s: %(message)s")
+            with_times.secrets = handler.formatter.secrets
+            handler.setFormatter(with_times)
 
 
 def hide_secrets(config: BridgeConfig) -> None:
@@ -91,14 +74,14 @@ def hide_secrets(config: BridgeConfig) -> None:
     for name in config.own_variables:
         os.environ.pop(name, None)
     for handler in logging.root.handlers:
-        if isinstance(handler.formatter, _WithoutSecrets):
-            handler.formatter.secrets = config.settings.secrets
+        if isinstance(handler.formatter, Redacted):
+            handler.formatter.secrets = (*config.settings.secrets, *exporter_secrets(os.environ))
 
 
 def shown_error(exc: Exception) -> str:
     """Return the text of an error without secrets."""
     formatters = [handler.formatter for handler in logging.root.handlers]
-    secrets = [each for known in formatters if isinstance(known, _WithoutSecrets) for each in known.secrets]
+    secrets = [each for known in formatters if isinstance(known, Redacted) for each in known.secrets]
     return without_secrets(str(exc), secrets)
 
 
@@ -180,6 +163,11 @@ def telemetry_of(config: BridgeConfig) -> Generator["Telemetry | None"]:
     finally:
         if telemetry is not None:
             telemetry.close()
+
+
+def beside(telemetry: "Telemetry | None", main: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+    """Return a function that runs `main`, with the work of telemetry beside it."""
+    return main if telemetry is None else lambda: telemetry.later.around(main)
 
 
 def credential_store(config: BridgeConfig) -> "CredentialStore":

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from asyncfc_mcp.cli.log_format import FORMAT_VARIABLE, FORMATS, use_format
 from asyncfc_mcp.cli.process import hide_secrets, refuse_itself
 from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.config.reader import config_for_command, config_for_url, load_config
@@ -119,3 +120,18 @@ def load(config_file: Path | None, url: str | None, command: tuple[str, ...]) ->
     refuse_itself(config)
     hide_secrets(config)
     return config
+
+
+def log_format_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option that selects the format of the log. It counts before the command runs."""
+
+    def use(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        use_format(os.environ, value)
+
+    return click.option(
+        "--log-format",
+        type=click.Choice(FORMATS),
+        callback=use,
+        expose_value=False,
+        help=f"Format of the log: text, or one JSON object a line. Default: {FORMAT_VARIABLE}, otherwise text.",
+    )(function)

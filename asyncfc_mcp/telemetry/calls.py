@@ -8,8 +8,8 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from time import monotonic, perf_counter
+from functools import partial
+from time import monotonic, perf_counter, time_ns
 from typing import Any, Final, cast
 
 from opentelemetry import trace
@@ -25,6 +25,7 @@ from asyncfc_mcp.protocol import RequestId
 from asyncfc_mcp.telemetry import conventions
 from asyncfc_mcp.telemetry.errors import ErrorTypes, error_type, shown
 from asyncfc_mcp.telemetry.instruments import Instruments
+from asyncfc_mcp.telemetry.later import Later
 from asyncfc_mcp.telemetry.limits import Names
 from asyncfc_mcp.telemetry.propagation import carrier_with, context_of
 from asyncfc_mcp.telemetry.requests import OpenRequests
@@ -36,16 +37,24 @@ MOST_CONTEXTS: Final = 10_000
 """Futures whose spans are known, so that a later request can be linked to them."""
 MOST_WAITS: Final = 16
 """Events of one call about what it waits for."""
+_CALL: Final[Mapping[str, AttributeValue]] = {
+    conventions.METHOD: "tools/call",
+    conventions.OPERATION: conventions.EXECUTE_TOOL,
+}
 CONTENT_LENGTH: Final = 8192
 """Characters of recorded arguments and results."""
 
 
-@dataclass(slots=True)
 class _Running:
-    span: Span
-    context: Context
-    measured: dict[str, AttributeValue]
-    began_at: float
+    """The span of a call that runs, and what it gets at its end."""
+
+    __slots__ = ("attributes", "began_at", "context", "links", "span", "waits")
+
+    def __init__(self, span: Span, context: Context, links: Sequence[Link]) -> None:
+        self.span, self.context, self.links = span, context, links
+        self.attributes: dict[str, AttributeValue] = {}
+        self.waits: tuple[Wait, ...] = ()
+        self.began_at = perf_counter()
 
 
 class Calls:
@@ -63,13 +72,14 @@ class Calls:
         names: Names,
         errors: ErrorTypes,
         servers: Servers,
+        later: Later,
         *,
         content: bool = False,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._tracer, self._instruments, self._requests = tracer, instruments, open_requests
         self._names, self._errors, self._servers, self._content = names, errors, servers, content
-        self._clock = clock
+        self._clock, self._later = clock, later
         self._saved = SavedTime()
         self._running: dict[Call, _Running] = {}
         self._contexts: OrderedDict[str, SpanContext] = OrderedDict()
@@ -82,14 +92,17 @@ class Calls:
             return
         future = call.future
         self._names.admitted(future.tool)
-        self._instruments.submitted.add(1, self._of_server(call))
-        if call.value_dependencies:
-            self._instruments.references.add(len(call.value_dependencies), self._of_server(call))
+        self._later.do(partial(self._count_submitted, future.server, len(call.value_dependencies or ())))
         request = self._requests.of(call.meta)
         if request is not None:
             request.quotable = call.policy.journal
-            request.span.set_attributes({conventions.FUTURE_ID: future.id, conventions.SERVER: future.server})
+            request.made(future.id, future.server)
             self._remember(future, request.span.get_span_context())
+
+    def _count_submitted(self, server: str, references: int) -> None:
+        self._instruments.submitted.add(1, {conventions.SERVER: server})
+        if references:
+            self._instruments.references.add(references, {conventions.SERVER: server})
 
     def waiting(self, call: Call) -> None:
         request = self._requests.of(call.meta)
@@ -108,25 +121,20 @@ class Calls:
         if (again := self._running.get(call)) is not None:
             again.span.add_event(conventions.ATTEMPT_EVENT, {conventions.ATTEMPT: call.future.attempts})
             return
-        future = call.future
-        measured: dict[str, AttributeValue] = {
-            conventions.METHOD: "tools/call",
-            conventions.OPERATION: conventions.EXECUTE_TOOL,
-            **self._servers.attributes(future.server),
-        }
-        attributes = {**measured, conventions.FUTURE_ID: future.id, conventions.TOOL: call.tool}
-        if self._content and call.policy.journal and call.arguments is not None:
-            attributes[conventions.TOOL_ARGUMENTS] = _content(call.arguments)
-        measured[conventions.TOOL] = self._names.admitted(call.tool)
-        context = context_of(call.meta)
-        links = self._links(call, context)
+        future, context = call.future, context_of(call.meta) or Context()
         name = f"tools/call {call.tool[: conventions.NAME_LENGTH]}"
-        span = self._tracer.start_span(name, context or Context(), SpanKind.CLIENT, attributes, links)
-        self._running[call] = _Running(span, context or Context(), measured, perf_counter())
+        span = self._tracer.start_span(name, context, SpanKind.CLIENT, _CALL)
+        running = self._running[call] = _Running(span, context, self._links(call, context))
+        running.waits = future.waits
         self._remember(future, span.get_span_context())
-        self._note_waits(call, span)
-        span.add_event(conventions.ATTEMPT_EVENT, {conventions.ATTEMPT: 1})
         self._save(self._saved.started(_conversation(future), self._clock()))
+        self._later.do(partial(self._record_start, call, running, time_ns()))
+
+    def _record_start(self, call: Call, running: _Running, started_ns: int) -> None:
+        for link in running.links:
+            running.span.add_link(link.context, link.attributes)
+        self._note_waits(call, running, started_ns)
+        running.span.add_event(conventions.ATTEMPT_EVENT, {conventions.ATTEMPT: 1}, started_ns)
 
     def retrying(self, call: Call, failure: CallFailed, pause_s: float) -> None:
         kind = type(failure).__name__
@@ -142,30 +150,41 @@ class Calls:
             )
 
     def ended(self, call: Call) -> None:
-        running, future = self._running.pop(call, None), call.future
+        running = self._running.pop(call, None)
         if running is None and call.elsewhere:
             return
+        if running is not None:
+            self._save(self._saved.ended(_conversation(call.future), self._clock()))
+        self._later.do(partial(self._record_end, call, running, perf_counter(), time_ns()))
+
+    def _record_end(self, call: Call, running: _Running | None, ended_at: float, ended_ns: int) -> None:
+        future = call.future
         self._instruments.ended.add(1, {**self._of_server(call), conventions.STATE: future.state.value})
         if running is None:
             return
-        self._save(self._saved.ended(_conversation(future), self._clock()))
-        span, measured = running.span, running.measured
+        attributes, span = running.attributes, running.span
+        measured: dict[str, AttributeValue] = {**_CALL, **self._servers.attributes(future.server)}
+        attributes |= {**measured, conventions.FUTURE_ID: future.id, conventions.TOOL: call.tool}
+        measured[conventions.TOOL] = self._names.admitted(call.tool)
+        if self._content and call.policy.journal and call.arguments is not None:
+            attributes[conventions.TOOL_ARGUMENTS] = _content(call.arguments)
         error = error_type(future)
         if error is not None:
             text = None
             if isinstance(future.failure, ProtocolFailure):
-                span.set_attribute(conventions.STATUS_CODE, error)
+                attributes[conventions.STATUS_CODE] = error
                 measured[conventions.STATUS_CODE] = self._errors.admitted(error)
                 text = shown(future.failure.message) if call.policy.journal else None
-            span.set_attribute(conventions.ERROR_TYPE, error)
+            attributes[conventions.ERROR_TYPE] = error
             span.set_status(StatusCode.ERROR, text)
             measured[conventions.ERROR_TYPE] = self._errors.admitted(error)
         elif self._content and call.policy.journal and future.loaded and future.result is not None:
-            span.set_attribute(conventions.TOOL_RESULT, _content(future.result))
+            attributes[conventions.TOOL_RESULT] = _content(future.result)
+        span.set_attributes(attributes)
         self._instruments.client_operation.record(
-            perf_counter() - running.began_at, measured, trace.set_span_in_context(span, running.context)
+            ended_at - running.began_at, measured, trace.set_span_in_context(span, running.context)
         )
-        span.end()
+        span.end(ended_ns)
 
     def read(self, future: Future) -> None:
         request = self._requests.current()
@@ -184,7 +203,7 @@ class Calls:
 
         def sent_as(request_id: RequestId) -> None:
             if (running := self._running.get(call)) is not None:
-                running.span.set_attribute(conventions.REQUEST_ID, str(request_id))
+                running.attributes[conventions.REQUEST_ID] = str(request_id)
 
         return sent_as
 
@@ -235,38 +254,37 @@ class Calls:
         if len(self._contexts) > MOST_CONTEXTS:
             self._contexts.popitem(last=False)
 
-    def _links(self, call: Call, context: Context | None) -> Sequence[Link]:
+    def _links(self, call: Call, context: Context) -> Sequence[Link]:
         """Return links to the request that made a call, and to the calls whose results it takes."""
         links: list[Link] = []
-        if context is not None:
-            submission = trace.get_current_span(context).get_span_context()
-            if submission.is_valid:
-                links.append(Link(submission, {conventions.LINK: "submission"}))
+        submission = trace.get_current_span(context).get_span_context()
+        if submission.is_valid:
+            links.append(Link(submission, {conventions.LINK: "submission"}))
         for key, source in list(call.sources.items())[:MOST_WAITS]:
             if (found := self._contexts.get(key)) is not None:
                 links.append(Link(found, {conventions.LINK: "value", conventions.FUTURE_ID: source.id}))
         return links
 
-    def _note_waits(self, call: Call, span: Span) -> None:
+    def _note_waits(self, call: Call, running: _Running, started_ns: int) -> None:
         """Record on the span of a call that starts what it has waited for, and for how long."""
         future = call.future
         started_at = future.submitted_at if future.started_at is None else future.started_at
         ready_at = started_at if future.queued_at is None else future.queued_at
         seconds: dict[str, float] = {}
-        for wait in future.waits:
+        for wait in running.waits:
             if wait.kind is not WaitKind.CAPACITY:
                 seconds[wait.kind.value] = max(0.0, ready_at - future.submitted_at)
         if future.queued_at is not None:
             seconds[WaitKind.CAPACITY.value] = max(0.0, started_at - future.queued_at)
         for kind, waited_s in seconds.items():
             self._instruments.wait.record(waited_s, {**self._of_server(call), conventions.WAIT_KIND: kind})
-        for wait in future.waits[:MOST_WAITS]:
-            waited_s = seconds.get(wait.kind.value, 0.0)
-            span.add_event(conventions.WAITED_EVENT, {**_about(wait), conventions.WAITED_S: waited_s})
+        for wait in running.waits[:MOST_WAITS]:
+            about = {**_about(wait), conventions.WAITED_S: seconds.get(wait.kind.value, 0.0)}
+            running.span.add_event(conventions.WAITED_EVENT, about, started_ns)
 
     def _save(self, seconds: float) -> None:
         if seconds > 0:
-            self._instruments.time_saved.add(seconds)
+            self._later.do(partial(self._instruments.time_saved.add, seconds))
 
 
 def _conversation(future: Future) -> tuple[str, str | None]:

@@ -6,7 +6,8 @@ that made a call. Leaves the names to `conventions` and the calls themselves to 
 
 from collections.abc import Callable, Mapping
 from contextvars import Token
-from time import perf_counter
+from functools import partial
+from time import perf_counter, time_ns
 from typing import Any, Final, cast
 
 from opentelemetry import context as contexts
@@ -21,6 +22,7 @@ from asyncfc_mcp.protocol import PROTOCOL_VERSION_META_KEY, RequestId
 from asyncfc_mcp.telemetry import conventions
 from asyncfc_mcp.telemetry.errors import ErrorTypes, shown
 from asyncfc_mcp.telemetry.instruments import Instruments
+from asyncfc_mcp.telemetry.later import Later
 from asyncfc_mcp.telemetry.limits import Names
 from asyncfc_mcp.telemetry.propagation import REQUEST_KEY, carrier_with, context_of, with_context
 
@@ -67,6 +69,7 @@ class ServerSpan:
     """One request. While it is entered, its span is the current one."""
 
     __slots__ = (
+        "_attributes",
         "_began_at",
         "_context",
         "_key",
@@ -86,10 +89,13 @@ class ServerSpan:
         span: Span,
         context: Context | None,
         params: Mapping[str, Any] | None,
+        attributes: dict[str, AttributeValue],
         measured: dict[str, AttributeValue],
         target: str | None,
     ) -> None:
         self._requests = requests
+        self._attributes = attributes
+        """Attributes that the span gets at its end."""
         self.span = span
         self._context = contexts.set_value(_CURRENT, self, trace.set_span_in_context(span, context))
         self._began_at = perf_counter()
@@ -124,30 +130,31 @@ class ServerSpan:
         self._linked.add(future_id)
         self.span.add_link(to, {conventions.LINK: "result", conventions.FUTURE_ID: future_id})
 
+    def made(self, future_id: str, server: str) -> None:
+        """Take note of the call that the request has made."""
+        self._attributes[conventions.FUTURE_ID] = future_id
+        self._attributes[conventions.SERVER] = server
+
     def end(self, result: Result) -> None:
         """End with the answer."""
         error = None
         if result.get("isError") is True and conventions.TOOL in self._names:
             error = conventions.TOOL_ERROR
-            self.span.set_status(StatusCode.ERROR)
         version = result.get("protocolVersion")
         if isinstance(version, str) and version in conventions.VERSIONS:
-            self.span.set_attribute(conventions.PROTOCOL_VERSION, version)
-            self._measured[conventions.PROTOCOL_VERSION] = version
+            self._attributes[conventions.PROTOCOL_VERSION] = self._measured[conventions.PROTOCOL_VERSION] = version
         self._end(error)
 
     def fail(self, error: RpcError) -> None:
         """End with an error of JSON-RPC."""
         code = str(error.code)
-        self.span.set_attribute(conventions.STATUS_CODE, code)
-        self.span.set_status(StatusCode.ERROR, shown(error.message) if self.quotable else None)
+        self._attributes[conventions.STATUS_CODE] = code
         self._measured[conventions.STATUS_CODE] = self._requests.errors.admitted(code)
-        self._end(code)
+        self._end(code, error.message if self.quotable else None)
 
     def crash(self, error: BaseException) -> None:
         """End without an answer: the request was cancelled, or a fault in this program has prevented it."""
         kind = type(error).__name__
-        self.span.set_status(StatusCode.ERROR)
         self._end("cancelled" if kind == "CancelledError" else kind)
 
     @property
@@ -156,16 +163,21 @@ class ServerSpan:
         name = conventions.TARGETS.get(str(method))
         return {} if name is None or self._target is None else {name: self._target}
 
-    def _end(self, error: str | None) -> None:
+    def _end(self, error: str | None, text: str | None = None) -> None:
+        self._requests.open.remove(self._key)
+        self._requests.later.do(partial(self._record, error, text, perf_counter() - self._began_at, time_ns()))
+
+    def _record(self, error: str | None, text: str | None, took_s: float, ended_ns: int) -> None:
         requests, measured = self._requests, self._measured
-        requests.open.remove(self._key)
         for attribute, name in self._names.items():
             measured[attribute] = requests.names.known(str(name))
         if error is not None:
-            self.span.set_attribute(conventions.ERROR_TYPE, error)
+            self._attributes[conventions.ERROR_TYPE] = error
             measured[conventions.ERROR_TYPE] = requests.errors.admitted(error)
-        requests.instruments.server_operation.record(perf_counter() - self._began_at, measured, self._context)
-        self.span.end()
+            self.span.set_status(StatusCode.ERROR, None if text is None else shown(text))
+        self.span.set_attributes(self._attributes)
+        requests.instruments.server_operation.record(took_s, measured, self._context)
+        self.span.end(ended_ns)
 
 
 class Requests:
@@ -183,8 +195,10 @@ class Requests:
         open_requests: OpenRequests,
         names: Names,
         errors: ErrorTypes,
+        later: Later,
         transport: str,
     ) -> None:
+        self.later = later
         self._tracer, self.instruments = tracer, instruments
         self.open, self.names, self.errors = open_requests, names, errors
         self._transport = TRANSPORTS[transport]
@@ -229,8 +243,9 @@ class Requests:
         ambient = trace.get_current_span().get_span_context()
         if context is not None and ambient.is_valid:
             links = [Link(ambient, {conventions.LINK: "ambient"})]
-        span = self._tracer.start_span(str(title), context, SpanKind.SERVER, attributes, links)
-        begun = ServerSpan(self, span, context, params, measured, target)
+        first = {conventions.METHOD: attributes.pop(conventions.METHOD)}  # for samplers
+        span = self._tracer.start_span(str(title), context, SpanKind.SERVER, first, links)
+        begun = ServerSpan(self, span, context, params, attributes, measured, target)
         begun.quotable = method != "tools/call"
         return begun
 

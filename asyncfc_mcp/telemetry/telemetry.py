@@ -14,6 +14,7 @@ from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.telemetry.calls import Calls
 from asyncfc_mcp.telemetry.errors import ErrorTypes
 from asyncfc_mcp.telemetry.instruments import Instruments
+from asyncfc_mcp.telemetry.later import Later
 from asyncfc_mcp.telemetry.limits import MOST_NAMES, Names
 from asyncfc_mcp.telemetry.requests import OpenRequests, Requests
 from asyncfc_mcp.telemetry.servers import Servers
@@ -51,6 +52,7 @@ class Telemetry:
         self._requests, self._errors = OpenRequests(), ErrorTypes()
         self._names = Names(MOST_NAMES, own_tools)
         self.servers = Servers(self.instruments)
+        self.later = Later()
         self.calls = Calls(
             self._tracer,
             self.instruments,
@@ -58,6 +60,7 @@ class Telemetry:
             self._names,
             self._errors,
             self.servers,
+            self.later,
             content=content,
         )
         self.close = close
@@ -65,7 +68,9 @@ class Telemetry:
 
     def requests(self, transport: str) -> Requests:
         """Return what traces the requests of a transport: `stdio`, `http`, or `local` for a daemon's socket."""
-        return Requests(self._tracer, self.instruments, self._requests, self._names, self._errors, transport)
+        return Requests(
+            self._tracer, self.instruments, self._requests, self._names, self._errors, self.later, transport
+        )
 
     def watch(self, unfinished: Callable[[], "list[Call] | tuple[Call, ...]"]) -> None:
         """Count the unfinished calls of an engine when metrics are read, which happens in another thread."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
+from mcp import ClientSession
+from mcp.client.sse import sse_client
 from prometheus_client.parser import text_string_to_metric_families
 
 from asyncfc_mcp.telemetry import conventions
@@ -268,3 +272,55 @@ def test_http_spans_name_their_transport_and_session(stage: Stage, collector: Ot
     assert span.attributes["network.protocol.name"] == "http"
     assert span.attributes["mcp.session.id"]
     assert bridge.get("/metrics")[0] == 404
+
+
+def test_a_crash_is_counted_with_the_restart(stage: Stage, collector: OtlpReceiver):
+    """The span of the call has the reason, the session its end."""
+    stage.env |= collector.env
+    bridge = stage.bridge({"toy": {**stage.toy(), "asyncfc": {"prefix": "", "mode": "sync"}}})
+    bridge.wait_for_tools("echo")
+    assert bridge.call("crash")["isError"]
+    bridge.call("echo", {"text": "up again"})
+    bridge.close()
+    crashed = collector.named("tools/call crash", "CLIENT")[0]
+    assert crashed.attributes["error.type"] == "ServerDied"
+    assert collector.total("asyncfc.server.restarts", asyncfc_server_name="toy") >= 1
+    assert collector.total("mcp.client.session.duration", error_type="ServerDied") == 1
+
+
+def test_sessions_of_a_daemon_are_traced_in_one_process(stage: Stage, collector: OtlpReceiver):
+    """With the environment of the session that started it."""
+    with tempfile.TemporaryDirectory(prefix="run-") as runtime:
+        stage.env |= collector.env | {"ASYNCFC_RUNTIME_DIR": runtime}
+        config = stage.config({"meta": meta_entry(stage, mode="sync")})
+        sessions = [stage.serve("--shared", "--config", str(config)) for _ in range(2)]
+        try:
+            for session in sessions:
+                session.wait_for_tools("meta")
+                session.call("meta")
+            spans = collector.wait("tools/call meta", "SERVER", 2)
+            collector.wait("tools/call meta", "CLIENT", 2)
+        finally:
+            for session in sessions:
+                session.close()
+            stage.run("daemon", "stop")
+        assert {span.attributes["network.transport"] for span in spans} == {"unix"}
+        assert len({resource["service.instance.id"] for resource in collector.resources}) == 1
+
+
+async def call_over_sse(url: str) -> None:
+    """One call by the SDK's client."""
+    async with sse_client(url) as streams, ClientSession(*streams) as session:
+        await session.initialize()
+        while "meta" not in [tool.name for tool in (await session.list_tools()).tools]:  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+        await session.call_tool("meta", {})
+
+
+def test_requests_over_sse_are_traced(stage: Stage, collector: OtlpReceiver):
+    """Like those over Streamable HTTP."""
+    stage.env |= collector.env
+    bridge = stage.http_bridge({"meta": meta_entry(stage, mode="sync")}, transport="sse")
+    anyio.run(call_over_sse, f"{bridge.base}/sse")
+    span = collector.wait("tools/call meta", "SERVER")[0]
+    assert (span.attributes["network.transport"], span.attributes["network.protocol.name"]) == ("tcp", "http")
