@@ -6,6 +6,7 @@ import tomllib
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from asyncfc_mcp.cli.install.hosts import HOSTS, host_named
 from asyncfc_mcp.config.reader import parse_config
@@ -55,6 +56,8 @@ def check(block: Block) -> str:
         return "tokens"
     if block.language in ("toml", "yaml"):
         file = f"config.{block.language}"
+        if block.language == "yaml" and not set(YAML(typ="safe").load(text)) & set(TABLES):
+            return "YAML of another program"
     else:
         file = "mcp.json"
         value: Any = json.loads(text)
@@ -98,8 +101,6 @@ def test_the_entry_of_a_host_is_the_one_that_install_writes(page: str, word: str
     if block.language == "toml":
         value: Any = tomllib.loads(block.text)
     elif block.language == "yaml":
-        from ruamel.yaml import YAML
-
         value = YAML(typ="safe").load(block.text)
     else:
         value = json.loads(block.text)
