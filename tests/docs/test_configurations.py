@@ -110,6 +110,23 @@ def test_the_entry_of_a_host_is_the_one_that_install_writes(page: str, word: str
     assert value == {"asyncfc": dict(host.shape("asyncfc", "asyncfc-mcp", args))}
 
 
+def test_entries_in_the_tables_about_migrating_are_read() -> None:
+    """Each part of an entry in a cell, with a URL and values in place of the words that stand for them."""
+    page = (REPO / "docs" / "migrating.md").read_text(encoding="utf-8")
+    parts = re.findall(r'`("(?:headers|oauth|type|url|asyncfc|share)": .*?)`', page)
+    assert len(parts) > 12
+    for part in parts:
+        values = part.replace(", …}", ', "clientId": "a", "clientSecret": "b"}').replace(
+            '"URL"', '"https://a.example/b"'
+        )
+        value = {"url": "https://example.com/mcp", **json.loads(f"{{{values}}}")}
+        if "share" in value:
+            value = {"command": "x", "asyncfc": {"share": value["share"]}}
+        config = parse_config(json.dumps({"mcpServers": {"s": value}}), "mcp.json", environment(part))
+        assert not config.warnings, part
+        assert config.servers, part
+
+
 def test_every_page_for_a_host_is_checked() -> None:
     """And the hosts are those of `install`."""
     pages = {page.stem for page in (REPO / "docs" / "start").glob("*.md")} - {"index", "http"}
