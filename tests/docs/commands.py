@@ -17,9 +17,11 @@ from tests.docs.pages import Block, name_of
 BRIDGE = "asyncfc-mcp"
 SHELLS = ("sh", "bash", "console")
 OTHERS = (
-    "python3", "python", "pip", "pipx", "uv", "uvx", "npx", "npm", "node", "apt-get", "sudo", "docker", "chmod",
-    "mkdir", "cat", "curl", "git", "gh", "jq", "kill", "keyring", "openssl", "cosign", "systemctl", "claude", "codex",
-    "code", "gemini", "opencode", "goose", "cd", "echo", "export", "mkdocs", "pytest",
+    "python3", "python", "pip", "pipx", "uv", "uvx", "npx", "npm", "node", "apt-get", "sudo", "docker",
+    "chmod", "mkdir", "cat", "curl", "git", "gh", "jq", "kill", "keyring", "openssl", "cosign", "systemctl",
+    "claude", "codex", "code", "gemini", "opencode", "goose", ".", "cd", "echo", "export", "mkdocs", "pytest",
+    "xargs", "sed", "grep", "rm", "cp", "ls", "twine", "build", "mcp-publisher", "pypi-attestations",
+    "docker-compose", "otelcol", "prometheus", "grafana", "ssh", "tar", "sha256sum",
 )  # fmt: skip
 """Programs that are not the bridge: they are not run. One that is not listed is a mistake, or belongs here."""
 _ASSIGNED = re.compile(r"[A-Z][A-Z0-9_]*=.*")
@@ -37,7 +39,7 @@ class Command:
     @property
     def program(self) -> str:
         """The name of the program, without its folder."""
-        return Path(self.words[0]).name
+        return Path(self.words[0]).name or self.words[0]
 
     @property
     def has_placeholders(self) -> bool:
