@@ -134,6 +134,8 @@ def serve(
 
     def listening(base: str) -> None:
         click.echo(f"asyncfc-mcp: listening on {' and '.join(base + path for path in http.paths)}", err=True)
+        if config.settings.page:
+            click.echo(f"asyncfc-mcp: the page is at {base}/ (asyncfc-mcp open --url {base}/)", err=True)
 
     with telemetry_of(config) as telemetry:
         bridge = partial(make_bridge, config, verbose=verbose, telemetry=telemetry)

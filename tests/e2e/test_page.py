@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -191,8 +192,27 @@ def test_a_daemon_shows_its_page_to_its_user_until_it_is_idle(stage: Stage):
             assert ask(bridge, "GET", path)[0] == 401
         assert ask(bridge, "POST", "key", None, {})[0] == 401
         assert ask(bridge, "GET", "overview", None, Host="evil.example")[0] == 421
+        if os.getuid() == 0 and sys.platform == "linux":
+            stranger = f"""if 1:
+                import http.client
+                connection = http.client.HTTPConnection("127.0.0.1", {port})
+                json = {{"content-type": "application/json"}}
+                connection.request("POST", "/page/api/enter", '{{"key": "{key}"}}', json)
+                print(connection.getresponse().status)"""
+            tried = subprocess.run(
+                ["/usr/bin/env", "python3", "-c", stranger], user=65534, capture_output=True, text=True
+            )
+            assert tried.stdout.strip() == "401", (tried.stdout, tried.stderr)
         assert ask(bridge, "POST", "enter", None, {"key": key})[0] == 200
         assert ask(bridge, "POST", "enter", None, {"key": key})[0] == 401
+        browser = stage.folder / "browser"
+        browser.write_text(f'#!/bin/sh\necho "$1" > {stage.folder}/opened\n')
+        browser.chmod(0o755)
+        shown = stage.run("open", env=environ | {"BROWSER": str(browser)})
+        assert (shown.code, shown.stdout) == (0, "")
+        opened_with = (stage.folder / "opened").read_text().strip()
+        assert opened_with.startswith(f"{url}#key=")
+        assert opened_with.rpartition("=")[2] not in shown.stderr
 
         async def watch() -> str:
             async with PageClient.connect(environ={**os.environ, **environ}) as page:

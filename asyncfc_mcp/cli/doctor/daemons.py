@@ -79,4 +79,4 @@ def _check(found: Found) -> Finding:
     if version != __version__:
         own = f"{text}; this program has version {__version__}"
         return warning(subject, own, f"it is replaced in a moment without calls; to do it now, {RESTART}")
-    return ok(subject, f"running ({text})")
+    return ok(subject, f"running ({text}); `asyncfc-mcp open` shows its page")

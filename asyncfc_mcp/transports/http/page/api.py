@@ -14,7 +14,7 @@ import anyio
 
 from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.identity import Principal
-from asyncfc_mcp.errors import BridgeError, UnknownFuture
+from asyncfc_mcp.errors import BridgeError, InvalidQuery, UnknownFuture
 from asyncfc_mcp.monitor.monitor import Monitor
 from asyncfc_mcp.transports.http.auth.authenticator import Access
 from asyncfc_mcp.transports.http.page.answers import UNCACHED, PageRefusal, send_json
@@ -70,8 +70,10 @@ class Api:
             await self._serve(request, access)
         except UnknownFuture as exc:
             raise PageRefusal(404, str(exc)) from None
-        except BridgeError as exc:
+        except InvalidQuery as exc:
             raise PageRefusal(400, str(exc)) from None
+        except BridgeError as exc:  # the engine cannot be asked at present
+            raise PageRefusal(503, str(exc), (b"retry-after", b"1")) from None
 
     async def _serve(self, request: PageRequest, access: Access) -> None:
         principal, send = access.principal, request.send
