@@ -1,26 +1,28 @@
 """One real task three times: one call at a time, calls of a turn together, and through the bridge.
 
-    python examples/before_after/before_after.py [--think SECONDS] [--write FILE]
+    python examples/before_after/before_after.py [--think SECONDS] [--write FILE] [--trace FILE]
 
 The task: clone a repository, test it, lint it, search it, read its history and a page about it, and write a report. The
 servers are real: the filesystem server (npx), the git and fetch servers (uvx), and `project_server.py`, which runs git,
 pytest and ruff. The repository and the page are made here, and the page is served on loopback.
 
 The model is a script that thinks for a fixed time in each turn. Prints the time line of each run and the ratios of
-their times; `--write` writes the time lines as JSON lines: run, call, made, started and ended, in seconds.
+their times; `--write` writes the time lines as JSON lines: run, call, made, started and ended, in seconds. `--trace`
+writes what the bridge itself has recorded of its run, as a trace for chrome://tracing or ui.perfetto.dev.
 """
 
 import argparse
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp_types import CallToolResult, Implementation
@@ -181,46 +184,59 @@ async def directly(how: str, clients: dict[str, Client], script: Script, think_s
     return Run(how, time.monotonic() - began, turns, bars)
 
 
-async def bridged(how: str, work: Path, turn: Turn, page: str, think_s: float) -> Run:
+@asynccontextmanager
+async def bridge_over(work: Path) -> AsyncIterator[str]:
+    """The address of a bridge over HTTP, whose page exports the calls."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     config = work.parent / "mcp.json"
     await anyio.Path(config).write_text(json.dumps({"mcpServers": servers(work), "asyncfc": {"journal": "off"}}))
-    bridge = {"command": sys.executable, "args": ["-m", "asyncfc_mcp", "serve", "--config", str(config)]}
-    async with Client(parameters(bridge), client_info=Implementation(name="before-after", version="1")) as client:
+    serve = ["-m", "asyncfc_mcp", "serve", "--config", str(config), "--transport", "http", "--port", str(port)]
+    async with await anyio.open_process(
+        [sys.executable, *serve], stdin=subprocess.DEVNULL, stdout=None, stderr=None
+    ) as process:
+        base = f"http://127.0.0.1:{port}"
+        async with httpx2.AsyncClient() as http:
+            while True:
+                with suppress(httpx2.TransportError):
+                    if (await http.get(f"{base}/healthz")).is_success:
+                        break
+                await anyio.sleep(0.05)
+        yield base
+        process.terminate()
+
+
+async def bridged(how: str, base: str, turn: Turn, page: str, think_s: float) -> tuple[Run, bytes]:
+    """Return the run, and the bridge's own trace of it."""
+    async with Client(f"{base}/mcp", client_info=Implementation(name="before-after", version="1")) as client:
         await client.list_tools()
         while (await client.call_tool("list_futures", {})).structured_content.get("servers"):  # noqa: ASYNC110
             await anyio.sleep(0.05)  # the clock starts when all servers are up, as in the other runs
         await client.call_tool("web__fetch", {"url": page, "_as": "warm"})
         while "asyncfc/futures" in ((await client.call_tool("await_future", {"future_id": "warm"})).meta or {}):
             pass
-        began = time.monotonic()
-        made: dict[str, float] = {}
-        ended: dict[str, float] = {}
-
-        async def watch(name: str) -> None:
-            """Note when a call ends. For the time line only: no model makes this call or waits for it."""
-            while name not in ended:
-                answer = await client.call_tool("await_future", {"future_id": name})
-                if "asyncfc/futures" not in (answer.meta or {}):  # else the wait has ended, and not the call
-                    ended[name] = time.monotonic() - began
-
+        began, began_at = time.monotonic(), time.time()
         await anyio.sleep(think_s)
-        async with anyio.create_task_group() as tg:
-            for name, tool, arguments in turn:
-                made[name] = time.monotonic() - began
-                answer = await client.call_tool(tool, arguments)
-                assert not answer.is_error, answer.content
-                tg.start_soon(watch, name)
-            answered = time.monotonic() - began
+        for _, tool, arguments in turn:
+            answer = await client.call_tool(tool, arguments)
+            assert not answer.is_error, answer.content
+        answered = time.monotonic() - began
         await anyio.sleep(think_s)  # the answer
         seconds = time.monotonic() - began
-        listed = (await client.call_tool("list_futures", {})).structured_content["futures"]
-        ran = {each["name"]: each["seconds"] for each in listed}
-        bars = [Bar(how, tool, made[name], ended[name] - ran[name], ended[name]) for name, tool, _ in turn]
-    return Run(how, seconds, [0.0, answered], bars)
+    export = f"{base}/page/api/export"
+    async with httpx2.AsyncClient() as http:
+        lines = (await http.get(export, params={"form": "jsonl", "since": began_at})).raise_for_status().text
+        trace = (await http.get(export, params={"form": "trace", "since": began_at})).raise_for_status().content
+    bars = [
+        Bar(how, entry["tool"], *(entry[f"{event}_at"] - began_at for event in ("submitted", "started", "ended")))
+        for entry in map(json.loads, lines.splitlines())
+        if entry["submitted_at"] >= began_at
+    ]
+    return Run(how, seconds, [0.0, answered], sorted(bars, key=lambda bar: bar.made)), trace
 
 
-async def measure(place: Path, page: str, think_s: float) -> tuple[list[Run], list[str]]:
-    """Return the three runs and the report that each has written."""
+async def measure(place: Path, page: str, think_s: float) -> tuple[list[Run], list[str], bytes]:
+    """Return the three runs, the report that each has written, and the bridge's own trace."""
     work = place / "work"
     work.mkdir()
     task = (work, str(place / "origin"), page)
@@ -238,8 +254,10 @@ async def measure(place: Path, page: str, think_s: float) -> tuple[list[Run], li
         ended(await directly("Warm-up", clients, without_bridge(*task), 0, together=True))
         ended(await directly("One call at a time", clients, without_bridge(*task), think_s, together=False))
         ended(await directly("Calls of a turn together", clients, without_bridge(*task), think_s, together=True))
-    ended(await bridged("Through the bridge", work, with_bridge(*task), page, think_s))
-    return runs[1:], reports
+    async with bridge_over(work) as base:
+        run, trace = await bridged("Through the bridge", base, with_bridge(*task), page, think_s)
+        ended(run)
+    return runs[1:], reports, trace
 
 
 # -- the material
@@ -314,6 +332,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--think", type=float, default=0.8, metavar="SECONDS", help="duration of a model turn (0.8)")
     options.add_argument("--write", type=Path, metavar="FILE", help="write the time lines as JSON lines")
+    options.add_argument("--trace", type=Path, metavar="FILE", help="write the bridge's trace, for ui.perfetto.dev")
     given = options.parse_args()
     for program in ("git", "uvx", "npx"):
         if shutil.which(program) is None:
@@ -322,11 +341,13 @@ def main() -> None:
         place = Path(scratch).resolve()
         make_project(place / "origin")
         with site(place / "site") as page:
-            runs, reports = anyio.run(measure, place, page, given.think)
+            runs, reports, trace = anyio.run(measure, place, page, given.think)
     print("▒ model turn, ░ waiting call, █ running call")
     for run in runs:
         draw(run, given.think, max(each.seconds for each in runs))
     print(f"\n{reports[-1].strip()}")
+    if given.trace:
+        given.trace.write_bytes(trace)
     if given.write:
         given.write.write_text("".join(json.dumps(asdict(bar)) + "\n" for run in runs for bar in run.bars))
     if len(set(reports)) != 1:

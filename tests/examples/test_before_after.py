@@ -25,9 +25,10 @@ def test_the_task_needs_fewer_turns_and_gives_the_same_report(stage: Stage, npm:
     stand.program("uvx", f'program=$1; shift; exec {before_after}/venv/bin/"$program" "$@"')
     stand.program("npx", f'shift 2; exec {npm_bin(npm, "mcp-server-filesystem")} "$@"')
     written = stage.folder / "time_line.jsonl"
+    trace = stage.folder / "trace.json"
     script = str(EXAMPLES / "before_after" / "before_after.py")
     output = stand.run(
-        [sys.executable, script, "--think", "0.3", "--write", str(written)],
+        [sys.executable, script, "--think", "0.3", "--write", str(written), "--trace", str(trace)],
         timeout_s=200,
         PYTHONPATH=str(EXAMPLES.parent),
     )
@@ -41,4 +42,6 @@ def test_the_task_needs_fewer_turns_and_gives_the_same_report(stage: Stage, npm:
     tests, page, report = (bridge[name] for name in ("project__run_tests", "web__fetch", "files__write_file"))
     assert tests["started"] < page["ended"]
     assert page["started"] < tests["ended"]
+    traced = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"project__run_tests", "web__fetch", "files__write_file"} <= {str(name).split(" ")[-1] for name in traced}
     assert report["ended"] >= max(tests["ended"], page["ended"])
