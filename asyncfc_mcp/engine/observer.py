@@ -26,7 +26,7 @@ class Observer(Protocol):
         ...
 
     def waiting(self, call: Call) -> None:
-        """A call cannot start yet; `Future.waits` says what for."""
+        """A call waits for other calls; `Future.waits` says for which, and why."""
         ...
 
     def queued(self, call: Call) -> None:

@@ -183,7 +183,7 @@ class Scheduler:
         future, found = call.future, waits(call, self._calls, self._tree, SHOWN_WAITS)
         # One of another run or replica has waited before.
         future.waits = (*future.waits, *(each for each in found if each not in future.waits)) if future.waits else found
-        if self._observers:
+        if self._observers and found:
             self._observers.waiting(call)
 
     def _depend(self, call: Call) -> None:

@@ -25,7 +25,7 @@ from asyncfc_mcp.monitor.entries import Entry, entry_of
 from asyncfc_mcp.monitor.feed import FIRST, Feed
 from asyncfc_mcp.monitor.overview import overview_of
 from asyncfc_mcp.monitor.recent_arguments import RecentArguments
-from asyncfc_mcp.monitor.savings import Savings
+from asyncfc_mcp.monitor.savings import MOST_SCOPES, Savings, saving
 from asyncfc_mcp.monitor.shortening import shortened
 from asyncfc_mcp.monitor.trace_events import TraceEvents
 from asyncfc_mcp.slices import Slices
@@ -35,6 +35,8 @@ from asyncfc_mcp.values.text import encode
 
 CANCEL_WAIT_S: Final = 2.0
 """Time for a cancelled call to end before its entry is returned."""
+RECORDED_S: Final = 60.0
+"""Seconds between two looks at the time that recorded calls have saved."""
 SHOWN_IDS: Final = 5
 """Calls that an entry names among those that a call waits for."""
 SEARCHED_BYTES: Final = 256 << 10
@@ -70,6 +72,8 @@ class Monitor:
         self._since = time.time()
         self._offset: float | None = None
         self._savings = Savings()
+        self._recorded: dict[str, tuple[float, dict[str, Any] | None]] = {}
+        """Scope → time saved by what is recorded, and when that was looked at."""
         self._arguments = RecentArguments()
         self._feeds: list[Feed] = []
         self._watched: set[Future] = set()
@@ -95,10 +99,27 @@ class Monitor:
         for call in self._bridge.engine.unfinished:
             if self._shows(principal, call.future):
                 counts[call.future.state.value] += 1
-        saved = self._savings.of(principal.scope.key, anyio.current_time())
+        saved = await self._saved(principal)
         place = self._bridge.engine.recorded_in() if is_only_principal(principal.scope) else None
         journal = None if place is None else {"path": str(place[0]), "bytes": place[1]}
         return {**overview, "saved": saved, "counts": counts, "journal": journal}
+
+    async def _saved(self, principal: Principal) -> dict[str, Any]:
+        """Return the time saved: of this run, and of all that is recorded, which is looked at now and then."""
+        scope, now = principal.scope, time.time()
+        saved = self._savings.of(scope.key, anyio.current_time())
+        known = self._recorded.get(scope.key)
+        if known is None or now - known[0] > RECORDED_S:
+            runs = await self._bridge.engine.recorded_runs(scope, 0.0) if scope.listed else None
+            recorded = None if runs is None else await in_slices(saving(runs, now))
+            if len(self._recorded) >= MOST_SCOPES:
+                self._recorded.clear()
+            known = self._recorded[scope.key] = now, recorded
+        if (recorded := known[1]) is not None:
+            saved |= {word: max(recorded[word], saved[word]) for word in ("day", "all")}
+            for word, calls in recorded["calls"].items():
+                saved["calls"][word] = max(calls, saved["calls"][word])
+        return saved
 
     async def calls(self, principal: Principal, query: CallQuery) -> CallPage:
         """Return a page of calls, newest first: of memory, and of what outlives it. A page may have fewer calls than

@@ -6,10 +6,13 @@ calls of two conversations would have run beside each other without the bridge a
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.history import RecordedRun
 from asyncfc_mcp.core.time_saved import Run, TimeSaved, time_saved
+from asyncfc_mcp.slices import Slices
 
 DAY_S: Final = 86_400.0
 MOST_OF_DAY: Final = 20_000
@@ -50,6 +53,28 @@ class Savings:
             "all": round(found.saved_s, 3),
             "calls": {"session": found.calls, "day": day_calls, "all": found.calls},
         }
+
+
+def saving(runs: Sequence[RecordedRun], now: float) -> Slices[dict[str, Any]]:
+    """Return seconds saved by recorded calls and their number: of the last day, and of all.
+
+    Args:
+        runs: in the order of their submission.
+        now: in seconds of the wall clock.
+    """
+    found: dict[str, Any] = {"calls": {}}
+    for word, since in (("day", now - DAY_S), ("all", 0.0)):
+        conversations: dict[str, TimeSaved] = {}
+        calls = 0
+        for number, run in enumerate(runs):
+            if number % 256 == 0:
+                yield
+            if run.ended_at >= since:
+                calls += 1
+                conversations.setdefault(run.conversation, TimeSaved()).add(run.started_at, run.ended_at)
+        found[word] = round(sum(each.saved_s for each in conversations.values()), 3)
+        found["calls"][word] = calls
+    return found
 
 
 class _ScopeSavings:
