@@ -43,6 +43,18 @@ class TimeSaved:
             return
         self._sum_s += ended - started
         starts, ends = self._starts, self._ends
+        if not ends or started > ends[-1]:
+            self._busy_s += ended - started
+            starts.append(started)
+            ends.append(ended)
+            if len(starts) > self._periods:
+                del starts[0], ends[0]
+            return
+        if started >= starts[-1]:
+            if ended > ends[-1]:
+                self._busy_s += ended - ends[-1]
+                ends[-1] = ended
+            return
         first, last = bisect_left(ends, started), bisect_right(starts, ended)
         covered = sum(ends[at] - starts[at] for at in range(first, last))
         if first < last:

@@ -327,8 +327,7 @@ class Monitor:
         """Take note of a call that has ended."""
         future = call.future
         self._savings.add(future)
-        if not future.private and (weight := small_weight(call.arguments)) is not None:
-            self._arguments.add(future, call.arguments, weight.held)
+        self._arguments.add(future, call.arguments)
         if self._feeds:
             self._unwatch(future)
             self.on_change(future)
