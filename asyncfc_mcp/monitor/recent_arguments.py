@@ -52,7 +52,7 @@ def _bytes_of(arguments: dict[str, Any] | None) -> int | None:
     which is found out in a fraction of the time of a general measure."""
     size = 0
     for value in () if arguments is None else arguments.values():
-        kind = type(value)
+        kind = type(value)  # pyright: ignore[reportUnknownVariableType]
         if kind is str:
             size += len(value)
         elif kind is int:
