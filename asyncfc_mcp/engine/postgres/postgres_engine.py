@@ -21,6 +21,7 @@ from asyncfc_mcp.core.history import FuturePage, RecordedRun, Serves
 from asyncfc_mcp.core.identity import CallerIdentity, Scope
 from asyncfc_mcp.core.session_archive import SessionArchive
 from asyncfc_mcp.core.state_tree import NEAREST
+from asyncfc_mcp.core.waits import without_paths
 from asyncfc_mcp.engine.api import Claim
 from asyncfc_mcp.engine.blockers import CAPACITY
 from asyncfc_mcp.engine.call import Call, Submission, call_of
@@ -166,6 +167,7 @@ class PostgresEngine(Replica):
         if future.state is State.WAITING:
             why = Cancelled(sent=False)
             ending = Ending(seq, State.CANCELLED, ran=False, failure=failure_record(why))
+            ending.waits = without_paths(future.waits) if future.private else future.waits
             if (await self._table.end([ending]))[0]:
                 return self._mirror.mark_dirty([seq])
         if self._execution.has(future):
