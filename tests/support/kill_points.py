@@ -167,10 +167,10 @@ POSTGRES = ("submit", "ready", "take", "claim", "end", "finish")
 """Points of the PostgreSQL engine that every call hits."""
 _STATEMENTS = {
     "submit": "submit_futures(",
-    "ready": "ready_futures(",
+    "ready": "ready_futures_2(",
     "take": "procrastinate_fetch_job",
     "claim": "SET state = 'running', worker",
-    "end": "end_futures(",
+    "end": "end_futures_2(",
     "finish": "DELETE FROM procrastinate_jobs WHERE id",
     "adopt": "own_futures(",
     "requeue": "requeue_future(",

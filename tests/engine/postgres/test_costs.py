@@ -22,9 +22,9 @@ PAGE = (Path(__file__).parents[3] / "docs" / "scaling.md").read_text()
 CALLS = 20
 TRANSACTIONS = {
     "submit": r"FROM submit_futures\(",
-    "make ready": r"SELECT ready_futures\(",
+    "make ready": r"SELECT ready_futures_2\(",
     "claim": r"WITH changed AS \(\s*UPDATE futures f SET state = 'running'",
-    "end": r"FROM end_futures\(",
+    "end": r"FROM end_futures_2\(",
     "remove the job": r"DELETE FROM procrastinate_jobs WHERE id = ANY",
     "mark as read": r"UPDATE futures SET read_at",
 }
