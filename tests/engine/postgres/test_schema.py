@@ -121,3 +121,23 @@ async def test_a_database_of_another_encoding_is_refused(postgres: PostgresServe
         )
     with pytest.raises(DatabaseUnusable, match="its encoding must be UTF8; it is LATIN1"):
         await migrate(Database(postgres.url(database="latin")))
+
+
+async def test_replicas_of_the_first_version_go_on_after_a_migration(postgres_url: str):
+    """Their functions are as they were, and what they do not write has its default."""
+    database = Database(postgres_url)
+    await migrate(database, MIGRATIONS[:1])
+    async with database.open():
+        table = FuturesTable(database, "A")
+        before, after = await submit(table), await submit(table)
+        assert await migrate(database) == len(MIGRATIONS) - 1
+        [row] = (await table.rows([before[0].seq])).values()
+        assert (row.record.waits, row.record.queued_at, row.record.attempts) == ((), None, 1)
+        ready = f'[{{"seq": {after[0].seq}, "server": "s", "tool": "t", "queue": "q", "share": 1}}]'
+        await database.fetch("SELECT ready_futures(%s::json)", (ready,))
+        end = f'[{{"seq": {before[0].seq}, "ran": false, "state": "cancelled", "private": false, "has_result": false}}]'
+        end = end.replace('"has_result"', '"size": 0, "read": false, "has_result"')
+        assert await database.fetch(
+            "SELECT place FROM end_futures(%s::json, %b::bytea[], %s, %s, %s)",
+            (end, [None], "A", "00000000-0000-0000-0000-000000000001", "A"),
+        ) == [(1,)]
