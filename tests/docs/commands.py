@@ -19,7 +19,7 @@ SHELLS = ("sh", "bash", "console")
 OTHERS = (
     "python3", "python", "pip", "pipx", "uv", "uvx", "npx", "npm", "node", "apt-get", "sudo", "docker",
     "chmod", "mkdir", "cat", "curl", "git", "gh", "jq", "kill", "keyring", "openssl", "cosign", "systemctl",
-    "claude", "codex", "code", "gemini", "opencode", "goose", ".", "cd", "echo", "export", "mkdocs", "pytest",
+    "claude", "codex", "code", "gemini", "opencode", "goose", ".", "cd", "echo", "eval", "export", "mkdocs", "pytest",
     "xargs", "sed", "grep", "rm", "cp", "ls", "twine", "build", "mcp-publisher", "pypi-attestations",
     "docker-compose", "otelcol", "prometheus", "grafana", "ssh", "tar", "sha256sum",
 )  # fmt: skip
