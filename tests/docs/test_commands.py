@@ -133,6 +133,13 @@ def sandbox(shared_stage: Stage) -> Iterator[Sandbox]:
     token = "0" * 64
     (shared_stage.folder / "tokens.toml").write_text(f'alice = "sha256:{token}"\n', encoding="utf-8")
     (shared_stage.folder / "tokens.toml").chmod(0o600)
+    # One call was made here before, for the commands that show calls.
+    wire = shared_stage.serve(
+        "--config", str(home / ".config" / "asyncfc" / "mcp.json"), env={"HOME": str(home), "ASYNCFC_DEMO_SCALE": "0"}
+    )
+    wire.call("travel__weather", {"city": "Lisbon", "_wait": "this"})
+    wire.close()
+    shared_stage.wires.remove(wire)
     with tempfile.TemporaryDirectory(prefix="run-") as runtime:
         yield Sandbox(shared_stage, home, runtime)
 
