@@ -5,6 +5,7 @@ Owns opening and watching. Leaves what is done on a page to the tests.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,9 +36,13 @@ class Opener:
         self.expects_refusals = False
         """Whether the page's requests may be refused, or find nobody."""
 
-    def __call__(self, url: str, *, wait: str | None = "#connection.live", **options: Any) -> Page:
-        """Open a page and wait for a selector."""
-        context = self._browser.new_context(viewport=options.pop("viewport", WIDE), **options)
+    def __call__(
+        self, url: str, *, wait: str | None = "#connection.live", token: str | None = None, **options: Any
+    ) -> Page:
+        """Open a page and wait for a selector; with a token, it need not enter."""
+        context = self._browser.new_context(**{"viewport": WIDE, **options})
+        if token is not None:
+            context.add_init_script(f"sessionStorage.setItem('asyncfc-token', {json.dumps(token)})")
         context.set_default_timeout(PATIENCE_MS)
         self._contexts.append(context)
         page = context.new_page()
