@@ -11,8 +11,6 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -23,7 +21,6 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from playwright.sync_api import Page, expect
 
-from tests.support.client import eventually
 from tests.support.stage import REPO, HttpBridge, Stage
 from tests.support.watched_page import NARROW, WIDE, Opener
 
@@ -86,7 +83,7 @@ class Host:
         self._thread: threading.Thread | None = None
         self.answers: list[str] = []
 
-    def start(self, calls: Calls, last: Callable[[], None] = lambda: None) -> Host:
+    def start(self, calls: Calls) -> Host:
         """Make the calls of a turn."""
         self._thread = threading.Thread(target=anyio.run, args=(self._run, calls))
         self._thread.start()
@@ -125,7 +122,7 @@ def states(page: Page) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_a_day_of_calls_is_seen_as_it_happens(bridge: HttpBridge, key: str, opened: Opener, request: Any) -> None:
+def test_a_day_of_calls_is_seen_as_it_happens(bridge: HttpBridge, key: str, opened: Opener) -> None:
     """Opened with a key: calls of two hosts appear, wait for each other, run, fail, and are cancelled from the page."""
     page = opened(key)
     assert page.url == f"{bridge.base}/"

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 
 SCALE = float(os.environ.get("WORKDAY_SCALE", "1"))
@@ -101,7 +102,7 @@ async def query(sql: str) -> dict[str, Any]:
     await work(0.9)
     if "orders_2019" in sql:
         print("db: relation orders_2019 does not exist", file=sys.stderr, flush=True)
-        raise ValueError('relation "orders_2019" does not exist (did you mean "orders"?)')
+        raise ToolError('relation "orders_2019" does not exist (did you mean "orders"?)')
     return {"columns": ["day", "orders"], "rows": [["2026-11-26", 412], ["2026-11-27", 498]]}
 
 
