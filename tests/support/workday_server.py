@@ -54,7 +54,7 @@ async def fetch(url: str) -> dict[str, Any]:
 @ci.tool(annotations=LOOK_UP)
 async def run_tests(suite: str, ctx: Context) -> dict[str, Any]:
     """Run a suite of tests."""
-    steps = {"unit": 5, "integration": 9, "e2e": 40}.get(suite, 4)
+    steps = {"unit": 5, "integration": 9, "e2e": 300}.get(suite, 4)
     for step in range(1, steps + 1):
         await work(0.55)
         await ctx.report_progress(step, steps, f"{step * 40} tests")
