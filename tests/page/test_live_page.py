@@ -59,7 +59,13 @@ def bridge(shared_stage: Stage) -> HttpBridge:
     script = str(REPO / "tests" / "support" / "workday_server.py")
     path = {"writes": ["file:///work/{path}"]}
     settings: dict[str, Any] = {
-        "ci": {"max_concurrency": 2},
+        "ci": {
+            "max_concurrency": 3,
+            "tools": {
+                **{name: {"reads": ["src"]} for name in ("run_tests", "lint", "build")},
+                "deploy": {"writes": ["environments/{environment}"]},
+            },
+        },
         "files": {"tools": {"append": path, "read_file": {"reads": ["file:///work/{path}"]}}},
     }
     servers = {
@@ -200,15 +206,17 @@ def draw(page: Page, url: str, opened: Opener) -> None:
     if not DRAWS:
         return
     token = page.evaluate("sessionStorage.getItem('asyncfc-token')")
-    page.wait_for_timeout(4_500)
-    for scheme in ("dark", "light"):
-        for name, size in (("", WIDE), ("-narrow", NARROW)):
-            picture(opened, url, token, scheme, f"page-{scheme}{name}", size)
-
-
-def picture(opened: Opener, url: str, token: str, scheme: Any, name: str, size: Any) -> None:
-    """Write one picture."""
-    other = opened(url, token=token, color_scheme=scheme, viewport=size, device_scale_factor=1.5)
-    other.wait_for_timeout(700)
-    other.screenshot(path=IMAGES / f"{name}.png")
-    other.close()
+    looks: list[tuple[str, Any]] = [(scheme, size) for scheme in ("dark", "light") for size in (WIDE, NARROW)]
+    pages = [
+        opened(url, token=token, color_scheme=scheme, viewport=size, device_scale_factor=1.5) for scheme, size in looks
+    ]
+    page.wait_for_timeout(3_500)
+    for other, (scheme, size) in zip(pages, looks, strict=True):
+        other.screenshot(path=IMAGES / f"page-{scheme}{'-narrow' if size is NARROW else ''}.png")
+    for other, (scheme, size) in zip(pages, looks, strict=True):
+        if size is WIDE:
+            other.locator("[data-view=table]").click()
+            other.locator(ROWS, has_text="ci__build").get_by_role("button").click()
+            other.locator("[data-view=timeline]").click()
+            other.wait_for_timeout(600)
+            other.screenshot(path=IMAGES / f"page-details-{scheme}.png")

@@ -106,7 +106,7 @@ export class TimeLine {
     const [from, to] = this._extent(PAUSE_S, LATEST);
     const now = this.store.now();
     if (from === null || now - to < PAUSE_S) {
-      const span = Math.min(900, Math.max(20, from === null ? 60 : (now - from) * 1.15));
+      const span = Math.min(900, Math.max(12, from === null ? 60 : (now - from) * 1.15));
       this.range.from = now - span;
       this.range.to = now;
       this.range.move(this._lead);
@@ -346,10 +346,9 @@ export class TimeLine {
       for (let n = all && !chosen.size ? Math.max(0, firstAfter(bars, brush.range.from) - 1) : 0; n < bars.length; n += 1) {
         const bar = bars[n];
         if (bar.submitted_at > brush.range.to && !chosen.size) break;
-        for (const { kind, on } of bar.waits ?? []) {
-          const strong = chosen.has(bar.id) || chosen.has(on);
-          const source = this.store.entries.get(on);
-          if (source && (all || strong)) arrows.push([source, bar, kind, strong]);
+        for (const [source, kind, decided] of reasons(bar, this.store.entries)) {
+          const strong = chosen.has(bar.id) || chosen.has(source.id);
+          if (strong || (all && decided)) arrows.push([source, bar, kind, strong]);
         }
       }
     }
@@ -429,6 +428,30 @@ export class TimeLine {
     context.font = fontSmall;
     context.fillText("now", Math.min(xNow - 16, width - 34) + 5.5, 14);
   }
+}
+
+/**
+ * What a call has waited for: the other call, the kind, and whether it is worth an arrow of its own accord. That are
+ * references and `_after`; of state and capacity, which may be many, the one that took longest; and nothing that has
+ * ended while the call still waits.
+ * @param {Entry} entry
+ * @param {Map<string, Entry>} entries
+ * @returns {[Entry, string, boolean][]}
+ */
+function reasons(entry, entries) {
+  /** @type {[Entry, string, boolean][]} */
+  const found = [];
+  let last = -1;
+  for (const { kind, on } of entry.waits ?? []) {
+    const source = entries.get(on);
+    if (!source) continue;
+    const open = entry.state !== "waiting" || LIVE.has(source.state);
+    const chosen = kind === "value" || kind === "after";
+    if (!chosen && open && (last < 0 || endOf(source) > endOf(found[last][0]))) last = found.length;
+    found.push([source, kind, chosen && open]);
+  }
+  if (last >= 0) found[last][2] = true;
+  return found;
 }
 
 /** @type {(context: CanvasRenderingContext2D, ...points: number[]) => void} */
