@@ -163,7 +163,7 @@ def test_a_day_of_calls_is_seen_as_it_happens(bridge: HttpBridge, key: str, open
     page.keyboard.press("Escape")
 
     page.get_by_role("searchbox").fill("seasonal")
-    expect(page.locator(ROWS)).to_have_count(1)
+    expect(page.locator(ROWS)).to_have_count(2)
     page.keyboard.press("Escape")
     page.locator("#export summary").click()
     with page.expect_download() as download:
@@ -208,9 +208,9 @@ def draw(page: Page, url: str, opened: Opener) -> None:
     token = page.evaluate("sessionStorage.getItem('asyncfc-token')")
     looks: list[tuple[str, Any]] = [(scheme, size) for scheme in ("dark", "light") for size in (WIDE, NARROW)]
     pages = [
-        opened(url, token=token, color_scheme=scheme, viewport=size, device_scale_factor=1.5) for scheme, size in looks
+        opened(url, token=token, color_scheme=scheme, viewport=size, device_scale_factor=1.4) for scheme, size in looks
     ]
-    page.wait_for_timeout(3_500)
+    page.wait_for_timeout(1_200)
     for other, (scheme, size) in zip(pages, looks, strict=True):
         other.screenshot(path=IMAGES / f"page-{scheme}{'-narrow' if size is NARROW else ''}.png")
     for other, (scheme, size) in zip(pages, looks, strict=True):
@@ -218,5 +218,6 @@ def draw(page: Page, url: str, opened: Opener) -> None:
             other.locator("[data-view=table]").click()
             other.locator(ROWS, has_text="ci__build").get_by_role("button").click()
             other.locator("[data-view=timeline]").click()
+            other.locator("#fit").click()
             other.wait_for_timeout(600)
             other.screenshot(path=IMAGES / f"page-details-{scheme}.png")

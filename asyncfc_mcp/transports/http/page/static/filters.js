@@ -60,7 +60,7 @@ export class Filters {
     });
     store.on("calls", throttled(() => this._choices(), 400));
     store.on("overview", throttled(() => this._choices(), 400));
-    store.on("filter", () => setText(this._older, "Older"));
+    store.on("filter", () => this._offer());
   }
 
   focus() {
@@ -75,13 +75,23 @@ export class Filters {
 
   /** Load a page of older calls that fit the filter. */
   async older() {
-    if (this._older.disabled || this._next === null) return;
+    if (this._older.disabled || this._older.hidden) return;
     this._older.disabled = true;
     try {
       await this._load(this._next ?? this._oldest());
     } finally {
-      this._older.disabled = this._next === null;
+      this._older.disabled = false;
+      this._offer();
     }
+  }
+
+  /** Offer older calls where there are any. */
+  _offer() {
+    this._older.hidden = this._next === undefined ? this._store.filtering || !this._store.older : this._next === null;
+  }
+
+  get hasOlder() {
+    return !this._older.hidden;
   }
 
   /** The oldest call that is known without gaps, if no page was loaded yet. */
@@ -105,6 +115,7 @@ export class Filters {
     this._next = undefined;
     this._older.disabled = false;
     this._store.setFilter(change);
+    this._offer();
     const { states } = this._store.filter;
     for (const [state, chip] of this._chips) chip.setAttribute("aria-pressed", String(states.has(state)));
     at("filter-clear").hidden = !this._store.filtering;
@@ -130,7 +141,7 @@ export class Filters {
       // What the stream says of a call is newer than this answer.
       this._store.put(page.calls.filter((entry) => !known.has(entry.id)));
       if (this._store.filtering) this._store.tell("filter");
-      if (this._next === null && !this._store.filtering) setText(this._older, "All loaded");
+      this._offer();
       if (this._store.filtering) this._on.say(`${this._store.shown().length} calls fit the filter`);
     } catch (problem) {
       if (!asking.signal.aborted) this._on.failed(problem);

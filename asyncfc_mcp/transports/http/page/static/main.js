@@ -27,7 +27,7 @@ const line = new TimeLine(store);
 const details = new Details(store, { reveal: (id) => line.reveal(id), refused });
 const filters = new Filters(store, { failed, say });
 new Gestures(line, { open: (id) => details.open(id), say });
-new Table(store, { open: (id) => details.open(id), older: () => filters.older() });
+new Table(store, { open: (id) => details.open(id), older: () => filters.older(), hasOlder: () => filters.hasOlder });
 showFigures(store);
 showServers(store);
 showSettings(store);

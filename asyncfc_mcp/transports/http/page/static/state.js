@@ -38,6 +38,8 @@ export class Store {
     this.connection = { state: "connecting", text: "Connecting" };
     /** Whether the first calls have arrived. */
     this.loaded = false;
+    /** Whether the bridge has calls that are older than the first ones which it sent. */
+    this.older = false;
     /** Entries that changed since the views last took them. @type {Set<string>} */
     this.changed = new Set();
     this._offset = 0;
@@ -91,6 +93,7 @@ export class Store {
    */
   reset(entries, older) {
     const oldest = entries[entries.length - 1]?.submitted_at ?? Infinity;
+    this.older = older;
     for (const [id, entry] of this.entries) if (!older || entry.submitted_at >= oldest || LIVE.has(entry.state)) this.entries.delete(id);
     this.put(entries);
     this.tell("filter");

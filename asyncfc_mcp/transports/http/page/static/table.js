@@ -13,7 +13,7 @@ const COLUMNS = ["State", "Call", "Tool", "Server", "Submitted", "Waited", "Ran"
 export class Table {
   /**
    * @param {import("./state.js").Store} store
-   * @param {{open: (id: string) => void, older: () => Promise<void>}} on
+   * @param {{open: (id: string) => void, older: () => Promise<void>, hasOlder: () => boolean}} on
    */
   constructor(store, on) {
     this._store = store;
@@ -64,6 +64,7 @@ export class Table {
     }
     setText(this._caption, `${plural(all.length, "call")}${this._store.filtering ? " that fit the filter" : ""}, newest first${shown.length < all.length ? `; ${shown.length} shown` : ""}`);
     setText(this._more, shown.length < all.length ? "Show more" : "Load older calls");
+    this._more.hidden = shown.length === all.length && !this._on.hasOlder();
   }
 
   async _showMore() {
