@@ -178,7 +178,7 @@ def test_a_day_of_calls_is_seen_as_it_happens(bridge: HttpBridge, key: str, open
     database.locator("summary").click()
     expect(database.locator("pre")).to_contain_text("relation orders_2019 does not exist")
     page.locator("[data-view=settings]").click()
-    expect(page.locator("table.settings")).to_contain_text("grace_ms")
+    expect(page.locator("table.settings")).to_contain_text("max_wait_s")
 
 
 def test_markup_of_a_real_tool_stays_text(shared_stage: Stage, opened: Opener) -> None:
@@ -208,9 +208,9 @@ def draw(page: Page, url: str, opened: Opener) -> None:
     token = page.evaluate("sessionStorage.getItem('asyncfc-token')")
     looks: list[tuple[str, Any]] = [(scheme, size) for scheme in ("dark", "light") for size in (WIDE, NARROW)]
     pages = [
-        opened(url, token=token, color_scheme=scheme, viewport=size, device_scale_factor=1.4) for scheme, size in looks
+        opened(url, token=token, color_scheme=scheme, viewport=size, device_scale_factor=1.3) for scheme, size in looks
     ]
-    page.wait_for_timeout(1_200)
+    page.wait_for_timeout(500)
     for other, (scheme, size) in zip(pages, looks, strict=True):
         other.screenshot(path=IMAGES / f"page-{scheme}{'-narrow' if size is NARROW else ''}.png")
     for other, (scheme, size) in zip(pages, looks, strict=True):
