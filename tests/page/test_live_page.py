@@ -208,7 +208,7 @@ def draw(page: Page, url: str, opened: Opener) -> None:
     token = page.evaluate("sessionStorage.getItem('asyncfc-token')")
     looks: list[tuple[str, Any]] = [(scheme, size) for scheme in ("dark", "light") for size in (WIDE, NARROW)]
     pages = [
-        opened(url, token=token, color_scheme=scheme, viewport=size, device_scale_factor=1.3) for scheme, size in looks
+        opened(url, token=token, color_scheme=scheme, viewport=size, device_scale_factor=1.25) for scheme, size in looks
     ]
     page.wait_for_timeout(500)
     for other, (scheme, size) in zip(pages, looks, strict=True):
