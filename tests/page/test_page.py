@@ -278,7 +278,7 @@ def test_a_lost_connection_is_said_and_made_again(opened: Opener, server: PageSe
     opened.expects_refusals = True
     page = opened(server.url + "#table")
     server.interrupt(down=True)
-    expect(page.get_by_role("alert")).to_contain_text("The connection to the bridge is lost")
+    expect(page.get_by_role("alert")).to_contain_text("The connection to the bridge is lost (the bridge is ending)")
     expect(page.locator(ROWS)).to_have_count(60)
     server.calls = {"f1": call(1, tool="web__after")}
     server.down = False

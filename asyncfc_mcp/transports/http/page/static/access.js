@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { at, setText } from "./dom.js";
-import { visible } from "./text.js";
+import { shorten, visible } from "./text.js";
 
 /**
  * Exchange the key of the address, if there is one, and remove it from the address at once.
@@ -41,7 +41,7 @@ export function showConnection(store, feed) {
     feed.run();
   });
   const draw = () => {
-    const { state, text, retryAt } = store.connection;
+    const { state, text, reason, retryAt } = store.connection;
     const box = at("connection");
     box.className = `connection ${state}`;
     setText(at("connection-text"), text.length > 30 || state === "refused" ? (state === "refused" ? "Token needed" : state) : text);
@@ -50,7 +50,7 @@ export function showConnection(store, feed) {
     banner.hidden = state !== "lost";
     if (state === "lost") {
       const left = Math.max(0, Math.ceil(((retryAt ?? 0) - Date.now()) / 1000));
-      setText(at("banner-text"), `The connection to the bridge is lost; what you see is the last known state. ${left ? `Next attempt in ${left} s.` : "Trying again …"}`);
+      setText(at("banner-text"), `The connection to the bridge is lost${reason ? ` (${shorten(reason, 200)})` : ""}; what you see is the last known state. ${left ? `Next attempt in ${left} s.` : "Trying again …"}`);
       timer = window.setTimeout(draw, 1000);
     }
     if (state === "refused" && !dialog.open) {

@@ -178,16 +178,15 @@ export class Feed {
     this._running = true;
     try {
       while (true) {
+        let reason = "";
         try {
-          await this._once();
-          this._failures += 1;
+          reason = await this._once();
         } catch (problem) {
-          if (problem instanceof Refused) {
-            return this._on.connection({ state: "refused", text: problem.message });
-          }
-          this._failures += 1;
+          if (problem instanceof Refused) return this._on.connection({ state: "refused", text: problem.message });
+          if (problem instanceof Failed) reason = problem.message;
         }
-        await this._pause();
+        this._failures += 1;
+        await this._pause(reason);
       }
     } finally {
       this._running = false;
@@ -199,6 +198,7 @@ export class Feed {
     this._wake?.();
   }
 
+  /** @returns {Promise<string>} why the bridge has ended the stream */
   async _once() {
     const reading = new AbortController();
     this._reading = reading;
@@ -215,18 +215,22 @@ export class Feed {
           controller.enqueue(chunk);
         },
       }));
-      for await (const { event, data } of events(watched)) this._on.event(event, JSON.parse(data));
+      for await (const { event, data } of events(watched)) {
+        if (event === "end") return String(JSON.parse(data).reason ?? "");
+        this._on.event(event, JSON.parse(data));
+      }
+      return "";
     } finally {
       clearTimeout(silence);
       reading.abort();
     }
   }
 
-  /** Wait before the next attempt: twice as long each time, and not all pages at once. */
-  async _pause() {
+  /** Wait before the next attempt: twice as long each time, and not all pages at once. @param {string} reason */
+  async _pause(reason) {
     const longest = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (this._failures - 1));
     const pause = longest * (0.75 + Math.random() / 4);
-    this._on.connection({ state: "lost", text: "Connection lost", retryAt: Date.now() + pause });
+    this._on.connection({ state: "lost", text: "Connection lost", reason, retryAt: Date.now() + pause });
     await new Promise((resolve) => {
       const timer = setTimeout(resolve, pause);
       this._wake = () => {

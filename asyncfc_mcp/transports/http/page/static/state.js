@@ -13,7 +13,7 @@
  *   private?: boolean, elsewhere?: boolean}} Entry
  * @typedef {{text: string, server: string, tool: string, states: Set<string>}} Filter
  * @typedef {"calls"|"overview"|"filter"|"selection"|"connection"|"view"} Topic
- * @typedef {{state: "connecting"|"live"|"lost"|"refused", text: string, retryAt?: number}} Connection
+ * @typedef {{state: "connecting"|"live"|"lost"|"refused", text: string, reason?: string, retryAt?: number}} Connection
  */
 
 export const LIVE = new Set(["waiting", "running", "input_required"]);
