@@ -92,17 +92,14 @@ class Calls:
             return
         future = call.future
         self._names.admitted(future.tool)
-        self._later.do(partial(self._count_submitted, future.server, len(call.value_dependencies or ())))
+        self._instruments.submitted.add(1, self._of_server(call))
+        if call.value_dependencies:
+            self._instruments.references.add(len(call.value_dependencies), self._of_server(call))
         request = self._requests.of(call.meta)
         if request is not None:
             request.quotable = call.policy.journal
             request.made(future.id, future.server)
             self._remember(future, request.span.get_span_context())
-
-    def _count_submitted(self, server: str, references: int) -> None:
-        self._instruments.submitted.add(1, {conventions.SERVER: server})
-        if references:
-            self._instruments.references.add(references, {conventions.SERVER: server})
 
     def waiting(self, call: Call) -> None:
         request = self._requests.of(call.meta)
@@ -116,10 +113,8 @@ class Calls:
             request.span.add_event(conventions.QUEUED_EVENT, {conventions.WAIT_KIND: WaitKind.CAPACITY.value})
 
     def starting(self, call: Call) -> None:
-        if call.elsewhere:
-            return
-        if (again := self._running.get(call)) is not None:
-            again.span.add_event(conventions.ATTEMPT_EVENT, {conventions.ATTEMPT: call.future.attempts})
+        # Another replica's call that is made here is reported twice: once its claim is known, and when it is made.
+        if (call.elsewhere and not call.claimed) or call in self._running:
             return
         future, context = call.future, context_of(call.meta) or Context()
         name = f"tools/call {call.tool[: conventions.NAME_LENGTH]}"
@@ -151,8 +146,8 @@ class Calls:
 
     def ended(self, call: Call) -> None:
         running = self._running.pop(call, None)
-        if running is None and call.elsewhere:
-            return
+        if running is None and (call.elsewhere or call.future.started_at is not None):
+            return  # the replica that has made it counts it
         if running is not None:
             self._save(self._saved.ended(_conversation(call.future), self._clock()))
         self._later.do(partial(self._record_end, call, running, perf_counter(), time_ns()))
@@ -284,7 +279,7 @@ class Calls:
 
     def _save(self, seconds: float) -> None:
         if seconds > 0:
-            self._later.do(partial(self._instruments.time_saved.add, seconds))
+            self._instruments.time_saved.add(seconds, {})
 
 
 def _conversation(future: Future) -> tuple[str, str | None]:

@@ -78,7 +78,7 @@ class Telemetry:
         def counted() -> Mapping[str, int]:
             try:
                 states = Counter(call.future.state.value for call in tuple(unfinished()))
-            except RuntimeError:  # a call was submitted or has ended meanwhile
+            except (AttributeError, RuntimeError):  # the engine is not open yet; or a call has ended meanwhile
                 return {}
             return {"waiting": 0, "running": 0, "input_required": 0} | states
 

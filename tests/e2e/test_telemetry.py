@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from asyncfc_mcp.telemetry import conventions
 from tests.support.client import HANDSHAKE, MODERN, Json, RpcError, eventually, text_of
 from tests.support.otlp_receiver import OtlpReceiver, otlp_receiver
+from tests.support.postgres import PostgresServer
 from tests.support.stage import Stage
 from tests.support.stdio_client import Wire
 
@@ -324,3 +325,29 @@ def test_requests_over_sse_are_traced(stage: Stage, collector: OtlpReceiver):
     anyio.run(call_over_sse, f"{bridge.base}/sse")
     span = collector.wait("tools/call meta", "SERVER")[0]
     assert (span.attributes["network.transport"], span.attributes["network.protocol.name"]) == ("tcp", "http")
+
+
+def test_the_replica_that_makes_a_call_has_its_span(stage: Stage, postgres: PostgresServer, collector: OtlpReceiver):
+    """In the trace of the request that another replica has answered, whose context is recorded with the call."""
+    stage.env |= collector.env
+    settings: Json = {
+        "engine": postgres.url(postgres.fresh_schema()),
+        "secret": "a secret of all replicas in this test",
+        "grace_ms": 0,
+    }
+    entry = meta_entry(stage, owner="b")
+    one, two = (stage.http_bridge({"meta": entry}, replica=name, **settings) for name in ("a", "b"))
+    two.client().wait_for_tools("meta")
+    client = one.client()
+    client.wait_for_tools("meta")
+    params: Json = {"name": "meta", "arguments": {}, "_meta": CARRIED}
+    answer = client.request("tools/call", params)
+    arrived = json.loads(text_of(client.outcome(answer["structuredContent"]["future_id"])))
+    server = collector.wait("tools/call meta", "SERVER")[0]
+    execution = collector.wait("tools/call meta", "CLIENT")[0]
+    assert execution.process != server.process
+    assert (execution.trace, execution.parent) == (TRACE, server.id)
+    assert server.parent == PARENT
+    assert arrived["traceparent"] == f"00-{TRACE}-{execution.id}-01"
+    assert arrived["baggage"] == "user=alice"
+    assert len(collector.named("tools/call meta", "CLIENT")) == 1

@@ -52,8 +52,8 @@ class Span:
     """Span ID and attributes of each."""
     error: bool
     message: str
-    start: int
-    end: int
+    process: str
+    """`service.instance.id`."""
 
     def linked(self, why: str) -> list[str]:
         """The spans to which it has links of this kind."""
@@ -135,8 +135,7 @@ class OtlpReceiver:
                             tuple((each.span_id.hex(), _attributes(each.attributes)) for each in span.links),
                             span.status.code == 2,
                             span.status.message,
-                            span.start_time_unix_nano,
-                            span.end_time_unix_nano,
+                            str(self.resources[-1]["service.instance.id"]),
                         )
                     )
         return ExportTraceServiceResponse().SerializeToString()
