@@ -26,7 +26,7 @@ from asyncfc_mcp.telemetry import conventions
 from asyncfc_mcp.telemetry.errors import ErrorTypes, error_type, shown
 from asyncfc_mcp.telemetry.instruments import Instruments
 from asyncfc_mcp.telemetry.later import Later
-from asyncfc_mcp.telemetry.limits import Names
+from asyncfc_mcp.telemetry.limits import Names, sendable
 from asyncfc_mcp.telemetry.propagation import carrier_with, context_of
 from asyncfc_mcp.telemetry.requests import OpenRequests
 from asyncfc_mcp.telemetry.saved import SavedTime
@@ -105,7 +105,7 @@ class Calls:
         request = self._requests.of(call.meta)
         if request is not None:
             for wait in call.future.waits[:MOST_WAITS]:
-                request.span.add_event(conventions.WAITING_EVENT, _about(wait))
+                request.span.add_event(conventions.WAITING_EVENT, self._about(call, wait))
 
     def queued(self, call: Call) -> None:
         request = self._requests.of(call.meta)
@@ -117,8 +117,7 @@ class Calls:
         if (call.elsewhere and not call.claimed) or call in self._running:
             return
         future, context = call.future, context_of(call.meta) or Context()
-        name = f"tools/call {call.tool[: conventions.NAME_LENGTH]}"
-        span = self._tracer.start_span(name, context, SpanKind.CLIENT, _CALL)
+        span = self._tracer.start_span(f"tools/call {sendable(call.tool)}", context, SpanKind.CLIENT, _CALL)
         running = self._running[call] = _Running(span, context, self._links(call, context))
         running.waits = future.waits
         self._remember(future, span.get_span_context())
@@ -159,7 +158,7 @@ class Calls:
             return
         attributes, span = running.attributes, running.span
         measured: dict[str, AttributeValue] = {**_CALL, **self._servers.attributes(future.server)}
-        attributes |= {**measured, conventions.FUTURE_ID: future.id, conventions.TOOL: call.tool}
+        attributes |= {**measured, conventions.FUTURE_ID: future.id, conventions.TOOL: sendable(call.tool)}
         measured[conventions.TOOL] = self._names.admitted(call.tool)
         if self._content and call.policy.journal and call.arguments is not None:
             attributes[conventions.TOOL_ARGUMENTS] = _content(call.arguments)
@@ -207,10 +206,10 @@ class Calls:
         """Trace a request that is no call, while the block lasts; gives the trace context for its `_meta`."""
         known = method if method in conventions.METHODS else conventions.OTHER
         measured: dict[str, AttributeValue] = {conventions.METHOD: known, **self._servers.attributes(server)}
-        attributes: dict[str, AttributeValue] = {**measured, conventions.METHOD: method[: conventions.NAME_LENGTH]}
+        attributes: dict[str, AttributeValue] = {**measured, conventions.METHOD: sendable(method)}
         title = attributes[conventions.METHOD]
         if method in conventions.TARGETS and isinstance(name := params.get("name"), str):
-            attributes[conventions.TARGETS[method]] = target = name[: conventions.NAME_LENGTH]
+            attributes[conventions.TARGETS[method]] = target = sendable(name)
             title = f"{title} {target}"
         elif method in conventions.WITH_URI and isinstance(uri := params.get("uri"), str):
             attributes[conventions.RESOURCE_URI] = shown(uri, conventions.URI_LENGTH)
@@ -274,8 +273,14 @@ class Calls:
         for kind, waited_s in seconds.items():
             self._instruments.wait.record(waited_s, {**self._of_server(call), conventions.WAIT_KIND: kind})
         for wait in running.waits[:MOST_WAITS]:
-            about = {**_about(wait), conventions.WAITED_S: seconds.get(wait.kind.value, 0.0)}
+            about = {**self._about(call, wait), conventions.WAITED_S: seconds.get(wait.kind.value, 0.0)}
             running.span.add_event(conventions.WAITED_EVENT, about, started_ns)
+
+    def _about(self, call: Call, wait: Wait) -> dict[str, AttributeValue]:
+        about: dict[str, AttributeValue] = {conventions.WAIT_KIND: wait.kind.value, conventions.WAIT_ON: wait.on}
+        if wait.path and self._content and call.policy.journal:  # arguments give it
+            about[conventions.WAIT_PATH] = shown(wait.path)
+        return about
 
     def _save(self, seconds: float) -> None:
         if seconds > 0:
@@ -286,13 +291,8 @@ def _conversation(future: Future) -> tuple[str, str | None]:
     return future.scope.key, future.conversation
 
 
-def _about(wait: Wait) -> dict[str, AttributeValue]:
-    about: dict[str, AttributeValue] = {conventions.WAIT_KIND: wait.kind.value, conventions.WAIT_ON: wait.on}
-    return {**about, conventions.WAIT_PATH: shown(wait.path)} if wait.path else about
-
-
 def _content(value: dict[str, Any]) -> str:
     """Return a value as JSON of bounded length."""
     if is_large(value):
         return "…"
-    return json.dumps(cast("Any", value), ensure_ascii=False, default=str)[:CONTENT_LENGTH]
+    return sendable(json.dumps(cast("Any", value), ensure_ascii=False, default=str), CONTENT_LENGTH)

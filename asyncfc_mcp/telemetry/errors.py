@@ -9,7 +9,7 @@ from asyncfc_mcp.core.futures import Future, State
 from asyncfc_mcp.errors import CallTimedOut, ProtocolFailure
 from asyncfc_mcp.redaction import without_secrets
 from asyncfc_mcp.telemetry.conventions import TOOL_ERROR
-from asyncfc_mcp.telemetry.limits import MOST_ERRORS, Names
+from asyncfc_mcp.telemetry.limits import MOST_ERRORS, Names, sendable
 
 TEXT_LENGTH: Final = 300
 
@@ -37,4 +37,4 @@ def error_type(future: Future) -> str | None:
 
 def shown(text: str, length: int = TEXT_LENGTH) -> str:
     """Return a text without secrets, of bounded length."""
-    return without_secrets(text[: 4 * length])[:length]
+    return sendable(without_secrets(text[: 4 * length]), length)

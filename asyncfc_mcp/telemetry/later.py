@@ -5,6 +5,7 @@ as long for the two spans of a call as the bridge for the rest of it; on the way
 spans, whose context is sent on.
 """
 
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -13,6 +14,8 @@ import anyio
 import anyio.lowlevel
 
 from asyncfc_mcp.signals import WakeUp
+
+logger = logging.getLogger(__name__)
 
 AT_ONCE: Final = 8
 """Pieces of work between two turns of other tasks."""
@@ -29,9 +32,9 @@ class Later:
         self._runs = False
 
     def do(self, work: Callable[[], None]) -> None:
-        """Do something after the present step of the event loop. It must raise nothing."""
+        """Do something after the present step of the event loop. A failure is logged: it must not end the bridge."""
         if not self._runs or len(self._work) >= MOST:
-            work()
+            _do(work)
             return
         self._work.append(work)
         self._added.set()
@@ -53,7 +56,7 @@ class Later:
     def finish(self) -> None:
         """Do what is left."""
         while self._work:
-            self._work.popleft()()
+            _do(self._work.popleft())
 
     async def _run(self) -> None:
         while True:
@@ -61,4 +64,11 @@ class Later:
             while self._work:
                 await anyio.lowlevel.checkpoint()  # answers are written first
                 for _ in range(min(AT_ONCE, len(self._work))):
-                    self._work.popleft()()
+                    _do(self._work.popleft())
+
+
+def _do(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Exception:
+        logger.exception("telemetry has failed")

@@ -1,16 +1,23 @@
-"""Bounds on the values of attributes of metrics: each value is a time series that is kept as long as the process lives.
+"""Bounds on the values of attributes, which clients and servers choose.
 
-Pure. Owns which names have a series of their own: tools that were really called, as long as there are not too many.
+Pure. Owns which names have a time series of their own, since each is kept as long as the process lives: tools that were
+really called, as long as there are not too many. Owns also which characters are sent: an exporter drops all spans that
+it sends together if it cannot encode one of their texts, and `/metrics` fails as a whole.
 """
 
 from typing import Final
 
-from asyncfc_mcp.telemetry.conventions import OTHER
+from asyncfc_mcp.telemetry.conventions import NAME_LENGTH, OTHER
 
 MOST_NAMES: Final = 500
 """Names of tools and prompts with series of their own. Servers may list endless names; later ones are `_OTHER`."""
 MOST_ERRORS: Final = 100
 """The same for `error.type`: servers choose their JSON-RPC error codes."""
+
+
+def sendable(text: str, length: int = NAME_LENGTH) -> str:
+    """Return a text of bounded length that UTF-8 can encode: with `?` in place of lone surrogates."""
+    return text[:length].encode("utf-8", "replace").decode()
 
 
 class Names:
@@ -26,6 +33,7 @@ class Names:
 
     def admitted(self, name: str) -> str:
         """Return a name, which gets a place if there is one; otherwise `_OTHER`."""
+        name = sendable(name)
         if name in self._names:
             return name
         if len(self._names) >= self._most:
@@ -35,4 +43,5 @@ class Names:
 
     def known(self, name: str) -> str:
         """Return a name that has a place; otherwise `_OTHER`."""
+        name = sendable(name)
         return name if name in self._names else OTHER

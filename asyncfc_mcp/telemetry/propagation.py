@@ -4,12 +4,17 @@ Owns which keys are read and written, those of the configured propagators, and b
 spans to `requests` and `calls`.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
+
+from asyncfc_mcp.telemetry.limits import sendable
+
+logger = logging.getLogger(__name__)
 
 MOST_CHARS: Final = 8192
 """Longest value that is read: the bound on `baggage`."""
@@ -25,7 +30,7 @@ def carrier_of(meta: object) -> dict[str, str]:
     carrier: dict[str, str] = {}
     for key in propagate.get_global_textmap().fields:
         value = found.get(key)
-        if isinstance(value, str) and len(value) <= MOST_CHARS:
+        if isinstance(value, str) and value == sendable(value, MOST_CHARS):
             carrier[key] = value
     return carrier
 
@@ -33,7 +38,13 @@ def carrier_of(meta: object) -> dict[str, str]:
 def context_of(meta: object) -> Context | None:
     """Return the context in `_meta`; None if there is none."""
     carrier = carrier_of(meta)
-    return propagate.extract(carrier, Context()) if carrier else None
+    if not carrier:
+        return None
+    try:
+        return propagate.extract(carrier, Context())
+    except Exception:  # a propagator of any package: what it cannot read must not fail the request
+        logger.debug("a trace context cannot be read", exc_info=True)
+        return None
 
 
 def carrier_with(span: Span, context: Context | None) -> dict[str, str]:

@@ -23,7 +23,7 @@ from asyncfc_mcp.telemetry import conventions
 from asyncfc_mcp.telemetry.errors import ErrorTypes, shown
 from asyncfc_mcp.telemetry.instruments import Instruments
 from asyncfc_mcp.telemetry.later import Later
-from asyncfc_mcp.telemetry.limits import Names
+from asyncfc_mcp.telemetry.limits import Names, sendable
 from asyncfc_mcp.telemetry.propagation import REQUEST_KEY, carrier_with, context_of, with_context
 
 TRANSPORTS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -223,16 +223,16 @@ class Requests:
             version = cast("dict[str, Any]", meta).get(PROTOCOL_VERSION_META_KEY)
         known = method if method in conventions.METHODS else conventions.OTHER
         measured: dict[str, AttributeValue] = {conventions.METHOD: known, **self._transport}
-        attributes: dict[str, AttributeValue] = {**measured, conventions.METHOD: method[: conventions.NAME_LENGTH]}
+        attributes: dict[str, AttributeValue] = {**measured, conventions.METHOD: sendable(method)}
         if isinstance(version, str) and version in conventions.VERSIONS:
             attributes[conventions.PROTOCOL_VERSION] = measured[conventions.PROTOCOL_VERSION] = version
         if request_id is not None:
-            attributes[conventions.REQUEST_ID] = str(request_id)[: conventions.NAME_LENGTH]
+            attributes[conventions.REQUEST_ID] = sendable(str(request_id))
         if session is not None:
             attributes[conventions.SESSION_ID] = session
         title, target = attributes[conventions.METHOD], None
         if (kind := conventions.TARGETS.get(method)) is not None and isinstance(name := given.get("name"), str):
-            target = name[: conventions.NAME_LENGTH]
+            target = sendable(name)
             attributes[kind] = target
             title = f"{title} {target}"
         if method == "tools/call":

@@ -14,9 +14,10 @@ from asyncfc_mcp.core.futures import Event, Future
 from asyncfc_mcp.core.identity import LOCAL
 from asyncfc_mcp.errors import CallTimedOut, ProtocolFailure
 from asyncfc_mcp.telemetry import environment, providers
+from asyncfc_mcp.telemetry.conventions import NAME_LENGTH
 from asyncfc_mcp.telemetry.errors import error_type
 from asyncfc_mcp.telemetry.later import Later
-from asyncfc_mcp.telemetry.limits import Names
+from asyncfc_mcp.telemetry.limits import Names, sendable
 from asyncfc_mcp.telemetry.propagation import MOST_CHARS, carrier_of, context_of
 from asyncfc_mcp.telemetry.saved import SavedTime
 
@@ -68,6 +69,14 @@ def test_an_exporter_that_is_not_installed_is_named(caplog: pytest.LogCaptureFix
     assert "made-up" in caplog.text
 
 
+@given(st.text(st.characters(), max_size=300))
+def test_every_text_can_be_sent(text: str):
+    """One that cannot be encoded would take all spans with it that are sent together."""
+    sent = sendable(text)
+    assert sent.encode().decode() == sent
+    assert len(sent) <= NAME_LENGTH
+
+
 @given(st.lists(st.text(max_size=3), max_size=60), st.integers(1, 20))
 def test_names_are_bounded(names: list[str], most: int):
     """However many there are; a name that has a place keeps it."""
@@ -109,6 +118,7 @@ def test_time_saved_is_the_sum_less_the_union(runs: list[tuple[int, int, int]]):
         {"traceparent": 5},
         {"traceparent": ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"]},
         {"baggage": "x" * (MOST_CHARS + 1)},
+        {"baggage": "a=\ud800", "tracestate": "\udfff=1", "traceparent": "\ud800"},
     ],
 )
 def test_context_of_wrong_types_is_none(meta: object):
@@ -117,7 +127,7 @@ def test_context_of_wrong_types_is_none(meta: object):
     assert context_of(meta) is None
 
 
-@given(st.dictionaries(st.sampled_from(["traceparent", "tracestate", "baggage"]), st.text()))
+@given(st.dictionaries(st.sampled_from(["traceparent", "tracestate", "baggage"]), st.text(st.characters())))
 def test_no_text_of_a_client_is_an_error(meta: dict[str, str]):
     """Whatever it is, a context comes of it or none."""
     context_of(meta)
@@ -140,6 +150,22 @@ def test_each_end_has_its_type(event: Event, failure: Exception | None, result: 
     future.apply(Event.START)
     future.apply(event)
     assert error_type(future) == expected
+
+
+def test_work_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture):
+    """The task that does it is one of the bridge's."""
+    later, done = Later(), []
+
+    async def main() -> None:
+        for work in (lambda: 1 / 0, lambda: done.append(1)):
+            later.do(work)
+        while not done:
+            await anyio.lowlevel.checkpoint()
+        later.do(lambda: 1 / 0)
+
+    later.do(lambda: 1 / 0)
+    anyio.run(later.around, main)
+    assert caplog.text.count("ZeroDivisionError") == 3
 
 
 def test_work_waits_for_the_step_and_is_done_at_the_end():
