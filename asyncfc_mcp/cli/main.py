@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncfc_mcp import __version__
+from asyncfc_mcp.cli.calls.command import log
 from asyncfc_mcp.cli.daemon import daemon, reload_
 from asyncfc_mcp.cli.doctor.command import doctor
 from asyncfc_mcp.cli.endpoint import Endpoint, endpoint_options
@@ -35,6 +36,7 @@ from asyncfc_mcp.cli.process import (
     telemetry_of,
 )
 from asyncfc_mcp.cli.source import SourceCommand, check_source, load, log_format_option, source_options
+from asyncfc_mcp.cli.top.command import top
 from asyncfc_mcp.config.model import BridgeConfig
 from asyncfc_mcp.config.reader import load_config
 from asyncfc_mcp.config.settings import EMBEDDED
@@ -60,7 +62,8 @@ def cli() -> None:
     Show their ordering:  asyncfc-mcp inspect --config ~/.config/asyncfc/mcp.json
     Use it in a host:     asyncfc-mcp install cursor --wrap
     Sign in to one:       asyncfc-mcp login NAME
-    See what happens:     asyncfc-mcp open
+    See what happens:     asyncfc-mcp open, or in the terminal: asyncfc-mcp top
+    See what happened:    asyncfc-mcp log
     Find what is wrong:   asyncfc-mcp doctor
     """
 
@@ -389,7 +392,7 @@ def demo() -> None:
     sys.exit(player.run())
 
 
-for _command in (install, uninstall, import_, doctor, daemon, reload_, open_page):
+for _command in (install, uninstall, import_, doctor, log, top, open_page, daemon, reload_):
     cli.add_command(_command)
 
 

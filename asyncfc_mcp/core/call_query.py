@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from asyncfc_mcp.core.failure_reasons import recorded_reason
@@ -30,6 +30,8 @@ MOST_WORDS: Final = 100
 WORDS: Final = ("server", "tool", "state", "text", "since", "until", "before", "limit")
 """Names of all words, each as a reader writes it."""
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DAYS: Final = {"today": 0, "yesterday": 1}
+"""Days of this machine's time zone, which mean their beginning → days before now."""
 _AGE: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhd])")
 _LONGEST_TIME: Final = 40
 _NUMBER: Final = re.compile(r"\d{1,11}(?:\.\d{1,9})?")
@@ -159,13 +161,16 @@ def _time(name: str, word: str, now: float) -> float | None:
         return now - float(match[1]) * _UNITS[match[2]]
     if _NUMBER.fullmatch(word):
         return float(word)
+    if word in _DAYS:
+        midnight = datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0)
+        return (midnight - timedelta(days=_DAYS[word])).timestamp()
     if len(word) <= _LONGEST_TIME and "-" in word:
         with suppress(ValueError, OverflowError, OSError):
             return datetime.fromisoformat(word).timestamp()
     raise InvalidQuery(
         name,
-        f"{word[:40]!r} is no time: write an age such as 15m or 2h, a time such as 2026-01-31T12:00, or seconds since "
-        "1970",
+        f"{word[:40]!r} is no time: write an age such as 15m or 2h, today or yesterday, a time such as "
+        "2026-01-31T12:00, or seconds since 1970",
     )
 
 

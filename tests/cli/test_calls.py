@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncfc_mcp.cli.calls import words
+from asyncfc_mcp.cli.calls.source import News, Seen
 from asyncfc_mcp.cli.calls.table import Table
 from tests.support.entries import AT, entries, entry
 
@@ -67,11 +68,21 @@ def test_durations_grow_with_their_numbers(seconds: float):
     assert len(words.short_duration(seconds)) <= 6
 
 
-@given(calls=st.lists(entries(), max_size=4), width=st.integers(40, 200) | st.none())
-def test_no_entry_breaks_a_line(calls: list[dict[str, Any]], width: int | None):
+@given(calls=st.lists(entries(), max_size=4), width=st.integers(40, 200) | st.none(), more=st.booleans())
+def test_no_entry_breaks_a_line(calls: list[dict[str, Any]], width: int | None, more: bool):
     """Whatever an entry contains, its lines fit the terminal, and have neither control nor invisible characters."""
-    table = Table(width, with_date=True)
+    table = Table(width, with_date=True, more=more)
     table.measure(calls, AT)
     for line in [table.heading(), *(line for call in calls for line in table.lines(call, AT))]:
         assert line.plain.isprintable()
         assert width is None or line.cell_len <= width
+
+
+def test_news_are_new_calls_and_changed_ones():
+    """Of the state at a connection's begin, calls that are older than those shown are no news; later, each is."""
+    news = News([entry("f5", state="running")])
+    began = Seen([entry("f1"), entry("f5", state="running"), entry("f7")], changed=False)
+    assert [each["id"] for each in news.of(began)] == ["f7"]
+    ended = Seen([entry("f1", state="completed"), entry("f5", state="failed"), entry("f6")], changed=True)
+    assert [each["id"] for each in news.of(ended)] == ["f1", "f5", "f6"]
+    assert news.of(ended) == []

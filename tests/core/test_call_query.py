@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import date, datetime, time, timedelta
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from asyncfc_mcp.core.futures import State
 from asyncfc_mcp.errors import InvalidQuery
 
 NOW = 1_800_000_000.0
+YESTERDAY = datetime.combine(date.fromtimestamp(NOW) - timedelta(days=1), time()).timestamp()
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,7 @@ NOW = 1_800_000_000.0
         ({"state": "failed, cancelled"}, CallQuery(states=(State.FAILED, State.CANCELLED))),
         ({"text": "  two words "}, CallQuery(text="two words")),
         ({"since": "15m", "until": "90s"}, CallQuery(since=NOW - 900, until=NOW - 90)),
+        ({"since": "yesterday"}, CallQuery(since=YESTERDAY)),
         ({"since": "1764300000.5"}, CallQuery(since=1764300000.5)),
         ({"since": "2026-01-31T12:00:00+00:00"}, CallQuery(since=1769860800.0)),
         ({"before": "f12", "limit": "500"}, CallQuery(before="f12", limit=500)),
@@ -37,7 +40,7 @@ def test_words_make_a_query(words: Mapping[str, str | Sequence[str]], query: Cal
     [
         ({"servr": "git"}, "'servr': there is no such word; the nearest is 'server'"),
         ({"state": "done"}, "'state': 'done' is none of waiting, running, input_required, completed, failed"),
-        ({"since": "yesterday"}, "'since': 'yesterday' is no time: write an age such as 15m"),
+        ({"since": "tomorrow"}, "'since': 'tomorrow' is no time: write an age such as 15m"),
         ({"until": "1" * 400}, "is no time"),
         ({"before": "12"}, "'before': '12' is not the ID of a call, such as f12"),
         ({"before": "f" + "a" * 32}, "is not the ID"),

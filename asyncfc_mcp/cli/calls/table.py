@@ -27,6 +27,8 @@ STYLES: Final = {
 _GAP: Final = "  "
 _BOUNDS: Final = {"who": (3, 14), "call": (4, 24), "tool": (8, 40), "waited": (6, 44), "ran": (5, 12)}
 """Least and largest width of each column with a width of its own."""
+_USUAL: Final = {"who": 11, "call": 14, "tool": 24, "waited": 24, "ran": 6}
+"""Widths that do for most calls."""
 _NARROW: Final = {"call": 14, "tool": 22, "waited": 24}
 """Largest widths on a terminal with fewer than `WIDE` columns."""
 WIDE: Final = 130
@@ -50,10 +52,12 @@ class Table:
     Args:
         width: of the terminal; None for a file or pipe, where nothing is cut.
         with_date: times have a date.
+        more: calls follow whose texts may be longer.
     """
 
     width: int | None
     with_date: bool
+    more: bool = False
     _columns: dict[str, int] = field(default_factory=dict[str, int])
 
     def measure(self, entries: Sequence[Entry], now: float) -> None:
@@ -63,7 +67,8 @@ class Table:
         for name, (least, most) in _BOUNDS.items():
             if self.width is not None and self.width < WIDE:
                 most = _NARROW.get(name, most)
-            columns[name] = widest((row[name] for row in rows), max(least, len(_HEADINGS[name])), most)
+            least = min(most, _USUAL[name]) if self.more else max(least, len(_HEADINGS[name]))
+            columns[name] = widest((row[name] for row in rows), least, most)
         if self.width is not None:
             # What a reader misses least gives way first: the host, and then room of names and waits.
             if self._rest(columns) < _LEAST_END:

@@ -78,7 +78,7 @@ def duration(seconds: float) -> str:
     """Return a time span with two significant units: `12 ms`, `0.3 s`, `45 s`, `3 min 20 s`, `2 h 5 min`."""
     seconds = max(0.0, seconds)
     if seconds < 0.0995:
-        return f"{seconds * 1000:.0f} ms"
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.0005 else "0 s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -130,8 +130,10 @@ def tool(entry: Entry) -> str:
 
 
 def who(entry: Entry) -> str:
-    """Return the host of a call, else the label of its conversation."""
-    return text(entry, "host", 24) or text(entry, "conversation", 12)
+    """Return the person of a call where bridges tell persons apart, else its host, else its conversation's label."""
+    kind, _, person = text(entry, "scope", 200).partition(":")
+    named = person.rpartition("#")[2] if kind in ("person", "oauth") else ""
+    return said(named, 24) or text(entry, "host", 24) or text(entry, "conversation", 12)
 
 
 def waited_s(entry: Entry, now: float) -> tuple[float, float]:

@@ -173,7 +173,7 @@ def help_(marks: Marks) -> list[Text]:
         ("c", "cancel the call (asks first)"),
         ("f or /", "filter: words of an ID, name, tool, server, host, state or failure"),
         ("s", "servers, with the end of their stderr; enter: calls of the server"),
-        ("+ -", "zoom of the time line"),
+        ("+ -", "zoom of the time line; 0: as far as unfinished calls need"),
         ("esc", "back; in the table: without the filter, and to the newest call"),
         ("q, ctrl-c", "quit; the bridge and its calls go on"),
     )

@@ -14,8 +14,11 @@ from asyncfc_mcp.cli.calls.words import Entry
 
 MOST: Final = 5_000
 """Calls that are kept; the oldest that have ended are dropped first."""
-SPANS_S: Final = (5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
+SPANS_S: Final = (5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 """Seconds that the time line may show."""
+LEAST_SPAN_S: Final = 20.0
+MOST_SPAN_S: Final = 900.0
+"""Bounds on what it shows unless the user chooses: enough for the calls that have not ended."""
 FILTER_LENGTH: Final = 100
 
 
@@ -64,6 +67,7 @@ class Model:
         detail: arguments and result of the call that is looked at, once they were read.
         asking: ID of the call whose cancellation is to be confirmed.
         typing: the filter is being typed.
+        chosen_span_s: seconds on the time line; None: what unfinished calls need.
         scroll: first line of details or of a server's stderr that is shown.
         page: rows that the last drawing had room for.
     """
@@ -79,7 +83,7 @@ class Model:
     asking: str | None = None
     typing: bool = False
     filter: str = ""
-    span_s: float = 60.0
+    chosen_span_s: float | None = None
     server: int = 0
     scroll: int = 0
     page: int = 10
@@ -136,12 +140,13 @@ class Model:
     # --- what is shown -------------------------------------------------------------------------------------------
 
     def rows(self) -> list[Entry]:
-        """Return the calls that the filter accepts: unfinished ones, then those that have ended, newest first each."""
+        """Return the calls that the filter accepts: those that run, those that wait, and those that have ended, newest
+        first each."""
         if self._rows is None:
             wanted = self.filter.casefold().split()
             found = [entry for entry in self._entries.values() if not wanted or _matches(entry, wanted)]
             found.sort(key=_submitted, reverse=True)
-            found.sort(key=words.has_ended)
+            found.sort(key=_rank)
             self._rows = found
         return self._rows
 
@@ -167,8 +172,12 @@ class Model:
 
     # --- keys ----------------------------------------------------------------------------------------------------
 
-    def press(self, key: str) -> list[Action]:
-        """Take in a key; return what is to be done."""
+    def press(self, key: str, now: float) -> list[Action]:
+        """Take in a key; return what is to be done.
+
+        Args:
+            now: seconds of the bridge's wall clock.
+        """
         if key == "ctrl-c":
             return [Quit()]
         if self.asking is not None:
@@ -190,7 +199,7 @@ class Model:
                 pass
         match self.view:
             case View.CALLS:
-                return self._in_calls(key)
+                return self._in_calls(key, now)
             case View.CALL:
                 return self._in_call(key)
             case View.SERVERS:
@@ -199,7 +208,7 @@ class Model:
                 self.view = self.before_help
         return []
 
-    def _in_calls(self, key: str) -> list[Action]:
+    def _in_calls(self, key: str, now: float) -> list[Action]:
         match key:
             case "enter" | "right":
                 return self._open()
@@ -215,9 +224,11 @@ class Model:
                 else:
                     self.following, self.selected = True, None
             case "+" | "=":
-                self._zoom(-1)
+                self._zoom(-1, now)
             case "-" | "_":
-                self._zoom(1)
+                self._zoom(1, now)
+            case "0":
+                self.chosen_span_s = None
             case _:
                 self._move(key)
         return []
@@ -293,9 +304,17 @@ class Model:
         elif key in steps:
             self.scroll = max(0, self.scroll + steps[key])
 
-    def _zoom(self, step: int) -> None:
-        at = min(range(len(SPANS_S)), key=lambda number: abs(SPANS_S[number] - self.span_s))
-        self.span_s = SPANS_S[max(0, min(len(SPANS_S) - 1, at + step))]
+    def span_s(self, now: float) -> float:
+        """Return the seconds that the time line shows."""
+        if self.chosen_span_s is not None:
+            return self.chosen_span_s
+        begun = [_submitted(entry) for entry in self.rows() if not words.has_ended(entry)]
+        wanted = min(MOST_SPAN_S, max(LEAST_SPAN_S, now - min(begun, default=now)))
+        return next(span for span in SPANS_S if span >= wanted)
+
+    def _zoom(self, step: int, now: float) -> None:
+        at = SPANS_S.index(self.span_s(now))
+        self.chosen_span_s = SPANS_S[max(0, min(len(SPANS_S) - 1, at + step))]
 
     def _ask(self) -> None:
         rows = self.rows()
@@ -332,6 +351,10 @@ class Model:
             case _:
                 return
         self._rows = None
+
+
+def _rank(entry: Entry) -> int:
+    return 2 if words.has_ended(entry) else 1 if words.state(entry) == words.WAITING else 0
 
 
 def _submitted(entry: Entry) -> float:

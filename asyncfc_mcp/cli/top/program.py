@@ -99,9 +99,7 @@ class Program:
             NoTerminal: there is none.
         """
         terminal.check()
-        # Variables that state a size would hide that the terminal has another one since.
-        environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        console = Console(highlight=False, markup=False, emoji=False, _environ=environ)
+        console = _console()
         marks = UNICODE if terminal.is_unicode(console.encoding) else ASCII
         with terminal.keys_at_once():
             with Live(
@@ -154,7 +152,7 @@ class Program:
 
     async def _keys(self) -> None:
         async for key in terminal.pressed():
-            for action in self.model.press(key):
+            for action in self.model.press(key, self.now):
                 self._do(action)
             self._redraw(urgent=True)
         self._stop()
@@ -224,3 +222,11 @@ class Program:
 async def _generator(events: AsyncIterator[Mapping[str, Any]]) -> AsyncGenerator[Mapping[str, Any]]:
     async for event in events:
         yield event
+
+
+def _console() -> Console:
+    # Variables that state a size would hide that the terminal has another one since.
+    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    # What the encoding of the terminal lacks is replaced.
+    output = open(1, "w", errors="replace", closefd=False)
+    return Console(file=output, highlight=False, markup=False, emoji=False, _environ=environ)

@@ -4,6 +4,7 @@ Pure. Each state of a call has a mark of its own, so that bars can be read witho
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 from rich.text import Text
@@ -67,8 +68,8 @@ def bar(entry: Entry, now: float, span_s: float, width: int, marks: Marks) -> Te
     elif (started is not None and end - begin <= 0) or end <= submitted:
         cells[max(0, min(width - 1, int((end - left) / span_s * width)))] = (marks.running, STYLES[state])
     text = Text()
-    for mark, style in cells:
-        text.append(mark, style)
+    for (mark, style), same in groupby(cells):
+        text.append(mark * sum(1 for _ in same), style)
     return text
 
 

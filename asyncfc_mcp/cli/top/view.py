@@ -88,7 +88,7 @@ def _header(model: Model, width: int, now: float, marks: Marks) -> list[Text]:
     if problem := words.text(about, "problem", 300):
         lines.append(Text(f"configuration: {problem}", style="red"))
     if model.problem:
-        lines.append(Text(f"no connection ({words.said(model.problem, 200)}); trying again …", style="bold red"))
+        lines.append(Text(f"no connection, trying again: {words.said(model.problem, 200)}", style="bold red"))
     return lines
 
 
@@ -169,10 +169,10 @@ _HEADINGS: Final = {"call": "CALL", "who": "HOST", "state": "", "tool": "TOOL", 
 
 
 def _calls(model: Model, width: int, room: int, now: float, marks: Marks) -> list[Text]:
-    rows, columns = model.rows(), _columns(width)
+    rows, columns, span_s = model.rows(), _columns(width), model.span_s(now)
     line_width = width - 2 - sum(columns.values()) - len(columns)
     cells = [fit(_HEADINGS[name], size, right=name == "time") for name, size in columns.items()]
-    heading = Text("  " + " ".join([*cells, scale(model.span_s, line_width)]), style="reverse")
+    heading = Text("  " + " ".join([*cells, scale(span_s, line_width)]), style="reverse")
     heading = Text(fit(heading.plain, width), style="reverse")
     if not rows:
         reason = "No call matches the filter." if model.number else "No calls yet."
@@ -182,7 +182,7 @@ def _calls(model: Model, width: int, room: int, now: float, marks: Marks) -> lis
     room = max(1, room - 1 - len(notes))
     first = max(0, min(at - room // 2, len(rows) - room))
     shown = range(first, min(len(rows), first + room))
-    lines = [heading, *(_row(rows[n], columns, line_width, n == at, model, now, marks) for n in shown)]
+    lines = [heading, *(_row(rows[n], columns, line_width, n == at, span_s, now, marks) for n in shown)]
     return [*lines, *([Text("")] * (room + 1 - len(lines))), *notes]
 
 
@@ -192,7 +192,7 @@ def _filter_line(model: Model, rows: Sequence[Entry]) -> list[Text]:
 
 
 def _row(
-    entry: Entry, columns: dict[str, int], line_width: int, selected: bool, model: Model, now: float, marks: Marks
+    entry: Entry, columns: dict[str, int], line_width: int, selected: bool, span_s: float, now: float, marks: Marks
 ) -> Text:
     state = words.state(entry)
     ran, ended = words.ran_s(entry, now), words.has_ended(entry)
@@ -209,7 +209,7 @@ def _row(
     for name, width in columns.items():
         style = STYLES[state] if name == "state" else "bold" if name == "call" and not ended else ""
         line.append(fit(cells[name], width, right=name == "time") + " ", style)
-    line.append_text(bar(entry, now, model.span_s, line_width, marks))
+    line.append_text(bar(entry, now, span_s, line_width, marks))
     if selected:
         line.stylize("reverse", 0, 2 + sum(columns.values()) + len(columns) - 1)
     return line

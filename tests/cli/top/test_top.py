@@ -26,11 +26,11 @@ def test_a_selected_call_stays_selected_while_others_arrive():
     model = Model()
     model.receive(calls(entry("f1"), entry("f2", submitted_at=AT + 1)))
     assert model.rows()[model.row()]["id"] == "f2"
-    model.press("down")
+    model.press("down", AT)
     model.receive(calls(entry("f3", submitted_at=AT + 2), entry("f2", state="completed", submitted_at=AT + 1)))
     assert [each["id"] for each in model.rows()] == ["f3", "f1", "f2"]
     assert model.rows()[model.row()]["id"] == "f1"
-    model.press("up")
+    model.press("up", AT)
     model.receive(calls(entry("f4", submitted_at=AT + 3)))
     assert model.rows()[model.row()]["id"] == "f4"
 
@@ -39,17 +39,17 @@ def test_a_call_is_cancelled_only_after_yes():
     """Any other key than y is no; a call that has ended is not asked for."""
     model = Model()
     model.receive(calls(entry("f1"), entry("f2", state="completed")))
-    assert model.press("c") == []
+    assert model.press("c", AT) == []
     assert "Cancel f1 web__fetch?" in shown(model)
-    assert model.press("q") == []
+    assert model.press("q", AT) == []
     assert model.notice == "not cancelled"
-    model.press("c")
-    assert model.press("y") == [Cancel("f1")]
-    model.press("down")
-    model.press("c")
-    assert model.press("y") == []
+    model.press("c", AT)
+    assert model.press("y", AT) == [Cancel("f1")]
+    model.press("down", AT)
+    model.press("c", AT)
+    assert model.press("y", AT) == []
     assert model.asking is None
-    assert model.press("q") == [Quit()]
+    assert model.press("q", AT) == [Quit()]
 
 
 def test_keys_go_into_the_filter_while_it_is_typed():
@@ -59,14 +59,14 @@ def test_keys_go_into_the_filter_while_it_is_typed():
         calls(entry("f1"), entry("f2", tool="files__read", server="files", state="failed", failure="Quite gone"))
     )
     for key in ("f", *"qone fIles", "enter"):
-        model.press(key)
+        model.press(key, AT)
     assert "No call matches" in shown(model)
     assert "filter: qone fIles" in shown(model)
     for key in ("f", "ctrl-u", *"gone files", "enter"):
-        model.press(key)
+        model.press(key, AT)
     assert [each["id"] for each in model.rows()] == ["f2"]
     assert "1 of 2 calls" in shown(model)
-    model.press("escape")
+    model.press("escape", AT)
     assert len(model.rows()) == 2
 
 
@@ -74,7 +74,7 @@ def test_details_are_read_and_read_again_when_the_call_ends():
     """Its arguments first, then the result; hidden ones say why."""
     model = Model()
     model.receive(calls(entry("f1")))
-    assert model.press("enter") == [Load("f1")]
+    assert model.press("enter", AT) == [Load("f1")]
     model.loaded({"id": "f1", "arguments": {"url": "x\x1b[2J"}})
     assert '"url": "x\\u001b[2J"' in shown(model)
     assert model.receive(calls(entry("f1", state="completed", ended_at=AT + 5))) == [Load("f1")]
@@ -82,7 +82,7 @@ def test_details_are_read_and_read_again_when_the_call_ends():
     assert "  one\n  two\\u202e" in shown(model)
     model.loaded({"id": "f1", "hidden": "the tool is private"})
     assert "hidden: the tool is private" in shown(model)
-    model.press("escape")
+    model.press("escape", AT)
     assert model.view is View.CALLS
 
 
@@ -108,7 +108,7 @@ def test_a_screen_has_the_size_of_the_terminal(found: Any, width: int, height: i
     model.receive({"event": "overview", "data": {"servers": [server], "configuration": "\n", "counts": {"running": 1}}})
     model.receive(calls(*found, reset=True))
     for key in pressed:
-        model.press(key)
+        model.press(key, AT)
         lines = screen(model, width, height, AT, ASCII)
         assert len(lines) == height
         for line in lines:
