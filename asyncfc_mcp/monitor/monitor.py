@@ -19,6 +19,7 @@ from asyncfc_mcp.core.call_query import MOST, CallQuery
 from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.history import FuturePage
 from asyncfc_mcp.core.identity import Principal, is_id, is_only_principal
+from asyncfc_mcp.core.records import UNFINISHED
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.errors import CallFailed, UnknownFuture
 from asyncfc_mcp.monitor.entries import Entry, entry_of
@@ -95,14 +96,23 @@ class Monitor:
         overview = await overview_of(
             self._bridge, principal, transport=self._transport, since=self._since, now=time.time()
         )
-        counts = {"waiting": 0, "running": 0, "input_required": 0}
-        for call in self._bridge.engine.unfinished:
-            if self._shows(principal, call.future):
-                counts[call.future.state.value] += 1
+        counts = await in_slices(self._counting(principal))
         saved = await self._saved(principal)
         place = self._bridge.engine.recorded_in() if is_only_principal(principal.scope) else None
         journal = None if place is None else {"path": str(place[0]), "bytes": place[1]}
         return {**overview, "saved": saved, "counts": counts, "journal": journal}
+
+    def _counting(self, principal: Principal) -> Slices[dict[str, int]]:
+        """Count the calls that have not ended, by their states."""
+        scope, touches = principal.scope, self._bridge.views.of(principal).touches
+        counts = {state.value: 0 for state in UNFINISHED}
+        for number, call in enumerate(self._bridge.engine.unfinished):
+            future = call.future
+            if scope.listed and not future.done and future.scope == scope and touches(future.server):
+                counts[future.state.value] += 1
+            if number % 256 == 0:
+                yield
+        return counts
 
     async def _saved(self, principal: Principal) -> dict[str, Any]:
         """Return the time saved: of this run, and of all that is recorded, which is looked at now and then."""
