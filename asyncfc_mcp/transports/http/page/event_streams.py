@@ -32,7 +32,7 @@ MOST_OWN: Final = 20
 PING_S: Final = 15.0
 """Interval of comments, which keep proxies from closing the connection."""
 LAPSE_S: Final = 1.0
-"""Interval between two looks whether the access of a stream has ended."""
+"""Interval between two looks whether the access of a stream or an export has ended."""
 END_S: Final = 1.0
 """Time limit for the last event to a reader that takes nothing."""
 STOPPING: Final = "the bridge is ending"
@@ -113,10 +113,7 @@ class EventStreams:
             del self._open[stream]
 
     async def _watch_access(self, stream: _Stream, access: Access) -> None:
-        while not self._is_over(access):
-            if isinstance(access, PageAccess):
-                access.use()  # a page that is looked at is used
-            await anyio.sleep(LAPSE_S)
+        await until_over(access, self._is_over)
         stream.end(OVER)
 
     async def _ping(self, stream: _Stream) -> None:
@@ -133,6 +130,14 @@ class EventStreams:
         self._refuses = True
         for stream in tuple(self._open):
             stream.end(STOPPING)
+
+
+async def until_over(access: Access, is_over: Callable[[Access], bool]) -> None:
+    """Return once an access has ended. Until then it is used."""
+    while not is_over(access):
+        if isinstance(access, PageAccess):
+            access.use()  # a page that is looked at is used
+        await anyio.sleep(LAPSE_S)
 
 
 async def _watch_reader(stream: _Stream, receive: "Receive") -> None:

@@ -61,7 +61,7 @@ class Page:
         self._configure()
         bridge.observe_reload(lambda _: self._configure())
         self.streams = EventStreams(self._entrance.is_over)
-        self._api = Api(monitor, self.keys, tokens, self.streams)
+        self._api = Api(monitor, self.keys, tokens, self.streams, self._entrance.is_over)
         self._files = StaticFiles()
         self._refuses = False
 

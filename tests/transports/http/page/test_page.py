@@ -8,7 +8,7 @@ import pytest
 
 from asyncfc_mcp.core.identity import LOCAL, Principal
 from asyncfc_mcp.transports.http.auth.authenticator import Access
-from asyncfc_mcp.transports.http.page import event_streams
+from asyncfc_mcp.transports.http.page import api, event_streams
 from asyncfc_mcp.transports.http.page.page_tokens import IDLE_S, MOST_OWN, PageTokens
 from tests.support.asgi_client import Exchange
 from tests.support.virtual_time import on_virtual_time, settle
@@ -289,6 +289,24 @@ async def test_streams_of_one_principal_are_bounded():
         for stream in open_streams:
             stream.hang_up()
     assert len(stage.page.streams) == 0
+
+
+@on_virtual_time
+async def test_exports_are_bounded_for_a_principal_and_end_with_its_access():
+    """A reader that takes nothing keeps nobody else's from being written, and gets no more once it is removed."""
+    persons = Persons("alice", "bob")
+    stage = Paged(persons)
+    stuck = [stage.exchange(token="alice") for _ in range(api.MOST_OWN_EXPORTS)]
+    async with anyio.create_task_group() as tg:
+        for export in stuck:
+            export.reads = anyio.Event()
+            tg.start_soon(export.run, "/page/api/export")
+        await settle()
+        assert (await stage.get("/page/api/export", token="alice")).status == 429
+        assert (await stage.get("/page/api/export", token="bob")).ended
+        persons.of["alice"].revoke()
+    assert not any(export.ended for export in stuck), "a part is not taken for the whole"
+    assert (await stage.get("/page/api/export", token="bob")).ended
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------
