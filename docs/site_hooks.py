@@ -69,17 +69,22 @@ def _leaves(nav: object) -> Iterator[str]:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add pages of the navigation that lie outside `docs/`, and the files that pages link to."""
 
-    def add(path: str) -> None:
-        files.append(File(path, str(REPO), config.site_dir, config.use_directory_urls))
+    def add(path: str) -> File:
+        file = File(path, str(REPO), config.site_dir, config.use_directory_urls)
+        files.append(file)
+        return file
 
     for path in _leaves(config.nav):
         if files.get_file_from_path(path) is None and (REPO / path).is_file():
             add(path)
-    for file in files.documentation_pages():
-        for target in _targets(_repository(file), file.content_string):
+    pages = list(files.documentation_pages())
+    for page in pages:
+        for target in _targets(_repository(page), page.content_string):
             outside = not target.startswith((DOCS, "../")) and target not in _INSTEAD
             if outside and (REPO / target).is_file() and files.get_file_from_path(target) is None:
-                add(target)
+                file = add(target)
+                if file.is_documentation_page():
+                    pages.append(file)
     return files
 
 
