@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
-from asyncfc_mcp.core.futures import Future
+from asyncfc_mcp.core.futures import Future, Result
 from asyncfc_mcp.core.waits import Wait, WaitKind
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.errors import CallFailed, ProtocolFailure
@@ -41,6 +41,8 @@ _CALL: Final[Mapping[str, AttributeValue]] = {
     conventions.METHOD: "tools/call",
     conventions.OPERATION: conventions.EXECUTE_TOOL,
 }
+_SUBMISSION: Final[Mapping[str, AttributeValue]] = {conventions.LINK: "submission"}
+_FIRST_ATTEMPT: Final[Mapping[str, AttributeValue]] = {conventions.ATTEMPT: 1}
 CONTENT_LENGTH: Final = 8192
 """Characters of recorded arguments and results."""
 
@@ -48,13 +50,15 @@ CONTENT_LENGTH: Final = 8192
 class _Running:
     """The span of a call that runs, and what it gets at its end."""
 
-    __slots__ = ("attributes", "began_at", "context", "links", "span", "waits")
+    __slots__ = ("began_at", "context", "links", "noted", "request_id", "span", "started_ns", "times", "waits")
 
-    def __init__(self, span: Span, context: Context, links: Sequence[Link]) -> None:
-        self.span, self.context, self.links = span, context, links
-        self.attributes: dict[str, AttributeValue] = {}
-        self.waits: tuple[Wait, ...] = ()
-        self.began_at = perf_counter()
+    def __init__(self, span: Span, context: Context, links: Sequence[Link], future: Future) -> None:
+        self.span, self.context, self.links, self.waits = span, context, links, future.waits
+        self.times = future.submitted_at, future.queued_at, future.started_at
+        self.request_id: RequestId | None = None
+        self.noted = False
+        """True once what it has waited for, and that it was attempted, is on the span."""
+        self.started_ns, self.began_at = time_ns(), perf_counter()
 
 
 class Calls:
@@ -116,32 +120,42 @@ class Calls:
         # Another replica's call that is made here is reported twice: once its claim is known, and when it is made.
         if (call.elsewhere and not call.claimed) or call in self._running:
             return
-        future, context = call.future, context_of(call.meta) or Context()
+        future, request = call.future, self._requests.of(call.meta)
+        # The request that made it is still open, or its context is in what the call has of it.
+        context = (context_of(call.meta) or Context()) if request is None else request.context
         span = self._tracer.start_span(f"tools/call {sendable(call.tool)}", context, SpanKind.CLIENT, _CALL)
-        running = self._running[call] = _Running(span, context, self._links(call, context))
-        running.waits = future.waits
+        running = self._running[call] = _Running(span, context, self._links(call), future)
         self._remember(future, span.get_span_context())
         self._save(self._saved.started(_conversation(future), self._clock()))
-        self._later.do(partial(self._record_start, call, running, time_ns()))
+        if running.waits or future.queued_at is not None:
+            self._later.do(partial(self._note_start, call, running))
 
-    def _record_start(self, call: Call, running: _Running, started_ns: int) -> None:
+    def _note_start(self, call: Call, running: _Running) -> None:
+        if running.noted:
+            return
+        running.noted = True
+        submission = trace.get_current_span(running.context).get_span_context()
+        if submission.is_valid:
+            running.span.add_link(submission, _SUBMISSION)
         for link in running.links:
             running.span.add_link(link.context, link.attributes)
-        self._note_waits(call, running, started_ns)
-        running.span.add_event(conventions.ATTEMPT_EVENT, {conventions.ATTEMPT: 1}, started_ns)
+        self._note_waits(call, running)
+        running.span.add_event(conventions.ATTEMPT_EVENT, _FIRST_ATTEMPT, running.started_ns)
 
     def retrying(self, call: Call, failure: CallFailed, pause_s: float) -> None:
         kind = type(failure).__name__
         self._instruments.retries.add(1, {**self._of_server(call), conventions.ERROR_TYPE: self._errors.admitted(kind)})
         if (running := self._running.get(call)) is not None:
-            running.span.add_event(
-                conventions.RETRY_EVENT,
-                {
-                    conventions.ERROR_TYPE: kind,
-                    conventions.ATTEMPT: call.future.attempts,
-                    conventions.PAUSE_S: pause_s,
-                },
-            )
+            about = {
+                conventions.ERROR_TYPE: kind,
+                conventions.ATTEMPT: call.future.attempts,
+                conventions.PAUSE_S: pause_s,
+            }
+            self._later.do(partial(self._note_retry, call, running, about, time_ns()))
+
+    def _note_retry(self, call: Call, running: _Running, about: Mapping[str, AttributeValue], at_ns: int) -> None:
+        self._note_start(call, running)
+        running.span.add_event(conventions.RETRY_EVENT, about, at_ns)
 
     def ended(self, call: Call) -> None:
         running = self._running.pop(call, None)
@@ -149,16 +163,22 @@ class Calls:
             return  # the replica that has made it counts it
         if running is not None:
             self._save(self._saved.ended(_conversation(call.future), self._clock()))
-        self._later.do(partial(self._record_end, call, running, perf_counter(), time_ns()))
+        result = call.future.result if self._content and call.policy.journal and call.future.loaded else None
+        self._later.do(partial(self._record_end, call, running, result, perf_counter(), time_ns()))
 
-    def _record_end(self, call: Call, running: _Running | None, ended_at: float, ended_ns: int) -> None:
+    def _record_end(
+        self, call: Call, running: _Running | None, result: Result | None, ended_at: float, ended_ns: int
+    ) -> None:
         future = call.future
         self._instruments.ended.add(1, {**self._of_server(call), conventions.STATE: future.state.value})
         if running is None:
             return
-        attributes, span = running.attributes, running.span
+        self._note_start(call, running)
+        span = running.span
         measured: dict[str, AttributeValue] = {**_CALL, **self._servers.attributes(future.server)}
-        attributes |= {**measured, conventions.FUTURE_ID: future.id, conventions.TOOL: sendable(call.tool)}
+        attributes = {**measured, conventions.FUTURE_ID: future.id, conventions.TOOL: sendable(call.tool)}
+        if running.request_id is not None:
+            attributes[conventions.REQUEST_ID] = str(running.request_id)
         measured[conventions.TOOL] = self._names.admitted(call.tool)
         if self._content and call.policy.journal and call.arguments is not None:
             attributes[conventions.TOOL_ARGUMENTS] = _content(call.arguments)
@@ -172,8 +192,8 @@ class Calls:
             attributes[conventions.ERROR_TYPE] = error
             span.set_status(StatusCode.ERROR, text)
             measured[conventions.ERROR_TYPE] = self._errors.admitted(error)
-        elif self._content and call.policy.journal and future.loaded and future.result is not None:
-            attributes[conventions.TOOL_RESULT] = _content(future.result)
+        elif result is not None:
+            attributes[conventions.TOOL_RESULT] = _content(result)
         span.set_attributes(attributes)
         self._instruments.client_operation.record(
             ended_at - running.began_at, measured, trace.set_span_in_context(span, running.context)
@@ -197,7 +217,7 @@ class Calls:
 
         def sent_as(request_id: RequestId) -> None:
             if (running := self._running.get(call)) is not None:
-                running.attributes[conventions.REQUEST_ID] = str(request_id)
+                running.request_id = request_id
 
         return sent_as
 
@@ -248,33 +268,32 @@ class Calls:
         if len(self._contexts) > MOST_CONTEXTS:
             self._contexts.popitem(last=False)
 
-    def _links(self, call: Call, context: Context) -> Sequence[Link]:
-        """Return links to the request that made a call, and to the calls whose results it takes."""
-        links: list[Link] = []
-        submission = trace.get_current_span(context).get_span_context()
-        if submission.is_valid:
-            links.append(Link(submission, {conventions.LINK: "submission"}))
-        for key, source in list(call.sources.items())[:MOST_WAITS]:
-            if (found := self._contexts.get(key)) is not None:
-                links.append(Link(found, {conventions.LINK: "value", conventions.FUTURE_ID: source.id}))
-        return links
+    def _links(self, call: Call) -> Sequence[Link]:
+        """Return links to the calls whose results a call takes."""
+        if not call.sources:
+            return ()
+        return [
+            Link(found, {conventions.LINK: "value", conventions.FUTURE_ID: source.id})
+            for key, source in list(call.sources.items())[:MOST_WAITS]
+            if (found := self._contexts.get(key)) is not None
+        ]
 
-    def _note_waits(self, call: Call, running: _Running, started_ns: int) -> None:
+    def _note_waits(self, call: Call, running: _Running) -> None:
         """Record on the span of a call that starts what it has waited for, and for how long."""
-        future = call.future
-        started_at = future.submitted_at if future.started_at is None else future.started_at
-        ready_at = started_at if future.queued_at is None else future.queued_at
+        submitted_at, queued_at, started_at = running.times
+        started_at = submitted_at if started_at is None else started_at
+        ready_at = started_at if queued_at is None else queued_at
         seconds: dict[str, float] = {}
         for wait in running.waits:
             if wait.kind is not WaitKind.CAPACITY:
-                seconds[wait.kind.value] = max(0.0, ready_at - future.submitted_at)
-        if future.queued_at is not None:
-            seconds[WaitKind.CAPACITY.value] = max(0.0, started_at - future.queued_at)
+                seconds[wait.kind.value] = max(0.0, ready_at - submitted_at)
+        if queued_at is not None:
+            seconds[WaitKind.CAPACITY.value] = max(0.0, started_at - queued_at)
         for kind, waited_s in seconds.items():
             self._instruments.wait.record(waited_s, {**self._of_server(call), conventions.WAIT_KIND: kind})
         for wait in running.waits[:MOST_WAITS]:
             about = {**self._about(call, wait), conventions.WAITED_S: seconds.get(wait.kind.value, 0.0)}
-            running.span.add_event(conventions.WAITED_EVENT, about, started_ns)
+            running.span.add_event(conventions.WAITED_EVENT, about, running.started_ns)
 
     def _about(self, call: Call, wait: Wait) -> dict[str, AttributeValue]:
         about: dict[str, AttributeValue] = {conventions.WAIT_KIND: wait.kind.value, conventions.WAIT_ON: wait.on}

@@ -125,13 +125,16 @@ def _tracer_provider(
     environ: Mapping[str, str], exporters: Sequence[str], ends: list[Callable[[], object]]
 ) -> "TracerProvider":
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+    from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
-    provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
-    for name in exporters:
-        # Standard output is the wire.
-        exporter = ConsoleSpanExporter(out=sys.stderr) if name == "console" else _exporter(environ, "traces", name)
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+    from asyncfc_mcp.telemetry.recorded_spans import RecordingProvider
+
+    # Standard output is the wire.
+    found = [
+        ConsoleSpanExporter(out=sys.stderr) if name == "console" else _exporter(environ, "traces", name)
+        for name in exporters
+    ]
+    provider = RecordingProvider(TracerProvider(resource=_resource(), shutdown_on_exit=False), found)
     ends.append(provider.shutdown)
     return provider
 

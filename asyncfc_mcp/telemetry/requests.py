@@ -71,13 +71,13 @@ class ServerSpan:
     __slots__ = (
         "_attributes",
         "_began_at",
-        "_context",
         "_key",
         "_linked",
         "_measured",
         "_requests",
         "_target",
         "_token",
+        "context",
         "params",
         "quotable",
         "span",
@@ -97,7 +97,7 @@ class ServerSpan:
         self._attributes = attributes
         """Attributes that the span gets at its end."""
         self.span = span
-        self._context = contexts.set_value(_CURRENT, self, trace.set_span_in_context(span, context))
+        self.context = contexts.set_value(_CURRENT, self, trace.set_span_in_context(span, context))
         self._began_at = perf_counter()
         self._measured = measured
         """Attributes of the metric, without the name of the tool."""
@@ -116,7 +116,7 @@ class ServerSpan:
             self.params = {**(params or {}), "_meta": {**meta, REQUEST_KEY: self._key}}
 
     def __enter__(self) -> None:
-        self._token = contexts.attach(self._context)
+        self._token = contexts.attach(self.context)
 
     def __exit__(self, *exc: object) -> None:
         if self._token is not None:
@@ -176,7 +176,7 @@ class ServerSpan:
             measured[conventions.ERROR_TYPE] = requests.errors.admitted(error)
             self.span.set_status(StatusCode.ERROR, None if text is None else shown(text))
         self.span.set_attributes(self._attributes)
-        requests.instruments.server_operation.record(took_s, measured, self._context)
+        requests.instruments.server_operation.record(took_s, measured, self.context)
         self.span.end(ended_ns)
 
 

@@ -64,7 +64,11 @@ class Telemetry:
             content=content,
         )
         self.close = close
-        self.exposition = exposition
+        self.exposition = None if exposition is None else lambda: self._exposed(exposition)
+
+    def _exposed(self, exposition: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
+        self.later.finish()
+        return exposition()
 
     def requests(self, transport: str) -> Requests:
         """Return what traces the requests of a transport: `stdio`, `http`, or `local` for a daemon's socket."""

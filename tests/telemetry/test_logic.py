@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
+import anyio.to_thread
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode
 
 from asyncfc_mcp.core.futures import Event, Future
 from asyncfc_mcp.core.identity import LOCAL
@@ -16,10 +29,12 @@ from asyncfc_mcp.errors import CallTimedOut, ProtocolFailure
 from asyncfc_mcp.telemetry import environment, providers
 from asyncfc_mcp.telemetry.conventions import NAME_LENGTH
 from asyncfc_mcp.telemetry.errors import error_type
-from asyncfc_mcp.telemetry.later import Later
+from asyncfc_mcp.telemetry.later import MOST, Later
 from asyncfc_mcp.telemetry.limits import Names, sendable
-from asyncfc_mcp.telemetry.propagation import MOST_CHARS, carrier_of, context_of
+from asyncfc_mcp.telemetry.propagation import MOST_CHARS, carrier_of, carrier_with, context_of
+from asyncfc_mcp.telemetry.recorded_spans import RecordedSpan, RecordingProvider
 from asyncfc_mcp.telemetry.saved import SavedTime
+from tests.support.client import PATIENCE
 
 OTLP = "OTEL_EXPORTER_OTLP_"
 
@@ -153,14 +168,13 @@ def test_each_end_has_its_type(event: Event, failure: Exception | None, result: 
 
 
 def test_work_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture):
-    """The task that does it is one of the bridge's."""
-    later, done = Later(), []
+    """Neither the thread that does it nor the bridge."""
+    later, done = Later(), threading.Event()
 
     async def main() -> None:
-        for work in (lambda: 1 / 0, lambda: done.append(1)):
+        for work in (lambda: 1 / 0, done.set):
             later.do(work)
-        while not done:
-            await anyio.lowlevel.checkpoint()
+        await anyio.to_thread.run_sync(done.wait, PATIENCE)
         later.do(lambda: 1 / 0)
 
     later.do(lambda: 1 / 0)
@@ -168,18 +182,99 @@ def test_work_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture):
     assert caplog.text.count("ZeroDivisionError") == 3
 
 
-def test_work_waits_for_the_step_and_is_done_at_the_end():
-    """At once without its task; in order; nothing is left."""
-    later, done = Later(), []
-    later.do(lambda: done.append("at once"))
-    assert done == ["at once"]
+def test_work_is_done_in_order_by_another_thread_and_nothing_is_left():
+    """At once without that; what is left at the end is done then, however much it is."""
+    later = Later()
+    done: list[int] = []
+    threads: set[int] = set()
+
+    def work(number: int) -> None:
+        done.append(number)
+        threads.add(threading.get_ident())
+
+    later.do(lambda: work(0))
+    assert done == [0]
+    threads.clear()
+    awaited = threading.Event()
 
     async def main() -> None:
-        later.do(lambda: done.append(1))
-        assert done == ["at once"]
-        while len(done) < 2:
-            await anyio.lowlevel.checkpoint()
-        later.do(lambda: done.append(2))
+        later.do(lambda: work(1))
+        later.do(awaited.set)
+        await anyio.to_thread.run_sync(awaited.wait, PATIENCE)
+        assert threads
+        assert threading.get_ident() not in threads
+        for number in range(2, 3 * MOST):
+            later.do(partial(work, number))
 
     anyio.run(later.around, main)
-    assert done == ["at once", 1, 2]
+    assert done == list(range(3 * MOST))
+
+
+VALUES = st.one_of(st.booleans(), st.integers(0, 99), st.floats(0, 1), st.text(max_size=5))
+ATTRIBUTES = st.dictionaries(st.text(min_size=1, max_size=3), VALUES, max_size=5)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("attributes"), ATTRIBUTES),
+        st.tuples(st.just("event"), ATTRIBUTES),
+        st.tuples(st.just("link"), ATTRIBUTES),
+        st.tuples(st.just("error"), st.text(max_size=5)),
+    ),
+    max_size=12,
+)
+
+
+@given(ATTRIBUTES, STEPS, st.sampled_from([None, *(f"00-{'4b' * 16}-{'f0' * 8}-0{flags}" for flags in range(4))]))
+def test_a_recorded_span_is_sent_like_one_of_the_sdk(
+    attributes: dict[str, Any], steps: list[tuple[str, Any]], parent: str | None
+):
+    """Byte by byte, within the limits of the environment, under the same parent."""
+    limits = {"OTEL_SPAN_EVENT_COUNT_LIMIT": "3", "OTEL_SPAN_LINK_COUNT_LIMIT": "2", "OTEL_ATTRIBUTE_COUNT_LIMIT": "4"}
+    limits |= {"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "3", "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT": "1"}
+    context = context_of({"traceparent": parent}) or Context()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in limits.items():
+            patch.setenv(name, value)
+        sdk = TracerProvider(shutdown_on_exit=False, id_generator=Numbers())
+        sent = InMemorySpanExporter()
+        sdk.add_span_processor(SimpleSpanProcessor(sent))
+        provider = RecordingProvider(TracerProvider(shutdown_on_exit=False, id_generator=Numbers()), [])
+        collected: list[RecordedSpan] = []
+        provider.processors = (cast("Any", SimpleNamespace(on_end=collected.append)),)
+        contexts: list[SpanContext] = []
+        for each in (sdk, provider):
+            span = each.get_tracer("scope", "1").start_span(
+                "name", context, SpanKind.CLIENT, attributes, None, start_time=1
+            )
+            contexts.append(span.get_span_context())
+            for at, (kind, value) in enumerate(steps, 1):
+                if kind == "attributes":
+                    span.set_attributes({f"{key} {at}": given for key, given in value.items()})
+                elif kind == "event":
+                    span.add_event("event", value, at)
+                elif kind == "link":
+                    span.add_link(SpanContext(at, at, False), value)
+                else:
+                    span.set_status(StatusCode.ERROR, value)
+            span.end(99)
+        theirs, ours = sent.get_finished_spans(), [each.readable() for each in collected]
+        assert encode_spans(ours) == encode_spans(theirs)
+        assert carrier_with(NonRecordingSpan(contexts[0]), context) == injected(contexts[0])
+    assert contexts[0] == contexts[1]
+    assert len(ours) == (parent is None or parent[-1] in "13")
+
+
+def injected(context: SpanContext) -> dict[str, str]:
+    """What the propagators write."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier, trace.set_span_in_context(NonRecordingSpan(context), Context()))
+    return carrier
+
+
+class Numbers(IdGenerator):
+    """IDs that are the same for all."""
+
+    def generate_span_id(self) -> int:
+        return 7
+
+    def generate_trace_id(self) -> int:
+        return 8
