@@ -16,9 +16,12 @@ from asyncfc_mcp.core.waits import Wait, WaitKind
 from asyncfc_mcp.engine.api import FOLLOWS, NEEDS_RESULT
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.engine.reasons import FOREIGN, is_visible
+from asyncfc_mcp.quotation import shortened
 
 CAPACITY: Final = ("capacity",)
 """Stands for the calls that a call waits for where it only lacks a place at its server or tool."""
+PATH_LENGTH: Final = 300
+"""Maximum characters of a state path in a reason."""
 _NEAREST_OF_OTHERS: Final = 3
 """Bound on the calls in the order of the state that are followed from one call to those that it waits for."""
 
@@ -71,11 +74,12 @@ def wait_for_place(call: Call, freed_by: Call) -> Wait:
 
 
 def _shown(path: str, *calls: Call) -> str:
-    """Return a state path without values that the configuration puts into the arguments of these calls."""
+    """Return a state path without values that the configuration puts into the arguments of these calls, and of bounded
+    length: arguments give it, and each waiting call has a copy."""
     for call in calls:
         if call.preset is not None:
             path = call.preset.without_secrets(path)
-    return path
+    return shortened(path, PATH_LENGTH)
 
 
 def _has_to_queue(call: Call, tree: StateTree) -> bool:

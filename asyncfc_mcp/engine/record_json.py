@@ -85,7 +85,10 @@ def waits_of(text: str | bytes) -> tuple[Wait, ...]:
         ValueError, TypeError: it is damaged.
     """
     found = cast("list[list[str]]", parse(text))
-    return tuple(Wait(_KINDS[kind], *rest) for kind, *rest in found if kind in _KINDS)
+    waits = tuple(Wait(_KINDS[kind], *rest) for kind, *rest in found if kind in _KINDS)
+    if not all(isinstance(text, str) for wait in waits for text in (wait.on, wait.path)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError("a wait has a part that is no text")
+    return waits
 
 
 def _known(text: str | bytes, names: tuple[str, ...]) -> dict[str, Any]:

@@ -5,16 +5,22 @@ Pure. Owns the shape that the page, the log of calls and exports have in common.
 """
 
 import hashlib
-import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 from asyncfc_mcp.core.failure_reasons import recorded_reason
 from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.waits import without_paths
+from asyncfc_mcp.quotation import shortened
 
-_PATH: Final = re.compile(r"same state \S[^;]*")
-"""The reason for which a call waits that touches the same state; its arguments may give the path."""
+_STATE: Final = "same state"
+"""The reason for which a call waits that touches the same state. Paths follow it, which its arguments may give."""
+NAME_LENGTH: Final = 200
+"""Maximum characters of a name."""
+REASON_LENGTH: Final = 1_000
+"""Maximum characters of all other texts. A reader gets thousands of entries at once."""
+NOT_SHOWN: Final = "not shown (the tool's setting journal is false)"
+"""In place of a server's question, which may quote arguments."""
 
 Entry = dict[str, Any]
 """Keys without a value are left out, but for `id`, `tool`, `server`, `state` and `submitted_at`. Times are seconds of
@@ -37,7 +43,7 @@ def entry_of(
     """
     entry: Entry = {
         "id": future.id,
-        "tool": future.tool,
+        "tool": shortened(future.tool, NAME_LENGTH),
         "server": future.server,
         "state": future.state.value,
         "submitted_at": round(future.submitted_at + offset_s, 6),
@@ -48,28 +54,30 @@ def entry_of(
         if at is not None:
             entry[name] = round(at + offset_s, 6)
     if future.name is not None:
-        entry["name"] = future.name
+        entry["name"] = shortened(future.name, NAME_LENGTH)
     if future.conversation is not None:
         entry["conversation"] = conversation_label(future.conversation)
     if future.caller is not None and future.caller.host:
-        entry["host"] = future.caller.host
+        entry["host"] = shortened(future.caller.host, NAME_LENGTH)
     if future.waits:
         entry["waits"] = [
-            {"kind": wait.kind.value, "on": wait.on, **({"path": wait.path} if wait.path else {})}
+            {"kind": wait.kind.value, "on": wait.on, **({"path": _text(wait.path)} if wait.path else {})}
             for wait in (without_paths(future.waits) if future.private else future.waits)
         ]
     if not future.done:
         ids, why = waiting_for
         if why:
-            shown = _PATH.sub("same state", why) if future.private else why
-            entry["waiting_for"] = {"ids": list(ids), "why": shown}
+            if future.private and _STATE in why:
+                why = why.partition(_STATE)[0] + _STATE
+            entry["waiting_for"] = {"ids": list(ids), "why": _text(why)}
         if future.progress is not None:
             done, total, message = future.progress
+            message = None if future.private or message is None else _text(message)
             entry["progress"] = {"done": done, "total": total, "message": message}
         if question := future.question:
-            entry["question"] = question
+            entry["question"] = NOT_SHOWN if future.private else _text(question)
     elif (failure := recorded_reason(future)) is not None:
-        entry["failure"] = failure
+        entry["failure"] = _text(failure)
     if future.cause is not None:
         entry["cause"] = future.cause
     if future.started_at is not None and future.attempts > 1:
@@ -81,6 +89,10 @@ def entry_of(
     if elsewhere:
         entry["elsewhere"] = True
     return entry
+
+
+def _text(text: str) -> str:
+    return shortened(text, REASON_LENGTH)
 
 
 def conversation_label(conversation: str) -> str:

@@ -17,16 +17,17 @@ import anyio.abc
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.call_query import MOST, CallQuery
 from asyncfc_mcp.core.futures import Future
-from asyncfc_mcp.core.history import FuturePage
-from asyncfc_mcp.core.identity import Principal, is_id, is_only_principal
+from asyncfc_mcp.core.history import FuturePage, Serves
+from asyncfc_mcp.core.identity import Principal, Scope, is_id, is_only_principal
 from asyncfc_mcp.core.records import UNFINISHED
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.errors import CallFailed, UnknownFuture
 from asyncfc_mcp.monitor.entries import Entry, entry_of
-from asyncfc_mcp.monitor.feed import FIRST, Feed
+from asyncfc_mcp.monitor.feed import FIRST, OVERVIEW_S, Feed
 from asyncfc_mcp.monitor.overview import overview_of
 from asyncfc_mcp.monitor.recent_arguments import RecentArguments
-from asyncfc_mcp.monitor.savings import MOST_SCOPES, Savings, saving
+from asyncfc_mcp.monitor.savings import Savings, saving
+from asyncfc_mcp.monitor.shared import Shared
 from asyncfc_mcp.monitor.shortening import shortened
 from asyncfc_mcp.monitor.trace_events import TraceEvents
 from asyncfc_mcp.slices import Slices
@@ -73,8 +74,10 @@ class Monitor:
         self._since = time.time()
         self._offset: float | None = None
         self._savings = Savings()
-        self._recorded: dict[str, tuple[float, dict[str, Any] | None]] = {}
-        """Scope → time saved by what is recorded, and when that was looked at."""
+        self._recorded = Shared(self._saved_by_recorded, RECORDED_S)
+        """Scope → time saved by what is recorded."""
+        self._overviews = Shared(self.overview, OVERVIEW_S)
+        """Principal → the overview of its feeds."""
         self._arguments = RecentArguments()
         self._feeds: list[Feed] = []
         self._watched: set[Future] = set()
@@ -114,18 +117,17 @@ class Monitor:
                 yield
         return counts
 
+    async def _saved_by_recorded(self, scope: Scope) -> dict[str, Any] | None:
+        runs = await self._bridge.engine.recorded_runs(scope, 0.0)
+        return None if runs is None else await in_slices(saving(runs, time.time()))
+
     async def _saved(self, principal: Principal) -> dict[str, Any]:
         """Return the time saved: of this run, and of all that is recorded, which is looked at now and then."""
-        scope, now = principal.scope, time.time()
-        saved = self._savings.of(scope.key, anyio.current_time())
-        known = self._recorded.get(scope.key)
-        if known is None or now - known[0] > RECORDED_S:
-            runs = await self._bridge.engine.recorded_runs(scope, 0.0) if scope.listed else None
-            recorded = None if runs is None else await in_slices(saving(runs, now))
-            if len(self._recorded) >= MOST_SCOPES:
-                self._recorded.clear()
-            known = self._recorded[scope.key] = now, recorded
-        if (recorded := known[1]) is not None:
+        scope = principal.scope
+        if not scope.listed:
+            return await in_slices(Savings().of(scope.key, 0.0))  # of clients that must not learn of each other
+        saved = await in_slices(self._savings.of(scope.key, anyio.current_time()))
+        if (recorded := await self._recorded.get(scope)) is not None:
             saved |= {word: max(recorded[word], saved[word]) for word in ("day", "all")}
             for word, calls in recorded["calls"].items():
                 saved["calls"][word] = max(calls, saved["calls"][word])
@@ -139,8 +141,7 @@ class Monitor:
             return CallPage([], None)
         serves = self._bridge.views.of(principal).touches
         past = await engine.history(scope, query, serves)
-        present = [future for future in engine.in_memory(scope) if serves(future.server)]
-        return await in_slices(self._paging(query, present, past))
+        return await in_slices(self._paging(query, engine.in_memory(scope), past, serves))
 
     async def call(self, principal: Principal, future_id: str) -> Entry:
         """Return the entry of a call with its `arguments` and its `result`, or the reason for which they are `hidden`;
@@ -216,7 +217,10 @@ class Monitor:
         async def changed(futures: list[Future]) -> dict[str, Any]:
             return {"entries": await in_slices(self._entries(principal, futures))}
 
-        feed = Feed(principal.scope, present, changed, lambda: self.overview(principal))
+        async def overview() -> dict[str, Any]:
+            return {**await self._overviews.get(principal), "now": time.time()}
+
+        feed = Feed(principal.scope, present, changed, overview)
         if not self._feeds:
             for call in self._bridge.engine.unfinished:
                 self._watch(call.future)
@@ -275,7 +279,7 @@ class Monitor:
     def _unfinished(self) -> dict[str, Call]:
         return {call.future.key: call for call in self._bridge.engine.unfinished}
 
-    def _paging(self, query: CallQuery, present: list[Future], past: FuturePage) -> Slices[CallPage]:
+    def _paging(self, query: CallQuery, present: list[Future], past: FuturePage, serves: Serves) -> Slices[CallPage]:
         """Return the page of futures in memory that a query means and of those that were found outside of it; of a
         future that is both, the one in memory counts."""
         calls, offset_s = self._unfinished(), self._offset_s
@@ -285,6 +289,8 @@ class Monitor:
             if number % 64 == 0:
                 yield
             recorded = elsewhere.pop(future.id, None) is not None
+            if not serves(future.server):
+                continue
             if len(found) > query.limit or (past.until is not None and int(future.id[1:]) < past.until):
                 continue  # only takes out of the others what is in memory
             if not query.accepts(

@@ -11,12 +11,15 @@ from typing import Any, Final
 
 from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.history import RecordedRun
-from asyncfc_mcp.core.time_saved import Run, TimeSaved, time_saved
+from asyncfc_mcp.core.time_saved import TimeSaved
 from asyncfc_mcp.slices import Slices
 
 DAY_S: Final = 86_400.0
 MOST_OF_DAY: Final = 20_000
 """Bound on the calls of the last day that are kept for each scope; if there were more, the newest count."""
+FEW: Final = 1_000
+AGAIN_S: Final = 10.0
+"""Seconds between two looks at the calls of the last day, if they are more than `FEW`."""
 MOST_CONVERSATIONS: Final = 1_000
 """Bound on the conversations of a scope whose runs are kept; of the others, the outcome counts."""
 MOST_SCOPES: Final = 200
@@ -39,14 +42,14 @@ class Savings:
                 self._scopes.popitem(last=False)
         scope.add(_conversation(future), future.started_at, future.ended_at)
 
-    def of(self, scope: str, now: float) -> dict[str, Any]:
+    def of(self, scope: str, now: float) -> Slices[dict[str, Any]]:
         """Return seconds saved and calls: of this run (`session`), of the last day, and of all that are known.
 
         Args:
             now: in seconds of the engine's clock.
         """
         found = self._scopes.get(scope) or _ScopeSavings()
-        day_s, day_calls = found.since(now - DAY_S)
+        day_s, day_calls = yield from found.of_day(now)
         return {
             "session": round(found.saved_s, 3),
             "day": round(day_s, 3),
@@ -83,6 +86,8 @@ class _ScopeSavings:
         self._before_s, self.calls = 0.0, 0
         """Saved by conversations whose runs are no longer kept; calls of all of them."""
         self._day: deque[tuple[str, float, float]] = deque(maxlen=MOST_OF_DAY)
+        self._of_day: tuple[float, tuple[float, int]] | None = None
+        """Saved by the calls of the last day, and the time until which it counts."""
 
     def add(self, conversation: str, started: float, ended: float) -> None:
         self.calls += 1
@@ -98,14 +103,22 @@ class _ScopeSavings:
     def saved_s(self) -> float:
         return self._before_s + sum(each.saved_s for each in self._conversations.values())
 
-    def since(self, start: float) -> tuple[float, int]:
-        """Return seconds saved by the calls that have ended since a time, and their number."""
-        while self._day and self._day[0][2] < start:
+    def of_day(self, now: float) -> Slices[tuple[float, int]]:
+        """Return seconds saved by the calls of the last day, and their number; of many calls, as they were a few
+        seconds ago."""
+        if self._of_day is not None and now < self._of_day[0]:
+            return self._of_day[1]
+        while self._day and self._day[0][2] < now - DAY_S:
             self._day.popleft()
-        runs: dict[str, list[Run]] = {}
-        for conversation, started, ended in self._day:
-            runs.setdefault(conversation, []).append((started, ended))
-        return sum(map(time_saved, runs.values())), len(self._day)
+        conversations: dict[str, TimeSaved] = {}
+        day = list(self._day)
+        for number, (conversation, started, ended) in enumerate(day):
+            if number % 256 == 0:
+                yield
+            conversations.setdefault(conversation, TimeSaved()).add(started, ended)
+        found = sum(each.saved_s for each in conversations.values()), len(day)
+        self._of_day = (now + AGAIN_S, found) if len(day) > FEW else None
+        return found
 
 
 def _conversation(future: Future) -> str:

@@ -66,12 +66,15 @@ class History:
             below = int(min(query.before_number, MAX_NUMBER))
             while True:
                 top = _value(
-                    connection, "SELECT max(id) FROM futures WHERE scope = ? AND id < ?", text_column(scope), below
+                    connection,
+                    "SELECT max(id) FROM futures WHERE scope = ? AND id < ? AND id >= 0",
+                    text_column(scope),
+                    below,
                 )
                 if top is None:
                     return RecordPage(found, None)
-                below = max(0, top - WINDOW)
-                for record in self._window(connection, scope, query, below, top):
+                records, below = self._window(connection, scope, query, max(0, top - WINDOW), top)
+                for record in records:
                     if serves(record.server) and self._finds(connection, query, record):
                         found.append(record)
                         if len(found) > query.limit:
@@ -127,15 +130,17 @@ class History:
         uri = f"{self._path.absolute().as_uri()}?mode=rw"  # a file that does not exist is not created
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)) as connection:
             connection.execute("PRAGMA query_only = 1")
+            # Text that is no UTF-8, as in a damaged file, does not hide all other rows.
+            connection.text_factory = _decoded
             connection.execute(f"PRAGMA cache_size = -{schema.CACHE_KB}")
             self._version = schema.check_version(connection)
             yield connection
 
     def _window(
         self, connection: sqlite3.Connection, scope: str, query: CallQuery, below: int, top: int
-    ) -> list[FutureRecord]:
-        """Return the futures with numbers from `below` to `top` that fulfil all of a query but its text, newest
-        first."""
+    ) -> tuple[list[FutureRecord], int]:
+        """Return the futures with numbers from `below` to `top` that fulfil all of a query but its text, newest first;
+        and the lowest number that was looked at, which is above `below` if there are more than a page has."""
         where = ["f.scope = ?", "f.id >= ?", "f.id <= ?"]
         values: list[Column] = [text_column(scope), below, top]
         if not self._unfinished:
@@ -157,9 +162,12 @@ class History:
         if self._version < schema.HISTORY_VERSION:
             for column, instead in _ADDED.items():
                 selected = selected.replace(column, instead)
-        statement = f"SELECT {selected} FROM futures f WHERE {' AND '.join(where)} ORDER BY f.id DESC LIMIT ?"
+        statement = f"SELECT f.id, {selected} FROM futures f WHERE {' AND '.join(where)} ORDER BY f.id DESC LIMIT ?"
         most = -1 if query.text else query.limit + 1
-        return readable(connection.execute(statement, (*values, most)).fetchall())
+        rows = connection.execute(statement, (*values, most)).fetchall()
+        if len(rows) == most:
+            below = int(rows[-1][0])
+        return readable(row[1:] for row in rows), below
 
     def _finds(self, connection: sqlite3.Connection, query: CallQuery, record: FutureRecord) -> bool:
         if not query.text or query.finds_in(self._restoration.future(record)):
@@ -194,3 +202,7 @@ def _text(column: Any) -> str | None:
 def _value(connection: sqlite3.Connection, statement: str, *parameters: Column) -> Any:
     row = connection.execute(statement, parameters).fetchone()
     return None if row is None else row[0]
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode("utf-8", "replace")

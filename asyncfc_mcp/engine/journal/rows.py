@@ -36,9 +36,14 @@ MAX_NUMBER: Final = (1 << 63) - 1
 
 _FIELDS: Final = tuple(each.name for each in fields(FutureRecord))
 _TEXTS: Final = frozenset({"scope", "server", "tool", "name", "namer", "host", "conversation", "cause"})
+_LATEST: Final = 1e15
+"""Bound on times, in seconds. Infinite ones, too, are those of a damaged file."""
+_NEEDED: Final = frozenset({"scope", "server", "tool"})
 _FLAGS: Final = ("listed", "private", "has_result")
 _JSON: Final = frozenset({"substituted", "after", "round"})
 _TIMES: Final = frozenset({"submitted_at", "started_at", "ended_at", "read_at", "ttl_s", "queued_at"})
+
+_NUMBERS: Final = ("size", "attempts")
 
 SELECTED: Final = ", ".join("NULL" if name == "call" else f'f."{name}"' for name in _FIELDS)
 """Columns of a record without its call, of a table `f`, in the order that `record_of` takes."""
@@ -147,15 +152,29 @@ def record_of(row: Iterable[Any]) -> FutureRecord:
         for name in _TEXTS:
             if isinstance(values[name], bytes):
                 values[name] = values[name].decode("utf-8", "surrogatepass")
+            if not isinstance(values[name], str) and (name in _NEEDED or values[name] is not None):
+                raise ValueError(f"{name} is no text")
         for name in _FLAGS:
             values[name] = bool(values[name])
+        for name in _TIMES:
+            if values[name] is not None and not (isinstance(values[name], int | float) and abs(values[name]) < _LATEST):
+                raise ValueError(f"{name} is no time")
+        if not isinstance(values["submitted_at"], int | float):
+            raise ValueError("submitted_at is missing")
+        for name in _NUMBERS:
+            if not isinstance(values[name], int):
+                raise ValueError(f"{name} is no number")
         for name in _JSON:
             text = values[name]
             if text is not None or name != "round":
                 values[name] = parse(text) if text is not None and text != _NOTHING else {}
+                if not isinstance(values[name], dict):
+                    raise ValueError(f"{name} is no object")
         future_id = values["id"]
         if isinstance(future_id, bytes):
             future_id = future_id.decode("utf-8", "surrogatepass")
+        if not isinstance(future_id, str | int):
+            raise ValueError("id is no number")
         values["id"] = future_id if isinstance(future_id, str) else f"f{future_id}"
         values["state"] = State(values["state"])
         values["failure"] = None if values["failure"] is None else failure_of(values["failure"])
