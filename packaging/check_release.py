@@ -41,6 +41,14 @@ def sections(changelog: str) -> dict[str, tuple[str | None, str]]:
     return found
 
 
+def notes(tag: str, changelog: str) -> str:
+    """Return the section of a tag, with links to the repository: a release's page has no files beside it."""
+    version = tag.removeprefix("v")
+    home = re.search(rf"^\[{re.escape(version)}\]: (https://\S+)/releases/", changelog, re.MULTILINE)
+    text = sections(changelog)[version][1]
+    return re.sub(r"(\]\()(?![a-z]+:|#|/)", rf"\g<1>{home[1]}/blob/{tag}/", text) if home else text
+
+
 def problems(tag: str, changelog: str, texts: dict[str, str], names: Iterable[str]) -> list[str]:
     """Return what keeps a tag from being released, one line each.
 
@@ -93,7 +101,7 @@ def main() -> None:
     if found:
         sys.exit("\n".join([f"{given.tag} cannot be released:", *(f"  {line}" for line in found)]))
     if given.notes:
-        given.notes.write_text(sections(changelog)[given.tag.removeprefix("v")][1] + "\n")
+        given.notes.write_text(notes(given.tag, changelog) + "\n")
     print(f"{given.tag} can be released")
 
 

@@ -38,8 +38,6 @@ NEED = {
     "top": "a terminal",
 }
 """Command → what it needs that is not here."""
-COMING = {"log", "top"}
-"""Commands that pages name before they are there."""
 ONLY_FILES = ("install", "uninstall", "import", "token")
 """Commands that read and write files and start nothing: they run in this process."""
 DEADLINE_S = 60
@@ -56,8 +54,6 @@ def reason_not_to_run(command: Command) -> str | None:
         return "the network"
     if "--url" in words or "--follow" in words:
         return "a bridge"
-    if words[0] in COMING - cli.commands.keys():
-        return "not there yet"
     return NEED.get(words[0])
 
 
@@ -196,8 +192,6 @@ def test_bridges_listen_and_stop(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("command", unique([*OF_BRIDGE, *IN_TEXT]), ids=str)
 def test_commands_and_options_exist(command: Command) -> None:
     """Of every command of the bridge, in blocks and in the text."""
-    if command.words[1] in COMING - cli.commands.keys():
-        pytest.skip("not there yet")
     assert wrong_option(command.words) is None
 
 

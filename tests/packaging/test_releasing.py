@@ -74,6 +74,16 @@ def test_a_good_release_has_no_problem():
     """Its notes are its section."""
     assert CHECK["problems"]("v0.2.0", GOOD, {"README.md": "github.com/us/asyncfc-mcp"}, FILES) == []
     assert CHECK["sections"](GOOD)["0.2.0"][1] == "### Added\n\n- A thing."
+    assert CHECK["notes"]("v0.2.0", GOOD) == "### Added\n\n- A thing."
+
+
+def test_links_of_the_notes_hold_outside_the_repository():
+    """Those of a release's page lead to the files of its tag; others stay."""
+    text = (
+        GOOD.replace("A thing.", "[A](docs/a.md#b), [c](https://c).")
+        + "\n[0.2.0]: https://h/us/x/releases/tag/v0.2.0\n"
+    )
+    assert CHECK["notes"]("v0.2.0", text).endswith("- [A](https://h/us/x/blob/v0.2.0/docs/a.md#b), [c](https://c).")
 
 
 @pytest.mark.parametrize(
