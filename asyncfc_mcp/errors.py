@@ -465,6 +465,7 @@ class InvalidQuery(BridgeError):
 
     def __init__(self, word: str, problem: str) -> None:
         self.word = word
+        self.problem = problem
         super().__init__(f"{word[:40]!r}: {problem}")
 
 

@@ -40,6 +40,13 @@ def formatter(environ: Mapping[str, str], shown: str) -> "Redacted":
     return JsonLines() if environ.get(FORMAT_VARIABLE, "").strip().lower() == "json" else Redacted(shown)
 
 
+def notice(environ: Mapping[str, str], text: str) -> str:
+    """Return a line that is no warning, such as an address that is listened on, in the form that the environment asks
+    for."""
+    record = logging.LogRecord("asyncfc_mcp", logging.INFO, __file__, 0, text, None, None)
+    return formatter(environ, "asyncfc-mcp: %(message)s").format(record)
+
+
 class Redacted(logging.Formatter):
     """Formatter that removes secrets and control characters: libraries log whole URLs, and messages quote servers.
 

@@ -20,6 +20,7 @@ from asyncfc_mcp.cli.daemon import daemon, reload_
 from asyncfc_mcp.cli.doctor.command import doctor
 from asyncfc_mcp.cli.endpoint import Endpoint, endpoint_options
 from asyncfc_mcp.cli.install.command import import_, install, uninstall
+from asyncfc_mcp.cli.log_format import notice
 from asyncfc_mcp.cli.open_page import open_page
 from asyncfc_mcp.cli.process import (
     beside,
@@ -136,9 +137,11 @@ def serve(
     settle_memory()
 
     def listening(base: str) -> None:
-        click.echo(f"asyncfc-mcp: listening on {' and '.join(base + path for path in http.paths)}", err=True)
+        lines = [f"listening on {' and '.join(base + path for path in http.paths)}"]
         if config.settings.page:
-            click.echo(f"asyncfc-mcp: the page is at {base}/ (asyncfc-mcp open --url {base}/)", err=True)
+            lines.append(f"the page is at {base}/ (asyncfc-mcp open --url {base}/)")
+        for line in lines:
+            click.echo(notice(os.environ, line), err=True)
 
     with telemetry_of(config) as telemetry:
         bridge = partial(make_bridge, config, verbose=verbose, telemetry=telemetry)

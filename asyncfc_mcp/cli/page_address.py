@@ -23,9 +23,10 @@ class NoDaemon(BridgeError):
 
     def __init__(self, config: Path | None) -> None:
         of = "" if config is None else f" of {config}"
+        missing = "" if config is None or config.exists() else ", and there is no such file"
         super().__init__(
-            f"No daemon{of} runs. A session of a host starts it (`serve --shared`, see `asyncfc-mcp install`); name a "
-            f"bridge over HTTP with --url URL"
+            f"No daemon{of} runs{missing}. A session of a host starts it (`serve --shared`, see `asyncfc-mcp install`);"
+            f" name a bridge over HTTP with --url URL"
         )
 
 

@@ -6,6 +6,7 @@ is shown to the commands.
 
 import json
 import os
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.quotation import one_line, shortened
 from asyncfc_mcp.redaction import shown_url
 from asyncfc_mcp.transports.http.options import is_loopback
+from asyncfc_mcp.transports.http.page.answers import HOW_TO_OPEN
 
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 60.0
@@ -55,6 +57,7 @@ class PageRefused(BridgeError):
         self.status = status
         text = shortened(one_line(why), 500) or f"HTTP {status}"
         hint = {401: "; set its token in a variable, and pass --auth-token-env NAME"}.get(status, "")
+        text = text.removesuffix(HOW_TO_OPEN) if hint else text
         super().__init__(f"The bridge at {shown_url(url)} refused the request: {text}{hint}")
 
 
@@ -224,7 +227,9 @@ async def _events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any]
 def _reason(exc: BaseException) -> str:
     cause: BaseException | None = exc
     while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
+        if isinstance(cause, socket.gaierror):
+            return "host name not found"
+        if isinstance(cause, OSError) and cause.errno:  # its own text may be that of a call in the event loop
+            return os.strerror(cause.errno).lower()
         cause = cause.__cause__ or cause.__context__
     return "no connection"

@@ -3,13 +3,17 @@
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncfc_mcp.cli.calls import words
+from asyncfc_mcp.cli.calls.command import log
 from asyncfc_mcp.cli.calls.source import News, Seen
 from asyncfc_mcp.cli.calls.table import Table
+from asyncfc_mcp.cli.page_client import PageClient, PageLost
 from tests.support.entries import AT, entries, entry
+from tests.support.stage import free_port
 
 
 @pytest.mark.parametrize(
@@ -22,7 +26,7 @@ from tests.support.entries import AT, entries, entry
                 "started_at": AT + 1.5,
                 "waits": [{"kind": "value", "on": "f1"}, {"kind": "capacity", "on": "f2"}],
             },
-            "1.2 s on f1 (value), 0.3 s for a place",
+            "1.2 s on f1 (result), 0.3 s for capacity",
         ),
         (
             {
@@ -30,9 +34,12 @@ from tests.support.entries import AT, entries, entry
                 "started_at": AT + 75,
                 "waits": [{"kind": "value", "on": "f1"}, {"kind": "after", "on": "f1"}, {"kind": "state", "on": "f2"}],
             },
-            "1 min 15 s on f1 (value, after), f2 (state)",
+            "1 min 15 s on f1 (result, _after), f2 (same state)",
         ),
-        ({"state": "cancelled", "ended_at": AT + 3, "waits": [{"kind": "state", "on": "f2"}]}, "3.0 s on f2 (state)"),
+        (
+            {"state": "cancelled", "ended_at": AT + 3, "waits": [{"kind": "state", "on": "f2"}]},
+            "3.0 s on f2 (same state)",
+        ),
     ],
 )
 def test_waits_are_told_apart(call: dict[str, Any], said: str):
@@ -86,3 +93,26 @@ def test_news_are_new_calls_and_changed_ones():
     ended = Seen([entry("f1", state="completed"), entry("f5", state="failed"), entry("f6")], changed=True)
     assert [each["id"] for each in news.of(ended)] == ["f1", "f5", "f6"]
     assert news.of(ended) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--state", "done"], "Invalid value for '--state': 'done' is none of waiting"),
+        (["--since", "soon"], "Invalid value for '--since': 'soon' is no time"),
+        (["--grep", "x" * 300], "Invalid value for '--grep': at most"),
+    ],
+)
+def test_a_wrong_filter_names_its_option(options: list[str], said: str):
+    """Before any bridge or journal is looked for."""
+    result = CliRunner().invoke(log, options)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_bridge_that_does_not_run_is_told_in_words():
+    """The operating system's, not those of the event loop."""
+    with pytest.raises(PageLost, match=r"cannot be reached \(connection refused\): it does not run"):
+        async with PageClient.connect(url=f"http://127.0.0.1:{free_port()}/mcp") as client:
+            await client.get("overview")

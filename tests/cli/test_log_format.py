@@ -11,7 +11,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from asyncfc_mcp.cli.log_format import JsonLines, Redacted, formatter
+from asyncfc_mcp.cli.log_format import JsonLines, Redacted, formatter, notice
 from tests.support.stage import Stage
 
 
@@ -71,6 +71,13 @@ def test_a_line_within_a_traced_request_has_its_ids():
 def test_the_environment_selects_the_format(environ: dict[str, str], kind: type):
     """Text unless it says otherwise."""
     assert type(formatter(environ, "%(message)s")) is kind
+
+
+def test_a_notice_has_the_form_of_the_log():
+    """Such as the address: a reader of JSON lines gets nothing else."""
+    assert notice({}, "listening on http://127.0.0.1:1/mcp") == "asyncfc-mcp: listening on http://127.0.0.1:1/mcp"
+    line = json.loads(notice({"ASYNCFC_LOG_FORMAT": "json"}, "listening on x"))
+    assert (line["level"], line["message"]) == ("info", "listening on x")
 
 
 @pytest.mark.parametrize("way", ["option", "variable"])

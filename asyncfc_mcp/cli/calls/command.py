@@ -57,10 +57,15 @@ def log(
     from asyncfc_mcp.cli.calls import log as output
     from asyncfc_mcp.cli.calls.finding import Journal, choose
     from asyncfc_mcp.core.call_query import CallQuery
+    from asyncfc_mcp.errors import InvalidQuery
 
     wanted = (*states, "failed") if failed else states
     given = {"server": servers, "tool": tools, "state": wanted, "text": text or "", "since": since or ""}
-    query = CallQuery.of(given)
+    try:
+        query = CallQuery.of(given)
+    except InvalidQuery as exc:
+        option = {"text": "grep"}.get(exc.word, exc.word)
+        raise click.BadParameter(exc.problem, param_hint=f"'--{option}'") from None
     choice = choose(config_file, url, os.environ)
     most = limit or (output.LIMIT if since is None else output.MOST)
     # What the encoding of a terminal lacks is replaced.

@@ -32,12 +32,11 @@ class NothingToShow(BridgeError):
     def __init__(self, config: Path | None, why: str) -> None:
         if config is None:
             what = "No calls were recorded by bridges of this user"
+            do = "Make calls first, or name a source: --config FILE, or --url URL for a bridge over HTTP that runs"
         else:
             what = f"There is no record of the calls of {one_line(str(config))}"
-        super().__init__(
-            f"{what}: {why}, and no daemon runs. Make calls first, or name a source: --config FILE, or --url URL for"
-            " a bridge over HTTP that runs"
-        )
+            do = "Name a bridge over HTTP that runs with --url URL, or make calls first"
+        super().__init__(f"{what}: {why}, and no daemon runs. {do}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ NAME_LENGTH: Final = 60
 FAILURE_LENGTH: Final = 300
 _MOST_NAMED: Final = 3
 """Calls that are named of those which a call has waited for."""
+_REASONS: Final = {"value": "result", "after": "_after", "state": "same state"}
+"""Kinds of waits → the words that the page, `top` and handles have for them."""
 _SHOWN_S: Final = 0.005
 """A shorter wait, for no other call, is not worth its place."""
 
@@ -160,7 +162,7 @@ def ran_s(entry: Entry, now: float) -> float | None:
 
 
 def waited(entry: Entry, now: float) -> str:
-    """Return what a call has waited for, and how long: `1.2 s on f1 (value), 0.3 s for a place`."""
+    """Return what a call has waited for, and how long: `1.2 s on f1 (result), 0.3 s for capacity`."""
     for_calls, for_place = waited_s(entry, now)
     on = waits_on(entry)
     shown: list[str] = []
@@ -169,19 +171,20 @@ def waited(entry: Entry, now: float) -> str:
     elif for_calls >= _SHOWN_S:
         shown.append(duration(for_calls))
     if for_place >= _SHOWN_S or any(wait.get("kind") == "capacity" for wait in parts(entry, "waits")):
-        shown.append(f"{duration(for_place)} for a place")
+        shown.append(f"{duration(for_place)} for capacity")
     return ", ".join(shown)
 
 
 def waits_on(entry: Entry) -> str:
-    """Return the calls that a call has waited for, each with the reason: `f1 (value), f2 (state)`."""
+    """Return the calls that a call has waited for, each with the reason: `f1 (result), f2 (same state)`."""
     reasons: dict[str, list[str]] = {}
     for wait in parts(entry, "waits"):
         kind = text(wait, "kind", 20)
         if kind != "capacity":
             kinds = reasons.setdefault(text(wait, "on", 40) or "another call", [])
-            if kind and kind not in kinds:
-                kinds.append(kind)
+            reason = _REASONS.get(kind, kind)
+            if reason and reason not in kinds:
+                kinds.append(reason)
     named = [f"{on} ({', '.join(kinds)})" if kinds else on for on, kinds in reasons.items()]
     if len(named) > _MOST_NAMED + 1:
         return f"{', '.join(named[:_MOST_NAMED])} and {len(named) - _MOST_NAMED} more"

@@ -179,7 +179,7 @@ def help_(marks: Marks) -> list[Text]:
     )
     bars = (
         (marks.waiting, "waits for other calls"),
-        (marks.queued, "waits for a place at its server"),
+        (marks.queued, "waits for capacity: a place at its server"),
         (marks.running, "runs, or has run"),
         (marks.asking, "asks its client"),
         (marks.earlier, "ended before the time line begins"),
