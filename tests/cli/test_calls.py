@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import anyio
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -110,9 +111,12 @@ def test_a_wrong_filter_names_its_option(options: list[str], said: str):
     assert said in " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_bridge_that_does_not_run_is_told_in_words():
+def test_a_bridge_that_does_not_run_is_told_in_words():
     """The operating system's, not those of the event loop."""
-    with pytest.raises(PageLost, match=r"cannot be reached \(connection refused\): it does not run"):
+
+    async def ask() -> None:
         async with PageClient.connect(url=f"http://127.0.0.1:{free_port()}/mcp") as client:
             await client.get("overview")
+
+    with pytest.raises(PageLost, match=r"cannot be reached \(connection refused\): it does not run"):
+        anyio.run(ask)

@@ -38,6 +38,8 @@ def test_the_readme_names_every_example() -> None:
     ]
     examples = [path for path in files if path.suffix in (".py", ".ts", ".yml") or path.name == "workflow.json"]
     assert len(examples) >= 9
+    for folder in EXAMPLES.iterdir():
+        assert folder.is_file() or folder.name == "__pycache__" or f"{folder.name}/" in readme, f"lacks {folder.name}/"
     for path in examples:
         if path.name == "project_server.py":  # a server of before_after.py
             continue
