@@ -20,8 +20,8 @@ from pathlib import Path
 
 from wheels import REPO, version_of, wheel_in
 
-EXTRAS = "fast,postgres"
-"""Those of the container image; `constraints.txt` has a version for each package of them."""
+EXTRAS = "fast,postgres,telemetry"
+"""Those that the container image can have; `constraints.txt` has a version for each package of them."""
 SPECIFICATION = "1.6"
 
 

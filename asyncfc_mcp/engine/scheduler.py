@@ -308,7 +308,7 @@ class Scheduler:
             self._tree.start(future.key)
         if future.started_at is None:
             future.started_at = self._clock()
-        if self._observers and call.elsewhere:
+        if self._observers and call.elsewhere and not call.claimed:  # else `make` reports it
             self._observers.starting(call)
         future.apply(Event.START)
 

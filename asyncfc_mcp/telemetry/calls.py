@@ -117,9 +117,8 @@ class Calls:
             request.span.add_event(conventions.QUEUED_EVENT, {conventions.WAIT_KIND: WaitKind.CAPACITY.value})
 
     def starting(self, call: Call) -> None:
-        # Another replica's call that is made here is reported twice: once its claim is known, and when it is made.
-        if (call.elsewhere and not call.claimed) or call in self._running:
-            return
+        if call.elsewhere and not call.claimed:
+            return  # another replica makes it
         future, request = call.future, self._requests.of(call.meta)
         # The request that made it is still open, or its context is in what the call has of it.
         context = (context_of(call.meta) or Context()) if request is None else request.context
@@ -159,7 +158,7 @@ class Calls:
 
     def ended(self, call: Call) -> None:
         running = self._running.pop(call, None)
-        if running is None and (call.elsewhere or call.future.started_at is not None):
+        if running is None and not call.claimed and (call.elsewhere or call.future.started_at is not None):
             return  # the replica that has made it counts it
         if running is not None:
             self._save(self._saved.ended(_conversation(call.future), self._clock()))

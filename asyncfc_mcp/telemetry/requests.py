@@ -7,6 +7,7 @@ that made a call. Leaves the names to `conventions` and the calls themselves to 
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from functools import partial
+from secrets import token_hex
 from time import perf_counter, time_ns
 from typing import Any, Final, cast
 
@@ -43,11 +44,13 @@ class OpenRequests:
     def __init__(self) -> None:
         self._spans: dict[str, ServerSpan] = {}
         self._number = 0
+        self._process = token_hex(8)
+        """Calls of other processes, which had numbers of their own, may be made here: after a restart, for example."""
 
     def add(self, span: "ServerSpan") -> str:
         """Add a request; return its number."""
         self._number += 1
-        key = str(self._number)
+        key = f"{self._process}.{self._number}"
         self._spans[key] = span
         return key
 

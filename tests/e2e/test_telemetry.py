@@ -20,6 +20,7 @@ from asyncfc_mcp.telemetry import conventions
 from tests.support.client import HANDSHAKE, MODERN, Json, RpcError, eventually, text_of
 from tests.support.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.support.postgres import PostgresServer
+from tests.support.restarting import Restarting, kill, recorded, until_ended
 from tests.support.stage import Stage
 from tests.support.stdio_client import Wire
 
@@ -61,8 +62,7 @@ def test_a_call_is_traced_from_its_client_to_its_server(stage: Stage, collector:
     stage.env |= collector.env
     bridge = stage.bridge({"meta": meta_entry(stage)}, era=era, grace_ms=0)
     bridge.wait_for_tools("meta")
-    meta = {**CARRIED, **({} if era == HANDSHAKE else bridge.envelope())} if False else CARRIED
-    handle = bridge.request("tools/call", {"name": "meta", "arguments": {}, "_meta": meta})
+    handle = bridge.request("tools/call", {"name": "meta", "arguments": {}, "_meta": CARRIED})
     future = handle["structuredContent"]["future_id"] if "structuredContent" in handle else "f1"
     arrived = json.loads(text_of(bridge.outcome(future)))
 
@@ -307,6 +307,44 @@ def test_sessions_of_a_daemon_are_traced_in_one_process(stage: Stage, collector:
             stage.run("daemon", "stop")
         assert {span.attributes["network.transport"] for span in spans} == {"unix"}
         assert len({resource["service.instance.id"] for resource in collector.resources}) == 1
+
+
+def test_retries_are_events_of_the_call_and_are_counted(stage: Stage, collector: OtlpReceiver):
+    """In their order, with the reason."""
+    stage.env |= collector.env
+    settings = {"prefix": "", "mode": "sync", "tools": {"crash": {"annotations": {"readOnlyHint": True}, "retries": 1}}}
+    bridge = stage.bridge({"toy": {**stage.toy(), "asyncfc": settings}})
+    bridge.wait_for_tools("crash")
+    assert bridge.call("crash")["isError"]
+    bridge.close()
+    (crashed,) = collector.named("tools/call crash", "CLIENT")
+    assert [event.name for event in crashed.events] == ["asyncfc.attempt", "asyncfc.retry"]
+    retry = crashed.events[1].attributes
+    assert (retry["error.type"], retry["asyncfc.attempt"]) == ("ServerDied", 2)
+    assert retry["asyncfc.retry.pause_s"] >= 0
+    assert collector.total("asyncfc.retries", asyncfc_server_name="toy", error_type="ServerDied") == 1
+
+
+def test_the_context_of_a_call_survives_a_restart(stage: Stage, collector: OtlpReceiver):
+    """The process that makes it has its span, under the request that the one before has answered."""
+    stage.env |= collector.env
+    house = Restarting(stage, tools={"write": {"max_concurrency": 1}}, grace_ms=0)
+    bridge = house.start()
+    house.hold(bridge, "write")
+    params: Json = {"name": "write", "arguments": {"label": "waiting"}, "_meta": CARRIED}
+    waiting = bridge.request("tools/call", params)["structuredContent"]["future_id"]
+    recorded(bridge)
+    eventually(lambda: [each for each in collector.spans if each.trace == TRACE], "the request is traced")
+    (server,) = (each for each in collector.spans if each.trace == TRACE)
+    kill(bridge)
+    bridge = house.start()
+    until_ended(bridge, waiting)
+    bridge.close()
+    (made,) = (each for each in collector.spans if each.trace == TRACE and each.kind == "CLIENT")
+    assert (server.kind, server.parent) == ("SERVER", PARENT)
+    assert (made.parent, made.linked("submission")) == (server.id, [server.id])
+    assert made.process != server.process
+    assert made.attributes["asyncfc.future.id"] == waiting
 
 
 async def call_over_sse(url: str) -> None:

@@ -23,6 +23,7 @@ from asyncfc_mcp.engine.postgres.jobs import ANY
 from asyncfc_mcp.engine.postgres.postgres_engine import PostgresEngine
 from asyncfc_mcp.errors import NameInUse, TooManyFutures
 from asyncfc_mcp.protocol import OnProgress, OnSent
+from tests.engine.test_contract_observer import Seen
 from tests.support.cluster import Cluster, cluster, replica
 from tests.support.engines import Bench
 from tests.support.parked_calls import ParkedCalls, failing, label, text
@@ -50,6 +51,23 @@ async def test_a_future_is_awaited_at_another_replica(postgres_url: str):
                 assert await it.replicas[0].engine.wait([first])
         assert first.result == there.result == text("found")
         assert first.state is there.state is State.COMPLETED
+
+
+async def test_the_start_of_a_call_is_reported_once(postgres_url: str):
+    """By the replica that makes it, also where another one has submitted it; and by others at most once."""
+    async with cluster(postgres_url) as it:
+        seen = [Seen(bench) for bench in it.replicas]
+        made: dict[str, int] = {}
+        while len(set(made.values())) < 2:
+            future = await it.submit(0)
+            made[future.id] = (await it.parked(future))[0]
+            await it.end(future)
+            assert len(made) < 100, "one replica makes all calls"
+        await it.settle()
+        for number, each in enumerate(seen):
+            started = Counter(future.id for future, report in each.reports if report == "starting")
+            assert set(started.values()) == {1}
+            assert {future_id for future_id, maker in made.items() if maker == number} <= set(started)
 
 
 async def test_conflicting_calls_of_two_replicas_run_in_the_order_of_submission(postgres_url: str):
