@@ -21,7 +21,6 @@ from asyncfc_mcp.errors import BridgeError
 from asyncfc_mcp.quotation import one_line, shortened
 from asyncfc_mcp.redaction import shown_url
 from asyncfc_mcp.transports.http.options import is_loopback
-from asyncfc_mcp.transports.http.page.answers import HOW_TO_OPEN
 
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 60.0
@@ -57,7 +56,6 @@ class PageRefused(BridgeError):
         self.status = status
         text = shortened(one_line(why), 500) or f"HTTP {status}"
         hint = {401: "; set its token in a variable, and pass --auth-token-env NAME"}.get(status, "")
-        text = text.removesuffix(HOW_TO_OPEN) if hint else text
         super().__init__(f"The bridge at {shown_url(url)} refused the request: {text}{hint}")
 
 

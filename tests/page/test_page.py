@@ -406,6 +406,13 @@ def test_the_table_reads_as_one(opened: Opener, server: PageServer) -> None:
     expect(cells.get_by_role("cell").nth(1)).to_have_text(newest["tool"])
 
 
+def test_a_click_anywhere_in_a_row_opens_its_call(opened: Opener, server: PageServer) -> None:
+    """Also on a narrow window, where the table scrolls and names are whole."""
+    page = opened(server.url + "#table", viewport=NARROW)
+    row(page, "f60").get_by_role("cell").nth(1).click()
+    expect(page.locator("#details")).to_contain_text(server.calls["f60"]["tool"])
+
+
 def test_the_canvas_follows_the_theme(opened: Opener, server: PageServer) -> None:
     """Dark and light differ in the style sheet and in what is drawn, also when the system changes while it is open."""
     page = opened(server.url, color_scheme="dark", reduced_motion="reduce")

@@ -29,9 +29,6 @@ ALWAYS: Final[tuple[Header, ...]] = (
 UNCACHED: Final[tuple[Header, ...]] = (*ALWAYS, (b"cache-control", b"no-store"))
 """Headers of responses with data."""
 
-HOW_TO_OPEN: Final = "; `asyncfc-mcp open` opens the page"
-"""End of a refusal for want of a token."""
-
 
 class PageRefusal(Refusal):
     """A request of the page that is refused.
@@ -58,7 +55,5 @@ async def send_refusal(send: "Send", refusal: Refusal) -> None:
         why = str(json.loads(refusal.body)["error"]["message"])
     else:
         why = refusal.body.decode("utf-8", "replace").strip()
-    if refusal.status == 401:
-        why += HOW_TO_OPEN
     kept = [each for each in refusal.headers if each[0] != b"content-type"]
     await respond(send, refusal.status, encode({"error": why}), JSON, *UNCACHED, *kept)

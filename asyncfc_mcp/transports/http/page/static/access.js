@@ -17,7 +17,8 @@ export async function useKey() {
     await api.enter(match[1]);
     return null;
   } catch (problem) {
-    return `The key of this address is not valid: a key is valid once, and for a minute. ${problem instanceof Error ? problem.message : ""}`;
+    if (problem instanceof api.Refused) return "This address has been used, or is older than a minute: a key is valid once.";
+    return `The key of this address could not be used. ${problem instanceof Error ? problem.message : ""}`;
   }
 }
 
@@ -54,7 +55,7 @@ export function showConnection(store, feed) {
       timer = window.setTimeout(draw, 1000);
     }
     if (state === "refused" && !dialog.open) {
-      setText(at("access-text"), visible(text) || "The bridge wants a token.");
+      setText(at("access-text"), visible(text));
       dialog.showModal();
       at("access-token").focus();
     }

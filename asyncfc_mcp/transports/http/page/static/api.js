@@ -51,7 +51,7 @@ async function request(path, options = {}) {
   if (value) headers.set("authorization", `Bearer ${value}`);
   const response = await fetch(new URL(path, BASE), { ...options, headers, cache: "no-store", credentials: "omit", redirect: "error" });
   if (response.status === 401 || response.status === 403) {
-    throw new Refused(await errorText(response));
+    throw new Refused(response.status === 401 && !value ? "This page shows the calls of a bridge that needs a token." : await errorText(response));
   }
   if (!response.ok) throw new Failed(await errorText(response), response.status);
   return response;

@@ -32,6 +32,7 @@ export class Table {
     for (const topic of /** @type {const} */ (["calls", "filter", "view", "selection"])) store.on(topic, this._draw);
     setInterval(() => this._running(), 1000);
     this._body.addEventListener("keydown", (event) => this._key(event));
+    this._body.addEventListener("click", (event) => this._click(event));
   }
 
   _render() {
@@ -109,6 +110,13 @@ export class Table {
       setText(row.children[5], queueEnd - from < 0.02 ? "–" : duration(queueEnd - from));
       setText(row.children[6], started === null ? "–" : duration(end - started));
     }
+  }
+
+  /** A click anywhere in a row opens its call, unless text is being selected. @param {MouseEvent} event */
+  _click(event) {
+    const target = /** @type {Element} */ (event.target);
+    const id = /** @type {HTMLElement | null} */ (target.closest("tr"))?.dataset.id;
+    if (id && !target.closest("button") && !String(getSelection())) this._on.open(id);
   }
 
   /** @param {KeyboardEvent} event */
