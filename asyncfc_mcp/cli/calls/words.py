@@ -170,7 +170,7 @@ def waited(entry: Entry, now: float) -> str:
         shown.append(f"{duration(for_calls)} on {on}")
     elif for_calls >= _SHOWN_S:
         shown.append(duration(for_calls))
-    if for_place >= _SHOWN_S or any(wait.get("kind") == "capacity" for wait in parts(entry, "waits")):
+    if for_place >= _SHOWN_S or (not shown and any(wait.get("kind") == "capacity" for wait in parts(entry, "waits"))):
         shown.append(f"{duration(for_place)} for capacity")
     return ", ".join(shown)
 
