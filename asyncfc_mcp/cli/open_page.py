@@ -76,6 +76,6 @@ def _with_key(config_file: Path | None, url: str | None, token: str | None) -> t
 
     async def ask() -> tuple[str, str]:
         async with connected(http_page(url, token)) as client:
-            return client.url, str((await client.post("key"))["key"])
+            return client.url, await client.key()
 
     return run(ask)

@@ -6,6 +6,7 @@ is shown to the commands.
 
 import json
 import os
+import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -28,6 +29,9 @@ ANSWER_S: Final = 60.0
 SILENCE_S: Final = 60.0
 """Silence after which a stream has died: comments are sent more often."""
 MOST_EVENT_BYTES: Final = 64 << 20
+MOST_ANSWER_BYTES: Final = 64 << 20
+_WORD: Final = re.compile(r"[A-Za-z0-9._~-]{8,512}")
+"""Form of keys and tokens. A key is printed and is part of an address."""
 
 
 class PageLost(BridgeError):
@@ -134,8 +138,7 @@ class PageClient:
         try:
             async with self._client.stream("GET", "page/api/events", timeout=timeout) as response:
                 if response.status_code != 200:
-                    await response.aread()
-                    self._refuse(response)
+                    self._refuse(response.status_code, _parsed(await _content(response)))
                 async for event in _events(response.aiter_bytes()):
                     yield event
                     if event["event"] == "end":
@@ -146,26 +149,43 @@ class PageClient:
 
     async def _ask(self, method: str, path: str, **options: Any) -> Any:
         try:
-            response = await self._client.request(method, f"page/api/{path}", **options)
+            async with self._client.stream(method, f"page/api/{path}", **options) as response:
+                answer = _parsed(await _content(response))
         except (httpx2.HTTPError, httpx2.StreamError) as exc:
             raise self._lost(exc) from None
         if response.status_code != 200:
-            self._refuse(response)
-        try:
-            return response.json()
-        except ValueError:
-            raise NotAPage(self.url, response.status_code) from None
+            self._refuse(response.status_code, answer)
+        if not isinstance(answer, dict):
+            raise NotAPage(self.url, response.status_code)
+        return cast("Any", answer)
 
-    def _refuse(self, response: httpx2.Response) -> None:
+    def _refuse(self, status: int, answer: object) -> None:
         """Raise the error for a response that is none."""
-        try:
-            answer: object = response.json()
-        except ValueError:
-            answer = None
         why = cast("dict[str, Any]", answer).get("error") if isinstance(answer, dict) else None
         if not isinstance(why, str):
-            raise NotAPage(self.url, response.status_code)
-        raise PageRefused(self.url, response.status_code, why)
+            raise NotAPage(self.url, status)
+        raise PageRefused(self.url, status, why)
+
+    async def key(self) -> str:
+        """Return a one-time key.
+
+        Raises:
+            BridgeError: there is none.
+        """
+        return self._word((await self.post("key")).get("key"))
+
+    async def enter(self, key: str) -> str:
+        """Return the token for a one-time key.
+
+        Raises:
+            BridgeError: it is not accepted.
+        """
+        return self._word((await self.post("enter", {"key": key})).get("token"))
+
+    def _word(self, value: object) -> str:
+        if not isinstance(value, str) or _WORD.fullmatch(value) is None:
+            raise NotAPage(self.url, 200)
+        return value
 
     def _lost(self, exc: Exception) -> PageLost:
         match exc:
@@ -199,8 +219,7 @@ async def connected(address: PageAddress) -> AsyncGenerator[PageClient]:
     ) as http:
         client = PageClient(http, address.url)
         if address.key is not None:
-            entered = await client.post("enter", {"key": address.key})
-            http.headers["authorization"] = f"Bearer {entered['token']}"
+            http.headers["authorization"] = f"Bearer {await client.enter(address.key)}"
         yield client
 
 
@@ -219,7 +238,34 @@ async def _events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any]
         for block in blocks:
             fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if b": " in line and line[:1] != b":")
             if b"data" in fields:
-                yield {"event": fields.get(b"event", b"message").decode(), "data": json.loads(fields[b"data"])}
+                data = _parsed(fields[b"data"])
+                if not isinstance(data, dict):
+                    raise httpx2.StreamError("an event is no object")
+                yield {"event": fields.get(b"event", b"message").decode("utf-8", "replace"), "data": data}
+
+
+async def _content(response: httpx2.Response) -> bytes:
+    """Return the content of a response.
+
+    Raises:
+        StreamError: it is too large.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.aiter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > MOST_ANSWER_BYTES:
+            raise httpx2.StreamError("an answer is too large")
+    return b"".join(parts)
+
+
+def _parsed(content: bytes) -> object:
+    """Return a JSON value; None if it is none."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _reason(exc: BaseException) -> str:

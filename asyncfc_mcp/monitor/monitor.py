@@ -30,6 +30,7 @@ from asyncfc_mcp.monitor.savings import Savings, saving
 from asyncfc_mcp.monitor.shared import Shared
 from asyncfc_mcp.monitor.shortening import shortened
 from asyncfc_mcp.monitor.trace_events import TraceEvents
+from asyncfc_mcp.monitor.turns_of import TurnsOf
 from asyncfc_mcp.slices import Slices
 from asyncfc_mcp.turns import in_slices
 from asyncfc_mcp.values.large import small_weight
@@ -39,6 +40,8 @@ CANCEL_WAIT_S: Final = 2.0
 """Time for a cancelled call to end before its entry is returned."""
 RECORDED_S: Final = 60.0
 """Seconds between two looks at the time that recorded calls have saved."""
+SEARCHES: Final = 2
+"""Pages of calls that are sought at once for one principal."""
 SHOWN_IDS: Final = 5
 """Calls that an entry names among those that a call waits for."""
 SEARCHED_BYTES: Final = 256 << 10
@@ -76,6 +79,7 @@ class Monitor:
         self._savings = Savings()
         self._recorded = Shared(self._saved_by_recorded, RECORDED_S)
         """Scope → time saved by what is recorded."""
+        self._searches = TurnsOf[Scope](SEARCHES)
         self._overviews = Shared(self.overview, OVERVIEW_S)
         """Principal → the overview of its feeds."""
         self._arguments = RecentArguments()
@@ -140,8 +144,9 @@ class Monitor:
         if not scope.listed:
             return CallPage([], None)
         serves = self._bridge.views.of(principal).touches
-        past = await engine.history(scope, query, serves)
-        return await in_slices(self._paging(query, engine.in_memory(scope), past, serves))
+        async with self._searches.turn(scope):
+            past = await engine.history(scope, query, serves)
+            return await in_slices(self._paging(query, engine.in_memory(scope), past, serves))
 
     async def call(self, principal: Principal, future_id: str) -> Entry:
         """Return the entry of a call with its `arguments` and its `result`, or the reason for which they are `hidden`;

@@ -14,9 +14,10 @@ from asyncfc_mcp.core.waits import Wait, WaitKind
 from asyncfc_mcp.engine.blockers import PATH_LENGTH
 from asyncfc_mcp.monitor.entries import entry_of
 from asyncfc_mcp.monitor.shared import Shared
+from asyncfc_mcp.monitor.turns_of import TurnsOf
 from asyncfc_mcp.values.text import encode
 from tests.monitor.test_monitor import monitored
-from tests.support.virtual_time import on_virtual_time
+from tests.support.virtual_time import on_virtual_time, settle
 
 
 def a_future(text: str, **more: Any) -> Future:
@@ -85,7 +86,7 @@ async def test_readers_beside_each_other_have_one_value():
             raise RuntimeError
         return len(computed)
 
-    shared = Shared(compute, 10, most=2)
+    shared = Shared(compute, 10, most=4)
     with pytest.raises(RuntimeError):
         await shared.get("a")
     fails = False
@@ -101,3 +102,30 @@ async def test_readers_beside_each_other_have_one_value():
     await anyio.sleep(10)
     await shared.get("a")
     assert computed.count("a") == 2
+    for key in "efgh":
+        await shared.get(key)
+    await shared.get("a")
+    assert computed.count("a") == 3, "the number of values is bounded"
+
+
+@on_virtual_time
+async def test_one_principal_does_not_make_others_wait_for_its_searches():
+    """However many it asks for: its own wait for each other. One that leaves makes room."""
+    turns, began = TurnsOf[str](2), list[str]()
+
+    async def search(who: str) -> None:
+        async with turns.turn(who):
+            began.append(who)
+            await anyio.sleep(1)
+
+    async with anyio.create_task_group() as tg:
+        for _ in range(100):
+            tg.start_soon(search, "eve")
+        await settle()
+        tg.start_soon(search, "ann")
+        await settle()
+        assert began == ["eve", "eve", "ann"]
+        await anyio.sleep(1.5)
+        assert began.count("eve") == 4
+        tg.cancel_scope.cancel()
+    assert len(turns) == 0

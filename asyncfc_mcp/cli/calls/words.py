@@ -4,7 +4,6 @@ Pure. An entry is the JSON object that `monitor` makes of a call; it may come fr
 value of an unexpected type is left out. Texts of servers and clients become one line without control characters.
 """
 
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, cast
@@ -30,6 +29,8 @@ _MOST_NAMED: Final = 3
 """Calls that are named of those which a call has waited for."""
 _REASONS: Final = {"value": "result", "after": "_after", "state": "same state"}
 """Kinds of waits → the words that the page, `top` and handles have for them."""
+_LATEST: Final = 1e15
+"""Bound on numbers of an entry, which may be that of a damaged record: not one is infinite, or too long to print."""
 _SHOWN_S: Final = 0.005
 """A shorter wait, for no other call, is not worth its place."""
 
@@ -46,7 +47,7 @@ def text(entry: Entry, key: str, limit: int = NAME_LENGTH) -> str:
 def moment(entry: Entry, key: str) -> float | None:
     """Return a time, in seconds of the wall clock."""
     value = entry.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LATEST:
         return None
     return float(value)
 

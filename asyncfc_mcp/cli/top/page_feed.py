@@ -32,10 +32,10 @@ class PageFeed:
             raise Lost(said(str(exc), 300)) from None
 
     async def call(self, future_id: str) -> Mapping[str, Any]:
-        return await _answer(self._client.get(f"calls/{quote(future_id, safe='')}"))
+        return await _answer(self._client.get(f"calls/{quote(future_id, safe='', errors='replace')}"))
 
     async def cancel(self, future_id: str) -> Mapping[str, Any]:
-        return await _answer(self._client.post(f"calls/{quote(future_id, safe='')}/cancel"))
+        return await _answer(self._client.post(f"calls/{quote(future_id, safe='', errors='replace')}/cancel"))
 
 
 async def _answer(request: Awaitable[Any]) -> Mapping[str, Any]:

@@ -79,6 +79,8 @@ class History:
                         found.append(record)
                         if len(found) > query.limit:
                             return RecordPage(found, int(record.id[1:]))
+                    if query.text and time.monotonic() > deadline:
+                        return RecordPage(found, int(record.id[1:]))
                 if time.monotonic() > deadline:
                     return RecordPage(found, below)
 
@@ -175,10 +177,11 @@ class History:
         if record.private:
             return False
         rows = connection.execute(
-            """SELECT c.json, r.json FROM futures f LEFT JOIN calls c ON c.seq = f.seq
+            """SELECT CASE WHEN length(c.json) <= ? THEN c.json END, r.json
+                FROM futures f LEFT JOIN calls c ON c.seq = f.seq
                 LEFT JOIN results r ON r.seq = f.seq AND r.bytes <= ?
                 WHERE f.scope = ? AND f.id = ?""",
-            (SEARCHED_BYTES, text_column(record.scope), id_column(record.id)),
+            (SEARCHED_BYTES, SEARCHED_BYTES, text_column(record.scope), id_column(record.id)),
         ).fetchall()
         return any(query.finds_in_json(*map(_text, row)) for row in rows)
 

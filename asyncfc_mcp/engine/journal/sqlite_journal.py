@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SEARCHES: Final = 2
+SEARCHES: Final = 4
 """Searches in the file that run at once; others wait."""
 LATER_S: Final = 0.05
 """Seconds after which what has time is written."""
