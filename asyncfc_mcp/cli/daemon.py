@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from asyncfc_mcp.cli.journal_report import size
+from asyncfc_mcp.cli.figures import rough_duration, size
 from asyncfc_mcp.cli.process import (
     beside,
     log_to_file,
@@ -312,8 +312,6 @@ def _as_json(found: "Found") -> dict[str, Any]:
 
 
 def _shown(found: "Found") -> str:
-    from asyncfc_mcp.cli.sign_in_report import duration
-
     about: Mapping[str, Any] = found.status or found.about
     memory = about.get("memory_bytes")
     facts = [f"version {about.get('version', 'unknown')}"]
@@ -321,8 +319,7 @@ def _shown(found: "Found") -> str:
         facts.append(f"since {_time(about['since'])}")
     if isinstance(memory, int):
         facts.append(size(memory))
-    configuration = one_line(str(about.get("configuration", "unknown")))
-    lines = [f"{_title(found)} ({', '.join(facts)})", f"  configuration: {configuration}"]
+    lines = [f"{_title(found)} ({', '.join(facts)})", f"  configuration: {one_line(found.configuration)}"]
     if found.status is None:
         return for_terminal("\n".join([*lines, f"  no answer: {found.problem}"]))
     if about.get("problem"):
@@ -339,7 +336,7 @@ def _shown(found: "Found") -> str:
         lines.append(f"  page: {about['page']} (`asyncfc-mcp open` opens it)")
     lines.append("  sessions:" if about["sessions"] else "  sessions: none")
     for each in about["sessions"]:
-        age = duration(time.time() - each["since"])
+        age = rough_duration(time.time() - each["since"])
         lines.append(f"    {each['client'] or 'not initialized'} in {each['cwd']} (process {each['pid']}, for {age})")
         lines += [f"  {line}" for line in _conditions(each.get("servers", ()))]
     return "\n".join(map(for_terminal, lines))

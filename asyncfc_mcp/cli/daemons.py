@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 from asyncfc_mcp.private_files import open_private, read_private, try_lock
 from asyncfc_mcp.thin import greeting
-from asyncfc_mcp.thin.place import Place, PlaceUnsafe, connect, is_absent, peer_pid, runtime_folder
+from asyncfc_mcp.thin.place import Place, PlaceUnsafe, connect, is_absent, peer_pid, runtime_folder, source_words
 
 ANSWER_S: Final = 5.0
 """Time limit for a daemon's answer to a command."""
@@ -45,6 +45,24 @@ class Found:
     problem: str = ""
     pid: int | None = None
     is_absent: bool = False
+
+    @property
+    def configuration(self) -> str:
+        """What it serves, for people."""
+        return str((self.status or self.about).get("configuration", self.place.name))
+
+    @property
+    def file(self) -> Path | None:
+        """Its configuration file; None if it serves a URL or a command."""
+        match self.about.get("words"):
+            case ["--config", str(file)]:
+                return Path(file)
+            case _:
+                return None
+
+    def serves(self, file: Path) -> bool:
+        """Return whether this is its configuration file."""
+        return self.about.get("words") == source_words(str(file), None, ())
 
 
 def find(environ: Mapping[str, str], command: str = "status") -> list[Found]:

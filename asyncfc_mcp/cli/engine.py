@@ -12,7 +12,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from asyncfc_mcp.cli.journal_report import size
+from asyncfc_mcp.cli.figures import size
 from asyncfc_mcp.quotation import for_terminal
 
 

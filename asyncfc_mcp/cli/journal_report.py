@@ -4,9 +4,9 @@ Owns the text of one line. Pure: the figures are `SqliteJournal.inspected`'s.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
-_UNITS: Final = (("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10))
+from asyncfc_mcp.cli.figures import size
 
 
 def line(journal: Mapping[str, Any] | None, unwritten: int) -> str:
@@ -28,8 +28,3 @@ def line(journal: Mapping[str, Any] | None, unwritten: int) -> str:
     if unwritten:
         text += f"; without arguments and results of {unwritten} tool{'' if unwritten == 1 else 's'}"
     return text
-
-
-def size(count: int) -> str:
-    """Return a number of bytes in a unit that suits it."""
-    return next((f"{count / scale:.3g} {unit}" for unit, scale in _UNITS if count >= scale), f"{count} bytes")

@@ -9,19 +9,12 @@ from pathlib import Path
 
 import click
 
+from asyncfc_mcp.cli.bridge_options import bridge_options, check_one, token_of
 from asyncfc_mcp.cli.process import log_to_stderr, run
 
 
 @click.command("open", short_help="Open the page of a running bridge in the browser.")
-@click.option(
-    "--config",
-    "config_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Configuration of the daemon. Needed if several run.",
-)
-@click.option("--url", metavar="URL", help="A bridge over HTTP, such as http://127.0.0.1:8642/mcp.")
-@click.option("--auth-token-env", metavar="NAME", help="With --url: environment variable with the bridge's token.")
+@bridge_options("that of the only daemon")
 @click.option("--print", "prints", is_flag=True, help="Print the address, which can be opened once, within 60 s.")
 def open_page(config_file: Path | None, url: str | None, auth_token_env: str | None, prints: bool) -> None:
     """Open the page that shows calls, servers and the time saved: that of the daemon which sessions share, or of a
@@ -30,15 +23,8 @@ def open_page(config_file: Path | None, url: str | None, auth_token_env: str | N
     Prints the address if there is no browser, as over SSH: forward its port then.
     """
     log_to_stderr(False)
-    if url is not None and config_file is not None:
-        raise click.UsageError("--config is that of a daemon, and --url is a bridge over HTTP; name one of them")
-    token = None
-    if auth_token_env is not None:
-        if url is None:
-            raise click.UsageError("--auth-token-env needs --url: a daemon needs no token of yours")
-        from asyncfc_mcp.transports.http.auth.bearer_token import take_token
-
-        token = take_token(os.environ, auth_token_env)
+    check_one(config_file, url)
+    token = token_of(url, auth_token_env)
     base, key = _with_key(config_file, url, token)
     address = f"{base}#key={key}"
     from asyncfc_mcp.cli.login import has_display

@@ -119,7 +119,7 @@ def daemon_page(environ: Mapping[str, str], cwd: str, config: Path | None = None
     except PlaceUnsafe as exc:
         raise NoPage("this user", str(exc)) from None
     chosen = _chosen(found, environ, cwd, config)
-    title = _configuration(chosen)
+    title = chosen.configuration
     if chosen.status is None:
         raise NoPage(title, f"{chosen.problem}; run `asyncfc-mcp daemon status`")
     if not daemons.ask(chosen, "page"):
@@ -135,17 +135,12 @@ def daemon_page(environ: Mapping[str, str], cwd: str, config: Path | None = None
 
 def _chosen(found: Sequence[Found], environ: Mapping[str, str], cwd: str, config: Path | None) -> Found:
     if config is not None:
-        words = source_words(str(config), None, ())
-        found = [each for each in found if list(each.about.get("words", ())) == words]
+        found = [each for each in found if each.serves(config)]
         # One configuration has several daemons where the environments of sessions differ.
-        own = daemon_name(words, environ, cwd)
+        own = daemon_name(source_words(str(config), None, ()), environ, cwd)
         found = sorted(found, key=lambda each: (each.place.name == own, each.about.get("since", 0)))[-1:]
     if not found:
         raise NoDaemon(config)
     if len(found) > 1:
-        raise SeveralDaemons([_configuration(each) for each in found])
+        raise SeveralDaemons([each.configuration for each in found])
     return found[0]
-
-
-def _configuration(daemon: Found) -> str:
-    return str((daemon.status or daemon.about).get("configuration", daemon.place.name))

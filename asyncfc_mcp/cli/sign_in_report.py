@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from asyncfc_mcp.cli.figures import rough_duration
 from asyncfc_mcp.config.model import HttpSpec, ServerConfig
 from asyncfc_mcp.downstream.oauth.records import Grant
 from asyncfc_mcp.downstream.oauth.store import CredentialStore, StoreUnusable
@@ -100,17 +101,8 @@ def _expiry(expires_at: float | None, renewable: bool, now: float) -> str:
         return "token without an expiry"
     if expires_at <= now:
         return "token expired, renewed when it is needed" if renewable else "token expired"
-    return f"token expires in {duration(expires_at - now)}"
+    return f"token expires in {rough_duration(expires_at - now)}"
 
 
 def _scopes(scopes: list[str]) -> str:
     return f"scopes: {' '.join(scopes)}" if scopes else ""
-
-
-def duration(seconds: float) -> str:
-    """Return a time span in its largest usual unit."""
-    if seconds < 90:
-        return f"{max(0.0, seconds):.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds / 86_400:.0f} days"

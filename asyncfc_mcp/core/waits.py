@@ -6,10 +6,11 @@ Pure values. `engine.blockers` finds them, a future keeps those of its call, and
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Final
 
 
 class WaitKind(Enum):
-    """Why a call has waited for another one. The values appear in records and in what users read."""
+    """Why a call has waited for another one. The values appear in records; `WAIT_WORDS` are what users read."""
 
     VALUE = "value"
     """Its arguments take the other's result."""
@@ -19,6 +20,15 @@ class WaitKind(Enum):
     """Both touch the same state, and the other was made earlier."""
     CAPACITY = "capacity"
     """The other had the last place at the server or the tool (`max_concurrency`)."""
+
+
+WAIT_WORDS: Final = {
+    WaitKind.VALUE.value: "result",
+    WaitKind.AFTER.value: "_after",
+    WaitKind.STATE.value: "same state",
+    WaitKind.CAPACITY.value: "capacity",
+}
+"""Words for users, the same on the page (`static/index.html`), in its traces and in a terminal."""
 
 
 @dataclass(frozen=True, slots=True)

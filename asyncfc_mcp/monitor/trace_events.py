@@ -8,6 +8,7 @@ waited for. Times are microseconds since 1970.
 from collections.abc import Sequence
 from typing import Any, Final
 
+from asyncfc_mcp.core.waits import WAIT_WORDS
 from asyncfc_mcp.monitor.entries import Entry
 from asyncfc_mcp.slices import Slices
 from asyncfc_mcp.values.text import encode
@@ -15,7 +16,6 @@ from asyncfc_mcp.values.text import encode
 NO_CONVERSATION: Final = "calls"
 MOST_LANES: Final = 2_000
 """Bound on the threads of one server; beyond it, bars may overlap."""
-_ARROWS: Final = {"value": "result", "after": "_after", "state": "state", "capacity": "place"}
 _HEAD: Final = b'{"displayTimeUnit":"ms","traceEvents":['
 
 Event = dict[str, Any]
@@ -67,7 +67,7 @@ class TraceEvents:
             return {"ph": phase, "pid": process, "tid": thread, "ts": ts, "name": title, "cat": category, **more}
 
         name = f"{entry['id']} {entry['tool']}"
-        waits: list[tuple[str, str]] = [(_ARROWS[wait["kind"]], wait["on"]) for wait in entry.get("waits", ())]
+        waits: list[tuple[str, str]] = [(WAIT_WORDS[wait["kind"]], wait["on"]) for wait in entry.get("waits", ())]
         if started > begins:
             reason = ", ".join(f"{kind} of {on}" for kind, on in waits)
             events.append(

@@ -56,7 +56,7 @@ def test_waits_are_told_apart(call: dict[str, Any], said: str):
         ({"state": "failed", "failure": "not made", "cause": "f1"}, "failed: not made (because of f1)"),
         ({"state": "waiting", "waiting_for": {"ids": ["f1"], "why": "its result"}}, "waits for f1 (its result)"),
         ({"state": "running", "progress": {"done": 1, "total": 3, "message": "reading"}}, "running 33 % reading"),
-        ({"state": "input_required", "question": "Which one?"}, "asks: Which one?"),
+        ({"state": "input_required", "question": "Which one?"}, "question: Which one?"),
     ],
 )  # fmt: skip
 def test_an_end_is_told_in_words(call: dict[str, Any], said: str):
@@ -67,13 +67,13 @@ def test_an_end_is_told_in_words(call: dict[str, Any], said: str):
 @given(seconds=st.floats(0, 1e8))
 def test_durations_grow_with_their_numbers(seconds: float):
     """Two units at most, and none that is full: 60 s is a minute."""
-    shown = words.duration(seconds)
+    shown = duration(seconds)
     factors = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86_400}
     parts = shown.split()
     value = sum(float(number) * factors[unit] for number, unit in zip(parts[::2], parts[1::2], strict=True))
     assert value == pytest.approx(seconds, rel=0.06, abs=0.051)
     assert not shown.startswith("60 ")
-    assert len(words.short_duration(seconds)) <= 6
+    assert len(short_duration(seconds)) <= 6
 
 
 @given(calls=st.lists(entries(), max_size=4), width=st.integers(40, 200) | st.none(), more=st.booleans())

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from asyncfc_mcp.cli.sign_in_report import credentials_of, described, duration, expiry_of
+from asyncfc_mcp.cli.figures import rough_duration
+from asyncfc_mcp.cli.sign_in_report import credentials_of, described, expiry_of
 from asyncfc_mcp.config.model import ServerConfig
 from asyncfc_mcp.downstream.oauth.file_store import FileStore
 from asyncfc_mcp.downstream.oauth.records import Grant
@@ -107,4 +108,4 @@ def test_the_end_of_a_sign_in_says_what_happens_when_a_token_expires() -> None:
     [(0, "0 s"), (59, "59 s"), (600, "10 min"), (5400, "2 h"), (86_400, "24 h"), (7 * 86_400, "7 days")],
 )
 def test_a_duration_has_a_readable_unit(seconds: float, found: str) -> None:
-    assert duration(seconds) == found
+    assert rough_duration(seconds) == found

@@ -75,7 +75,7 @@ def test_calls_are_shown_as_lines_and_as_json(running: RunningDaemon, session: S
     heading, *lines = done.stdout.splitlines()
     assert heading.split() == ["WHEN", "WHO", "CALL", "TOOL", "WAITED", "RAN", "END"]
     assert "claude-code" in lines[0]
-    assert f"on {shown[0]['id']} (value)" in lines[1]
+    assert f"on {shown[0]['id']} (result)" in lines[1]
     assert "failed" in lines[2]
     assert done.stdout.replace("\n", "").isprintable()
     unnamed = log(running, named=False)

@@ -83,6 +83,6 @@ def test_each_call_has_its_bars_and_what_it_waited_for():
         ("f1 t", 1_000_000, 4_000_000),
     ]
     assert [(event["ph"], event["name"], event["ts"]) for event in events if event["ph"] in "sf"] == [
-        ("s", "place", 4_999_999),
-        ("f", "place", 5_000_000),
+        ("s", "capacity", 4_999_999),
+        ("f", "capacity", 5_000_000),
     ]

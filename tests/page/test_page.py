@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from asyncfc_mcp.cli.calls import words
+from asyncfc_mcp.cli.figures import duration, size
 from tests.support.page_server import FIRST, PageServer, made_up_calls
 from tests.support.watched_page import NARROW, Opener
 
@@ -89,7 +91,7 @@ def test_large_values_are_folded_and_private_ones_say_why(opened: Opener, server
     server.values["f904"] = {"hidden": 'the tool says `"journal": false`'}
     page = opened(server.url + "#table")
     row(page, "f903").get_by_role("button").click()
-    large = page.locator(".value", has_text="300 kB")
+    large = page.locator(".value", has_text="293 KB")
     expect(large.locator("pre")).to_be_hidden()
     large.locator("summary").click()
     expect(large.locator("pre")).to_have_text("x" * 300_000)
@@ -513,3 +515,38 @@ def test_ten_thousand_calls_are_moved_as_easily_as_a_hundred(opened: Opener, rec
     print(f"work of a frame, ms: {found}")
     # A frame of 10,000 calls that are all visible at once draws some thousands of bars; 16 ms is a frame of the screen.
     assert found[10_000]["median"] <= max(12 * found[100]["median"], 40)
+
+
+def test_figures_and_words_are_those_of_the_commands(opened: Opener, server: PageServer) -> None:
+    """Time spans, sizes and states are written in one form on the page and in a terminal."""
+    page = opened(server.url)
+    spans = [
+        0,
+        0.0004,
+        0.003,
+        0.0994,
+        0.2,
+        0.96,
+        9.94,
+        12,
+        59.4,
+        59.6,
+        60,
+        200,
+        3599.4,
+        3600,
+        7500,
+        86_399,
+        90_000,
+        1e6,
+    ]
+    sizes = [0, 305, 1023, 1024, 300_000, 1 << 20, 5_000_000, 3 << 30]
+    written = page.evaluate(
+        """async ([spans, sizes]) => {
+            const text = await import("/page/text.js");
+            return [spans.map(text.duration), sizes.map(text.size), text.STATE_WORDS];
+        }""",
+        [spans, sizes],
+    )
+    states = {state: words.name_of_state({"state": state}) for state in words.STATES}
+    assert written == [[duration(each) for each in spans], [size(each) for each in sizes], states]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from asyncfc_mcp.cli.calls.options import bridge_options, check_one, token_of
+from asyncfc_mcp.cli.bridge_options import bridge_options, check_one, token_of
 from asyncfc_mcp.cli.process import log_to_stderr, run
 from asyncfc_mcp.quotation import for_terminal
 

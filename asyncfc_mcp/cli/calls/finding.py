@@ -18,7 +18,7 @@ from asyncfc_mcp.config.reader import load_config
 from asyncfc_mcp.config.settings import EMBEDDED
 from asyncfc_mcp.errors import BridgeError, ConfigError
 from asyncfc_mcp.quotation import one_line
-from asyncfc_mcp.thin.place import PlaceUnsafe, source_words
+from asyncfc_mcp.thin.place import PlaceUnsafe
 
 
 class NothingToShow(BridgeError):
@@ -72,7 +72,7 @@ def choose(config_file: Path | None, url: str | None, environ: Mapping[str, str]
     if url is not None:
         return Running(url=url)
     if config_file is not None:
-        return _of_configuration(config_file.expanduser(), environ)
+        return _of_configuration(config_file, environ)
     found = _daemons(environ)
     journals = sorted(_journals(found, environ), key=lambda each: _used(each.path))
     # A daemon without a journal has its calls in memory: they count as recent as its start.
@@ -90,7 +90,7 @@ def _of_configuration(file: Path, environ: Mapping[str, str]) -> Choice:
     path = journal_path(config)
     if path is not None and path.is_file():
         return Journal(path, file)
-    if any(_is_of(each, file) for each in _daemons(environ)):
+    if any(each.serves(file) for each in _daemons(environ)):
         return Running(config=file)
     raise NothingToShow(file, _why(config, path))
 
@@ -112,22 +112,10 @@ def _daemons(environ: Mapping[str, str]) -> list[daemons.Found]:
         return []
 
 
-def _is_of(daemon: daemons.Found, file: Path) -> bool:
-    return daemon.about.get("words") == source_words(str(file), None, ())
-
-
-def _file_of(daemon: daemons.Found) -> Path | None:
-    match daemon.about.get("words"):
-        case ["--config", str(file)]:
-            return Path(file)
-        case _:
-            return None
-
-
 def _journals(found: list[daemons.Found], environ: Mapping[str, str]) -> Iterator[Journal]:
     """Yield the journals of this user: those in the usual folder, and those of known configurations."""
     seen: set[Path] = set()
-    files = [file for each in found if (file := _file_of(each)) is not None]
+    files = [each.file for each in found if each.file is not None]
     for file in dict.fromkeys([*files, *known(configurations_folder(), environ)]):
         with suppress(ConfigError, OSError):
             path = journal_path(load_config(file, environ))

@@ -13,16 +13,7 @@ from rich.text import Text
 from asyncfc_mcp.cli.calls import words
 from asyncfc_mcp.cli.calls.cells import fit, widest, wrapped
 from asyncfc_mcp.cli.calls.words import Entry
-
-STYLES: Final = {
-    words.WAITING: "dim",
-    words.RUNNING: "cyan",
-    words.ASKING: "magenta",
-    words.COMPLETED: "green",
-    words.FAILED: "bold red",
-    words.CANCELLED: "yellow",
-}
-"""Colour of each state; never the only thing that tells it."""
+from asyncfc_mcp.cli.figures import duration
 
 _GAP: Final = "  "
 _BOUNDS: Final = {"who": (3, 14), "call": (4, 24), "tool": (8, 40), "waited": (6, 44), "ran": (5, 12)}
@@ -90,7 +81,7 @@ class Table:
 
     def lines(self, entry: Entry, now: float) -> list[Text]:
         """Return the lines of one call: more than one if the reason of a failure needs them."""
-        cells, style = self._cells(entry, now), STYLES[words.state(entry)]
+        cells, style = self._cells(entry, now), words.STYLES[words.state(entry)]
         line = Text(no_wrap=True)
         for name, width in self._columns.items():
             shown = (
@@ -125,7 +116,7 @@ class Table:
             "call": words.call(entry),
             "tool": words.tool(entry),
             "waited": words.waited(entry, now),
-            "ran": "" if ran is None else words.duration(ran),
+            "ran": "" if ran is None else duration(ran),
             "end": words.outcome(entry),
         }
 

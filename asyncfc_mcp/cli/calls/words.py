@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, cast
 
-from asyncfc_mcp.cli.journal_report import size
+from asyncfc_mcp.cli.figures import duration, size
+from asyncfc_mcp.core.waits import WAIT_WORDS
 from asyncfc_mcp.quotation import one_line, said
 
 Entry = Mapping[str, Any]
@@ -21,14 +22,21 @@ FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
 STATES: Final = (WAITING, RUNNING, ASKING, COMPLETED, FAILED, CANCELLED)
 ENDED: Final = frozenset((COMPLETED, FAILED, CANCELLED))
+STYLES: Final = {
+    WAITING: "bright_black",
+    RUNNING: "cyan",
+    ASKING: "magenta",
+    COMPLETED: "green",
+    FAILED: "red",
+    CANCELLED: "yellow",
+}
+"""Colour of each state; never the only thing that tells it."""
 
 NAME_LENGTH: Final = 60
 """Maximum characters of an ID, name, tool or host."""
 FAILURE_LENGTH: Final = 300
 _MOST_NAMED: Final = 3
 """Calls that are named of those which a call has waited for."""
-_REASONS: Final = {"value": "result", "after": "_after", "state": "same state"}
-"""Kinds of waits → the words that the page, `top` and handles have for them."""
 _LATEST: Final = 1e15
 """Bound on numbers of an entry, which may be that of a damaged record: not one is infinite, or too long to print."""
 _SHOWN_S: Final = 0.005
@@ -72,42 +80,6 @@ def parts(entry: Entry, key: str) -> list[Entry]:
     """Return the objects of a list within an entry."""
     value = entry.get(key)
     return [cast("Entry", each) for each in value if isinstance(each, dict)] if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType]
-
-
-# --- durations and times ---------------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """Return a time span with two significant units: `12 ms`, `0.3 s`, `45 s`, `3 min 20 s`, `2 h 5 min`."""
-    seconds = max(0.0, seconds)
-    if seconds < 0.0995:
-        return f"{seconds * 1000:.0f} ms" if seconds >= 0.0005 else "0 s"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for unit, below, factor, smaller in (("min", 3600, 60, "s"), ("h", 86_400, 3600, "min"), ("d", 0, 86_400, "h")):
-        if whole < 60:
-            return f"{whole} s"
-        if not below or whole < below:
-            many, rest = divmod(whole, factor)
-            less = rest // {"s": 1, "min": 60, "h": 3600}[smaller]
-            return f"{many} {unit} {less} {smaller}" if less else f"{many} {unit}"
-    raise AssertionError("the last unit has no bound")
-
-
-def short_duration(seconds: float) -> str:
-    """Return a time span in at most six characters: `0.3s`, `45s`, `3:20`, `2:05h`, `12d`."""
-    seconds = max(0.0, seconds)
-    if seconds < 9.95:
-        return f"{seconds:.1f}s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02}"
-    if whole < 100 * 3600:
-        return f"{whole // 3600}:{whole // 60 % 60:02}h"
-    return f"{whole // 86_400}d"
 
 
 def at(seconds: float, *, with_date: bool) -> str:
@@ -183,7 +155,7 @@ def waits_on(entry: Entry) -> str:
         kind = text(wait, "kind", 20)
         if kind != "capacity":
             kinds = reasons.setdefault(text(wait, "on", 40) or "another call", [])
-            reason = _REASONS.get(kind, kind)
+            reason = WAIT_WORDS.get(kind, kind)
             if reason and reason not in kinds:
                 kinds.append(reason)
     named = [f"{on} ({', '.join(kinds)})" if kinds else on for on, kinds in reasons.items()]
@@ -237,7 +209,7 @@ def outcome(entry: Entry) -> str:
             shown = "cancelled" if not failure or failure.startswith("cancelled") else f"cancelled: {failure}"
         case "input_required":
             question = text(entry, "question", 120)
-            shown = f"asks: {question}" if question else "asks its client"
+            shown = f"question: {question}" if question else "question to its client"
         case "running":
             shown = f"running {progress(entry)}".rstrip()
         case _:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from asyncfc_mcp.cli.doctor.findings import Finding, ok, problem, warning
-from asyncfc_mcp.cli.journal_report import size
+from asyncfc_mcp.cli.figures import size
 
 FULL_BYTES: Final = 50 << 20
 """Free bytes below which writing is about to fail."""

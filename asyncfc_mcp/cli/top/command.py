@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asyncfc_mcp.cli.calls.options import bridge_options, check_one, token_of
+from asyncfc_mcp.cli.bridge_options import bridge_options, check_one, token_of
 from asyncfc_mcp.cli.process import log_to_stderr, run
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def top(config_file: Path | None, url: str | None, auth_token_env: str | None) -
     from asyncfc_mcp.cli.top.page_feed import feeding
     from asyncfc_mcp.cli.top.program import Program
 
-    file = None if config_file is None else config_file.expanduser()
-    connect = partial(PageClient.connect, file, url, token=token)
+    connect = partial(PageClient.connect, config_file, url, token=token)
     with suppress(KeyboardInterrupt):
         run(lambda: _first(connect))  # what cannot be reached at all is an error, and no screen
         run(Program(partial(feeding, connect)).run)

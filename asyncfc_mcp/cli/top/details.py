@@ -12,8 +12,9 @@ from rich.text import Text
 from asyncfc_mcp.cli.calls import words
 from asyncfc_mcp.cli.calls.cells import fit, wrapped
 from asyncfc_mcp.cli.calls.words import Entry
+from asyncfc_mcp.cli.figures import duration
 from asyncfc_mcp.cli.top.model import Model
-from asyncfc_mcp.cli.top.timeline import STYLES, Marks
+from asyncfc_mcp.cli.top.timeline import Marks
 from asyncfc_mcp.quotation import one_line, said, without_escapes
 
 MOST_LINES: Final = 2_000
@@ -34,7 +35,11 @@ def call(model: Model, width: int, now: float) -> list[Text]:
     state = words.state(entry)
     lines = [
         Text.assemble(
-            (words.call(entry), "bold"), "  ", words.tool(entry), "  ", (words.name_of_state(entry), STYLES[state])
+            (words.call(entry), "bold"),
+            "  ",
+            words.tool(entry),
+            "  ",
+            (words.name_of_state(entry), words.STYLES[state]),
         ),
         Text(""),
     ]
@@ -56,7 +61,7 @@ def call(model: Model, width: int, now: float) -> list[Text]:
 def _facts(entry: Entry, now: float) -> Iterator[tuple[str, str]]:
     submitted = words.moment(entry, "submitted_at")
     if submitted is not None:
-        yield "submitted", f"{words.at(submitted, with_date=True)} ({words.duration(now - submitted)} ago)"
+        yield "submitted", f"{words.at(submitted, with_date=True)} ({duration(now - submitted)} ago)"
     yield "by", ", ".join(filter(None, (words.text(entry, "host"), _conversation(entry))))
     yield "server", words.text(entry, "server")
     yield "waited", words.waited(entry, now)
@@ -65,11 +70,11 @@ def _facts(entry: Entry, now: float) -> Iterator[tuple[str, str]]:
             yield "", f"{words.text(wait, 'on', 40)}: {path}"
     ran = words.ran_s(entry, now)
     if ran is not None:
-        yield "ran", words.duration(ran)
+        yield "ran", duration(ran)
     yield ("ended" if words.has_ended(entry) else "now"), words.outcome(entry)
     read = words.moment(entry, "read_at")
     if read is not None:
-        yield "read", f"{words.duration(now - read)} ago"
+        yield "read", f"{duration(now - read)} ago"
 
 
 def _conversation(entry: Entry) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from asyncfc_mcp.cli.calls import words
 from asyncfc_mcp.cli.calls.words import Entry
+from asyncfc_mcp.cli.figures import short_duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,6 @@ class Marks:
 UNICODE: Final = Marks("░", "▒", "█", "?", "‹", "●", "·", "▸", "─")
 ASCII: Final = Marks(".", ":", "#", "?", "<", "*", "-", ">", "-")
 
-STYLES: Final = {
-    words.WAITING: "bright_black",
-    words.RUNNING: "cyan",
-    words.ASKING: "magenta",
-    words.COMPLETED: "green",
-    words.FAILED: "red",
-    words.CANCELLED: "yellow",
-}
-
 
 def bar(entry: Entry, now: float, span_s: float, width: int, marks: Marks) -> Text:
     """Return a call's part of the last `span_s` seconds; the right edge is now."""
@@ -54,9 +46,9 @@ def bar(entry: Entry, now: float, span_s: float, width: int, marks: Marks) -> Te
     state = words.state(entry)
     left = now - span_s
     for first, last, mark, style in (
-        (submitted, place, marks.waiting, STYLES[words.WAITING]),
-        (place, begin, marks.queued, STYLES[words.WAITING]),
-        (begin, end, marks.asking if state == words.ASKING else marks.running, STYLES[state]),
+        (submitted, place, marks.waiting, words.STYLES[words.WAITING]),
+        (place, begin, marks.queued, words.STYLES[words.WAITING]),
+        (begin, end, marks.asking if state == words.ASKING else marks.running, words.STYLES[state]),
     ):
         if last < left or last <= first:
             continue
@@ -64,9 +56,9 @@ def bar(entry: Entry, now: float, span_s: float, width: int, marks: Marks) -> Te
         high = min(width, max(low + 1, round((last - left) / span_s * width)))
         cells[low:high] = [(mark, style)] * (high - low)
     if end < left:
-        cells[0] = (marks.earlier, STYLES[words.WAITING])
+        cells[0] = (marks.earlier, words.STYLES[words.WAITING])
     elif (started is not None and end - begin <= 0) or end <= submitted:
-        cells[max(0, min(width - 1, int((end - left) / span_s * width)))] = (marks.running, STYLES[state])
+        cells[max(0, min(width - 1, int((end - left) / span_s * width)))] = (marks.running, words.STYLES[state])
     text = Text()
     for (mark, style), same in groupby(cells):
         text.append(mark * sum(1 for _ in same), style)
@@ -75,7 +67,7 @@ def bar(entry: Entry, now: float, span_s: float, width: int, marks: Marks) -> Te
 
 def scale(span_s: float, width: int) -> str:
     """Return the heading of the time line: its beginning at the left, now at the right."""
-    begin, now = f"-{words.short_duration(span_s).replace('.0s', 's')}", "now"
+    begin, now = f"-{short_duration(span_s).replace('.0s', 's')}", "now"
     return (
         begin + " " * max(1, width - len(begin) - len(now)) + now if width >= len(begin) + len(now) + 1 else now[:width]
     )

@@ -12,9 +12,10 @@ from rich.text import Text
 from asyncfc_mcp.cli.calls import words
 from asyncfc_mcp.cli.calls.cells import fit
 from asyncfc_mcp.cli.calls.words import Entry
+from asyncfc_mcp.cli.figures import duration, short_duration
 from asyncfc_mcp.cli.top import details
 from asyncfc_mcp.cli.top.model import Model, View
-from asyncfc_mcp.cli.top.timeline import STYLES, Marks, bar, scale
+from asyncfc_mcp.cli.top.timeline import Marks, bar, scale
 
 LEAST_WIDTH: Final = 40
 LEAST_HEIGHT: Final = 8
@@ -79,7 +80,7 @@ def _header(model: Model, width: int, now: float, marks: Marks) -> list[Text]:
     if isinstance(pid, int):
         facts.append(f"process {pid}")
     if since is not None:
-        facts.append(f"up {words.duration(now - since)}")
+        facts.append(f"up {duration(now - since)}")
     title.append(gap + gap.join(filter(None, [*facts, words.text(about, "configuration", 200)])) if any(facts) else "")
     lines = [title, _figures(model, gap)]
     servers = _servers_line(model, width, marks)
@@ -94,14 +95,14 @@ def _header(model: Model, width: int, now: float, marks: Marks) -> list[Text]:
 
 def _figures(model: Model, gap: str) -> Text:
     counts, line = words.part(model.overview, "counts"), Text()
-    for name, shown in ((words.RUNNING, "running"), (words.WAITING, "waiting"), (words.ASKING, "asking")):
+    for name, shown in ((words.RUNNING, "running"), (words.WAITING, "waiting"), (words.ASKING, "question")):
         count = counts.get(name)
         if isinstance(count, int) and (count or name != words.ASKING):
-            line.append(f"{count} {shown}", f"bold {STYLES[name]}" if count else "")
+            line.append(f"{count} {shown}", f"bold {words.STYLES[name]}" if count else "")
             line.append(gap)
     saved = words.part(model.overview, "saved")
     times = [(shown, words.moment(saved, name)) for name, shown in (("session", ""), ("day", "day "), ("all", "all "))]
-    known = [f"{shown}{words.duration(seconds)}" for shown, seconds in times if seconds is not None]
+    known = [f"{shown}{duration(seconds)}" for shown, seconds in times if seconds is not None]
     line.append("time saved: ")
     line.append(known[0] if known else "not known", "bold green" if known else "")
     return line.append(f" ({', '.join(known[1:])})") if known[1:] else line
@@ -203,11 +204,11 @@ def _row(
         "state": _STATES[state],
         "tool": words.tool(entry),
         "waits": _remark(entry, now),
-        "time": words.short_duration(spent),
+        "time": short_duration(spent),
     }
     line = Text(f"{marks.selected} " if selected else "  ", style="bold" if selected else "")
     for name, width in columns.items():
-        style = STYLES[state] if name == "state" else "bold" if name == "call" and not ended else ""
+        style = words.STYLES[state] if name == "state" else "bold" if name == "call" and not ended else ""
         line.append(fit(cells[name], width, right=name == "time") + " ", style)
     line.append_text(bar(entry, now, span_s, line_width, marks))
     if selected:

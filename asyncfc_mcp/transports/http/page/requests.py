@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import parse_qs
 
 from asyncfc_mcp.transports.http.asgi import Headers
-from asyncfc_mcp.transports.http.auth.authenticator import Access
 from asyncfc_mcp.transports.http.page.answers import PageRefusal
 from asyncfc_mcp.transports.http.page.peer_user import Address
 
@@ -124,11 +123,3 @@ class PageRequest:
         if not isinstance(value, dict):
             raise PageRefusal(400, "the body must be an object of JSON")
         return cast("dict[str, Any]", value)
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A request with the access under which it was admitted."""
-
-    request: PageRequest
-    access: Access

@@ -42,21 +42,21 @@ export function called(entry) {
 }
 
 /**
- * A duration, to two or three digits.
+ * A duration, as the commands write it (`cli/figures.py`).
  * @param {number | null | undefined} seconds
  */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
   const s = Math.max(0, seconds);
   if (s < 0.0005) return "0 s";
-  if (s < 0.9995) return `${s < 0.01 ? (s * 1000).toFixed(1) : Math.round(s * 1000)} ms`;
+  if (s < 0.0995) return `${Math.round(s * 1000)} ms`;
   if (s < 9.95) return `${s.toFixed(1)} s`;
   if (s < 59.5) return `${Math.round(s)} s`;
   const whole = Math.round(s);
   if (whole < 3600) return parts(Math.floor(whole / 60), "min", whole % 60, "s");
-  const minutes = Math.round(s / 60);
+  const minutes = Math.floor(whole / 60);
   if (minutes < 1440) return parts(Math.floor(minutes / 60), "h", minutes % 60, "min");
-  const hours = Math.round(s / 3600);
+  const hours = Math.floor(whole / 3600);
   return parts(Math.floor(hours / 24), "d", hours % 24, "h");
 }
 
@@ -80,10 +80,10 @@ export const full = (at) => FULL.format(at * 1000);
 
 /** @param {number} bytes */
 export function size(bytes) {
-  if (bytes < 1000) return `${bytes} B`;
-  if (bytes < 1e6) return `${(bytes / 1e3).toFixed(bytes < 1e4 ? 1 : 0)} kB`;
-  return `${(bytes / 1e6).toFixed(1)} MB`;
+  for (const [unit, scale] of SIZES) if (bytes >= scale) return `${Number((bytes / scale).toPrecision(3))} ${unit}`;
+  return `${bytes} bytes`;
 }
+const SIZES = /** @type {[string, number][]} */ ([["GB", 2 ** 30], ["MB", 2 ** 20], ["KB", 2 ** 10]]);
 
 /** @type {(n: number, one: string, many?: string) => string} */
 export const plural = (n, one, many = `${one}s`) => `${n.toLocaleString()} ${n === 1 ? one : many}`;

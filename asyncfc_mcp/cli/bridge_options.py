@@ -1,4 +1,4 @@
-"""Options that select a bridge, of commands that show its calls.
+"""Options that select a bridge, of commands that show what it does.
 
 Owns their parsing. Leaves finding the bridge, or its journal, to the commands.
 """
@@ -31,6 +31,7 @@ def bridge_options(default: str) -> Callable[[Callable[..., Any]], Callable[...,
                 "config_file",
                 metavar="FILE",
                 type=click.Path(path_type=Path),
+                callback=_expanded,
                 help=f"Configuration file of the bridge. Default: {default}.",
             ),
         ):
@@ -38,6 +39,10 @@ def bridge_options(default: str) -> Callable[[Callable[..., Any]], Callable[...,
         return function
 
     return add
+
+
+def _expanded(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
+    return None if file is None else file.expanduser()
 
 
 def token_of(url: str | None, variable: str | None) -> str | None:
