@@ -1,12 +1,15 @@
 """Time saved: how much longer a set of calls would have taken one after another.
 
 Pure. It is the sum of the run times of the calls, from start to end, without that of calls that ran beside them: the
-sum less the length of the union of all runs. Which calls belong together is the caller's decision.
+sum less the length of the union of all runs. Calls of one conversation belong together: those of two would have run
+beside each other without the bridge as well.
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import Final
+
+from asyncfc_mcp.core.futures import Future
 
 Run = tuple[float, float]
 """Start and end of a call, in seconds of one clock."""
@@ -63,6 +66,14 @@ class TimeSaved:
         starts[first:last], ends[first:last] = [started], [ended]
         if len(starts) > self._periods:
             del starts[0], ends[0]
+
+
+def conversation_of(future: Future) -> str:
+    """Return what tells the conversation of a call from others of its scope: without a known one, its caller. Records
+    have the same (`RecordedRun.conversation`)."""
+    if future.conversation is not None:
+        return future.conversation
+    return "" if future.caller is None else f"caller:{future.caller.token}"
 
 
 def time_saved(runs: Iterable[Run]) -> float:

@@ -17,7 +17,7 @@ import anyio.abc
 from asyncfc_mcp.bridge.bridge import Bridge
 from asyncfc_mcp.core.call_query import MOST, CallQuery
 from asyncfc_mcp.core.futures import Future
-from asyncfc_mcp.core.history import FuturePage, Serves
+from asyncfc_mcp.core.history import SEARCHED_BYTES, FuturePage, Serves
 from asyncfc_mcp.core.identity import Principal, Scope, is_id, is_only_principal
 from asyncfc_mcp.core.records import UNFINISHED
 from asyncfc_mcp.engine.call import Call
@@ -44,8 +44,6 @@ SEARCHES: Final = 2
 """Pages of calls that are sought at once for one principal."""
 SHOWN_IDS: Final = 5
 """Calls that an entry names among those that a call waits for."""
-SEARCHED_BYTES: Final = 256 << 10
-"""Size of arguments and results up to which a query looks into them."""
 MAX_DRIFT_S: Final = 1.0
 """Difference between both clocks from which the wall clock was set, or the machine has slept."""
 PRIVATE: Final = "the tool's setting journal is false"
@@ -156,9 +154,13 @@ class Monitor:
             UnknownFuture: there is no such call, or the principal may not see it.
         """
         future = await self._future(principal, future_id)
-        entry = self._entry(future)
         if future.private:
-            return {**entry, "hidden": PRIVATE}
+            return {**self._entry(future), "hidden": PRIVATE}
+        result = None
+        if future.done and future.has_result:
+            await self._bridge.engine.load(future)
+            result = future.result  # read before the entry: one that is an error has the text of its failure
+        entry = self._entry(future)
         unfinished = next((call for call in self._bridge.engine.unfinished if call.future is future), None)
         if unfinished is not None and not unfinished.elsewhere:
             made, arguments = True, unfinished.arguments
@@ -172,9 +174,8 @@ class Monitor:
             entry |= {"truncated": True} if cut else {}
         else:
             entry["hidden"] = NOT_KEPT
-        if future.done and future.has_result:
-            await self._bridge.engine.load(future)
-            entry["result"], cut = shortened(future.result)
+        if result is not None:
+            entry["result"], cut = shortened(result)
             entry |= {"truncated": True} if cut else {}
         return entry
 

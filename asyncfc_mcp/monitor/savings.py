@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from asyncfc_mcp.core.futures import Future
 from asyncfc_mcp.core.history import RecordedRun
-from asyncfc_mcp.core.time_saved import TimeSaved
+from asyncfc_mcp.core.time_saved import TimeSaved, conversation_of
 from asyncfc_mcp.slices import Slices
 
 DAY_S: Final = 86_400.0
@@ -40,7 +40,7 @@ class Savings:
             scope = self._scopes[future.scope.key] = _ScopeSavings()
             if len(self._scopes) > MOST_SCOPES:
                 self._scopes.popitem(last=False)
-        scope.add(_conversation(future), future.started_at, future.ended_at)
+        scope.add(conversation_of(future), future.started_at, future.ended_at)
 
     def of(self, scope: str, now: float) -> Slices[dict[str, Any]]:
         """Return seconds saved and calls: of this run (`session`), of the last day, and of all that are known.
@@ -119,10 +119,3 @@ class _ScopeSavings:
         found = sum(each.saved_s for each in conversations.values()), len(day)
         self._of_day = (now + AGAIN_S, found) if len(day) > FEW else None
         return found
-
-
-def _conversation(future: Future) -> str:
-    """Return what tells the conversation of a call from others: without a known one, its caller."""
-    if future.conversation is not None:
-        return future.conversation
-    return "" if future.caller is None else f"caller:{future.caller.token}"

@@ -18,6 +18,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, T
 from opentelemetry.util.types import AttributeValue
 
 from asyncfc_mcp.core.futures import Future, Result
+from asyncfc_mcp.core.time_saved import conversation_of
 from asyncfc_mcp.core.waits import Wait, WaitKind
 from asyncfc_mcp.engine.call import Call
 from asyncfc_mcp.errors import CallFailed, ProtocolFailure
@@ -305,8 +306,8 @@ class Calls:
             self._instruments.time_saved.add(seconds, {})
 
 
-def _conversation(future: Future) -> tuple[str, str | None]:
-    return future.scope.key, future.conversation
+def _conversation(future: Future) -> tuple[str, str]:
+    return future.scope.key, conversation_of(future)
 
 
 def _content(value: dict[str, Any]) -> str:

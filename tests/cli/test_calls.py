@@ -12,6 +12,7 @@ from asyncfc_mcp.cli.calls import words
 from asyncfc_mcp.cli.calls.command import log
 from asyncfc_mcp.cli.calls.source import News, Seen
 from asyncfc_mcp.cli.calls.table import Table
+from asyncfc_mcp.cli.figures import duration, short_duration
 from asyncfc_mcp.cli.page_client import PageClient, PageLost
 from tests.support.entries import AT, entries, entry
 from tests.support.stage import free_port

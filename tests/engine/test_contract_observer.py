@@ -1,14 +1,21 @@
 """The contract of `engine.api.Engine`, over every implementation: what is reported to observers, and in which order."""
 
+from pathlib import Path
+
 import pytest
 
+from asyncfc_mcp.config.settings import Policy
 from asyncfc_mcp.core.futures import Future, State
+from asyncfc_mcp.core.identity import LOCAL
 from asyncfc_mcp.engine.call import Call
-from asyncfc_mcp.errors import CallFailed
+from asyncfc_mcp.errors import CallFailed, ServerDied
 from tests.support.engines import Bench, OpenBench
 from tests.support.parked_calls import failing
+from tests.support.runs import Runs
+from tests.support.virtual_time import on_virtual_time
 
 pytestmark = pytest.mark.anyio
+DIED = ServerDied("s", "exited with status 1")
 
 
 class Seen:
@@ -116,6 +123,21 @@ async def test_an_observer_that_fails_changes_nothing(bench: OpenBench, caplog: 
         assert "an observer of calls has failed" in caplog.text
 
 
+@on_virtual_time
+async def test_each_further_attempt_is_reported_before_its_pause(bench: OpenBench):
+    """With the reason; the call still has one start and one end."""
+    async with bench() as it:
+        seen = Seen(it)
+        call = await it.submit(repeatable=True, policy=Policy(retries=2))
+        for _ in range(2):
+            (await it.parked(call)).end(DIED)
+            await it.settle()
+        assert call.state is State.RUNNING
+        await it.end(call)
+        assert seen.of(call) == ["submitted", "starting", "retrying", "retrying", "ended"]
+        assert call.attempts == 3
+
+
 @pytest.mark.memory_engine
 async def test_a_call_without_a_place_is_reported_as_queued(bench: OpenBench):
     """And keeps which call's end has given it one."""
@@ -129,3 +151,20 @@ async def test_a_call_without_a_place_is_reported_as_queued(bench: OpenBench):
         await it.end(second)
         assert seen.of(second) == ["submitted", "queued", "starting", "ended"]
         assert waits_of(second) == [("capacity", first.id)]
+
+
+async def test_a_call_of_an_earlier_run_is_reported_as_one_of_this(tmp_path: Path):
+    """With what it had waited for before. One that may have been sent has ended before anything is reported."""
+    runs, reports = Runs(tmp_path), list[Seen]()
+    async with runs.run() as it:
+        running = await it.submit(writes="a")
+        waiting = await it.submit(writes="a")
+        runs.crash()
+    async with runs.run(before=lambda it: reports.append(Seen(it))) as it:
+        [seen] = reports
+        found = [it.engine.get_nowait(LOCAL, future.id) for future in (running, waiting)]
+        assert found[0].state is State.FAILED
+        await it.end(found[1])
+        assert seen.of(found[0]) == []
+        assert [each for each in seen.of(found[1]) if each != "waiting"] == ["submitted", "starting", "ended"]
+        assert waits_of(found[1])[0] == ("state", running.id)

@@ -83,6 +83,7 @@ async def test_calls_of_earlier_runs_are_found_with_arguments_and_results(tmp_pa
         details = await monitor.call(LOCAL_PRINCIPAL, first)
         assert details["arguments"] == {"text": "of the first run"}
         assert details["result"]["structuredContent"] == {"arguments": {"text": "of the first run"}}
+        assert "no such thing" in (await monitor.call(LOCAL_PRINCIPAL, failed))["failure"]
         hidden = await monitor.call(LOCAL_PRINCIPAL, private)
         assert "arguments" not in hidden
         assert "first run" not in str(hidden)

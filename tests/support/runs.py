@@ -5,7 +5,7 @@ process lasts as long as the process.
 """
 
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +37,21 @@ class Runs:
         shutil.copytree(before, self.current)
 
     @asynccontextmanager
-    async def run(self, calls: ParkedCalls | None = None, **settings: Any) -> AsyncGenerator[Bench]:
-        """Open an engine on the files."""
+    async def run(
+        self, calls: ParkedCalls | None = None, before: Callable[[Bench], object] | None = None, **settings: Any
+    ) -> AsyncGenerator[Bench]:
+        """Open an engine on the files.
+
+        Args:
+            before: called with the bench before the engine is opened.
+        """
         folder = self.current
         folder.mkdir(exist_ok=True)
         journal = SqliteJournal(folder / "journal.sqlite3", ttl_s=86_400, max_bytes=1 << 30, threaded=False)
         engine = MemoryEngine(Settings(**settings), {}, ids=FutureIds(folder / "ids", "tests"), journal=journal)
         calls = calls or ParkedCalls()
         bench = Bench(engine, calls, outlives_memory=True)
+        if before is not None:
+            before(bench)
         async with engine.open(calls):
             yield bench

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.futures import Future, Result
-from asyncfc_mcp.core.history import RecordedRun, RecordPage, Serves
+from asyncfc_mcp.core.history import MOST_RUNS, SEARCH_S, SEARCHED_BYTES, RecordedRun, RecordPage, Serves
 from asyncfc_mcp.core.records import CallRecord, FutureRecord
 from asyncfc_mcp.engine.journal import schema
 from asyncfc_mcp.engine.journal.rows import (
@@ -30,13 +30,8 @@ from asyncfc_mcp.engine.restoration import Restoration, missing_result
 
 BUSY_S: Final = 5.0
 """Seconds for which a search waits for the file."""
-SEARCH_S: Final = 2.0
-"""Seconds after which a search returns what it has found."""
 WINDOW: Final = 2_000
 """Numbers of IDs that one statement looks at."""
-SEARCHED_BYTES: Final = 256 << 10
-"""Size of arguments and results up to which a query looks into them."""
-MOST_RUNS: Final = 200_000
 _TIMES: Final = "f.submitted_at"
 _ADDED: Final = {'f."waits"': "NULL", 'f."queued_at"': "NULL", 'f."attempts"': "1"}
 """Columns that files of the first version do not have → what stands for them."""

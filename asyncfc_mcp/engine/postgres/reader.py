@@ -12,7 +12,7 @@ import anyio.lowlevel
 
 from asyncfc_mcp.core.call_query import CallQuery
 from asyncfc_mcp.core.futures import Future
-from asyncfc_mcp.core.history import FuturePage, RecordedRun, Serves
+from asyncfc_mcp.core.history import MOST_RUNS, SEARCH_S, SEARCHED_BYTES, FuturePage, RecordedRun, Serves
 from asyncfc_mcp.core.identity import Scope, future_key, is_id
 from asyncfc_mcp.core.store import FutureStore
 from asyncfc_mcp.engine.postgres.futures_table import CHUNK, FuturesTable, Row
@@ -23,11 +23,6 @@ from asyncfc_mcp.engine.restoration import Restoration, missing_result
 
 logger = logging.getLogger(__name__)
 
-SEARCH_S: Final = 2.0
-"""Seconds after which a search returns what it has found."""
-SEARCHED_BYTES: Final = 256 << 10
-"""Size of results up to which a query looks into them."""
-MOST_RUNS: Final = 200_000
 LISTED: Final = 1_000
 """Bound on the futures of one list."""
 SHARED: Final = "host:"

@@ -1,9 +1,10 @@
 """Files of the page, from memory.
 
-Owns reading them once, their types and their validators (`ETag`). They hold no data, so everyone may have them. No path
-of a request reaches the file system: a name is looked up among those that were read.
+Owns reading them once, their types, validators (`ETag`) and compression. They hold no data, so everyone may have them.
+No path of a request reaches the file system: a name is looked up among those that were read.
 """
 
+import gzip
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class StaticFile:
     """One file."""
 
     content: bytes
+    compressed: bytes
     type: bytes
     tag: bytes
 
@@ -40,7 +42,7 @@ class StaticFile:
     def read(cls, path: Path) -> "StaticFile":
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()[:32]
-        return cls(content, _TYPES[path.suffix], f'"{digest}"'.encode())
+        return cls(content, gzip.compress(content, mtime=0), _TYPES[path.suffix], f'"{digest}"'.encode())
 
 
 class StaticFiles:
@@ -65,13 +67,25 @@ async def send_file(send: "Send", file: StaticFile, headers: Headers, *, head: b
         head: without its content.
     """
     # `vary`: what is at `/` depends on it. `no-cache`: asked for again, so that a newer version is used at once.
-    more = ((b"etag", file.tag), (b"cache-control", b"no-cache"), (b"vary", b"accept"), *ALWAYS)
+    more = ((b"etag", file.tag), (b"cache-control", b"no-cache"), (b"vary", b"accept, accept-encoding"), *ALWAYS)
     known = headers.values.get(b"if-none-match", b"")
     if file.tag in [each.strip().removeprefix(b"W/") for each in known.split(b",")]:
         await send({"type": "http.response.start", "status": 304, "headers": list(more)})
         return await send({"type": "http.response.body", "body": b""})
+    content = file.content
+    if _takes_gzip(headers.values.get(b"accept-encoding", b"")):
+        content, more = file.compressed, ((b"content-encoding", b"gzip"), *more)
     if not head:
-        return await respond(send, 200, file.content, (b"content-type", file.type), *more)
-    length = (b"content-length", str(len(file.content)).encode())
+        return await respond(send, 200, content, (b"content-type", file.type), *more)
+    length = (b"content-length", str(len(content)).encode())
     await send({"type": "http.response.start", "status": 200, "headers": [length, (b"content-type", file.type), *more]})
     await send({"type": "http.response.body", "body": b""})
+
+
+def _takes_gzip(accepted: bytes) -> bool:
+    """Return whether a client has named gzip, and not as what it refuses (`q=0`)."""
+    for each in accepted.lower().split(b","):
+        name, _, weight = each.replace(b" ", b"").partition(b";")
+        if name == b"gzip":
+            return not weight.startswith(b"q=0") or weight.strip(b"q=0.") != b""
+    return False

@@ -1,5 +1,6 @@
 """The page over HTTP: who gets in, and what ends."""
 
+import gzip
 import logging
 from typing import Any
 
@@ -42,6 +43,9 @@ async def test_files_are_for_everyone_and_tell_browsers_to_be_strict():
     assert (head.status, head.body) == (200, b"")
     assert head.headers["content-length"] == str(len(index.body))
     assert (await stage.get("/page/index.html")).body == index.body
+    packed = await stage.get("/", accept=HTML, accept_encoding="br, gzip;q=0.5")
+    assert (packed.headers["content-encoding"], gzip.decompress(packed.body)) == ("gzip", index.body)
+    assert "content-encoding" not in (await stage.get("/", accept=HTML, accept_encoding="gzip;q=0, br")).headers
 
 
 @pytest.mark.parametrize(
