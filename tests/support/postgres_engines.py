@@ -36,7 +36,7 @@ async def quiet(engine: Any, calls: ParkedCalls, all_replicas: Sequence[Any] = (
     Args:
         all_replicas: those of the cluster, where there are several: any of them may take the jobs.
     """
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         still = 0
         while still < 2:
             still = still + 1 if await _is_quiet(engine, calls, all_replicas or [engine]) else 0

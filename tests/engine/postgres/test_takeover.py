@@ -21,7 +21,7 @@ from asyncfc_mcp.engine.executor_api import ToolRules
 from asyncfc_mcp.engine.postgres.futures_table import Ending
 from asyncfc_mcp.engine.postgres.jobs import ANY
 from asyncfc_mcp.errors import CallFailed, RpcError
-from tests.support.cluster import Cluster, cluster, replica
+from tests.support.cluster import PATIENCE_S, Cluster, cluster, replica
 from tests.support.parked_calls import failing, text
 from tests.support.virtual_time import until
 
@@ -50,7 +50,7 @@ def set_rules(it: Cluster, policy: Policy) -> None:
 
 async def ended(it: Cluster, *futures: Future) -> None:
     """Return once all replicas say the same of these futures, and that they have ended."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         seen = [[await it.seen(number, each.id) for each in futures] for number in range(len(it.replicas))]
         for bench, there in zip(it.replicas, seen, strict=True):
             await bench.engine.wait([*there, *futures])
@@ -92,7 +92,7 @@ async def test_a_repeatable_call_is_made_again(postgres_url: str, owner: int, ru
         _, before = await it.parked(future)
         serve_only(it, runs_at)
         await take_over(it, 1, 0)
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while True:
                 at, parked = await it.parked(future)
                 if parked is not before:
@@ -227,7 +227,7 @@ async def test_a_stop_that_a_dead_replica_has_not_written_is_kept(postgres_url: 
         await it.parked(first)
         table.end = dead  # type: ignore[method-assign]
         await it.end(first, failing("no"))
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             await it.replicas[1].engine.wait([await it.seen(1, first.id)])
         await take_over(it, 1, 0)
         await ended(it, second, third)
@@ -268,7 +268,7 @@ async def test_a_lost_job_is_made_again(postgres_url: str):
             bench.engine._jobs.withdraw(ANY)
         future = await it.submit(0, arguments={})
         database = it.replicas[0].engine._database
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while not await database.fetch("DELETE FROM procrastinate_jobs RETURNING id"):  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         serve_only(it, 1)
@@ -336,7 +336,7 @@ async def test_promises_hold_whoever_is_taken_for_dead(postgres_url: str, steps:
             firsts = [each for each in dict.fromkeys(kept) if paths[each] == path]
             assert firsts == sorted(firsts, key=order.__getitem__)
         database = it.replicas[0].engine._database
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while await database.fetch("SELECT id FROM procrastinate_jobs LIMIT 1"):  # noqa: ASYNC110
                 await anyio.sleep(0.02)
         for table in ("calls", "places", "queued", "questions", "procrastinate_events"):
