@@ -249,7 +249,7 @@ def test_the_address_keeps_no_key_and_the_storage_no_more_than_the_token(opened:
         assert page.url == server.url
         assert page.evaluate("history.length") <= 2
         assert page.evaluate("[Object.values(sessionStorage), localStorage.length, document.cookie]") == [
-            ["secret-of-the-bridge"],
+            ["page-secret-of-the-bridge"],
             0,
             "",
         ]
@@ -262,7 +262,8 @@ def test_the_address_keeps_no_key_and_the_storage_no_more_than_the_token(opened:
 
 
 def test_a_refused_token_can_be_entered(opened: Opener) -> None:
-    """Without a valid token the page asks for one, and says so again where it is wrong."""
+    """Without a valid token the page asks for one, and says so again where it is wrong. The bridge's token is good for
+    its tools, too: the page keeps only its own, for which it exchanges that."""
     opened.expects_refusals = True
     with opened.over(made_up_calls(5), token="right") as server:
         page = opened(server.url + "#table", wait="#access[open]")
@@ -271,6 +272,7 @@ def test_a_refused_token_can_be_entered(opened: Opener) -> None:
             page.keyboard.press("Enter")
         expect(page.locator("#connection")).to_have_text("Live")
         expect(page.locator(ROWS)).to_have_count(5)
+        assert page.evaluate("Object.values(sessionStorage)") == ["page-right"]
         page.reload()
         expect(page.locator("#connection")).to_have_text("Live")
 

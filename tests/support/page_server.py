@@ -142,7 +142,7 @@ class PageServer:
                 page.asked.append(f"{operation}?{parts.query}")
                 if page.down:
                     return self._json(503, {"error": "the bridge is ending"})
-                if page.token is not None and self.headers.get("authorization") != f"Bearer {page.token}":
+                if not self._is_admitted():
                     return self._json(401, {"error": "this page needs a token"})
                 words = parse_qs(parts.query)
                 if operation == "events":
@@ -168,12 +168,21 @@ class PageServer:
                     if body.get("key") not in page.keys:
                         return self._json(401, {"error": "this key was used"})
                     page.keys.discard(body["key"])
-                    return self._json(200, {"token": page.token or "none"})
+                    return self._json(200, {"token": f"page-{page.token}"})
+                if not self._is_admitted():
+                    return self._json(401, {"error": "this token is not accepted"})
+                if operation == "key":
+                    page.keys.add("another-key")
+                    return self._json(200, {"key": "another-key"})
                 future_id = operation.removeprefix("calls/").removesuffix("/cancel")
                 call = page.calls[future_id] | {"state": "cancelled", "ended_at": time.time(), "waiting_for": None}
                 page.cancelled.append(future_id)
                 page.put(call)
                 self._json(200, call)
+
+            def _is_admitted(self) -> bool:
+                given = self.headers.get("authorization")
+                return page.token is None or given in (f"Bearer {page.token}", f"Bearer page-{page.token}")
 
             def _static(self, name: str) -> None:
                 file = STATIC / name

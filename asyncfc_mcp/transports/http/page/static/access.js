@@ -32,13 +32,18 @@ export function showConnection(store, feed) {
   let timer = 0;
   at("banner-button").addEventListener("click", () => feed.retry());
   dialog.addEventListener("cancel", (event) => event.preventDefault());
-  at("access-form").addEventListener("submit", (/** @type {SubmitEvent} */ event) => {
+  at("access-form").addEventListener("submit", async (/** @type {SubmitEvent} */ event) => {
     event.preventDefault();
     const field = /** @type {HTMLInputElement} */ (at("access-token"));
-    api.setToken(field.value.trim());
+    const value = field.value.trim();
     field.value = "";
     dialog.close();
     store.setConnection({ state: "connecting", text: "Connecting" });
+    try {
+      await api.use(value);
+    } catch (problem) {
+      return store.setConnection({ state: "refused", text: problem instanceof Error ? problem.message : "" });
+    }
     feed.run();
   });
   const draw = () => {

@@ -44,10 +44,10 @@ export function setToken(value) {
 /**
  * @param {string} path below `/page/api/`
  * @param {RequestInit} [options]
+ * @param {string} [value] the token
  */
-async function request(path, options = {}) {
+async function request(path, options = {}, value = token()) {
   const headers = new Headers(options.headers);
-  const value = token();
   if (value) headers.set("authorization", `Bearer ${value}`);
   const response = await fetch(new URL(path, BASE), { ...options, headers, cache: "no-store", credentials: "omit", redirect: "error" });
   if (response.status === 401 || response.status === 403) {
@@ -70,9 +70,10 @@ async function errorText(response) {
   return text || `HTTP ${response.status}`;
 }
 
-/** @param {string} path @param {unknown} body */
-async function post(path, body) {
-  const response = await request(path, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+/** @param {string} path @param {unknown} body @param {string} [value] the token */
+async function post(path, body, value = token()) {
+  const headers = { "content-type": "application/json" };
+  const response = await request(path, { method: "POST", body: JSON.stringify(body), headers }, value);
   return response.json();
 }
 
@@ -80,6 +81,19 @@ async function post(path, body) {
 export async function enter(key) {
   const { token: value } = await post("enter", { key });
   setToken(value);
+}
+
+/**
+ * Use a token of the bridge. At an address of this machine it is traded for one of this page, which is good for nothing
+ * else, and kept nowhere: a program of somebody else may listen there later, and would get it. Elsewhere it is kept, since
+ * there may be several bridges behind the address, and tokens of the page belong to one.
+ * @param {string} value
+ */
+export async function use(value) {
+  setToken("");
+  if (!/^(localhost|127(\.\d+){3}|\[::1\])$/.test(location.hostname)) return setToken(value);
+  const { key } = await post("key", {}, value);
+  await enter(key);
 }
 
 /** @typedef {{text?: string, server?: string, tool?: string, states?: Iterable<string>, until?: number, before?: string, limit?: number}} Query */
