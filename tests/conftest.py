@@ -17,10 +17,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import settings
 
 from tests.support import peers
 from tests.support.postgres import PostgresMissing, PostgresServer, postgres_server
 from tests.support.stage import Stage, stage_in
+
+# A time is no property of the code on a machine that others use, too.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 FOUND = pytest.StashKey[dict[str, "Path | peers.PeerMissing"]]()
 

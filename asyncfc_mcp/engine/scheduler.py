@@ -14,7 +14,7 @@ import anyio
 import anyio.abc
 
 from asyncfc_mcp.core.futures import TRANSITIONS, Event, Future, Result, State
-from asyncfc_mcp.core.identity import id_of
+from asyncfc_mcp.core.identity import future_key, id_of
 from asyncfc_mcp.core.meta_keys import without_our_keys
 from asyncfc_mcp.core.state_tree import NEAREST, StateTree
 from asyncfc_mcp.core.store import FutureStore
@@ -189,6 +189,7 @@ class Scheduler:
     def _depend(self, call: Call) -> None:
         """Find what a call needs, and start it if that is there."""
         needs = dict.fromkeys(call.bindings.values() if call.value_dependencies is None else call.value_dependencies)
+        failed: list[Future] = []
         for key in (*needs, *call.after) if call.after else needs:
             needed = self._future(key)
             if needed is None:  # dropped for lack of memory when this call was submitted
@@ -201,8 +202,18 @@ class Scheduler:
                     call.unmet_dependencies.add(key)
                     self._dependents.setdefault(key, []).append(call)
             elif needed.state is not State.COMPLETED:
-                return self._end_without_start((call, Event.FAIL, needed_failed(call, needed), "failed"))
+                failed.append(needed)
+        if failed:
+            needed = failed[0] if len(failed) == 1 else min(failed, key=self._failing_since)
+            return self._end_without_start((call, Event.FAIL, needed_failed(call, needed), "failed"))
         self._consider(call)
+
+    def _failing_since(self, future: Future) -> float:
+        """Return the end of the call whose failure has led to that of this future. A call that needs several fails with
+        the first of them, also in the next run, where the end of this future may not have been recorded."""
+        root = None if future.cause is None else self._future(future_key(future.scope, future.cause))
+        ended_at = future.ended_at if root is None or root.ended_at is None else root.ended_at
+        return math.inf if ended_at is None else ended_at
 
     def _end_without_start(self, end: End) -> None:
         """End a call because of another one's end: at once where that is recorded together with the other, and

@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from asyncfc_mcp.config.settings import Policy
@@ -380,6 +380,14 @@ MOVES = st.lists(st.tuples(st.sampled_from(["submit", "submit", "end", "fail", "
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plans=PLANS, moves=MOVES)
+@example(  # the third needs the other two: the first fails, and the second is then interrupted
+    plans=[("", False, []), ("", False, []), ("", False, [1, 0])],
+    moves=[("submit", 0), ("submit", 0), ("submit", 0), ("fail", 0), ("crash", 0)],
+)
+@example(  # the same, and a fourth needs the third and the interrupted one
+    plans=[("", False, []), ("", False, []), ("", False, [1, 0]), ("", False, [1, 2])],
+    moves=[*[("submit", 0)] * 4, ("fail", 0), ("crash", 0)],
+)
 def test_nothing_is_made_twice_and_nothing_shown_is_taken_back(
     tmp_path_factory: pytest.TempPathFactory, plans: list[Any], moves: list[tuple[str, int]]
 ) -> None:
