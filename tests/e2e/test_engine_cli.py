@@ -10,9 +10,11 @@ from typing import Any, LiteralString
 import psycopg
 import pytest
 
+from asyncfc_mcp.engine.postgres.schema import MIGRATIONS
 from tests.support.postgres import PostgresServer
 from tests.support.stage import Ran, Stage, free_port
 
+VERSION = len(MIGRATIONS)
 FUTURES: LiteralString = """INSERT INTO futures (token, scope, id, listed, server, tool, state, submitted_at, ended_at,
         substituted, after, private, effect, size)
     SELECT gen_random_uuid(), 's', 'f' || number, true, 's', 't', %s, now_s() - %s,
@@ -68,8 +70,8 @@ def test_migrate_creates_the_tables_once(engine: Engine):
     """It says from which version to which, and a second time that nothing is to be done."""
     first, second = engine.run("migrate"), engine.run("migrate")
     assert (first.code, second.code) == (0, 0), first
-    assert "migrated from version 0 to 1" in first.stdout
-    assert "version 1, up to date" in second.stdout
+    assert f"migrated from version 0 to {VERSION}" in first.stdout
+    assert f"version {VERSION}, up to date" in second.stdout
     assert password_of(engine.url) not in first.stdout + first.stderr
 
 
@@ -78,7 +80,7 @@ def test_migrations_at_the_same_time_wait_for_each_other(engine: Engine):
     with ThreadPoolExecutor(4) as pool:
         runs = list(pool.map(engine.run, ["migrate"] * 4))
     assert [ran.code for ran in runs] == [0] * 4, runs
-    assert engine.status()["version"] == 1
+    assert engine.status()["version"] == VERSION
 
 
 def test_status_without_tables_names_the_command_that_creates_them(engine: Engine):
