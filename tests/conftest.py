@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -46,6 +47,8 @@ def shared_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep bridges of tests that pass their own environment on out of the user's folders; collect no garbage yet."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; programs inherit that
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()  # tests are a million objects that stay: looking for garbage among them takes half of the collection
     if "ASYNCFC_STATE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="asyncfc-tests-")

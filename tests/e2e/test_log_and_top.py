@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,11 @@ def test_a_closed_pipe_ends_the_log_quietly(running: RunningDaemon, session: Ses
 def test_calls_are_followed_until_ctrl_c(running: RunningDaemon, session: Session):
     """Each call is a line when it begins, and another one when it ends."""
     words = command(running, "log", "--config", running.source[1], "--json", "--follow", "--limit", "1")
-    with subprocess.Popen(words, env=environment(running), stdout=subprocess.PIPE, text=True) as process:
+    with ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(words, env=environment(running), stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(process.kill)
         assert process.stdout is not None
         json.loads(process.stdout.readline())
         parked = session.submit("sleep", {"seconds": 600})
