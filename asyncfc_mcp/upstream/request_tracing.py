@@ -4,7 +4,8 @@ Owns when a request has ended: with its answer, its error, or its cancellation. 
 tracer nothing of this is used.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from asyncfc_mcp.core.futures import Result
@@ -67,19 +68,25 @@ def traced(span: RequestSpan, answer: Callable[[Params | None], Result | Deferre
     Raises:
         RpcError: see `answer`; the trace has ended.
     """
+    with _ending(span), span:
+        answered = answer(span.params)
+    if isinstance(answered, Deferred):
+        return _Traced(span, answered)
+    span.end(answered)
+    return answered
+
+
+@contextmanager
+def _ending(span: RequestSpan) -> Generator[None]:
+    """End a trace with whatever the block raises."""
     try:
-        with span:
-            answered = answer(span.params)
+        yield
     except RpcError as exc:
         span.fail(exc)
         raise
     except BaseException as exc:
         span.crash(exc)
         raise
-    if isinstance(answered, Deferred):
-        return _Traced(span, answered)
-    span.end(answered)
-    return answered
 
 
 class _Traced(Deferred):
@@ -97,14 +104,8 @@ class _Traced(Deferred):
         self._deferred.remove_done_callback()
 
     def result_nowait(self) -> Result | None:
-        try:
+        with _ending(self._span):
             result = self._deferred.result_nowait()
-        except RpcError as exc:
-            self._span.fail(exc)
-            raise
-        except BaseException as exc:
-            self._span.crash(exc)
-            raise
         if result is not None:
             self._span.end(result)
         return result
@@ -113,14 +114,7 @@ class _Traced(Deferred):
         return self._awaited()
 
     async def _awaited(self) -> Result:
-        try:
-            with self._span:
-                result = await self._deferred()
-        except RpcError as exc:
-            self._span.fail(exc)
-            raise
-        except BaseException as exc:
-            self._span.crash(exc)
-            raise
+        with _ending(self._span), self._span:
+            result = await self._deferred()
         self._span.end(result)
         return result
