@@ -389,6 +389,10 @@ class Engine(Protocol):
         """Calls that have not ended, oldest first."""
         ...
 
+    def unfinished_call(self, future: Future) -> Call | None:
+        """Return the call of a future among `unfinished`; None if it is none of those."""
+        ...
+
     def abort_nowait(self, call: Call, verdict: CallFailed) -> None:
         """End a call with a failure of the bridge; a cancellation is sent if the downstream has the call."""
         ...

@@ -405,6 +405,9 @@ class MemoryEngine:
     def unfinished(self) -> Sequence[Call]:
         return self._scheduler.unfinished
 
+    def unfinished_call(self, future: Future) -> Call | None:
+        return self._scheduler.call_of(future)
+
     def abort_nowait(self, call: Call, verdict: CallFailed) -> None:
         self._scheduler.abort(call, verdict)
 

@@ -6,7 +6,7 @@ to the engine. With no reader, a call costs it a few microseconds.
 """
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -161,7 +161,7 @@ class Monitor:
             await self._bridge.engine.load(future)
             result = future.result  # read before the entry: one that is an error has the text of its failure
         entry = self._entry(future)
-        unfinished = next((call for call in self._bridge.engine.unfinished if call.future is future), None)
+        unfinished = self._bridge.engine.unfinished_call(future)
         if unfinished is not None and not unfinished.elsewhere:
             made, arguments = True, unfinished.arguments
         elif future.key in self._arguments:
@@ -266,29 +266,25 @@ class Monitor:
             self._offset = offset
         return self._offset
 
-    def _entry(self, future: Future, calls: Mapping[str, Call] | None = None) -> Entry:
+    def _entry(self, future: Future) -> Entry:
         if future.done:
             return entry_of(future, self._offset_s)
-        call = None if calls is None else calls.get(future.key)
+        call = self._bridge.engine.unfinished_call(future)
         waiting_for = self._bridge.waiting_for(future, SHOWN_IDS)
         return entry_of(future, self._offset_s, waiting_for, elsewhere=call is not None and call.elsewhere)
 
     def _entries(self, principal: Principal, futures: list[Future]) -> Slices[list[Entry]]:
-        calls = self._unfinished()
         entries: list[Entry] = []
         for future in futures:
             if self._shows(principal, future):
-                entries.append(self._entry(future, calls))
+                entries.append(self._entry(future))
             yield
         return entries
-
-    def _unfinished(self) -> dict[str, Call]:
-        return {call.future.key: call for call in self._bridge.engine.unfinished}
 
     def _paging(self, query: CallQuery, present: list[Future], past: FuturePage, serves: Serves) -> Slices[CallPage]:
         """Return the page of futures in memory that a query means and of those that were found outside of it; of a
         future that is both, the one in memory counts."""
-        calls, offset_s = self._unfinished(), self._offset_s
+        offset_s = self._offset_s
         elsewhere = {future.id: future for future in past.futures}
         found: list[Future] = []
         for number, future in enumerate(present):
@@ -309,23 +305,23 @@ class Monitor:
                 continue
             if query.text and not recorded:
                 yield
-                if not query.finds_in(future) and not query.finds_in_json(*self._values(future, calls)):
+                if not query.finds_in(future) and not query.finds_in_json(*self._values(future)):
                     continue
             found.append(future)
         found = sorted([*found, *elsewhere.values()], key=lambda future: -int(future.id[1:]))
         entries: list[Entry] = []
         for future in found[: query.limit]:
-            entries.append(self._entry(future, calls))
+            entries.append(self._entry(future))
             yield
         if len(found) > query.limit:
             return CallPage(entries, entries[-1]["id"])
         return CallPage(entries, None if past.until is None else f"f{past.until}")
 
-    def _values(self, future: Future, calls: Mapping[str, Call]) -> list[str]:
+    def _values(self, future: Future) -> list[str]:
         """Return arguments and result of a call as text, as far as they are in memory and may be shown."""
         if future.private:
             return []
-        call = calls.get(future.key)
+        call = self._bridge.engine.unfinished_call(future)
         arguments = self._arguments.get(future.key) if call is None else call.arguments
         values: list[Any] = [arguments] if arguments and small_weight(arguments) is not None else []
         if future.done and future.loaded and future.size <= SEARCHED_BYTES and future.result is not None:

@@ -231,8 +231,15 @@ class PostgresEngine(Replica):
 
     @property
     def unfinished(self) -> Sequence[Call]:
-        running = self._execution.calls
-        return tuple(call for call in self._scheduler.unfinished if not call.elsewhere or call in running)
+        return tuple(filter(self._is_here, self._scheduler.unfinished))
+
+    def unfinished_call(self, future: Future) -> Call | None:
+        call = self._scheduler.call_of(future)
+        return call if call is not None and self._is_here(call) else None
+
+    def _is_here(self, call: Call) -> bool:
+        """Return true for a call that this replica has accepted, or makes."""
+        return not call.elsewhere or call in self._execution.calls
 
     def is_resumed_nowait(self, call: Call) -> bool:
         if call.future.private or call.ending:
